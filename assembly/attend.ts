@@ -1,0 +1,236 @@
+// Attend: softmax(q·K)·V for a batch of sequences over their page tables, windows looped inside; one call per layer and step.
+// Heads in lanes: up to four rows (query heads, or query tokens, that share a KV head) pass over a page together.
+
+import { Lanes, LANE_BYTES, vadd } from "lanes";
+import { unpackMean, unpackNorms } from "./decode";
+import { hadamard } from "./hadamard";
+import { clearBuckets, fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
+import { moveMaximum, rawMix, rawScores, rawWeights, widen } from "./raw";
+import { buildTable, combine, hide, meanCoefficients, scan } from "./scores";
+import { blockBytes, GROUP, GROUP_BYTES, Shape, TILE_ROW, WINDOW } from "./shape";
+import { HEADROOM, HIDDEN } from "./softmax";
+
+/** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
+const CHUNK: usize = 32;
+/** Lane groups that share one widening of a raw window. */
+const BLOCK_GROUPS: usize = 16;
+const PAGE_HEADER: usize = 16;
+
+/** One sequence of a batch: its queries and where its tokens lie. */
+@unmanaged
+export class Item {
+  queries: usize;       // f32 [tokens, queryHeads, headDim]
+  out: usize;           // the same shape
+  tokens: usize;        // query tokens: the newest of the sequence, or a run of them
+  position: usize;      // of the first query token
+  pages: usize;         // u32 [pageCount]: page numbers, oldest first
+  pageCount: usize;
+  pagePosition: usize;  // of the first page's first token
+  raws: usize;          // Raw [rawCount]
+  rawCount: usize;
+}
+
+/** A run of raw tokens. */
+@unmanaged
+class Raw {
+  address: usize;       // f16 [kvHeads, 2, capacity, headDim]
+  capacity: usize;
+  tokens: usize;
+  position: usize;
+}
+
+/** One lane group's record in Shape.states: these, then out and q, f32 [headDim, GROUP] each. */
+const MOST: usize = 0;
+const SUM: usize = 16;
+const LIMITS: usize = 32;
+const OUT: usize = 48;
+
+/** Offsets in Shape.row. */
+const S1: usize = 0;
+const S2: usize = 256;
+const O: usize = 512;
+const SUMS: usize = 2560;
+const SHARE: usize = 2688;
+const SCALE: usize = 2704;
+const TOP: usize = 2720;
+const FACTOR: usize = 2736;
+const MEAN_OUT: usize = 2816;                // f32 [headDim, GROUP]
+const HQ: usize = MEAN_OUT + 8192;           // f32 [headDim, GROUP]: H·q
+const COEFS: usize = HQ + 8192;              // f32 [2, 2 · basisPairs, GROUP]
+const PAIRS: usize = COEFS + 8704;           // i16 [2, basisPairs, GROUP, 2]
+
+/**
+ *   items  Item [count]
+ *   scale  query scale · log2 e
+ *
+ * Specification: `attend` in src/reference.ts, over decoded pages.
+ */
+export function attend(shape: Shape, items: usize, count: usize, scale: f32): void {
+  for (let n: usize = 0; n < count; n++) {
+    const item = changetype<Item>(items + n * offsetof<Item>());
+    const rows = item.tokens * shape.queryGroups;
+    const blockRows = BLOCK_GROUPS * GROUP;
+    for (let head: usize = 0; head < shape.kvHeads; head++) {
+      for (let first: usize = 0; first < rows; first += blockRows) {
+        block(shape, item, head, first, min<usize>(rows - first, blockRows), scale);
+      }
+    }
+  }
+}
+
+/** Up to BLOCK_GROUPS lane groups: each over the coded pages, then all over every raw window, widened once for them. */
+function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize, scale: f32): void {
+  const headDim = shape.headDim;
+  const vectorBytes = headDim << 4;
+  const stateBytes = OUT + 2 * vectorBytes;
+  const end = shape.states + ((rows + GROUP - 1) / GROUP) * stateBytes;
+  for (let state = shape.states, row = first; state < end; state += stateBytes, row += GROUP) {
+    open(shape, item, head, row, min<usize>(first + rows - row, GROUP), scale, state);
+    if (item.pageCount > 0) codedPages(shape, item, head, state);
+  }
+
+  const keys = shape.tile, values = keys + headDim * TILE_ROW;
+  for (let n: usize = 0; n < item.rawCount; n++) {
+    const raw = changetype<Raw>(item.raws + n * offsetof<Raw>());
+    const sideBytes = (raw.capacity * headDim) << 1;
+    const address = raw.address + head * 2 * sideBytes;
+    widen(address, raw.tokens * headDim, keys);
+    widen(address + sideBytes, raw.tokens * headDim, values);
+    for (let state = shape.states; state < end; state += stateBytes) rawWindow(shape, raw, keys, values, state);
+  }
+
+  for (let state = shape.states, row = first; state < end; state += stateBytes, row += GROUP) {
+    close(shape, item, head, row, min<usize>(first + rows - row, GROUP), state);
+  }
+}
+
+/** Address of row `row`'s vector: row = query token · queryGroups + query head within the KV head. */
+@inline function rowAddress(base: usize, shape: Shape, head: usize, row: usize): usize {
+  const groups = shape.queryGroups;
+  return base + (((row / groups) * shape.kvHeads * groups + head * groups + row % groups) * shape.headDim << 2);
+}
+
+/** Gathers q into lanes and clears the state. Lanes without a row get q = 0 and are never read. */
+function open(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, scale: f32, state: usize): void {
+  const headDim = shape.headDim;
+  const q = state + OUT + (headDim << 4);
+  memory.fill(state, 0, OUT + (headDim << 5));
+  for (let lane: usize = 0; lane < GROUP; lane++) {
+    const at = lane << 2;
+    store<f32>(state + MOST + at, HIDDEN);
+    store<f32>(state + LIMITS + at, <f32>(item.position + (row + min<usize>(lane, lanes - 1)) / shape.queryGroups + 1));
+    if (lane >= lanes) continue;
+    const from = rowAddress(item.queries, shape, head, row + lane);
+    for (let i: usize = 0; i < headDim; i++) store<f32>(q + (i << 4) + at, load<f32>(from + (i << 2)) * scale);
+  }
+}
+
+function close(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, state: usize): void {
+  for (let lane: usize = 0; lane < lanes; lane++) {
+    const from = state + OUT + (lane << 2), to = rowAddress(item.out, shape, head, row + lane);
+    const inverse = <f32>1 / load<f32>(state + SUM + (lane << 2));
+    for (let i: usize = 0; i < shape.headDim; i++) store<f32>(to + (i << 2), load<f32>(from + (i << 4)) * inverse);
+  }
+}
+
+function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
+  const headDim = shape.headDim, keys = shape.keys, values = shape.values;
+  const row = shape.row, q = state + OUT + (headDim << 4);
+  const s1 = row + S1, s2 = row + S2, o = row + O;
+  const keyBytes = blockBytes(keys, headDim);
+  const headOffset = PAGE_HEADER + head * (keyBytes + blockBytes(values, headDim));
+  const valueRows = headDim / values.channels;
+  // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
+  const visible = <usize>load<f32>(state + LIMITS);
+
+  memory.copy(row + HQ, q, headDim << 4);
+  hadamard(row + HQ, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  buildTable(keys, row + HQ, headDim);
+  clearBuckets(valueRows);
+  memory.fill(row + MEAN_OUT, 0, headDim << 4);
+
+  for (let from: usize = 0; from < item.pageCount; from += CHUNK) {
+    const chunk = min<usize>(CHUNK, item.pageCount - from);
+    for (let column: usize = 0; column < keys.rowBytes; column += 8) {
+      for (let n: usize = 0; n < chunk; n++) {
+        scan(pageAddress(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
+      }
+    }
+
+    for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) store<f32>(row + TOP + lane, HIDDEN);
+    for (let n: usize = 0; n < chunk; n++) {
+      const page = pageAddress(shape, item, from + n) + headOffset;
+      const scores = shape.scores + n * (WINDOW * GROUP_BYTES);
+      unpackNorms(keys, page, s1, s2);
+      unpackMean(keys, page, headDim, o);
+      meanCoefficients(shape, q, o, row + COEFS, row + PAIRS, row + SCALE);
+      const position = item.pagePosition + (from + n) * WINDOW;
+      const hidden = position + WINDOW > visible;
+      combine(shape, row + PAIRS, row + SCALE, s1, s2, scores, row + SUMS, hidden ? row + FACTOR : row + TOP);
+      if (hidden) hide(scores, WINDOW, <f32>position, state + LIMITS, row + TOP);
+    }
+
+    if (from == 0) memory.copy(state + MOST, row + TOP, GROUP_BYTES);
+    else if (exceeds(row + TOP, state + MOST)) {
+      moveMaximum(state + MOST, row + TOP, row + FACTOR, row + MEAN_OUT, headDim);
+      rescaleBuckets(valueRows, row + FACTOR);
+      for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) {
+        store<f32>(state + SUM + lane, load<f32>(state + SUM + lane) * load<f32>(row + FACTOR + lane));
+      }
+    }
+
+    for (let n: usize = 0; n < chunk; n++) {
+      const page = pageAddress(shape, item, from + n) + headOffset + keyBytes;
+      unpackNorms(values, page, s1, s2);
+      unpackMean(values, page, headDim, o);
+      weigh(shape.scores + n * (WINDOW * GROUP_BYTES), s1, s2, state + MOST, state + SUM, row + SHARE);
+      mixMean(row + SHARE, o, headDim, row + MEAN_OUT);
+    }
+    for (let column: usize = 0; column < values.rowBytes; column += 8) {
+      for (let n: usize = 0; n < chunk; n++) {
+        fill(pageAddress(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
+      }
+    }
+  }
+
+  const out = state + OUT;
+  finish(values, headDim, out);
+  hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  addRows(out, row + MEAN_OUT, headDim << 4);
+}
+
+/** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */
+function exceeds(top: usize, most: usize): bool {
+  let far = false;
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) far = far || load<f32>(top + lane) > load<f32>(most + lane) + HEADROOM;
+  if (!far) return false;
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) {
+    store<f32>(top + lane, max<f32>(load<f32>(top + lane), load<f32>(most + lane)));
+  }
+  return true;
+}
+
+function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: usize): void {
+  const headDim = shape.headDim, row = shape.row, out = state + OUT, q = out + (headDim << 4);
+  if (<f32>raw.position >= load<f32>(state + LIMITS + GROUP_BYTES - 4)) return;   // lanes ascend: all of it is in the future
+  const hidden = <f32>(raw.position + raw.tokens) > load<f32>(state + LIMITS);
+  memory.copy(row + TOP, state + MOST, GROUP_BYTES);
+  rawScores(q, keys, raw.tokens, headDim, shape.scores, hidden ? row + FACTOR : row + TOP);
+  if (hidden) hide(shape.scores, raw.tokens, <f32>raw.position, state + LIMITS, row + TOP);
+  moveMaximum(state + MOST, row + TOP, row + FACTOR, out, headDim);
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) {
+    store<f32>(state + SUM + lane, load<f32>(state + SUM + lane) * load<f32>(row + FACTOR + lane));
+  }
+  rawWeights(shape.scores, raw.tokens, state + MOST, state + SUM);
+  rawMix(shape.scores, values, raw.tokens, headDim, out);
+}
+
+@inline function pageAddress(shape: Shape, item: Item, n: usize): usize {
+  return shape.pages + <usize>load<u32>(item.pages + (n << 2)) * shape.pageBytes;
+}
+
+function addRows(x: usize, y: usize, bytes: usize): void {
+  for (const end = x + bytes; x < end; x += LANE_BYTES, y += LANE_BYTES) {
+    store<Lanes>(x, vadd(load<Lanes>(x), load<Lanes>(y)));
+  }
+}

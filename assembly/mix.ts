@@ -1,0 +1,187 @@
+// Mix: the weighted sum of coded values by buckets: a token adds its weight to one bucket per code, and the codebook enters
+// once per query. Heads in lanes.
+//
+//   out = H·Σⱼ Σ_c B[j][c]·C[c]  +  Σ_windows (Σₜ pₜ·s1)·o,   B[j][c] = Σ over t with c(t, j) = c of pₜ·s1·s2
+//
+// Specification: `mix` in src/reference.ts.
+
+import { Lanes, LANE_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
+import { BUCKETS, GROUP_BYTES, pass, Side, TABLE_ROW, TILE_ROW } from "./shape";
+import { EXP, exp2 } from "./softmax";
+
+export function clearBuckets(rows: usize): void {
+  for (let j: usize = 0; j < rows; j++) memory.fill(BUCKETS + j * TABLE_ROW, 0, 256 * GROUP_BYTES);
+}
+
+/** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [GROUP]. */
+export function rescaleBuckets(rows: usize, factor: usize): void {
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    const by = load<Lanes>(factor + lane);
+    for (let j: usize = 0; j < rows; j++) {
+      for (let p = BUCKETS + lane + j * TABLE_ROW, end = p + 256 * GROUP_BYTES; p < end; p += GROUP_BYTES) {
+        store<Lanes>(p, vmul(load<Lanes>(p), by));
+      }
+    }
+  }
+}
+
+/**
+ * scores[t] ← p·s1·s2 with p = 2^(scores[t] − most); sum += Σ p; share = Σ p·s1.
+ *
+ *   scores     f32 [64, GROUP]
+ *   s1, s2     f32 [64], of the values
+ *   most, sum, share  f32 [GROUP]
+ */
+export function weigh(scores: usize, s1: usize, s2: usize, most: usize, sum: usize, share: usize): void {
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    const max = load<Lanes>(most + lane);
+    const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
+    const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
+    let total = load<Lanes>(sum + lane), shares = vsplat(0);
+    let p = scores + lane;
+    for (let t: usize = 0; t < TILE_ROW; t += 4, p += GROUP_BYTES) {
+      const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
+      const weight = vmul(e, vsplatAt(s1 + t));
+      total = vadd(total, e);
+      shares = vadd(shares, weight);
+      store<Lanes>(p, vmul(weight, vsplatAt(s2 + t)));
+    }
+    store<Lanes>(sum + lane, total);
+    store<Lanes>(share + lane, shares);
+  }
+}
+
+/** out[i] += share · o[i]:  f32 [headDim, GROUP] += f32 [GROUP] · f32 [headDim] */
+export function mixMean(share: usize, o: usize, headDim: usize, out: usize): void {
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    const by = load<Lanes>(share + lane);
+    let p = out + lane;
+    for (let i = o, end = o + (headDim << 2); i < end; i += 8, p += 2 * GROUP_BYTES) {
+      store<Lanes>(p, vmadd(by, vsplatAt(i), load<Lanes>(p)));
+      store<Lanes>(p, vmadd(by, vsplatAt(i + 4), load<Lanes>(p, 16)), 16);
+    }
+  }
+}
+
+/**
+ * B[j][c(t, j)] += weights[t] over eight columns of codes (see `scan`, its twin).
+ *
+ *   weights  f32 [64, GROUP]
+ */
+export function fill(codes: usize, rowBytes: usize, column: usize, weights: usize): void {
+  codes += column;
+  if (rowBytes - column < 8) {
+    fill4(codes, rowBytes, weights, column * TABLE_ROW);
+    return;
+  }
+  switch (<i32>(column >> 3)) {
+    case 0: fill8<u8, u8>(codes, rowBytes, weights); break;
+    case 1: fill8<u16, u8>(codes, rowBytes, weights); break;
+    case 2: fill8<u32, u8>(codes, rowBytes, weights); break;
+    case 3: fill8<u64, u8>(codes, rowBytes, weights); break;
+    case 4: fill8<u8, u16>(codes, rowBytes, weights); break;
+    case 5: fill8<u16, u16>(codes, rowBytes, weights); break;
+    case 6: fill8<u32, u16>(codes, rowBytes, weights); break;
+    case 7: fill8<u64, u16>(codes, rowBytes, weights); break;
+    default: fillFar(codes, rowBytes, weights, column * TABLE_ROW);
+  }
+}
+
+function fill8<A, B>(codes: usize, rowBytes: usize, weights: usize): void {
+  if (LANE_BYTES == GROUP_BYTES) {
+    fillLanes<A, B>(codes, rowBytes, weights, 0, 0);
+  } else {
+    for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) fillLanes<A, B>(codes, rowBytes, weights + lane, lane, 0);
+  }
+}
+
+/** Columns from 64 on: the buckets' address is no constant. */
+function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    fillLanes<u8, u8>(codes, rowBytes, weights + lane, lane, table);
+  }
+}
+
+@inline function fillLanes<A, B>(codes: usize, rowBytes: usize, weights: usize, lane: usize, table: usize): void {
+  const base = lane + table;
+  for (const end = weights + 1024; weights < end; weights += GROUP_BYTES, codes += rowBytes) {
+    const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
+    const weight = load<Lanes>(weights);
+    const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
+    const p4 = ((v & 0xff) << 4) + base, p5 = ((v >> 4) & 0xff0) + base, p6 = ((v >> 12) & 0xff0) + base, p7 = ((v >> 20) & 0xff0) + base;
+    store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS + pass<A, B>()), weight), BUCKETS + pass<A, B>());
+    store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + pass<A, B>() + 0x2000), weight), BUCKETS + pass<A, B>() + 0x2000);
+    store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + pass<A, B>() + 0x4000), weight), BUCKETS + pass<A, B>() + 0x4000);
+    store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + pass<A, B>() + 0x6000), weight), BUCKETS + pass<A, B>() + 0x6000);
+    store<Lanes>(p4, vadd(load<Lanes>(p4, BUCKETS + pass<A, B>() + 0x8000), weight), BUCKETS + pass<A, B>() + 0x8000);
+    store<Lanes>(p5, vadd(load<Lanes>(p5, BUCKETS + pass<A, B>() + 0xa000), weight), BUCKETS + pass<A, B>() + 0xa000);
+    store<Lanes>(p6, vadd(load<Lanes>(p6, BUCKETS + pass<A, B>() + 0xc000), weight), BUCKETS + pass<A, B>() + 0xc000);
+    store<Lanes>(p7, vadd(load<Lanes>(p7, BUCKETS + pass<A, B>() + 0xe000), weight), BUCKETS + pass<A, B>() + 0xe000);
+  }
+}
+
+function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    const base = lane + table;
+    let p = codes;
+    for (let from = weights + lane, end = from + 1024; from < end; from += GROUP_BYTES, p += rowBytes) {
+      const w = <usize>load<u32>(p);
+      const weight = load<Lanes>(from);
+      const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
+      store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS), weight), BUCKETS);
+      store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + 0x2000), weight), BUCKETS + 0x2000);
+      store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + 0x4000), weight), BUCKETS + 0x4000);
+      store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + 0x6000), weight), BUCKETS + 0x6000);
+    }
+  }
+}
+
+/**
+ * out[jD + k] = Σ_c B[j][c] · C[c][k]. The codebook is symmetric: B[j][c] − B[j][c + 128] meets C[c].
+ *
+ *   out  f32 [headDim, GROUP]
+ */
+export function finish(side: Side, headDim: usize, out: usize): void {
+  const channels = side.channels;
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    let buckets = BUCKETS + lane;
+    for (let p = out + lane, end = p + (headDim << 4); p < end; buckets += TABLE_ROW) {
+      if (channels == 2) {
+        finish2(buckets, side.book, p);
+        p += 2 * GROUP_BYTES;
+      } else {
+        // Four channels a time: with eight accumulators V8 spills one (12 against 4.4 µs a query, Zen 5).
+        for (let k: usize = 0; k < channels; k += 4) {
+          finish4(buckets, side.book + (k << 2), channels << 2, p);
+          p += 4 * GROUP_BYTES;
+        }
+      }
+    }
+  }
+}
+
+function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): void {
+  let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
+  for (const end = buckets + 2048; buckets < end; buckets += GROUP_BYTES, words += wordBytes) {
+    const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, 2048));
+    a0 = vmadd(w, vsplatAt(words), a0);
+    a1 = vmadd(w, vsplatAt(words + 4), a1);
+    a2 = vmadd(w, vsplatAt(words + 8), a2);
+    a3 = vmadd(w, vsplatAt(words + 12), a3);
+  }
+  store<Lanes>(out, a0);
+  store<Lanes>(out, a1, 16);
+  store<Lanes>(out, a2, 32);
+  store<Lanes>(out, a3, 48);
+}
+
+function finish2(buckets: usize, words: usize, out: usize): void {
+  let a0 = vsplat(0), a1 = a0;
+  for (const end = buckets + 2048; buckets < end; buckets += GROUP_BYTES, words += 8) {
+    const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, 2048));
+    a0 = vmadd(w, vsplatAt(words), a0);
+    a1 = vmadd(w, vsplatAt(words + 4), a1);
+  }
+  store<Lanes>(out, a0);
+  store<Lanes>(out, a1, 16);
+}

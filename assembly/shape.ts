@@ -1,0 +1,78 @@
+// What the host writes once per cache and kernels read: plain structs, fields in the order of src/wasm.ts.
+
+/** Tokens in a window. */
+export const WINDOW: usize = 64;
+/** Query heads (or query tokens) that share a pass over a page: the lanes of one f32x4. */
+export const GROUP: usize = 4;
+/** Bytes of one row of GROUP f32. */
+export const GROUP_BYTES: usize = 16;
+/** Bytes of one row of a tile: f32 [WINDOW]. */
+export const TILE_ROW: usize = 256;
+/** Channels of o that share a scale and minimum. */
+export const MEAN_GROUP: usize = 32;
+
+/**
+ * Look-up table and buckets, row j of each: LUT + j·8192 and BUCKETS + j·8192, f32 [256, GROUP]. Their addresses are
+ * constants so that they fold into the immediate offset of a load (3.3 against 4.1 ns a token on Zen 5).
+ */
+export const LUT: usize = 0x10000;
+export const BUCKETS: usize = 0x11000;
+export const TABLE_ROW: usize = 0x2000;
+
+/**
+ * Bytes from a table's first row to those of a pass over eight columns of codes, as a compile-time number: a type's size is
+ * the one such number that a generic function takes. A and B are u8, u16, u32, u64 for digits 0 to 3, A the lower.
+ */
+@inline export function pass<A, B>(): usize {
+  return (ctz<usize>(sizeof<A>()) + 4 * ctz<usize>(sizeof<B>())) << 16;
+}
+
+/** One side (keys or values) of a page: its codec and the offsets of a block's sections. */
+@unmanaged
+export class Side {
+  channels: usize;      // D
+  rowBytes: usize;
+  s2: usize;
+  s1: usize;
+  scales: usize;
+  o: usize;
+  book: usize;          // f32 [256, D]
+  columns: usize;       // f32 [D, 256], the codebook transposed
+  halfNorms: usize;     // f32 [256]: ‖C‖²/2
+  grid: usize;          // candidate lists (quantize.ts), 0 for D = 8
+  gridCells: i32;       // cells along one channel
+  gridScale: f32;       // cells per unit
+}
+
+@unmanaged
+export class Shape {
+  headDim: usize;
+  kvHeads: usize;
+  queryGroups: usize;   // query heads per KV head
+  hadamardSize: usize;
+  hadamardScale: f32;   // 1/√hadamardSize
+  pairs: usize;         // rotated pairs; 0 without RoPE
+  pairStep: usize;      // bytes from one pair's first channel to the next pair's
+  pairOffset: usize;    // bytes from a pair's first channel to its second
+  cos: usize;           // f32 [pairs, WINDOW]
+  sin: usize;
+  trigPairs: usize;     // pairs with basis functions of their own; the rest share powers of u
+  tier2: usize;         // first pair that needs 2 + 2 powers, not 4 + 4
+  tier3: usize;         // first pair that needs 1 + 1
+  powers: usize;        // f32 [pairs, 8]: coefficients of 1, u², u⁴, u⁶, then u, u³, u⁵, u⁷
+  basisPairs: usize;    // (trigPairs + 4) / 2, rounded up
+  basis: usize;         // i16 [4, 2 (even, odd), basisPairs, 8, 2]
+  keys: Side;
+  values: Side;
+  pageBytes: usize;
+  pages: usize;         // the layer's first page
+  tile: usize;          // f32 [headDim, WINDOW], twice
+  row: usize;           // scratch of a window or query: ROW_BYTES
+  scores: usize;        // f32 [CHUNK · WINDOW, GROUP]
+  states: usize;        // running maximum, sum and output of up to BLOCK_GROUPS lane groups
+}
+
+/** Bytes of a codes-to-values block of one head. */
+@inline export function blockBytes(side: Side, headDim: usize): usize {
+  return side.o + (((headDim >> 1) + 15) & ~15);
+}

@@ -1,0 +1,220 @@
+// Trains the universal codebooks and writes src/codebook.ts; `--check` trains again and compares the bytes instead.
+// Never uses Math.log, Math.cos or Math.pow, whose last bits differ between engines: every engine writes the same file.
+//
+//   npx tsx bench/codebooks.ts [--check]
+//
+// One codebook per codec: 256 codewords of 8, 4 or 2 channels for draws of N(0, I), Euclidean nearest codeword.
+
+import { readFileSync, writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+
+const codecs = [
+  { name: 'nsn1', channels: 8 },
+  { name: 'nsn2', channels: 4 },
+  { name: 'nsn4', channels: 2 },
+];
+const codewords = 256;
+const pairs = codewords / 2;
+const trainingVectors = 1_000_000;
+const freshVectors = 1_000_000;
+const iterations = 30;
+const cosineChannels = 128;
+const trainingSeed = 1;
+const freshSeed = 2;
+
+/** sfc32: uniform integers from 0 to 2³² − 1. */
+function random(seed: number): () => number {
+  let a = seed | 0, b = 0x9e3779b9 | 0, c = 0x243f6a88, counter = 1;
+  const next = (): number => {
+    const t = (a + b + counter) | 0;
+    counter = (counter + 1) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = (((c << 21) | (c >>> 11)) + t) | 0;
+    return t >>> 0;
+  };
+  for (let i = 0; i < 16; i++) next();
+  return next;
+}
+
+/** Natural logarithm of 0 < x < 1: x = m·2ᵉ with m from √½ to √2, then 2·atanh((m − 1)/(m + 1)). */
+function log(x: number): number {
+  let e = 0;
+  for (; x < Math.SQRT1_2; e--) x *= 2;
+  const t = (x - 1) / (x + 1);
+  let series = 0;
+  for (let n = 21; n > 0; n -= 2) series = series * t * t + 1 / n;
+  return 2 * t * series + e * Math.LN2;
+}
+
+/** f32 draws of N(0, 1), by Marsaglia's polar method. `count` is even. */
+function normals(count: number, seed: number): Float32Array {
+  const next = random(seed);
+  const uniform = (): number => (next() + 0.5) / 2147483648 - 1;
+  const out = new Float32Array(count);
+  for (let i = 0; i < count; ) {
+    const u = uniform(), v = uniform(), s = u * u + v * v;
+    if (s >= 1) continue;
+    const scale = Math.sqrt(-2 * log(s) / s);
+    out[i++] = u * scale;
+    out[i++] = v * scale;
+  }
+  return out;
+}
+
+/** Bits of the nearest f16, ties to even. |x| < 65,520. */
+function f16Bits(x: number): number {
+  let unit = 1 / 16777216, exponent = 0;   // one step of the last bit: 2⁻²⁴ for subnormals and for the first binade
+  for (const magnitude = Math.abs(x); magnitude >= unit * 2048; exponent++) unit *= 2;
+  const magic = 6755399441055744 * unit;   // 1.5·2⁵² steps: adding it leaves no bits below one step
+  const steps = (Math.abs(x) + magic - magic) / unit;
+  return (x < 0 ? 0x8000 : 0) | (exponent * 1024 + steps);
+}
+
+function f16Value(bits: number): number {
+  const exponent = (bits >> 10) & 31;
+  let unit = 1 / 16777216;
+  for (let e = 1; e < exponent; e++) unit *= 2;
+  return (bits & 0x8000 ? -unit : unit) * ((bits & 1023) + (exponent > 0 ? 1024 : 0));
+}
+
+/**
+ * Nearest codeword of every vector, argmax(x·C − ‖C‖²/2). Codeword k + 128 is the negation of codeword k, so 128 products are
+ * enough: the larger |x·C| decides, its sign says which of the two.
+ *
+ *   x      f32 [vectors, channels]
+ *   half   f64 [128, channels]   codewords 0 to 127
+ *   visit  called with each vector's index, its nearest codeword 0 to 127 and the sign
+ *
+ * Returns the mean squared error per channel.
+ */
+function nearest(
+  x: Float32Array, half: Float64Array, channels: number, visit: (vector: number, codeword: number, sign: number) => void
+): number {
+  const halfNorms = new Float64Array(pairs);
+  for (let i = 0; i < half.length; i++) halfNorms[Math.floor(i / channels)]! += half[i]! * half[i]! / 2;
+  const v = new Float64Array(channels);
+  let error = 0;
+  for (let start = 0, vector = 0; start < x.length; start += channels, vector++) {
+    let norm = 0;
+    for (let j = 0; j < channels; j++) {
+      v[j] = x[start + j]!;
+      norm += v[j]! * v[j]!;
+    }
+    let best = -Infinity, codeword = 0, sign = 1;
+    for (let k = 0, p = 0; k < pairs; k++) {
+      let product = 0;
+      for (let j = 0; j < channels; j++) product += v[j]! * half[p++]!;
+      const score = Math.abs(product) - halfNorms[k]!;
+      if (score > best) {
+        best = score;
+        codeword = k;
+        sign = product < 0 ? -1 : 1;
+      }
+    }
+    error += norm - 2 * best;
+    visit(vector, codeword, sign);
+  }
+  return error / x.length;
+}
+
+/** Lloyd's iterations, folded: a vector nearest to −c moves c by its negation. Returns f64 [128, channels]. */
+function train(channels: number): Float64Array {
+  const x = normals(trainingVectors * channels, trainingSeed);
+  const half = Float64Array.from(x.subarray(0, pairs * channels));
+  for (let iteration = 0; iteration < iterations; iteration++) {
+    const sums = new Float64Array(half.length), counts = new Float64Array(pairs);
+    nearest(x, half, channels, (vector, codeword, sign) => {
+      counts[codeword]!++;
+      for (let j = 0; j < channels; j++) sums[codeword * channels + j]! += sign * x[vector * channels + j]!;
+    });
+    for (let i = 0; i < half.length; i++) half[i] = sums[i]! / counts[Math.floor(i / channels)]!;
+  }
+  return half;
+}
+
+/** f16 bits [256, channels]: the codeword of each pair whose first channel is positive, in ascending order, then their negations. */
+function finish(half: Float64Array, channels: number): Uint16Array {
+  const rows: number[][] = [];
+  for (let k = 0; k < pairs; k++) {
+    const row = Array.from(half.subarray(k * channels, (k + 1) * channels), f16Bits);
+    rows.push(row[0]! & 0x8000 ? row.map((bits) => bits ^ 0x8000) : row);
+  }
+  rows.sort((a, b) => {
+    const j = a.findIndex((bits, i) => bits !== b[i]);
+    return j < 0 ? 0 : f16Value(a[j]!) - f16Value(b[j]!);
+  });
+  const codebook = Uint16Array.from(rows.flat());
+  return Uint16Array.from([...codebook, ...codebook.map((bits) => bits ^ 0x8000)]);
+}
+
+/** Mean squared error per channel of N(0, I), and mean cosine of whole vectors of norm √128 as the encoder makes them. */
+function measure(codebook: Uint16Array, channels: number): { mse: number; cosine: number } {
+  const x = normals(freshVectors * channels, freshSeed);
+  const half = Float64Array.from(codebook.subarray(0, pairs * channels), f16Value);
+  const mse = nearest(x, half, channels, () => {});
+
+  const rows = Math.floor(x.length / cosineChannels);
+  for (let row = 0; row < rows; row++) {
+    const y = x.subarray(row * cosineChannels, (row + 1) * cosineChannels);
+    const scale = Math.sqrt(cosineChannels / y.reduce((sum, value) => sum + value * value, 0));
+    y.forEach((value, i) => { y[i] = value * scale; });
+  }
+  const products = new Float64Array(rows), norms = new Float64Array(rows), decodedNorms = new Float64Array(rows);
+  nearest(x.subarray(0, rows * cosineChannels), half, channels, (vector, codeword, sign) => {
+    const row = Math.floor(vector * channels / cosineChannels);
+    for (let j = 0; j < channels; j++) {
+      const value = x[vector * channels + j]!, decoded = sign * half[codeword * channels + j]!;
+      products[row]! += value * decoded;
+      norms[row]! += value * value;
+      decodedNorms[row]! += decoded * decoded;
+    }
+  });
+  const cosine = products.reduce((sum, product, row) => sum + product / Math.sqrt(norms[row]! * decodedNorms[row]!), 0) / rows;
+  return { mse, cosine };
+}
+
+/** FNV-1a, 32 bits. */
+function fnv1a(bytes: Uint8Array): number {
+  return bytes.reduce((hash, byte) => Math.imul(hash ^ byte, 0x01000193), 0x811c9dc5 | 0) >>> 0;
+}
+
+const { check } = parseArgs({ options: { check: { type: 'boolean', default: false } } }).values;
+const target = new URL('../src/codebook.ts', import.meta.url);
+const hex = (checksum: number): string => `0x${checksum.toString(16).padStart(8, '0')}`;
+
+let source = `// The universal codebooks, data only. Made by \`npx tsx bench/codebooks.ts\`; never edited by hand.
+//
+//   base64    f16 [256, channels], little-endian; the codeword of code c is row c
+//   checksum  FNV-1a, 32 bits, of those bytes; part of the format: coded bytes mean nothing under another codebook
+//
+// Row c + 128 is the exact negation of row c. Rows 0 to 127 have a positive first channel and ascend.
+
+export interface Codebook {
+  readonly channels: 8 | 4 | 2;
+  readonly checksum: number;
+  readonly base64: string;
+}
+
+export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
+`;
+console.log('| codec | Gaussian MSE | mean cosine, 128 channels | checksum |\n|---|---|---|---|');
+for (const { name, channels } of codecs) {
+  const codebook = finish(train(channels), channels);
+  const bytes = new Uint8Array(codebook.length * 2);
+  const view = new DataView(bytes.buffer);
+  codebook.forEach((bits, i) => view.setUint16(i * 2, bits, true));
+  const checksum = hex(fnv1a(bytes));
+  const lines = Buffer.from(bytes).toString('base64').match(/.{1,120}/g)!.map((line) => `      '${line}'`);
+  source += `  ${name}: {\n    channels: ${channels},\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  },\n`;
+  const { mse, cosine } = measure(codebook, channels);
+  console.log(`| ${name} | ${mse.toFixed(6)} | ${cosine.toFixed(6)} | ${checksum} |`);
+}
+source += '};\n';
+
+if (!check) {
+  writeFileSync(target, source);
+} else if (readFileSync(target, 'utf8') !== source) {
+  console.error('src/codebook.ts differs from what bench/codebooks.ts makes');
+  process.exitCode = 1;
+}

@@ -1,0 +1,18 @@
+// One way of holding a cache: a row of the demo's table. Baselines and the library stand behind the same few calls.
+
+export interface Row {
+  /** Names of what keys and values are held in. */
+  readonly keys: string;
+  readonly values: string;
+  /** Add one token: f32 [kvHeads, headDim] each. */
+  append(layer: number, keys: Float32Array, values: Float32Array): void;
+  /** Attention of the newest position: [queryHeads, headDim] for f32 [queryHeads, headDim]. */
+  attend(layer: number, query: Float32Array): Promise<ArrayLike<number>>;
+  /** The keys as attention sees them, decoded: f32 [at least the layer's length, kvHeads, headDim]. Valid until the next append. */
+  heldKeys(layer: number): Float32Array;
+  /** Bytes held now, everything counted. */
+  readonly bytes: number;
+  /** Bits per element of coded tokens alone, their metadata included; null while there are none. */
+  readonly codedBits: number | null;
+  dispose(): void;
+}

@@ -1,0 +1,217 @@
+// KVCache: the memory for every layer's pages, shared by the sequences it makes. Counts what is held; decides who gets what.
+
+import type { Backend, Output, Store } from './backend.ts';
+import { checkFloats, checkObject, checkPositive, plural, wholeTokens } from './check.ts';
+import { WINDOW } from './layout.ts';
+import { readFile } from './file.ts';
+import { Sequence } from './sequence.ts';
+import { cacheShape, type CacheOptions, type CacheShape } from './shape.ts';
+
+export interface AttendOptions {
+  /** Multiplies every logit. Default 1/√headDim. */
+  readonly scale?: number;
+  /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding. */
+  readonly out?: Float32Array;
+}
+
+/**
+ * A quantized KV cache.
+ *
+ * All memory is allocated here: what does not fit is refused now, never in the middle of a conversation.
+ *
+ * @throws {TypeError | RangeError} for options of the wrong kind or value
+ * @throws {BackendError}           if the backend cannot hold `capacity` tokens
+ *
+ * @example
+ * const cache = new KVCache(await openBackend(), { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192 });
+ * const chat = cache.sequence();
+ */
+export class KVCache {
+  readonly backend: Backend;
+  readonly shape: CacheShape;
+  /** @internal */
+  readonly pool: Pool;
+  #store: Store | undefined;
+
+  constructor(backend: Backend, options: CacheOptions) {
+    checkObject('backend', backend);
+    this.backend = backend;
+    this.shape = cacheShape(options);
+    this.#store = backend.createStore(this.shape);
+    this.pool = new Pool(this.shape);
+  }
+
+  /** Every byte allocated: pages, raw tokens, sinks, tables, codebooks, scratch. */
+  get bytes(): number {
+    return this.store.bytes;
+  }
+
+  /** @internal The memory, unless it was disposed. */
+  get store(): Store {
+    if (!this.#store) throw new TypeError('cache expected open, got disposed');
+    return this.#store;
+  }
+
+  /**
+   * A new, empty sequence.
+   *
+   * @throws {RangeError} if `sequences` are open already
+   */
+  sequence(): Sequence {
+    return new Sequence(this);
+  }
+
+  /**
+   * A sequence from the bytes that `Sequence.save` made, on this or any other backend.
+   *
+   * @throws {RangeError} if the bytes are of another version, or of a cache of another shape
+   */
+  restore(bytes: Uint8Array): Sequence {
+    return readFile(this, bytes);
+  }
+
+  /**
+   * Attention for a batch: one launch for all sequences, whatever their lengths.
+   *
+   * @param sequences  distinct sequences of this cache
+   * @param layer      0 to layers − 1
+   * @param queries    for every sequence f32 [tokens, queryHeads, headDim]: its newest `tokens` positions, causal
+   * @returns          f32 [all tokens, queryHeads, headDim], sequences one after another
+   * @throws {TypeError | RangeError} if a sequence or an array does not fit; nothing has run then
+   *
+   * @example
+   * const out = await cache.attend([chat, branch], layer, [q1, q2]).read();
+   */
+  attend(sequences: readonly Sequence[], layer: number, queries: readonly Float32Array[], options: AttendOptions = {}): Output {
+    const { queryHeads, headDim } = this.shape;
+    const { store } = this;
+    if (!Array.isArray(sequences)) throw new TypeError(`"sequences" expected array, got ${typeof sequences}`);
+    if (!Array.isArray(queries)) throw new TypeError(`"queries" expected array, got ${typeof queries}`);
+    if (queries.length !== sequences.length) {
+      throw new RangeError(`"queries" expected length ${sequences.length} (one for each sequence), got ${queries.length}`);
+    }
+    let total = 0;
+    const tables = sequences.map((sequence, n) => {
+      if (!(sequence instanceof Sequence) || sequence.cache !== this) {
+        throw new TypeError(`"sequences[${n}]" expected sequence of this cache`);
+      }
+      if (sequences.indexOf(sequence) !== n) throw new RangeError(`"sequences[${n}]" expected a distinct sequence`);
+      const name = sequences.length === 1 ? 'query' : `queries[${n}]`;
+      const table = sequence.table(layer);
+      const query = queries[n]!;
+      if (!(query instanceof Float32Array)) throw new TypeError(`"${name}" expected Float32Array`);
+      const tokens = wholeTokens(name, query.length, queryHeads, headDim);
+      if (tokens > table.length) {
+        throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
+      }
+      checkFloats(name, query, query.length, '');
+      total += query.length;
+      return table;
+    });
+    const scale = options.scale ?? 1 / Math.sqrt(headDim);
+    checkPositive('scale', scale);
+    const out = options.out ?? new Float32Array(total);
+    if (options.out !== undefined) {
+      if (!(out instanceof Float32Array)) throw new TypeError('"out" expected Float32Array');
+      if (out.length !== total) throw new RangeError(`"out" expected length ${total} (that of the queries), got ${out.length}`);
+    }
+    return store.attend(layer, tables, queries, scale, out);
+  }
+
+  /** Gives the memory back. Every sequence is disposed with it. */
+  dispose(): void {
+    this.#store?.dispose();
+    this.#store = undefined;
+  }
+}
+
+/** Who holds which page, place and slot, and how many tokens. Numbers only; nothing is allocated after the constructor. */
+export class Pool {
+  /** Tokens held in each layer; a page that forks share counts once. */
+  readonly held: Uint32Array;
+  readonly #capacity: number;
+  readonly #sequences: number;
+  readonly #pages: Stack[];
+  readonly #references: Uint16Array[];
+  readonly #places: Stack;
+  readonly #slots: Stack;
+
+  constructor(shape: CacheShape) {
+    this.#capacity = shape.capacity;
+    this.#sequences = shape.sequences;
+    this.held = new Uint32Array(shape.layers);
+    this.#pages = shape.pages.map(() => new Stack(shape.pagesPerLayer));
+    this.#references = shape.pages.map(() => new Uint16Array(shape.pagesPerLayer));
+    this.#places = new Stack(shape.rawPages);
+    this.#slots = new Stack(shape.sequences);
+  }
+
+  /** A sequence's slot. */
+  takeSlot(): number {
+    if (this.#slots.size === 0) {
+      throw new RangeError(`"sequences" expected at most ${this.#sequences} open at once (option "sequences"), got one more`);
+    }
+    return this.#slots.pop();
+  }
+
+  giveSlot(slot: number): void {
+    this.#slots.push(slot);
+  }
+
+  /** Refuses tokens that would not fit in a layer. */
+  checkRoom(layer: number, tokens: number): void {
+    const held = this.held[layer]!;
+    if (held + tokens > this.#capacity) {
+      throw new RangeError(`"capacity" expected at most ${this.#capacity} tokens, got ${held + tokens} (${held} held + ${tokens} more)`);
+    }
+  }
+
+  takePlace(): number {
+    return this.#places.pop();
+  }
+
+  givePlace(place: number): void {
+    this.#places.push(place);
+  }
+
+  takePage(layer: number): number {
+    const page = this.#pages[layer]!.pop();
+    this.#references[layer]![page] = 1;
+    return page;
+  }
+
+  sharePage(layer: number, page: number): void {
+    this.#references[layer]![page]!++;
+  }
+
+  shared(layer: number, page: number): boolean {
+    return this.#references[layer]![page]! > 1;
+  }
+
+  /** Lets go of a page; the last holder frees it and its tokens. */
+  givePage(layer: number, page: number): void {
+    if (--this.#references[layer]![page]! > 0) return;
+    this.#pages[layer]!.push(page);
+    this.held[layer]! -= WINDOW;
+  }
+}
+
+/** A stack of free numbers, lowest on top at first. */
+class Stack {
+  size: number;
+  readonly #free: Uint32Array;
+
+  constructor(count: number) {
+    this.#free = Uint32Array.from({ length: count }, (_, i) => count - 1 - i);
+    this.size = count;
+  }
+
+  pop(): number {
+    if (this.size === 0) throw new Error('pool is empty: reservations are wrong');
+    return this.#free[--this.size]!;
+  }
+
+  push(free: number): void {
+    this.#free[this.size++] = free;
+  }
+}

@@ -1,0 +1,134 @@
+// A sequence as bytes: a safetensors file of its pages and raw places, with what a reader must agree on in the metadata.
+
+import type { KVCache } from './cache.ts';
+import { checkPage, FORMAT, rawOffset, WINDOW } from './layout.ts';
+import { Sequence } from './sequence.ts';
+import type { CacheShape } from './shape.ts';
+
+interface Tensor {
+  readonly dtype: 'U8';
+  readonly shape: readonly [count: number, bytes: number];
+  readonly data_offsets: readonly [begin: number, end: number];
+}
+
+/** What must be equal for a file to be read: everything that gives pages and positions their meaning. */
+function metadataOf(shape: CacheShape): Record<string, string> {
+  return {
+    format: String(FORMAT),
+    layers: String(shape.layers),
+    kvHeads: String(shape.kvHeads),
+    headDim: String(shape.headDim),
+    sinks: String(shape.sinks),
+    codecs: shape.pages.map(page => `${page.keys.codec.name}/${page.values.codec.name}`).join(' '),
+    rope: shape.rope ? JSON.stringify({ invFreq: Array.from(shape.rope.invFreq), interleaved: shape.rope.interleaved }) : 'unknown'
+  };
+}
+
+/** @internal See `Sequence.save`. */
+export function writeFile(sequence: Sequence): Uint8Array {
+  const { shape, store } = sequence.cache;
+  const { length } = sequence;
+  const header: Record<string, Tensor | Record<string, string>> = {
+    __metadata__: { ...metadataOf(shape), length: String(length) }
+  };
+  const chunks: Uint8Array[] = [];
+  let offset = 0;
+  const add = (name: string, rows: Uint8Array[], rowBytes: number): void => {
+    const begin = offset;
+    for (const row of rows) {
+      chunks.push(row);
+      offset += row.length;
+    }
+    header[name] = { dtype: 'U8', shape: [rows.length, rowBytes], data_offsets: [begin, offset] };
+  };
+  for (let layer = 0; layer < shape.layers; layer++) {
+    const table = sequence.table(layer);
+    if (table.length !== length) {
+      throw new RangeError(`layer ${layer} expected ${length} tokens, as the others have, got ${table.length}`);
+    }
+    const raw = (place: number, tokens: number, capacity: number): Uint8Array => clearBeyond(store.getPlace(place), shape, tokens, capacity);
+    add(`layers.${layer}.pages`, Array.from(table.pages.subarray(0, table.pageCount), page => store.getPage(layer, page)), shape.pages[layer]!.bytes);
+    add(`layers.${layer}.raw`, Array.from(table.raws.subarray(0, table.rawCount), (place, n) => {
+      const at = shape.sinks + (table.pageCount + n) * WINDOW;
+      return raw(place, Math.min(WINDOW, length - at), WINDOW);
+    }), shape.rawPageBytes);
+    add(`layers.${layer}.sinks`, shape.sinks && length ? [raw(table.sinkPlace, Math.min(length, shape.sinks), shape.sinks)] : [], shape.sinkBytes);
+  }
+
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const headerBytes = Math.ceil(json.length / 8) * 8;
+  const file = new Uint8Array(8 + headerBytes + offset).fill(0x20, 8, 8 + headerBytes);
+  new DataView(file.buffer).setBigUint64(0, BigInt(headerBytes), true);
+  file.set(json, 8);
+  let at = 8 + headerBytes;
+  for (const chunk of chunks) {
+    file.set(chunk, at);
+    at += chunk.length;
+  }
+  return file;
+}
+
+/** @internal See `KVCache.restore`. */
+export function readFile(cache: KVCache, file: Uint8Array): Sequence {
+  const { shape, pool } = cache;
+  if (!(file instanceof Uint8Array)) throw new TypeError(`"bytes" expected Uint8Array, got ${typeof file}`);
+  const { header, data } = parse(file);
+  const metadata = (header['__metadata__'] ?? {}) as Record<string, string>;
+  for (const [field, expected] of Object.entries(metadataOf(shape))) {
+    if (metadata[field] !== expected) throw new RangeError(`file expected ${field} ${expected}, got ${metadata[field] ?? 'none'}`);
+  }
+  const length = Number(metadata['length']);
+  if (!Number.isInteger(length) || length < 0) throw new RangeError(`file expected length an integer from 0, got ${metadata['length']}`);
+
+  // Everything is read and checked before a sequence exists.
+  const windows = Math.ceil(Math.max(0, length - shape.sinks) / WINDOW);
+  const rows = (name: string, rowBytes: number): Uint8Array[] => {
+    const tensor = header[name] as Tensor | undefined;
+    if (!tensor) throw new RangeError(`file expected tensor ${name}, got none`);
+    const [begin, end] = tensor.data_offsets;
+    const count = (end - begin) / rowBytes;
+    if (tensor.dtype !== 'U8' || tensor.shape[1] !== rowBytes || tensor.shape[0] !== count || end > data.length) {
+      throw new RangeError(`file expected ${name} as U8 [n, ${rowBytes}], got ${tensor.dtype} [${tensor.shape.join(', ')}]`);
+    }
+    return Array.from({ length: count }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
+  };
+  const layers = Array.from({ length: shape.layers }, (_, layer) => {
+    const pages = rows(`layers.${layer}.pages`, shape.pages[layer]!.bytes);
+    const raws = rows(`layers.${layer}.raw`, shape.rawPageBytes);
+    const sinks = shape.sinks && length ? rows(`layers.${layer}.sinks`, shape.sinkBytes)[0] : undefined;
+    for (const page of pages) checkPage(page, shape.pages[layer]!);
+    if (pages.length + raws.length !== windows) {
+      throw new RangeError(`file expected ${windows} windows in layer ${layer} (${length} tokens), got ${pages.length + raws.length}`);
+    }
+    if (raws.length > shape.recent + 1) {
+      throw new RangeError(`file expected at most ${shape.recent + 1} raw windows in layer ${layer} (option "recent"), got ${raws.length}`);
+    }
+    pool.checkRoom(layer, length);
+    return { pages, raws, sinks };
+  });
+
+  const sequence = new Sequence(cache);
+  sequence.load(length, layers.map(layer => layer.pages), layers.map(layer => layer.raws), layers.map(layer => layer.sinks));
+  return sequence;
+}
+
+function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8Array } {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  const headerBytes = file.length < 8 ? -1 : Number(view.getBigUint64(0, true));
+  if (headerBytes < 2 || headerBytes > file.length - 8) throw new RangeError('file expected a safetensors header, got none');
+  try {
+    return { header: JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes))), data: file.subarray(8 + headerBytes) };
+  } catch (cause) {
+    throw new RangeError('file expected a safetensors header, got no JSON', { cause });
+  }
+}
+
+/** Zeroes what lies beyond a place's tokens: it may be another conversation's. */
+function clearBeyond(bytes: Uint8Array, { kvHeads, headDim }: CacheShape, tokens: number, capacity: number): Uint8Array {
+  for (let head = 0; head < kvHeads; head++) {
+    for (const side of [0, 1] as const) {
+      bytes.fill(0, 2 * rawOffset(capacity, headDim, head, side, tokens), 2 * rawOffset(capacity, headDim, head, side, capacity));
+    }
+  }
+  return bytes;
+}

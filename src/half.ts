@@ -1,0 +1,32 @@
+// IEEE half precision (f16) as bits in a number. Exact in both directions but for the one rounding of toHalf.
+
+const f32 = new Float32Array(1);
+const u32 = new Uint32Array(f32.buffer);
+
+/** The largest finite f16. */
+export const HALF_MAX = 65504;
+
+/**
+ * The bits of the f16 nearest to an f32, ties to even.
+ *
+ * @param x  a number of magnitude at most 65,504, rounded to f32 first (as every kernel does)
+ */
+export function toHalf(x: number): number {
+  f32[0] = x;
+  const sign = (u32[0]! >>> 16) & 0x8000;
+  const magnitude = u32[0]! & 0x7fffffff;
+  if (magnitude < 0x38800000) {
+    // Below 2⁻¹⁴ halves are multiples of 2⁻²⁴. Adding 0.5 leaves just these bits at the bottom of the f32, rounded.
+    u32[0] = magnitude;
+    f32[0] = f32[0]! + 0.5;
+    return sign | (u32[0]! - 0x3f000000);
+  }
+  return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
+}
+
+/** The value of an f16's bits; 0x7c00 and above (infinity, NaN) are the caller's to refuse. */
+export function fromHalf(bits: number): number {
+  u32[0] = (bits & 0x7fff) << 13;
+  const magnitude = f32[0]! * 2 ** 112;
+  return bits & 0x8000 ? -magnitude : magnitude;
+}

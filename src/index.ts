@@ -1,0 +1,11 @@
+// nsnquant: a KV cache at 1 to 4 bits. The public names, and nothing else.
+
+export { BackendError, type Backend, type BackendName, type Output, type Tokens } from './backend.ts';
+export { KVCache, type AttendOptions } from './cache.ts';
+export type { Data } from './check.ts';
+export { codecs, type Codec, type CodecName } from './codec.ts';
+export type { Rope } from './layout.ts';
+export { openBackend, type OpenOptions } from './open.ts';
+export { Sequence } from './sequence.ts';
+export type { CacheOptions, CacheShape } from './shape.ts';
+export type { WasmVariant } from './wasm.ts';

@@ -1,0 +1,136 @@
+// Where every byte of a cache lies. The same bytes on every backend and in a file: little-endian, sections on 16 bytes.
+//
+// A page is one window (64 tokens) of one layer, all KV heads:
+//
+//   ┌ header 16 ┬ head 0: keys │ values ┬ head 1: keys │ values ┬ …
+//
+//   header   u32 magic "NSNP" · u8 format · u8 keys' channels · u8 values' channels · u8 1 if RoPE was undone for the mean
+//            · u16 headDim · u16 kvHeads · u32 keys' codebook checksum xor values'
+//
+// keys, values: one block each
+//
+//   codes    u8  [64, rowBytes]     token-major; rowBytes = headDim / channels, rounded up to 4
+//   s2       f16 [64]               second norm with the scale adjustment
+//   s1       u4  [64]               first norm; element i in byte i/2, even elements in the low nibble
+//   scales   f16 [1 + groups, 2]    (scale, minimum) of s1, then of every 32 channels of o
+//   o        u4  [headDim]          channel mean, packed as s1
+//
+// A raw page holds the same window before it is coded: f16 [kvHeads, 2 (keys, values), 64, headDim]. The sinks of one
+// sequence and layer are a raw page of `sinks` tokens.
+
+import type { Codec } from './codec.ts';
+
+/** Tokens coded together. */
+export const WINDOW = 64;
+/** Version of pages and files. */
+export const FORMAT = 1;
+export const HEADER_BYTES = 16;
+/** Channels that share one scale and minimum of o. */
+export const MEAN_GROUP = 32;
+
+const MAGIC = 0x504e534e; // "NSNP", little-endian
+
+export interface Rope {
+  /** Radians per token of each rotated pair; shorter than headDim/2 for partial rotary. */
+  readonly invFreq: ArrayLike<number>;
+  /** Pairs are (2i, 2i+1) when true, (i, i + invFreq.length) when false. */
+  readonly interleaved: boolean;
+}
+
+export interface BlockLayout {
+  readonly codec: Codec;
+  readonly rowBytes: number;
+  /** Offsets of the sections; codes are at 0. */
+  readonly s2: number;
+  readonly s1: number;
+  readonly scales: number;
+  readonly o: number;
+  readonly bytes: number;
+}
+
+export interface PageLayout {
+  readonly headDim: number;
+  readonly kvHeads: number;
+  readonly rope: boolean;
+  readonly keys: BlockLayout;
+  readonly values: BlockLayout;
+  readonly bytes: number;
+}
+
+/** Channel of the partner and sign: RoPE by angle a maps (x[a], x[b]) to (x[a]·cos − x[b]·sin, x[b]·cos + x[a]·sin). */
+export function ropePair(rope: Rope, pair: number): [a: number, b: number] {
+  return rope.interleaved ? [2 * pair, 2 * pair + 1] : [pair, pair + rope.invFreq.length];
+}
+
+/** The Hadamard block: the largest power of two that divides the head dimension. */
+export function hadamardSize(headDim: number): number {
+  return headDim & -headDim;
+}
+
+export function blockLayout(codec: Codec, headDim: number): BlockLayout {
+  const rowBytes = align(headDim / codec.channels, 4);
+  const s2 = WINDOW * rowBytes;
+  const s1 = s2 + WINDOW * 2;
+  const scales = s1 + WINDOW / 2;
+  const o = scales + align(4 * (1 + Math.ceil(headDim / MEAN_GROUP)), 16);
+  const bytes = o + align(headDim / 2, 16);
+  return Object.freeze({ codec, rowBytes, s2, s1, scales, o, bytes });
+}
+
+export function pageLayout(keys: Codec, values: Codec, kvHeads: number, headDim: number, rope: boolean): PageLayout {
+  const keyBlock = blockLayout(keys, headDim);
+  const valueBlock = blockLayout(values, headDim);
+  const bytes = HEADER_BYTES + kvHeads * (keyBlock.bytes + valueBlock.bytes);
+  return Object.freeze({ headDim, kvHeads, rope, keys: keyBlock, values: valueBlock, bytes });
+}
+
+/** Offset of a head's block in its page. */
+export function blockOffset(page: PageLayout, head: number, side: 'keys' | 'values'): number {
+  return HEADER_BYTES + head * (page.keys.bytes + page.values.bytes) + (side === 'values' ? page.keys.bytes : 0);
+}
+
+/** Bytes of a raw page of `tokens` tokens. */
+export function rawBytes(kvHeads: number, headDim: number, tokens: number): number {
+  return align(kvHeads * 2 * tokens * headDim * 2, 16);
+}
+
+/** Element offset of one token's channels in a raw page of `tokens` tokens. */
+export function rawOffset(tokens: number, headDim: number, head: number, side: 0 | 1, token: number): number {
+  return ((head * 2 + side) * tokens + token) * headDim;
+}
+
+export function pageHeader(page: PageLayout): Uint8Array {
+  const bytes = new Uint8Array(HEADER_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, MAGIC, true);
+  view.setUint8(4, FORMAT);
+  view.setUint8(5, page.keys.codec.channels);
+  view.setUint8(6, page.values.codec.channels);
+  view.setUint8(7, page.rope ? 1 : 0);
+  view.setUint16(8, page.headDim, true);
+  view.setUint16(10, page.kvHeads, true);
+  view.setUint32(12, page.keys.codec.checksum ^ page.values.codec.checksum, true);
+  return bytes;
+}
+
+/** Refuses a page that this layout cannot read, with the first field that differs. */
+export function checkPage(bytes: Uint8Array, page: PageLayout): void {
+  if (bytes.length !== page.bytes) throw new RangeError(`page expected ${page.bytes} bytes, got ${bytes.length}`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const expect = (field: string, expected: number | string, got: number | string): void => {
+    if (expected !== got) throw new RangeError(`page expected ${field} ${expected}, got ${got}`);
+  };
+  const codecOf = (channels: number): string => (channels ? `nsn${8 / channels}` : 'none');
+  expect('magic', MAGIC, view.getUint32(0, true));
+  expect('format', FORMAT, view.getUint8(4));
+  expect('keys codec', page.keys.codec.name, codecOf(view.getUint8(5)));
+  expect('values codec', page.values.codec.name, codecOf(view.getUint8(6)));
+  expect('rope', page.rope ? 'known' : 'unknown', view.getUint8(7) ? 'known' : 'unknown');
+  expect('headDim', page.headDim, view.getUint16(8, true));
+  expect('kvHeads', page.kvHeads, view.getUint16(10, true));
+  expect('codebook checksum', (page.keys.codec.checksum ^ page.values.codec.checksum) >>> 0, view.getUint32(12, true));
+}
+
+export function align(bytes: number, to: number): number {
+  return Math.ceil(bytes / to) * to;
+}

@@ -1,0 +1,155 @@
+// The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
+
+import type { Backend, Output, PageTable, Store, Tokens } from './backend.ts';
+import { isFloat16Array, type Data } from './check.ts';
+import { fromHalf, toHalf } from './half.ts';
+import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
+import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
+import type { CacheShape } from './shape.ts';
+
+export function openReference(): Backend {
+  return { name: 'reference', variant: 'f64', reason: 'it was asked for', createStore: shape => new ReferenceStore(shape) };
+}
+
+const SIDES = ['keys', 'values'] as const;
+
+class ReferenceStore implements Store {
+  readonly bytes: number;
+  readonly #shape: CacheShape;
+  readonly #pages: readonly Uint8Array[][];
+  readonly #places: readonly Uint16Array[];
+
+  constructor(shape: CacheShape) {
+    this.#shape = shape;
+    this.#pages = shape.pages.map(page => Array.from({ length: shape.pagesPerLayer }, () => {
+      const bytes = new Uint8Array(page.bytes);
+      bytes.set(pageHeader(page));
+      return bytes;
+    }));
+    this.#places = Array.from({ length: shape.rawPages + shape.sinkPlaces }, (_, place) =>
+      new Uint16Array((place < shape.rawPages ? shape.rawPageBytes : shape.sinkBytes) / 2));
+    this.bytes = shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0)
+      + this.#places.reduce((sum, place) => sum + place.byteLength, 0);
+  }
+
+  write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void {
+    const { kvHeads, headDim } = this.#shape;
+    [keys, values].forEach((data, side) => {
+      const halfAt = data instanceof Float32Array ? (i: number) => toHalf(data[i]!)
+        : data instanceof Uint16Array ? (i: number) => data[i]!
+        : isFloat16Array(data) ? (i: number) => toHalf(data[i]!) : () => 0;
+      for (let t = 0; t < tokens; t++) {
+        for (let head = 0; head < kvHeads; head++) {
+          const to = rawOffset(this.#placeTokens(place), headDim, head, side as 0 | 1, at + t);
+          for (let i = 0; i < headDim; i++) this.#places[place]![to + i] = halfAt(((from + t) * kvHeads + head) * headDim + i);
+        }
+      }
+    });
+  }
+
+  copyPlace(from: number, to: number): void {
+    this.#places[to]!.set(this.#places[from]!);
+  }
+
+  readPlace(place: number, tokens: number): Tokens {
+    return this.#gather(tokens, (head, side) => this.#rawRows(place, head, side));
+  }
+
+  getPlace(place: number): Uint8Array {
+    return new Uint8Array(this.#places[place]!.slice().buffer);
+  }
+
+  setPlace(place: number, bytes: Uint8Array): void {
+    new Uint8Array(this.#places[place]!.buffer).set(bytes);
+  }
+
+  encode(layer: number, place: number, page: number): void {
+    const { kvHeads, headDim, rope, pages } = this.#shape;
+    for (let head = 0; head < kvHeads; head++) {
+      SIDES.forEach((side, n) => {
+        const { codec } = pages[layer]![side];
+        const window = encode(this.#rawRows(place, head, n as 0 | 1), headDim, codecQuantizer(codec), n === 0 ? rope : undefined);
+        this.#pages[layer]![page]!.set(pack(window, codec), blockOffset(pages[layer]!, head, side));
+      });
+    }
+  }
+
+  decode(layer: number, page: number): Tokens {
+    return this.#gather(WINDOW, (head, side) => this.#pageRows(layer, page, head, side));
+  }
+
+  getPage(layer: number, page: number): Uint8Array {
+    return this.#pages[layer]![page]!.slice();
+  }
+
+  setPage(layer: number, page: number, bytes: Uint8Array): void {
+    this.#pages[layer]![page]!.set(bytes);
+  }
+
+  attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
+    const { kvHeads, queryHeads, headDim } = this.#shape;
+    let to = 0;
+    tables.forEach((table, n) => {
+      const heads = Array.from({ length: kvHeads }, (_, head) => SIDES.map((_, side) => this.#rows(layer, table, head, side as 0 | 1)));
+      const tokens = queries[n]!.length / (queryHeads * headDim);
+      for (let t = 0; t < tokens; t++) {
+        const visible = (table.length - tokens + t + 1) * headDim;
+        for (let h = 0; h < queryHeads; h++, to += headDim) {
+          const [keys, values] = heads[Math.floor(h / (queryHeads / kvHeads))]!;
+          const from = (t * queryHeads + h) * headDim;
+          const query = queries[n]!.subarray(from, from + headDim);
+          out.set(attend(Float64Array.from(query, x => x * scale), keys!.subarray(0, visible), values!.subarray(0, visible)), to);
+        }
+      }
+    });
+    return { read: () => Promise.resolve(out) };
+  }
+
+  dispose(): void {
+    // Nothing outlives this object.
+  }
+
+  /** All of a layer's tokens of one head and side, f64 [length, headDim]. */
+  #rows(layer: number, table: PageTable, head: number, side: 0 | 1): Float64Array {
+    const { sinks, headDim } = this.#shape;
+    const rows = new Float64Array(table.length * headDim);
+    const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * headDim), at * headDim);
+    if (sinks > 0) put(this.#rawRows(table.sinkPlace, head, side), 0);
+    for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, head, side), sinks + i * WINDOW);
+    for (let i = 0; i < table.rawCount; i++) put(this.#rawRows(table.raws[i]!, head, side), sinks + (table.pageCount + i) * WINDOW);
+    return rows;
+  }
+
+  #rawRows(place: number, head: number, side: 0 | 1): Float64Array {
+    const { headDim } = this.#shape;
+    const tokens = this.#placeTokens(place);
+    const from = rawOffset(tokens, headDim, head, side, 0);
+    return Float64Array.from(this.#places[place]!.subarray(from, from + tokens * headDim), fromHalf);
+  }
+
+  #pageRows(layer: number, page: number, head: number, side: 0 | 1): Float64Array {
+    const { headDim, pages, rope } = this.#shape;
+    const layout = pages[layer]!;
+    const { codec, bytes } = layout[SIDES[side]];
+    const at = blockOffset(layout, head, SIDES[side]);
+    const window = unpack(this.#pages[layer]![page]!.subarray(at, at + bytes), codec, headDim);
+    return decode(window, codecQuantizer(codec), side === 0 ? rope : undefined);
+  }
+
+  #gather(tokens: number, rowsOf: (head: number, side: 0 | 1) => Float64Array): Tokens {
+    const { kvHeads, headDim } = this.#shape;
+    const [keys, values] = ([0, 1] as const).map(side => {
+      const out = new Float32Array(tokens * kvHeads * headDim);
+      for (let head = 0; head < kvHeads; head++) {
+        const rows = rowsOf(head, side);
+        for (let t = 0; t < tokens; t++) out.set(rows.subarray(t * headDim, (t + 1) * headDim), (t * kvHeads + head) * headDim);
+      }
+      return out;
+    });
+    return { keys: keys!, values: values! };
+  }
+
+  #placeTokens(place: number): number {
+    return place < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+  }
+}

@@ -1,0 +1,398 @@
+// The specification: every verb in f64, slow and obvious. Start here. Each kernel is a claim about a function of this file.
+// Imports nothing generated and knows no other backend.
+//
+// NSNQuant (arXiv 2505.18231): Normalize, Shift, Normalize, Hadamard make any token look like a standard normal vector, for
+// which one codebook serves every model, layer and head. Departures from the paper are named where they are made.
+
+import type { Codec } from './codec.ts';
+import { fromHalf, toHalf } from './half.ts';
+import { blockLayout, hadamardSize, MEAN_GROUP, ropePair, WINDOW, type Rope } from './layout.ts';
+
+/** Anything a quantizer must be: `codec()` gives the three byte codecs, paper2.ts the paper's own 2-bit form. */
+export interface Quantizer {
+  /** Channels per code. */
+  readonly channels: number;
+  /** The code of `channels` numbers of y, from `at`. */
+  quantize(y: Float64Array, at: number): number;
+  /** Writes the codeword of a code to `out`, from `at`. */
+  decode(code: number, out: Float64Array, at: number): void;
+}
+
+/** Steps of the paper that can be left out, to measure what each is worth. All on is NSNQuant. */
+export interface Steps {
+  /** First Normalize (s1). */
+  readonly normalize?: boolean;
+  /** Shift by the channel mean (o). */
+  readonly shift?: boolean;
+  /** Second Normalize (s2 before the adjustment). */
+  readonly normalizeAgain?: boolean;
+  readonly hadamard?: boolean;
+  /** Take the mean before RoPE, where keys have one. */
+  readonly unrotate?: boolean;
+  /** How s2 makes up for the codeword's length: as the paper, by least squares, or not at all. */
+  readonly scale?: 'adjusted' | 'least-squares' | 'none';
+}
+
+/** A coded window of one head: what a block of a page holds, unpacked. */
+export interface CodedWindow {
+  readonly tokens: number;
+  readonly headDim: number;
+  readonly codes: Uint16Array;     // [tokens, headDim / channels]
+  readonly s1: Float64Array;       // [tokens], dequantized
+  readonly s2: Float64Array;       // [tokens], rounded to f16
+  readonly o: Float64Array;        // [headDim], dequantized
+  readonly s1Group: RtnGroup;
+  readonly oGroups: readonly RtnGroup[];
+}
+
+/** One group of asymmetric 4-bit rounding: value = code · scale + min. */
+export interface RtnGroup {
+  readonly scale: number;          // f16
+  readonly min: number;            // f16
+  readonly codes: Uint8Array;
+}
+
+const HALF_TINY = 1e-5;
+
+/** A number as f16 keeps it; kernels compute in f32, so that rounding comes first. */
+export function half(x: number): number {
+  return fromHalf(toHalf(Math.min(x, 65504)));
+}
+
+/** Asymmetric 4-bit rounding of a group, its scale and minimum held as f16 (and used as such, so that their rounding cancels). */
+export function rtn4(x: Float64Array): RtnGroup {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of x) {
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  const scale = half(Math.max((high - low) / 15, HALF_TINY));
+  const min = half(low);
+  return { scale, min, codes: Uint8Array.from(x, value => Math.round(Math.min(Math.max((value - min) / scale, 0), 15))) };
+}
+
+/**
+ * Normalize: ‖x‖/√d of every token in 4 bits, and x divided by the DEQUANTIZED norm, so that its rounding error cancels.
+ * A zero token keeps norm 0; any other takes the next code rather than 0.
+ *
+ * @param x  f64 [tokens, headDim], divided in place
+ * @returns  the group of norms and their dequantized values
+ */
+export function normalize(x: Float64Array, headDim: number): { s1: Float64Array; group: RtnGroup } {
+  const exact = norms(x, headDim);
+  const group = rtn4(exact);
+  const s1 = new Float64Array(exact.length);
+  for (let t = 0; t < s1.length; t++) {
+    s1[t] = group.codes[t]! * group.scale + group.min;
+    if (s1[t] === 0 && exact[t]! > 0) s1[t] = ++group.codes[t]! * group.scale + group.min;
+  }
+  divideRows(x, headDim, s1);
+  return { s1, group };
+}
+
+/**
+ * Shift: the channel mean over the window in 4 bits per 32 channels, subtracted DEQUANTIZED. Where RoPE is known the mean is
+ * taken before it and kept in the frame of the window's center (the paper's mean, rotated as a whole: a page then knows no
+ * absolute position).
+ *
+ * @param x  f64 [tokens, headDim], shifted in place
+ */
+export function shift(x: Float64Array, headDim: number, rope?: Rope): { o: Float64Array; groups: RtnGroup[] } {
+  const tokens = x.length / headDim;
+  const mean = new Float64Array(headDim);
+  for (let t = 0; t < tokens; t++) {
+    const row = x.slice(t * headDim, (t + 1) * headDim);
+    if (rope) rotate(row, rope, -centered(t));
+    for (let i = 0; i < headDim; i++) mean[i]! += row[i]! / tokens;
+  }
+  const o = new Float64Array(headDim);
+  const groups: RtnGroup[] = [];
+  for (let i = 0; i < headDim; i += MEAN_GROUP) {
+    const group = rtn4(mean.subarray(i, i + MEAN_GROUP));
+    group.codes.forEach((code, k) => { o[i + k] = code * group.scale + group.min; });
+    groups.push(group);
+  }
+  addMean(x, headDim, o, -1, rope);
+  return { o, groups };
+}
+
+/** Second Normalize: ‖x‖/√d of every token, x divided in place. Not rounded yet: the adjustment comes first. */
+export function normalizeAgain(x: Float64Array, headDim: number): Float64Array {
+  const s2 = norms(x, headDim);
+  divideRows(x, headDim, s2);
+  return s2;
+}
+
+/** x ← x · H / √n for every block of n channels of every row, n the largest power of two dividing headDim. Its own inverse. */
+export function hadamard(x: Float64Array, headDim: number): void {
+  const n = hadamardSize(headDim);
+  for (let base = 0; base < x.length; base += n) {
+    for (let h = 1; h < n; h *= 2) {
+      for (let i = 0; i < n; i++) {
+        if (i & h) continue;
+        const a = x[base + i]!;
+        const b = x[base + i + h]!;
+        x[base + i] = a + b;
+        x[base + i + h] = a - b;
+      }
+    }
+    for (let i = 0; i < n; i++) x[base + i]! /= Math.sqrt(n);
+  }
+}
+
+/** Quantize: the code of every group of channels. */
+export function quantize(y: Float64Array, quantizer: Quantizer): Uint16Array {
+  const codes = new Uint16Array(y.length / quantizer.channels);
+  for (let j = 0; j < codes.length; j++) codes[j] = quantizer.quantize(y, j * quantizer.channels);
+  return codes;
+}
+
+/** The quantizer of a codec: the EUCLIDEAN nearest codeword, argmax(y·C − ‖C‖²/2), the lowest code among equals. */
+export function codecQuantizer({ channels, codebook }: Codec): Quantizer {
+  return {
+    channels,
+    quantize(y, at) {
+      let best = -Infinity;
+      let code = 0;
+      for (let c = 0; c < 256; c++) {
+        let score = 0;
+        for (let k = 0; k < channels; k++) {
+          const e = codebook[c * channels + k]!;
+          score += e * (y[at + k]! - e / 2);
+        }
+        if (score > best) {
+          best = score;
+          code = c;
+        }
+      }
+      return code;
+    },
+    decode(code, out, at) {
+      for (let k = 0; k < channels; k++) out[at + k] = codebook[code * channels + k]!;
+    }
+  };
+}
+
+/**
+ * Encode one window of one head: Normalize, Shift, Normalize, Hadamard, quantize, adjust s2.
+ *
+ * @param tokens  [tokens, headDim], keys after RoPE or values; not changed
+ * @see NSNQuant (arXiv 2505.18231), section 3
+ */
+export function encode(tokens: ArrayLike<number>, headDim: number, quantizer: Quantizer, rope?: Rope, steps: Steps = {}): CodedWindow {
+  const x = Float64Array.from(tokens);
+  const count = x.length / headDim;
+  const ones = (): Float64Array => new Float64Array(count).fill(1);
+  const none: RtnGroup = { scale: 0, min: 0, codes: new Uint8Array() };
+
+  const first = steps.normalize === false ? { s1: ones(), group: none } : normalize(x, headDim);
+  const mean = steps.shift === false
+    ? { o: new Float64Array(headDim), groups: [] }
+    : shift(x, headDim, steps.unrotate === false ? undefined : rope);
+  const s2 = steps.normalizeAgain === false ? ones() : normalizeAgain(x, headDim);
+  if (steps.hadamard !== false) hadamard(x, headDim);
+  const codes = quantize(x, quantizer);
+
+  const coded = decodeCodes(codes, quantizer);
+  for (let t = 0; t < count; t++) {
+    let yy = 0;
+    let yc = 0;
+    let cc = 0;
+    for (let i = t * headDim; i < (t + 1) * headDim; i++) {
+      yy += x[i]! * x[i]!;
+      yc += x[i]! * coded[i]!;
+      cc += coded[i]! * coded[i]!;
+    }
+    const by = { adjusted: yc > 0 ? yy / yc : 0, 'least-squares': yc / cc, none: 1 }[steps.scale ?? 'adjusted'];
+    s2[t] = half(s2[t]! * by);
+  }
+  return { tokens: count, headDim, codes, s1: first.s1, s2, o: mean.o, s1Group: first.group, oGroups: mean.groups };
+}
+
+/**
+ * Decode: k̂ = s1 · (H·(s2·C[c]) + RoPEᵤ(o)).
+ *
+ * @returns f64 [tokens, headDim]
+ */
+export function decode(window: CodedWindow, quantizer: Quantizer, rope?: Rope, steps: Steps = {}): Float64Array {
+  const { headDim, tokens } = window;
+  const x = decodeCodes(window.codes, quantizer);
+  for (let i = 0; i < x.length; i++) x[i]! *= window.s2[Math.floor(i / headDim)]!;
+  if (steps.hadamard !== false) hadamard(x, headDim);
+  addMean(x, headDim, window.o, 1, steps.unrotate === false ? undefined : rope);
+  for (let t = 0; t < tokens; t++) {
+    for (let i = 0; i < headDim; i++) x[t * headDim + i]! *= window.s1[t]!;
+  }
+  return x;
+}
+
+/**
+ * Scores: logits of one query against a coded window, read without decoding it:
+ * logit(t) = s1·(s2·Σⱼ ⟨q'ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩) with q' = H·q.
+ *
+ * @param query  [headDim], already multiplied by the query scale
+ */
+export function scores(query: ArrayLike<number>, window: CodedWindow, quantizer: Quantizer, rope?: Rope): Float64Array {
+  const { headDim, tokens } = window;
+  const q = Float64Array.from(query);
+  const rotated = q.slice();
+  hadamard(rotated, headDim);
+  const coded = decodeCodes(window.codes, quantizer);
+  const logits = new Float64Array(tokens);
+  for (let t = 0; t < tokens; t++) {
+    const mean = window.o.slice();
+    if (rope) rotate(mean, rope, centered(t));
+    let inCodes = 0;
+    let inMean = 0;
+    for (let i = 0; i < headDim; i++) {
+      inCodes += rotated[i]! * coded[t * headDim + i]!;
+      inMean += q[i]! * mean[i]!;
+    }
+    logits[t] = window.s1[t]! * (window.s2[t]! * inCodes + inMean);
+  }
+  return logits;
+}
+
+/**
+ * Mix: the weighted sum of a coded window's tokens, read without decoding them: H once, the mean once.
+ *
+ * @param weights  [tokens], unnormalized probabilities
+ * @returns        f64 [headDim]
+ */
+export function mix(weights: ArrayLike<number>, window: CodedWindow, quantizer: Quantizer): Float64Array {
+  const { headDim, tokens } = window;
+  const coded = decodeCodes(window.codes, quantizer);
+  const out = new Float64Array(headDim);
+  let mean = 0;
+  for (let t = 0; t < tokens; t++) {
+    const weight = weights[t]! * window.s1[t]!;
+    mean += weight;
+    for (let i = 0; i < headDim; i++) out[i]! += weight * window.s2[t]! * coded[t * headDim + i]!;
+  }
+  hadamard(out, headDim);
+  for (let i = 0; i < headDim; i++) out[i]! += mean * window.o[i]!;
+  return out;
+}
+
+/**
+ * Attention of one query over plain keys and values, f64: softmax(q·K)·V.
+ *
+ * @param query   [headDim], already multiplied by the query scale
+ * @param keys    [tokens, headDim]
+ * @param values  [tokens, headDim]
+ */
+export function attend(query: ArrayLike<number>, keys: ArrayLike<number>, values: ArrayLike<number>): Float64Array {
+  const headDim = query.length;
+  const tokens = keys.length / headDim;
+  const logits = new Float64Array(tokens);
+  for (let t = 0; t < tokens; t++) {
+    for (let i = 0; i < headDim; i++) logits[t]! += query[i]! * keys[t * headDim + i]!;
+  }
+  let max = -Infinity;
+  for (const logit of logits) max = Math.max(max, logit);
+  const out = new Float64Array(headDim);
+  let sum = 0;
+  for (let t = 0; t < tokens; t++) {
+    const p = Math.exp(logits[t]! - max);
+    sum += p;
+    for (let i = 0; i < headDim; i++) out[i]! += p * values[t * headDim + i]!;
+  }
+  return out.map(x => x / sum);
+}
+
+/** Pack a window of 64 tokens into the bytes of a block (layout.ts draws it). */
+export function pack(window: CodedWindow, codec: Codec): Uint8Array {
+  const layout = blockLayout(codec, window.headDim);
+  const bytes = new Uint8Array(layout.bytes);
+  const view = new DataView(bytes.buffer);
+  const perRow = window.headDim / codec.channels;
+  window.codes.forEach((code, i) => { bytes[Math.floor(i / perRow) * layout.rowBytes + (i % perRow)] = code; });
+  window.s2.forEach((s2, t) => view.setUint16(layout.s2 + 2 * t, toHalf(s2), true));
+  packNibbles(bytes, layout.s1, window.s1Group.codes);
+  [window.s1Group, ...window.oGroups].forEach(({ scale, min }, g) => {
+    view.setUint16(layout.scales + 4 * g, toHalf(scale), true);
+    view.setUint16(layout.scales + 4 * g + 2, toHalf(min), true);
+  });
+  window.oGroups.forEach((group, g) => packNibbles(bytes, layout.o + (g * MEAN_GROUP) / 2, group.codes));
+  return bytes;
+}
+
+/** The inverse of pack. */
+export function unpack(bytes: Uint8Array, codec: Codec, headDim: number): CodedWindow {
+  const layout = blockLayout(codec, headDim);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const halfAt = (offset: number): number => fromHalf(view.getUint16(offset, true));
+  const group = (index: number, nibbles: number, count: number): RtnGroup => ({
+    scale: halfAt(layout.scales + 4 * index),
+    min: halfAt(layout.scales + 4 * index + 2),
+    codes: Uint8Array.from({ length: count }, (_, i) => (bytes[nibbles + (i >> 1)]! >> (4 * (i & 1))) & 15)
+  });
+  const perRow = headDim / codec.channels;
+  const codes = Uint16Array.from({ length: WINDOW * perRow }, (_, i) => bytes[Math.floor(i / perRow) * layout.rowBytes + (i % perRow)]!);
+  const s1Group = group(0, layout.s1, WINDOW);
+  const oGroups: RtnGroup[] = [];
+  for (let i = 0; i < headDim; i += MEAN_GROUP) {
+    oGroups.push(group(oGroups.length + 1, layout.o + i / 2, Math.min(MEAN_GROUP, headDim - i)));
+  }
+  return {
+    tokens: WINDOW,
+    headDim,
+    codes,
+    s1: Float64Array.from(s1Group.codes, code => code * s1Group.scale + s1Group.min),
+    s2: Float64Array.from({ length: WINDOW }, (_, t) => halfAt(layout.s2 + 2 * t)),
+    o: Float64Array.from(oGroups.flatMap(({ scale, min, codes }) => Array.from(codes, code => code * scale + min))),
+    s1Group,
+    oGroups
+  };
+}
+
+/** RoPE by `tokens` positions, in place. */
+export function rotate(x: Float64Array, rope: Rope, tokens: number): void {
+  for (let pair = 0; pair < rope.invFreq.length; pair++) {
+    const [a, b] = ropePair(rope, pair);
+    const cos = Math.cos(rope.invFreq[pair]! * tokens);
+    const sin = Math.sin(rope.invFreq[pair]! * tokens);
+    [x[a], x[b]] = [x[a]! * cos - x[b]! * sin, x[b]! * cos + x[a]! * sin];
+  }
+}
+
+/** A token's place relative to its window's center. */
+function centered(token: number): number {
+  return token - (WINDOW - 1) / 2;
+}
+
+/** x ← x + sign · RoPEᵤ(o) for every token. */
+function addMean(x: Float64Array, headDim: number, o: Float64Array, sign: 1 | -1, rope?: Rope): void {
+  for (let t = 0; t < x.length / headDim; t++) {
+    const mean = o.slice();
+    if (rope) rotate(mean, rope, centered(t));
+    for (let i = 0; i < headDim; i++) x[t * headDim + i]! += sign * mean[i]!;
+  }
+}
+
+function norms(x: Float64Array, headDim: number): Float64Array {
+  return Float64Array.from({ length: x.length / headDim }, (_, t) => {
+    let sum = 0;
+    for (let i = t * headDim; i < (t + 1) * headDim; i++) sum += x[i]! * x[i]!;
+    return Math.sqrt(sum / headDim);
+  });
+}
+
+/** Rows divided by their norms; a row of norm 0 becomes 0. */
+function divideRows(x: Float64Array, headDim: number, by: Float64Array): void {
+  for (let i = 0; i < x.length; i++) {
+    const norm = by[Math.floor(i / headDim)]!;
+    x[i] = norm === 0 ? 0 : x[i]! / norm;
+  }
+}
+
+function decodeCodes(codes: Uint16Array, quantizer: Quantizer): Float64Array {
+  const x = new Float64Array(codes.length * quantizer.channels);
+  codes.forEach((code, j) => quantizer.decode(code, x, j * quantizer.channels));
+  return x;
+}
+
+function packNibbles(bytes: Uint8Array, at: number, codes: Uint8Array): void {
+  codes.forEach((code, i) => { bytes[at + (i >> 1)]! |= code << (4 * (i & 1)); });
+}

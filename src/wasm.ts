@@ -1,0 +1,353 @@
+// The CPU backend: a store in one WebAssembly.Memory, kernels compiled from assembly/. Everything a cache will ever need is
+// laid out when it is made; the memory never grows, so views of it stay valid.
+
+import { instantiateSync } from '@assemblyscript/loader';
+import { BackendError, type Backend, type Output, type PageTable, type Store, type Tokens } from './backend.ts';
+import { isFloat16Array, type Data } from './check.ts';
+import type { Codec } from './codec.ts';
+import { gridOf } from './grid.ts';
+import { blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW, type BlockLayout } from './layout.ts';
+import { ropeTables } from './rope.ts';
+import type { CacheShape } from './shape.ts';
+
+export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
+
+/** Exports of assembly/index.ts; addresses are numbers. */
+export interface Kernels extends Record<string, unknown> {
+  attend(shape: number, items: number, count: number, scale: number): void;
+  encodePage(shape: number, raw: number, page: number): void;
+  decodePage(shape: number, page: number, keys: number, values: number): void;
+  writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, capacity: number): void;
+  readRows(from: number, capacity: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
+}
+
+const WASM_PAGE = 65536;
+/** Addresses of 32 bits; the last page is left so that sizes fit too. */
+const MEMORY_LIMIT = WASM_PAGE * 65535;
+
+// As assembly/shape.ts and assembly/attend.ts have them.
+const TABLES = 0x10000;
+const TABLE_ROW = 0x2000;
+const GROUP = 4;
+const CHUNK_TOKENS = 32 * WINDOW;
+const BLOCK_GROUPS = 16;
+const ROW_BYTES = 32256;
+const ITEM_WORDS = 9;
+const RAW_WORDS = 4;
+/** Query tokens of one call; longer prompts take several. */
+const CALL_TOKENS = 32;
+
+const modules: Record<WasmVariant, () => Promise<{ wasm: string }>> = {
+  scalar: () => import('./generated/scalar.ts'),
+  simd128: () => import('./generated/simd128.ts'),
+  relaxed: () => import('./generated/relaxed.ts')
+};
+
+/** Opens the best binary that this engine validates, or the one asked for. */
+export async function openWasm(variant?: WasmVariant): Promise<Backend> {
+  if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, which this engine lacks');
+  const candidates: WasmVariant[] = variant ? [variant] : ['relaxed', 'simd128', 'scalar'];
+  for (const candidate of candidates) {
+    const bytes = Uint8Array.from(atob((await modules[candidate]()).wasm), letter => letter.charCodeAt(0));
+    if (!WebAssembly.validate(bytes)) continue;
+    const module = await WebAssembly.compile(bytes);
+    const reason = variant
+      ? `${variant} was asked for`
+      : candidate === 'relaxed'
+        ? 'this engine validates relaxed SIMD'
+        : `this engine validates ${candidate}, not ${candidates[candidates.indexOf(candidate) - 1]}`;
+    return { name: 'wasm', variant: candidate, reason, createStore: shape => new WasmStore(module, shape) };
+  }
+  throw new BackendError('wasm', `expected an engine that validates ${variant} WebAssembly`);
+}
+
+/** Hands out addresses; all of a store's memory passes through here, so that `bytes` is the truth. */
+class Arena {
+  end: number;
+  constructor(start: number) {
+    this.end = start;
+  }
+  take(bytes: number): number {
+    const at = this.end;
+    this.end = Math.ceil((at + bytes) / 16) * 16;
+    return at;
+  }
+}
+
+/** A table that is copied into memory once the memory exists. */
+interface Constant {
+  readonly at: number;
+  readonly bytes: Uint8Array;
+}
+
+class WasmStore implements Store {
+  readonly bytes: number;
+  readonly #shape: CacheShape;
+  readonly #kernels: Kernels;
+  readonly #u8: Uint8Array;
+  readonly #u16: Uint16Array;
+  readonly #u32: Uint32Array;
+  readonly #f32: Float32Array;
+  /** Struct of every layer. */
+  readonly #shapes: number;
+  readonly #pages: readonly number[];
+  readonly #raw: number;
+  readonly #items: number;
+  readonly #pageNumbers: number;
+  readonly #rawRecords: number;
+  readonly #input: number;
+  readonly #output: number;
+  readonly #callTokens: number;
+
+  constructor(module: WebAssembly.Module, shape: CacheShape) {
+    this.#shape = shape;
+    const { headDim, kvHeads, queryHeads } = shape;
+    const used = [...new Set(shape.pages.flatMap(page => [page.keys, page.values]).map(block => block.codec))];
+    const blocks = used.map(codec => blockLayout(codec, headDim));
+
+    const arena = new Arena(TABLES + Math.max(...blocks.map(block => block.rowBytes)) * TABLE_ROW);
+    const constants: Constant[] = [];
+    const constant = (data: ArrayBufferView): number => {
+      const at = arena.take(data.byteLength);
+      constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
+      return at;
+    };
+    const sides = new Map(blocks.map(block => [block.codec, constant(sideStruct(block, constant))]));
+    const rope = ropeTables(shape.rope);
+    const cos = constant(rope.cos);
+    const sin = constant(rope.sin);
+    const powers = constant(rope.powers);
+    const basis = constant(rope.basis);
+
+    const scratch = {
+      tile: arena.take(2 * headDim * WINDOW * 4),
+      row: arena.take(ROW_BYTES),
+      scores: arena.take(CHUNK_TOKENS * GROUP * 4),
+      states: arena.take(BLOCK_GROUPS * (48 + 2 * headDim * GROUP * 4))
+    };
+    this.#callTokens = Math.max(CALL_TOKENS, shape.sequences);
+    this.#input = arena.take(4 * headDim * Math.max(this.#callTokens * queryHeads, 2 * WINDOW * kvHeads));
+    this.#output = arena.take(4 * headDim * this.#callTokens * queryHeads);
+    this.#items = arena.take(4 * ITEM_WORDS * this.#callTokens);
+    this.#pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
+    this.#rawRecords = arena.take(4 * RAW_WORDS * (shape.rawPages + this.#callTokens));
+
+    this.#raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkPlaces * shape.sinkBytes);
+    this.#pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
+    const n = hadamardSize(headDim);
+    this.#shapes = arena.end;
+    shape.pages.forEach((page, layer) => constant(struct(
+      headDim, kvHeads, queryHeads / kvHeads, n, new Float32Array([1 / Math.sqrt(n)]),
+      rope.pairs, shape.rope?.interleaved ? 8 : 4, shape.rope?.interleaved ? 4 : rope.pairs * 4, cos, sin,
+      rope.trigPairs, rope.tier2, rope.tier3, powers, rope.basisPairs, basis,
+      sides.get(page.keys.codec)!, sides.get(page.values.codec)!, page.bytes, this.#pages[layer]!,
+      scratch.tile, scratch.row, scratch.scores, scratch.states
+    )));
+
+    const pages = Math.ceil(arena.end / WASM_PAGE);
+    if (pages * WASM_PAGE > MEMORY_LIMIT) {
+      throw new BackendError('wasm', `expected at most ${MEMORY_LIMIT} bytes (32-bit addresses) for capacity ${shape.capacity}, got ${arena.end}`);
+    }
+    let memory: WebAssembly.Memory;
+    try {
+      memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    } catch (cause) {
+      throw new BackendError('wasm', `expected ${pages * WASM_PAGE} bytes for capacity ${shape.capacity}, which the engine refused`, cause);
+    }
+    this.bytes = pages * WASM_PAGE;
+    this.#kernels = instantiateSync<Kernels>(module, { env: { memory } }).exports;
+    this.#u8 = new Uint8Array(memory.buffer);
+    this.#u16 = new Uint16Array(memory.buffer);
+    this.#u32 = new Uint32Array(memory.buffer);
+    this.#f32 = new Float32Array(memory.buffer);
+    for (const { at, bytes } of constants) this.#u8.set(bytes, at);
+    shape.pages.forEach((page, layer) => {
+      const header = pageHeader(page);
+      for (let n = 0; n < shape.pagesPerLayer; n++) this.#u8.set(header, this.#page(layer, n));
+    });
+  }
+
+  write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void {
+    const { kvHeads, headDim } = this.#shape;
+    const capacity = this.#placeTokens(place);
+    const perToken = kvHeads * headDim;
+    for (const [side, data] of [keys, values].entries()) {
+      const half = !(data instanceof Float32Array);
+      const view = half ? this.#u16 : this.#f32;
+      const rows = data instanceof Float32Array || data instanceof Uint16Array
+        ? data
+        : isFloat16Array(data) ? new Uint16Array(data.buffer, data.byteOffset, data.length) : data;
+      view.set(rows.subarray(from * perToken, (from + tokens) * perToken), this.#input / view.BYTES_PER_ELEMENT);
+      const to = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
+      this.#kernels.writeRows(this.#input, half, tokens, kvHeads, headDim, to, capacity);
+    }
+  }
+
+  copyPlace(from: number, to: number): void {
+    this.#u8.copyWithin(this.#place(to), this.#place(from), this.#place(from) + this.#placeBytes(from));
+  }
+
+  readPlace(place: number, tokens: number): Tokens {
+    const { kvHeads, headDim } = this.#shape;
+    const capacity = this.#placeTokens(place);
+    const read = (side: 0 | 1): Float32Array => {
+      const from = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side, 0);
+      this.#kernels.readRows(from, capacity, tokens, kvHeads, headDim, this.#input);
+      return this.#f32.slice(this.#input / 4, this.#input / 4 + tokens * kvHeads * headDim);
+    };
+    return { keys: read(0), values: read(1) };
+  }
+
+  getPlace(place: number): Uint8Array {
+    return this.#u8.slice(this.#place(place), this.#place(place) + this.#placeBytes(place));
+  }
+
+  setPlace(place: number, bytes: Uint8Array): void {
+    this.#u8.set(bytes, this.#place(place));
+  }
+
+  encode(layer: number, place: number, page: number): void {
+    this.#kernels.encodePage(this.#struct(layer), this.#place(place), this.#page(layer, page));
+  }
+
+  decode(layer: number, page: number): Tokens {
+    const count = WINDOW * this.#shape.kvHeads * this.#shape.headDim;
+    const keys = this.#input;
+    const values = keys + 4 * count;
+    this.#kernels.decodePage(this.#struct(layer), this.#page(layer, page), keys, values);
+    return { keys: this.#f32.slice(keys / 4, keys / 4 + count), values: this.#f32.slice(values / 4, values / 4 + count) };
+  }
+
+  getPage(layer: number, page: number): Uint8Array {
+    return this.#u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes);
+  }
+
+  setPage(layer: number, page: number, bytes: Uint8Array): void {
+    this.#u8.set(bytes, this.#page(layer, page));
+  }
+
+  attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
+    const perToken = this.#shape.queryHeads * this.#shape.headDim;
+    const call = { items: 0, tokens: 0, pages: 0, raws: 0, done: 0 };
+    const flush = (): void => {
+      this.#kernels.attend(this.#struct(layer), this.#items, call.items, scale * Math.LOG2E);
+      out.set(this.#f32.subarray(this.#output / 4, this.#output / 4 + call.tokens * perToken), call.done * perToken);
+      call.done += call.tokens;
+      call.items = call.tokens = call.pages = call.raws = 0;
+    };
+    for (let n = 0; n < tables.length; n++) {
+      const table = tables[n]!;
+      const query = queries[n]!;
+      const tokens = query.length / perToken;
+      for (let from = 0; from < tokens;) {
+        const count = Math.min(tokens - from, this.#callTokens - call.tokens);
+        this.#f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#input / 4 + call.tokens * perToken);
+        this.#addItem(call, table, count, table.length - tokens + from);
+        from += count;
+        if (call.tokens === this.#callTokens) flush();
+      }
+    }
+    if (call.items > 0) flush();
+    return { read: () => Promise.resolve(out) };
+  }
+
+  dispose(): void {
+    // The memory goes with the last reference to this store; there is nothing to hand back.
+  }
+
+  /** Writes an Item (assembly/attend.ts) and the page numbers and raw runs it points at. */
+  #addItem(call: { items: number; tokens: number; pages: number; raws: number }, table: PageTable, tokens: number, position: number): void {
+    const { sinks, queryHeads, headDim } = this.#shape;
+    const tokenBytes = 4 * call.tokens * queryHeads * headDim;
+    const sinkTokens = Math.min(table.length, sinks);
+    const rawRecords = this.#rawRecords + 4 * RAW_WORDS * call.raws;
+    const pageNumbers = this.#pageNumbers + 4 * call.pages;
+    const words = this.#u32;
+
+    for (let i = 0; i < table.pageCount; i++) words[pageNumbers / 4 + i] = table.pages[i]!;
+    let raw = rawRecords / 4;
+    const addRaw = (place: number, count: number, at: number): void => {
+      words[raw++] = this.#place(place);
+      words[raw++] = this.#placeTokens(place);
+      words[raw++] = count;
+      words[raw++] = at;
+    };
+    if (sinkTokens > 0) addRaw(table.sinkPlace, sinkTokens, 0);
+    for (let i = 0; i < table.rawCount; i++) {
+      const at = sinks + WINDOW * (table.pageCount + i);
+      addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at);
+    }
+
+    let item = this.#items / 4 + ITEM_WORDS * call.items;
+    words[item++] = this.#input + tokenBytes;
+    words[item++] = this.#output + tokenBytes;
+    words[item++] = tokens;
+    words[item++] = position;
+    words[item++] = pageNumbers;
+    words[item++] = table.pageCount;
+    words[item++] = sinks;
+    words[item++] = rawRecords;
+    words[item++] = (raw - rawRecords / 4) / RAW_WORDS;
+    call.items++;
+    call.tokens += tokens;
+    call.pages += table.pageCount;
+    call.raws += (raw - rawRecords / 4) / RAW_WORDS;
+  }
+
+  #struct(layer: number): number {
+    return this.#shapes + layer * SHAPE_BYTES;
+  }
+
+  #page(layer: number, page: number): number {
+    return this.#pages[layer]! + page * this.#shape.pages[layer]!.bytes;
+  }
+
+  #place(place: number): number {
+    const { rawPages, rawPageBytes, sinkBytes } = this.#shape;
+    return this.#raw + (place < rawPages ? place * rawPageBytes : rawPages * rawPageBytes + (place - rawPages) * sinkBytes);
+  }
+
+  #placeTokens(place: number): number {
+    return place < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+  }
+
+  #placeBytes(place: number): number {
+    return place < this.#shape.rawPages ? this.#shape.rawPageBytes : this.#shape.sinkBytes;
+  }
+}
+
+/** Words of `Shape` in assembly/shape.ts. */
+const SHAPE_BYTES = 4 * 24;
+
+/** A struct of u32 fields; an f32 field is given as a Float32Array of one. */
+function struct(...fields: (number | Float32Array)[]): Uint32Array {
+  return Uint32Array.from(fields, field => (typeof field === 'number' ? field : new Uint32Array(field.buffer)[0]!));
+}
+
+/** `Side` in assembly/shape.ts, and the tables it points at. */
+function sideStruct({ codec, rowBytes, s2, s1, scales, o }: BlockLayout, constant: (data: ArrayBufferView) => number): Uint32Array {
+  const grid = codec.channels === 8 ? undefined : gridOf(codec);
+  return struct(
+    codec.channels, rowBytes, s2, s1, scales, o,
+    constant(codec.codebook),
+    grid ? 0 : constant(columnsOf(codec)),
+    constant(halfNormsOf(codec)),
+    grid ? constant(grid.bytes) : 0,
+    grid?.cells ?? 0,
+    new Float32Array([grid?.scale ?? 0])
+  );
+}
+
+/** f32 [channels, 256] */
+function columnsOf({ channels, codebook }: Codec): Float32Array {
+  return Float32Array.from(codebook, (_, i) => codebook[(i % 256) * channels + Math.floor(i / 256)]!);
+}
+
+/** f32 [256]: ‖C‖²/2 */
+function halfNormsOf({ channels, codebook }: Codec): Float32Array {
+  return Float32Array.from({ length: 256 }, (_, c) => {
+    let sum = 0;
+    for (let k = 0; k < channels; k++) sum += codebook[c * channels + k]! ** 2;
+    return sum / 2;
+  });
+}

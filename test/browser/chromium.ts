@@ -1,0 +1,75 @@
+// The lane that runs the tests in a page of a real browser, served from this machine.
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { extname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { stripVTControlCharacters } from 'node:util';
+import * as playwright from 'playwright-core';
+import type { Lane } from '../lanes.ts';
+import { outcome, type Outcome } from '../outcome.ts';
+import { sandbox } from '../sandbox.ts';
+
+const contentTypes: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript' };
+
+export const chromium: Lane = {
+  name: 'chromium',
+  async open() {
+    const executablePath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
+    if (!existsSync(executablePath)) throw new Error(`no ${executablePath}; CHROMIUM_PATH may name another`);
+    const browser = await playwright.chromium.launch({ executablePath });
+    const server = createServer(async (request, response) => {
+      const { pathname } = new URL(request.url!, 'http://localhost');
+      const path = localPath(pathname);
+      try {
+        const body = await readFile(path);
+        response.writeHead(200, { 'content-type': contentTypes[extname(path)] ?? 'application/octet-stream' }).end(body);
+      } catch {
+        response.writeHead(404).end();
+      }
+    });
+    await new Promise<void>(listening => server.listen(0, '127.0.0.1', listening));
+    const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    return {
+      version: browser.version(),
+      run: (file, timeoutMs) => runPage(browser, `${origin}/?${file}`, timeoutMs),
+      async close() {
+        await browser.close();
+        server.close();
+      },
+    };
+  },
+};
+
+/** URL parsing has resolved any "..", so the path stays below the folder it is joined to. */
+function localPath(pathname: string): string {
+  if (pathname === '/') return fileURLToPath(new URL('page.html', import.meta.url));
+  return join(sandbox, pathname.startsWith('/fixtures/') ? '.' : 'page', pathname);
+}
+
+async function runPage(browser: playwright.Browser, url: string, timeoutMs: number): Promise<Outcome> {
+  const page = await browser.newPage();
+  let printed = '';
+  const problem = await new Promise<string | undefined>(resolve => {
+    const timer = setTimeout(() => resolve(`still running after ${timeoutMs / 1000} s`), timeoutMs);
+    const end = (problem?: string) => {
+      clearTimeout(timer);
+      resolve(problem);
+    };
+    page.on('console', message => {
+      const text = stripVTControlCharacters(message.text());
+      // In a page uvu writes by console.log: what it wants continued ends with a space, and where a line ends it says so.
+      printed += /[ \n]$/.test(text) ? text : `${text}\n`;
+      // One more turn of the event loop lets a rejection that nobody handled be reported first.
+      if (/^\d+ passed, \d+ failed/.test(text)) {
+        page.evaluate(() => new Promise(resolve => setTimeout(resolve))).then(() => end(), error => end(error.message));
+      }
+    });
+    page.on('pageerror', error => end(`uncaught ${error.stack ?? error}`));
+    page.on('crash', () => end('the page crashed'));
+    page.goto(url).catch(error => end(error.message));
+  });
+  await page.close();
+  return outcome(printed, problem);
+}

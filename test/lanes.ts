@@ -1,0 +1,92 @@
+// The runtimes every test runs in. A lane that this machine lacks throws in open(), with the reason as message.
+import { spawn, spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { outcome, type Outcome } from './outcome.ts';
+import { sandbox } from './sandbox.ts';
+import { chromium } from './browser/chromium.ts';
+
+export interface Lane {
+  readonly name: string;
+  open(): Promise<Runtime>;
+}
+
+export interface Runtime {
+  readonly version: string;
+  /** Runs one bundled test file of the sandbox; never throws and never takes longer than `timeoutMs` and a little. */
+  run(file: string, timeoutMs: number): Promise<Outcome>;
+  close(): Promise<void>;
+}
+
+const bin = (name: string) => fileURLToPath(new URL(`../node_modules/.bin/${name}`, import.meta.url));
+
+const sourceMaps = ['--enable-source-maps'];   // stack traces then name lines of test/*.ts, as Deno's do unasked
+
+export const lanes: readonly Lane[] = [
+  command('node', process.execPath, sourceMaps),
+  // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane.
+  ...(Number.parseInt(process.versions.node) < 22
+    ? [command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'])]
+    : []),
+  // manual, cached-only: imports are found in node_modules as it lies there and nothing is fetched. To read fixtures, and the
+  // environment for uvu's NO_COLOR, are all the permissions given: a library that wanted more would fail here.
+  command('deno', bin('deno'), [
+    'run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env',
+  ]),
+  command('bun', bin('bun'), ['run', '--no-install']),
+  chromium,
+];
+
+function command(name: string, executable: string, flags: string[]): Lane {
+  return {
+    name,
+    async open() {
+      const probe = spawnSync(executable, ['--version'], { encoding: 'utf8' });
+      if (probe.error) throw probe.error;
+      if (probe.status !== 0) throw new Error(probe.stderr.trim().split('\n')[0]);
+      return {
+        version: probe.stdout.split('\n')[0],
+        run: (file, timeoutMs) => runProcess(executable, [...flags, file], timeoutMs),
+        async close() {},
+      };
+    },
+  };
+}
+
+// What is still running when the runner itself ends, by Ctrl-C say, ends with it.
+const groups = new Set<number>();
+process.on('exit', () => groups.forEach(endGroup));
+process.on('SIGINT', () => process.exit(130));
+process.on('SIGTERM', () => process.exit(143));
+
+/** A negative process id means the group: a test's own child processes too. */
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+function runProcess(executable: string, args: string[], timeoutMs: number): Promise<Outcome> {
+  return new Promise(resolve => {
+    const child = spawn(executable, args, { cwd: sandbox, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+    const pid = child.pid;
+    let printed = '';
+    let problem: string | undefined;
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', text => { printed += text; });
+    }
+    const timer = setTimeout(() => {
+      problem = `still running after ${timeoutMs / 1000} s`;
+      if (pid !== undefined) endGroup(pid);
+    }, timeoutMs);
+    if (pid !== undefined) groups.add(pid);
+    child.on('error', error => { problem = error.message; });
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      if (pid !== undefined) groups.delete(pid);
+      if (code !== 0) problem ??= `ended with ${signal ?? `exit code ${code}`}`;
+      resolve(outcome(printed, problem));
+    });
+  });
+}

@@ -1,0 +1,127 @@
+// Looks at the package as npm installs it: its files, its types, its size. Must never look at src/ for what a user gets.
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import { build } from 'esbuild';
+import * as assert from 'uvu/assert';
+import { group } from './group.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const sandbox = join(root, '.test');
+const installed = join(sandbox, 'node_modules/nsnquant');
+const manifest = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'));
+
+/** Bytes of `import { openBackend, KVCache } from 'nsnquant'`, minified and gzipped. */
+const importLimitBytes = 0;
+
+/** Bytes of `import { codecs } from 'nsnquant'`, minified: the codebooks. */
+const codecsLimitBytes = 0;
+
+/** How a WebAssembly binary begins ("\0asm", version 1) in base64. */
+const wasmMarker = 'AGFzbQEAAAA';
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter(entry => entry.isFile())
+    .map(entry => relative(folder, join(entry.parentPath, entry.name)))
+    .sort();
+}
+
+/** All file names that a value of "exports" leads to. */
+function targets(value: string | object): string[] {
+  return typeof value === 'string' ? [value] : Object.values(value).flatMap(targets);
+}
+
+/** A bundle as a user's bundler would make it, resolved in the sandbox by name. */
+async function bundled(contents: string): Promise<string> {
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir: sandbox },
+    bundle: true,
+    minify: true,
+    format: 'esm',
+    platform: 'browser',
+    write: false,
+    logLevel: 'error',
+  });
+  return outputFiles[0]!.text;
+}
+
+const consumer = `
+import { openBackend, KVCache, codecs, plan, BackendError } from 'nsnquant';
+import * as kernels from 'nsnquant/kernels';
+import * as reference from 'nsnquant/reference';
+
+const shape = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 64, capacity: 128 };
+const cache = new KVCache(await openBackend({ prefer: 'wasm' }), { ...shape, keys: 'nsn4', values: 'nsn2' });
+const sequence = cache.sequence();
+sequence.append(0, new Float32Array(64), new Uint16Array(64));
+export const output: Float32Array = await sequence.attend(0, new Float32Array(128), { scale: 0.125 }).read();
+export const bytes: number = plan(shape).bytes;
+export const error: Error | undefined = [BackendError].map(type => type.prototype)[0];
+export { codecs, kernels, reference };
+// @ts-expect-error: were the types lost, any name would do
+new KVCache(await openBackend(), { ...shape, keys: 'nsn3' });
+`;
+
+const resolutions = {
+  nodenext: { module: 'nodenext', moduleResolution: 'nodenext' },
+  bundler: { module: 'esnext', moduleResolution: 'bundler' },
+};
+
+group('package', test => {
+  test('npm packs dist, package.json, README.md, LICENSE and CHANGELOG.md, and nothing else', () => {
+    const expected = filesBelow(join(root, 'dist')).map(file => `dist/${file}`);
+    expected.push('package.json', 'README.md', 'LICENSE', 'CHANGELOG.md');
+    assert.equal(filesBelow(installed), expected.sort());
+  });
+
+  test('dist holds a .js and a .d.ts for every module of src, and nothing else', () => {
+    const names = filesBelow(join(root, 'src')).filter(file => file.endsWith('.ts')).map(file => file.slice(0, -'.ts'.length));
+    const expected = names.flatMap(name => [`${name}.js`, `${name}.d.ts`]);
+    assert.equal(filesBelow(join(root, 'dist')), expected.sort());
+  });
+
+  test('"exports" names only files that are there', () => {
+    for (const target of targets(manifest.exports)) {
+      assert.ok(existsSync(join(installed, target)), `"exports" expected a file, got ${target}`);
+    }
+  });
+
+  test('@assemblyscript/loader is the only package installed with it', () => {
+    assert.equal(Object.keys(manifest.dependencies), ['@assemblyscript/loader']);
+    assert.not(manifest.peerDependencies);
+  });
+
+  for (const [name, options] of Object.entries(resolutions)) {
+    test(`types resolve with moduleResolution ${name}, library files checked too`, () => {
+      const folder = join(sandbox, `consumer-${name}`);
+      mkdirSync(folder, { recursive: true });
+      writeFileSync(join(folder, 'consumer.ts'), consumer);
+      writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({
+        compilerOptions: { ...options, target: 'es2022', strict: true, noEmit: true, types: [] },
+        files: ['consumer.ts'],
+      }));
+      const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', folder], {
+        encoding: 'utf8',
+      });
+      assert.is(status, 0, stdout + stderr);
+    });
+  }
+
+  test(`the whole import is at most ${importLimitBytes} bytes, gzipped`, async () => {
+    const code = await bundled(`import { openBackend, KVCache } from 'nsnquant'; console.log(openBackend, KVCache);`);
+    assert.ok(code.includes(wasmMarker));
+    const { length } = gzipSync(code, { level: 9 });
+    console.log(`import { openBackend, KVCache }: ${length} bytes gzipped, ${code.length} minified`);
+    assert.ok(length <= importLimitBytes, `expected at most ${importLimitBytes} bytes, got ${length}`);
+  });
+
+  test('an import of the codecs alone leaves the kernels out', async () => {
+    const code = await bundled(`import { codecs } from 'nsnquant'; console.log(codecs);`);
+    console.log(`import { codecs }: ${code.length} bytes minified`);
+    assert.not(code.includes(wasmMarker));
+    assert.ok(code.length <= codecsLimitBytes, `expected at most ${codecsLimitBytes} bytes, got ${code.length}`);
+  });
+});

@@ -1,0 +1,89 @@
+// `npm test`: runs every test file in every runtime, against the package as npm would install it.
+import { availableParallelism } from 'node:os';
+import { program } from 'commander';
+import { lanes, type Lane } from './lanes.ts';
+import type { Outcome } from './outcome.ts';
+import { bundle, bundled, bundleForPage, install, testFiles } from './sandbox.ts';
+
+const list = (text: string) => text.split(',').map(item => item.trim()).filter(item => item !== '');
+const { lane, file, timeout } = program
+  .option('--lane <names>', `only these, comma separated: ${lanes.map(lane => lane.name).join(', ')}`, list)
+  .option('--file <names>', 'only these test files, comma separated, without .test.ts or .node.test.ts', list)
+  .option('--timeout <seconds>', 'for each file in each lane', Number, 300)
+  .addHelpText('after', '\nNSN_REQUIRE=chromium,deno (or all) makes a lane that cannot run here a failure.')
+  .parse()
+  .opts<{ lane?: string[]; file?: string[]; timeout: number }>();
+const required = list(process.env.NSN_REQUIRE ?? '');
+
+const laneNames = lanes.map(lane => lane.name);
+const fileNames = testFiles.map(shortName);
+refuseUnknown('--lane', lane, laneNames);
+refuseUnknown('--file', file, fileNames);
+refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'all']);
+if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
+
+const totals = { passed: 0, failed: 0, skipped: 0 };
+const problems: string[] = [];
+const files = testFiles.filter(name => file?.includes(shortName(name)) ?? true);
+
+install();
+for (const file of files) await bundle(file);
+for (const chosen of lanes) {
+  if (lane?.includes(chosen.name) ?? true) await runLane(chosen);
+}
+
+for (const problem of problems) console.log(problem);
+if (totals.passed + totals.failed === 0) {
+  totals.failed++;
+  console.log('no test ran');
+}
+process.exitCode = totals.failed > 0 ? 1 : 0;
+console.log(`${totals.passed} passed, ${totals.failed} failed${totals.skipped > 0 ? `, ${totals.skipped} skipped` : ''}`);
+
+function shortName(file: string): string {
+  return file.replace(/(\.node)?\.test\.ts$/, '');
+}
+
+function refuseUnknown(where: string, names: readonly string[] | undefined, known: readonly string[]): void {
+  for (const name of names ?? []) {
+    if (!known.includes(name)) program.error(`"${where}" expected ${known.join(', ')}, got ${name}`);
+  }
+}
+
+async function runLane({ name, open }: Lane): Promise<void> {
+  // Files that need child processes or look at the repository say the same everywhere: once, in Node, is enough.
+  const queue = files.filter(file => name === 'node' || !file.endsWith('.node.test.ts'));
+  if (queue.length === 0) return;
+  const runtime = await open().catch((error: Error) => {
+    const fails = required.includes(name) || required.includes('all');
+    if (fails) totals.failed++;
+    problems.push(`${name} ${fails ? 'failed' : 'skipped'}: ${error.message.trim().split('\n')[0]}`);
+  });
+  if (!runtime) return;
+
+  console.log(`\n${name} ${runtime.version}`);
+  const fileCount = queue.length;
+  const before = { ...totals };
+  const started = performance.now();
+  // A few files at a time, each one's output printed whole when it ends.
+  const worker = async () => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      if (name === 'chromium') await bundleForPage(file);
+      report(name, file, await runtime.run(bundled(file), timeout * 1000));
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(availableParallelism(), 4) }, worker));
+  await runtime.close();
+
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.log(`${name}: ${totals.passed - before.passed} passed, ${totals.failed - before.failed} failed in ${fileCount} files, ${seconds} s`);
+}
+
+function report(lane: string, file: string, { output, passed, failed, skipped, problem }: Outcome): void {
+  totals.passed += passed;
+  totals.failed += failed;
+  totals.skipped += skipped;
+  console.log(`── ${lane} ${file}\n${output}`);
+  if (problem !== undefined) console.log(problem);
+  if (failed > 0) problems.push(`${lane} ${file} failed: ${problem?.split('\n')[0] ?? `${failed} of ${passed + failed} tests`}`);
+}
