@@ -161,12 +161,9 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageAddress(shape, item, from + n) + headOffset;
       const scores = shape.scores + n * (WINDOW * GROUP_BYTES);
-      unpackNorms(keys, page, s1, s2);
-      unpackMean(keys, page, headDim, o);
-      meanCoefficients(shape, q, o, row + COEFS, row + PAIRS, row + SCALE);
       const position = item.pagePosition + (from + n) * WINDOW;
       const hidden = position + WINDOW > visible;
-      combine(shape, row + PAIRS, row + SCALE, s1, s2, scores, row + SUMS, hidden ? row + FACTOR : row + TOP);
+      scoreWindow(shape, q, page, scores, hidden ? row + FACTOR : row + TOP);
       if (hidden) hide(scores, WINDOW, <f32>position, state + LIMITS, row + TOP);
     }
 
@@ -197,6 +194,15 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   finish(values, headDim, out);
   hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
   addRows(out, row + MEAN_OUT, headDim << 4);
+}
+
+/** Table sums to logits, for one block of keys, with the running maximum of up to four heads. */
+export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize, most: usize): void {
+  const row = shape.row, keys = shape.keys;
+  unpackNorms(keys, block, row + S1, row + S2);
+  unpackMean(keys, block, shape.headDim, row + O);
+  meanCoefficients(shape, q, row + O, row + COEFS, row + PAIRS, row + SCALE);
+  combine(shape, row + PAIRS, row + SCALE, row + S1, row + S2, scores, row + SUMS, most);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */

@@ -10,12 +10,12 @@ export { attend } from "./attend";
 export { decode } from "./decode";
 export { encode } from "./encode";
 export { hadamard } from "./hadamard";
-export { clearBuckets, fill, finish, mixMean, weigh } from "./mix";
 export { divide, norms } from "./normalize";
 export { quantize } from "./quantize";
-export { buildTable, combine, meanCoefficients, scan } from "./scores";
+export { rtn4 } from "./rtn";
 export { addMean, mean } from "./shift";
 export { rowsFromTile, tileFromRows } from "./tile";
+export { mix, scores } from "./verbs";
 
 const PAGE_HEADER: usize = 16;
 

@@ -6,6 +6,7 @@ export type { Data } from './check.ts';
 export { codecs, type Codec, type CodecName } from './codec.ts';
 export type { Rope } from './layout.ts';
 export { openBackend, type OpenOptions } from './open.ts';
+export { plan, type Plan } from './plan.ts';
 export { Sequence } from './sequence.ts';
 export type { CacheOptions, CacheShape } from './shape.ts';
 export type { WasmVariant } from './wasm.ts';

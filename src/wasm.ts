@@ -14,9 +14,22 @@ export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
 
 /** Exports of assembly/index.ts; addresses are numbers. */
 export interface Kernels extends Record<string, unknown> {
+  addMean(shape: number, x: number, o: number, sign: number, rotate: boolean): void;
   attend(shape: number, items: number, count: number, scale: number): void;
   encodePage(shape: number, raw: number, page: number): void;
+  decode(shape: number, side: number, block: number, x: number, rotate: boolean): void;
   decodePage(shape: number, page: number, keys: number, values: number): void;
+  divide(x: number, headDim: number, norms: number): void;
+  encode(shape: number, side: number, x: number, block: number, rotate: boolean): void;
+  hadamard(x: number, rows: number, rowBytes: number, n: number, scale: number): void;
+  mean(shape: number, x: number, o: number, nibbles: number, scales: number, rotate: boolean): void;
+  mix(shape: number, weights: number, block: number, out: number): void;
+  norms(x: number, headDim: number, norms: number): void;
+  quantize(side: number, y: number, headDim: number, codes: number, yy: number, yc: number): void;
+  rowsFromTile(tile: number, tokens: number, rowBytes: number, headDim: number, rows: number): void;
+  rtn4(x: number, count: number, nibbles: number, scales: number, keep: boolean): void;
+  scores(shape: number, q: number, block: number, out: number): void;
+  tileFromRows(rows: number, tokens: number, rowBytes: number, headDim: number, tile: number): void;
   writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, capacity: number): void;
   readRows(from: number, capacity: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
 }
@@ -45,20 +58,22 @@ const modules: Record<WasmVariant, () => Promise<{ wasm: string }>> = {
 
 /** Opens the best binary that this engine validates, or the one asked for. */
 export async function openWasm(variant?: WasmVariant): Promise<Backend> {
+  const { module, ...chosen } = await openModule(variant);
+  return { name: 'wasm', ...chosen, createStore: shape => new WasmStore(module, shape) };
+}
+
+export async function openModule(variant?: WasmVariant): Promise<{ module: WebAssembly.Module; variant: WasmVariant; reason: string }> {
   if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, which this engine lacks');
-  const candidates: WasmVariant[] = variant ? [variant] : ['relaxed', 'simd128', 'scalar'];
-  for (const candidate of candidates) {
+  let refused = '';
+  for (const candidate of variant ? [variant] : (['relaxed', 'simd128', 'scalar'] as const)) {
     const bytes = Uint8Array.from(atob((await modules[candidate]()).wasm), letter => letter.charCodeAt(0));
-    if (!WebAssembly.validate(bytes)) continue;
-    const module = await WebAssembly.compile(bytes);
-    const reason = variant
-      ? `${variant} was asked for`
-      : candidate === 'relaxed'
-        ? 'this engine validates relaxed SIMD'
-        : `this engine validates ${candidate}, not ${candidates[candidates.indexOf(candidate) - 1]}`;
-    return { name: 'wasm', variant: candidate, reason, createStore: shape => new WasmStore(module, shape) };
+    if (WebAssembly.validate(bytes)) {
+      const reason = variant ? `${variant} was asked for` : `this engine validates ${candidate}${refused && `, not ${refused}`}`;
+      return { module: await WebAssembly.compile(bytes), variant: candidate, reason };
+    }
+    refused = candidate;
   }
-  throw new BackendError('wasm', `expected an engine that validates ${variant} WebAssembly`);
+  throw new BackendError('wasm', `expected an engine that validates ${variant ?? 'WebAssembly'}`);
 }
 
 /** Hands out addresses; all of a store's memory passes through here, so that `bytes` is the truth. */
@@ -80,27 +95,34 @@ interface Constant {
   readonly bytes: Uint8Array;
 }
 
-class WasmStore implements Store {
+/**
+ * The memory of a cache, laid out and filled with tables; kernels over it; and where things are. Regions are addresses.
+ */
+export class WasmMemory {
   readonly bytes: number;
-  readonly #shape: CacheShape;
-  readonly #kernels: Kernels;
-  readonly #u8: Uint8Array;
-  readonly #u16: Uint16Array;
-  readonly #u32: Uint32Array;
-  readonly #f32: Float32Array;
-  /** Struct of every layer. */
-  readonly #shapes: number;
-  readonly #pages: readonly number[];
-  readonly #raw: number;
-  readonly #items: number;
-  readonly #pageNumbers: number;
-  readonly #rawRecords: number;
-  readonly #input: number;
-  readonly #output: number;
-  readonly #callTokens: number;
+  readonly kernels: Kernels;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  readonly f32: Float32Array;
+  /** `Shape` of every layer. */
+  readonly shapes: number;
+  /** `Side` of every codec in use. */
+  readonly sides: ReadonlyMap<Codec, number>;
+  /** First page of every layer. */
+  readonly pages: readonly number[];
+  readonly raw: number;
+  readonly tile: number;
+  readonly row: number;
+  readonly items: number;
+  readonly pageNumbers: number;
+  readonly rawRecords: number;
+  readonly input: number;
+  readonly output: number;
+  /** Query tokens that `input` and `output` hold. */
+  readonly callTokens: number;
 
   constructor(module: WebAssembly.Module, shape: CacheShape) {
-    this.#shape = shape;
     const { headDim, kvHeads, queryHeads } = shape;
     const used = [...new Set(shape.pages.flatMap(page => [page.keys, page.values]).map(block => block.codec))];
     const blocks = used.map(codec => blockLayout(codec, headDim));
@@ -112,36 +134,34 @@ class WasmStore implements Store {
       constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
       return at;
     };
-    const sides = new Map(blocks.map(block => [block.codec, constant(sideStruct(block, constant))]));
+    this.sides = new Map(blocks.map(block => [block.codec, constant(sideStruct(block, constant))]));
     const rope = ropeTables(shape.rope);
     const cos = constant(rope.cos);
     const sin = constant(rope.sin);
     const powers = constant(rope.powers);
     const basis = constant(rope.basis);
 
-    const scratch = {
-      tile: arena.take(2 * headDim * WINDOW * 4),
-      row: arena.take(ROW_BYTES),
-      scores: arena.take(CHUNK_TOKENS * GROUP * 4),
-      states: arena.take(BLOCK_GROUPS * (48 + 2 * headDim * GROUP * 4))
-    };
-    this.#callTokens = Math.max(CALL_TOKENS, shape.sequences);
-    this.#input = arena.take(4 * headDim * Math.max(this.#callTokens * queryHeads, 2 * WINDOW * kvHeads));
-    this.#output = arena.take(4 * headDim * this.#callTokens * queryHeads);
-    this.#items = arena.take(4 * ITEM_WORDS * this.#callTokens);
-    this.#pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
-    this.#rawRecords = arena.take(4 * RAW_WORDS * (shape.rawPages + this.#callTokens));
+    this.tile = arena.take(2 * headDim * WINDOW * 4);
+    this.row = arena.take(ROW_BYTES);
+    const scores = arena.take(CHUNK_TOKENS * GROUP * 4);
+    const states = arena.take(BLOCK_GROUPS * (48 + 2 * headDim * GROUP * 4));
+    this.callTokens = Math.max(CALL_TOKENS, shape.sequences);
+    this.input = arena.take(4 * headDim * Math.max(this.callTokens * queryHeads, 2 * WINDOW * kvHeads));
+    this.output = arena.take(4 * headDim * this.callTokens * queryHeads);
+    this.items = arena.take(4 * ITEM_WORDS * this.callTokens);
+    this.pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
+    this.rawRecords = arena.take(4 * RAW_WORDS * (shape.rawPages + this.callTokens));
 
-    this.#raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkPlaces * shape.sinkBytes);
-    this.#pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
+    this.raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkPlaces * shape.sinkBytes);
+    this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
     const n = hadamardSize(headDim);
-    this.#shapes = arena.end;
+    this.shapes = arena.end;
     shape.pages.forEach((page, layer) => constant(struct(
       headDim, kvHeads, queryHeads / kvHeads, n, new Float32Array([1 / Math.sqrt(n)]),
       rope.pairs, shape.rope?.interleaved ? 8 : 4, shape.rope?.interleaved ? 4 : rope.pairs * 4, cos, sin,
       rope.trigPairs, rope.tier2, rope.tier3, powers, rope.basisPairs, basis,
-      sides.get(page.keys.codec)!, sides.get(page.values.codec)!, page.bytes, this.#pages[layer]!,
-      scratch.tile, scratch.row, scratch.scores, scratch.states
+      this.sides.get(page.keys.codec)!, this.sides.get(page.values.codec)!, page.bytes, this.pages[layer]!,
+      this.tile, this.row, scores, states
     )));
 
     const pages = Math.ceil(arena.end / WASM_PAGE);
@@ -155,16 +175,30 @@ class WasmStore implements Store {
       throw new BackendError('wasm', `expected ${pages * WASM_PAGE} bytes for capacity ${shape.capacity}, which the engine refused`, cause);
     }
     this.bytes = pages * WASM_PAGE;
-    this.#kernels = instantiateSync<Kernels>(module, { env: { memory } }).exports;
-    this.#u8 = new Uint8Array(memory.buffer);
-    this.#u16 = new Uint16Array(memory.buffer);
-    this.#u32 = new Uint32Array(memory.buffer);
-    this.#f32 = new Float32Array(memory.buffer);
-    for (const { at, bytes } of constants) this.#u8.set(bytes, at);
+    this.kernels = instantiateSync<Kernels>(module, { env: { memory } }).exports;
+    this.u8 = new Uint8Array(memory.buffer);
+    this.u16 = new Uint16Array(memory.buffer);
+    this.u32 = new Uint32Array(memory.buffer);
+    this.f32 = new Float32Array(memory.buffer);
+    for (const { at, bytes } of constants) this.u8.set(bytes, at);
+  }
+}
+
+class WasmStore implements Store {
+  readonly #shape: CacheShape;
+  readonly #memory: WasmMemory;
+
+  constructor(module: WebAssembly.Module, shape: CacheShape) {
+    this.#shape = shape;
+    this.#memory = new WasmMemory(module, shape);
     shape.pages.forEach((page, layer) => {
       const header = pageHeader(page);
-      for (let n = 0; n < shape.pagesPerLayer; n++) this.#u8.set(header, this.#page(layer, n));
+      for (let n = 0; n < shape.pagesPerLayer; n++) this.#memory.u8.set(header, this.#page(layer, n));
     });
+  }
+
+  get bytes(): number {
+    return this.#memory.bytes;
   }
 
   write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void {
@@ -173,18 +207,18 @@ class WasmStore implements Store {
     const perToken = kvHeads * headDim;
     for (const [side, data] of [keys, values].entries()) {
       const half = !(data instanceof Float32Array);
-      const view = half ? this.#u16 : this.#f32;
+      const view = half ? this.#memory.u16 : this.#memory.f32;
       const rows = data instanceof Float32Array || data instanceof Uint16Array
         ? data
         : isFloat16Array(data) ? new Uint16Array(data.buffer, data.byteOffset, data.length) : data;
-      view.set(rows.subarray(from * perToken, (from + tokens) * perToken), this.#input / view.BYTES_PER_ELEMENT);
+      view.set(rows.subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
       const to = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
-      this.#kernels.writeRows(this.#input, half, tokens, kvHeads, headDim, to, capacity);
+      this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, headDim, to, capacity);
     }
   }
 
   copyPlace(from: number, to: number): void {
-    this.#u8.copyWithin(this.#place(to), this.#place(from), this.#place(from) + this.#placeBytes(from));
+    this.#memory.u8.copyWithin(this.#place(to), this.#place(from), this.#place(from) + this.#placeBytes(from));
   }
 
   readPlace(place: number, tokens: number): Tokens {
@@ -192,46 +226,46 @@ class WasmStore implements Store {
     const capacity = this.#placeTokens(place);
     const read = (side: 0 | 1): Float32Array => {
       const from = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side, 0);
-      this.#kernels.readRows(from, capacity, tokens, kvHeads, headDim, this.#input);
-      return this.#f32.slice(this.#input / 4, this.#input / 4 + tokens * kvHeads * headDim);
+      this.#memory.kernels.readRows(from, capacity, tokens, kvHeads, headDim, this.#memory.input);
+      return this.#memory.f32.slice(this.#memory.input / 4, this.#memory.input / 4 + tokens * kvHeads * headDim);
     };
     return { keys: read(0), values: read(1) };
   }
 
   getPlace(place: number): Uint8Array {
-    return this.#u8.slice(this.#place(place), this.#place(place) + this.#placeBytes(place));
+    return this.#memory.u8.slice(this.#place(place), this.#place(place) + this.#placeBytes(place));
   }
 
   setPlace(place: number, bytes: Uint8Array): void {
-    this.#u8.set(bytes, this.#place(place));
+    this.#memory.u8.set(bytes, this.#place(place));
   }
 
   encode(layer: number, place: number, page: number): void {
-    this.#kernels.encodePage(this.#struct(layer), this.#place(place), this.#page(layer, page));
+    this.#memory.kernels.encodePage(this.#struct(layer), this.#place(place), this.#page(layer, page));
   }
 
   decode(layer: number, page: number): Tokens {
     const count = WINDOW * this.#shape.kvHeads * this.#shape.headDim;
-    const keys = this.#input;
+    const keys = this.#memory.input;
     const values = keys + 4 * count;
-    this.#kernels.decodePage(this.#struct(layer), this.#page(layer, page), keys, values);
-    return { keys: this.#f32.slice(keys / 4, keys / 4 + count), values: this.#f32.slice(values / 4, values / 4 + count) };
+    this.#memory.kernels.decodePage(this.#struct(layer), this.#page(layer, page), keys, values);
+    return { keys: this.#memory.f32.slice(keys / 4, keys / 4 + count), values: this.#memory.f32.slice(values / 4, values / 4 + count) };
   }
 
   getPage(layer: number, page: number): Uint8Array {
-    return this.#u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes);
+    return this.#memory.u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes);
   }
 
   setPage(layer: number, page: number, bytes: Uint8Array): void {
-    this.#u8.set(bytes, this.#page(layer, page));
+    this.#memory.u8.set(bytes, this.#page(layer, page));
   }
 
   attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
     const perToken = this.#shape.queryHeads * this.#shape.headDim;
     const call = { items: 0, tokens: 0, pages: 0, raws: 0, done: 0 };
     const flush = (): void => {
-      this.#kernels.attend(this.#struct(layer), this.#items, call.items, scale * Math.LOG2E);
-      out.set(this.#f32.subarray(this.#output / 4, this.#output / 4 + call.tokens * perToken), call.done * perToken);
+      this.#memory.kernels.attend(this.#struct(layer), this.#memory.items, call.items, scale * Math.LOG2E);
+      out.set(this.#memory.f32.subarray(this.#memory.output / 4, this.#memory.output / 4 + call.tokens * perToken), call.done * perToken);
       call.done += call.tokens;
       call.items = call.tokens = call.pages = call.raws = 0;
     };
@@ -240,11 +274,11 @@ class WasmStore implements Store {
       const query = queries[n]!;
       const tokens = query.length / perToken;
       for (let from = 0; from < tokens;) {
-        const count = Math.min(tokens - from, this.#callTokens - call.tokens);
-        this.#f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#input / 4 + call.tokens * perToken);
+        const count = Math.min(tokens - from, this.#memory.callTokens - call.tokens);
+        this.#memory.f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#memory.input / 4 + call.tokens * perToken);
         this.#addItem(call, table, count, table.length - tokens + from);
         from += count;
-        if (call.tokens === this.#callTokens) flush();
+        if (call.tokens === this.#memory.callTokens) flush();
       }
     }
     if (call.items > 0) flush();
@@ -260,9 +294,9 @@ class WasmStore implements Store {
     const { sinks, queryHeads, headDim } = this.#shape;
     const tokenBytes = 4 * call.tokens * queryHeads * headDim;
     const sinkTokens = Math.min(table.length, sinks);
-    const rawRecords = this.#rawRecords + 4 * RAW_WORDS * call.raws;
-    const pageNumbers = this.#pageNumbers + 4 * call.pages;
-    const words = this.#u32;
+    const rawRecords = this.#memory.rawRecords + 4 * RAW_WORDS * call.raws;
+    const pageNumbers = this.#memory.pageNumbers + 4 * call.pages;
+    const words = this.#memory.u32;
 
     for (let i = 0; i < table.pageCount; i++) words[pageNumbers / 4 + i] = table.pages[i]!;
     let raw = rawRecords / 4;
@@ -278,9 +312,9 @@ class WasmStore implements Store {
       addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at);
     }
 
-    let item = this.#items / 4 + ITEM_WORDS * call.items;
-    words[item++] = this.#input + tokenBytes;
-    words[item++] = this.#output + tokenBytes;
+    let item = this.#memory.items / 4 + ITEM_WORDS * call.items;
+    words[item++] = this.#memory.input + tokenBytes;
+    words[item++] = this.#memory.output + tokenBytes;
     words[item++] = tokens;
     words[item++] = position;
     words[item++] = pageNumbers;
@@ -295,16 +329,16 @@ class WasmStore implements Store {
   }
 
   #struct(layer: number): number {
-    return this.#shapes + layer * SHAPE_BYTES;
+    return this.#memory.shapes + layer * SHAPE_BYTES;
   }
 
   #page(layer: number, page: number): number {
-    return this.#pages[layer]! + page * this.#shape.pages[layer]!.bytes;
+    return this.#memory.pages[layer]! + page * this.#shape.pages[layer]!.bytes;
   }
 
   #place(place: number): number {
     const { rawPages, rawPageBytes, sinkBytes } = this.#shape;
-    return this.#raw + (place < rawPages ? place * rawPageBytes : rawPages * rawPageBytes + (place - rawPages) * sinkBytes);
+    return this.#memory.raw + (place < rawPages ? place * rawPageBytes : rawPages * rawPageBytes + (place - rawPages) * sinkBytes);
   }
 
   #placeTokens(place: number): number {

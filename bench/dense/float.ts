@@ -11,7 +11,6 @@
 import { N0, N1, N2, N3, N4, N5, N6, N7, madd, sumLanes, touch } from "./vectors";
 
 const ROW: usize = HEAD_DIM * 4;
-const AHEAD: usize = TOUCH_AHEAD;
 const HALF_MASK = memory.data<u32>([0x8fffe000], 16);
 
 @inline export function rowBytes<E>(): usize { return HEAD_DIM * sizeof<E>(); }
@@ -31,7 +30,7 @@ const HALF_MASK = memory.data<u32>([0x8fffe000], 16);
 function keys4<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 2 * rowBytes<E>(), scores += 32) {
-    if (offsetof<A>() > 0) touch(k + AHEAD, 2 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(k, 2 * rowBytes<E>());
     let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -57,7 +56,7 @@ function keys4<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function keys3<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 3 * rowBytes<E>(), scores += 48) {
-    if (offsetof<A>() > 0) touch(k + AHEAD, 3 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(k, 3 * rowBytes<E>());
     let a0 = f32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0, c0 = a0, c1 = a0, c2 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -84,7 +83,7 @@ function keys3<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function keys2<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 4 * rowBytes<E>(), scores += 32) {
-    if (offsetof<A>() > 0) touch(k + AHEAD, 4 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(k, 4 * rowBytes<E>());
     let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -110,7 +109,7 @@ function keys2<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function keys1<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 4 * rowBytes<E>(), scores += 16) {
-    if (offsetof<A>() > 0) touch(k + AHEAD, 4 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(k, 4 * rowBytes<E>());
     // Two sums a token: four would wait for the adder.
     let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
     let p = k;
@@ -142,7 +141,7 @@ function keys1<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function stream4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 2 * rowBytes<E>(), w += 32) {
-    if (offsetof<A>() > 0) touch(v + AHEAD, 2 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(v, 2 * rowBytes<E>());
     const a0 = v128.load32_splat(w), a1 = v128.load32_splat(w, 4), a2 = v128.load32_splat(w, 8), a3 = v128.load32_splat(w, 12);
     const b0 = v128.load32_splat(w, 16), b1 = v128.load32_splat(w, 20), b2 = v128.load32_splat(w, 24), b3 = v128.load32_splat(w, 28);
     let p = v;
@@ -159,7 +158,7 @@ function stream4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 function stream3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 3 * rowBytes<E>(), w += 48) {
-    if (offsetof<A>() > 0) touch(v + AHEAD, 3 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(v, 3 * rowBytes<E>());
     const a0 = v128.load32_splat(w), a1 = v128.load32_splat(w, 4), a2 = v128.load32_splat(w, 8);
     const b0 = v128.load32_splat(w, 16), b1 = v128.load32_splat(w, 20), b2 = v128.load32_splat(w, 24);
     const c0 = v128.load32_splat(w, 32), c1 = v128.load32_splat(w, 36), c2 = v128.load32_splat(w, 40);
@@ -176,7 +175,7 @@ function stream3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 function stream2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 4 * rowBytes<E>(), w += 32) {
-    if (offsetof<A>() > 0) touch(v + AHEAD, 4 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(v, 4 * rowBytes<E>());
     const a0 = v128.load32_splat(w), a1 = v128.load32_splat(w, 4), b0 = v128.load32_splat(w, 8), b1 = v128.load32_splat(w, 12);
     const c0 = v128.load32_splat(w, 16), c1 = v128.load32_splat(w, 20), d0 = v128.load32_splat(w, 24), d1 = v128.load32_splat(w, 28);
     let p = v;
@@ -201,7 +200,7 @@ function stream2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 function stream1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 4 * rowBytes<E>(), w += 16) {
-    if (offsetof<A>() > 0) touch(v + AHEAD, 4 * rowBytes<E>());
+    if (offsetof<A>() > 0) touch(v, 4 * rowBytes<E>());
     const a = v128.load32_splat(w), b = v128.load32_splat(w, 4), c = v128.load32_splat(w, 8), d = v128.load32_splat(w, 12);
     let p = v;
     for (let x = out, xEnd = out + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -215,11 +214,11 @@ function stream1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 
 function tile4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
-  let next = v + tokens * rowBytes<E>();
+  let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 8 * sizeof<E>(), out += 32) {
     if (offsetof<A>() > 0) {
-      touch(next, tokens * 8 * sizeof<E>());
-      next += tokens * 8 * sizeof<E>();
+      touch(reached, tokens * 8 * sizeof<E>());
+      reached += tokens * 8 * sizeof<E>();
     }
     let a0 = v128.load(out), b0 = v128.load(out, 16);
     let a1 = v128.load(out, ROW), b1 = v128.load(out, ROW + 16);
@@ -254,11 +253,11 @@ function tile4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 
 function tile3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
-  let next = v + tokens * rowBytes<E>();
+  let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 8 * sizeof<E>(), out += 32) {
     if (offsetof<A>() > 0) {
-      touch(next, tokens * 8 * sizeof<E>());
-      next += tokens * 8 * sizeof<E>();
+      touch(reached, tokens * 8 * sizeof<E>());
+      reached += tokens * 8 * sizeof<E>();
     }
     let a0 = v128.load(out), b0 = v128.load(out, 16);
     let a1 = v128.load(out, ROW), b1 = v128.load(out, ROW + 16);
@@ -287,11 +286,11 @@ function tile3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 
 function tile2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
-  let next = v + tokens * rowBytes<E>();
+  let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 16 * sizeof<E>(), out += 64) {
     if (offsetof<A>() > 0) {
-      touch(next, tokens * 16 * sizeof<E>());
-      next += tokens * 16 * sizeof<E>();
+      touch(reached, tokens * 16 * sizeof<E>());
+      reached += tokens * 16 * sizeof<E>();
     }
     let a0 = v128.load(out), b0 = v128.load(out, 16), c0 = v128.load(out, 32), d0 = v128.load(out, 48);
     let a1 = v128.load(out, ROW), b1 = v128.load(out, ROW + 16), c1 = v128.load(out, ROW + 32), d1 = v128.load(out, ROW + 48);
@@ -324,11 +323,11 @@ function tile2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 
 function tile1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
-  let next = v + tokens * rowBytes<E>();
+  let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 32 * sizeof<E>(), out += 128) {
     if (offsetof<A>() > 0) {
-      touch(next, tokens * 32 * sizeof<E>());
-      next += tokens * 32 * sizeof<E>();
+      touch(reached, tokens * 32 * sizeof<E>());
+      reached += tokens * 32 * sizeof<E>();
     }
     let a = v128.load(out), b = v128.load(out, 16), c = v128.load(out, 32), d = v128.load(out, 48);
     let e = v128.load(out, 64), f = v128.load(out, 80), g = v128.load(out, 96), h = v128.load(out, 112);

@@ -33,7 +33,21 @@
   return i32x4.add(v128.shuffle<i32>(ab, cd, 0, 1, 4, 5), v128.shuffle<i32>(ab, cd, 2, 3, 6, 7));
 }
 
-/** Loads a byte of each cache line of [p, p + bytes) and forgets it: WebAssembly has no prefetch, and hardware's stops at each 4 KB page. */
+/** Bytes that are touched while as many are read. */
+const CHUNK: usize = 16384;
+
+/**
+ * Brings into cache what a reader of the rows at p needs one chunk later: called with each `bytes` it goes on by. WebAssembly has no prefetch,
+ * so a byte is loaded and forgotten. The next chunk is touched in its four pages at once, a quarter of the pace in each: hardware
+ * prefetchers stop at the end of a page but follow several. Reads up to 2 · CHUNK past p.
+ * Unrealized speed-up: touching the same lines in linear order; measured 1.5 times slower out of cache (Xeon, d 128, 4 heads: 127 against 85 ns a token).
+ */
 @inline export function touch(p: usize, bytes: usize): void {
-  for (const end = p + bytes; p < end; p += TOUCH_STEP) load<u8>(p);
+  let line = (p & ~(CHUNK - 1)) + CHUNK + ((p & (CHUNK - 1)) >> 2);
+  for (const end = line + (bytes >> 2); line < end; line += 64) {
+    load<u8>(line);
+    load<u8>(line, 4096);
+    load<u8>(line, 8192);
+    load<u8>(line, 12288);
+  }
 }

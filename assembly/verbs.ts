@@ -1,0 +1,60 @@
+// Scores and mix over a single block, for callers with a cache of their own. `attend` runs the same kernels over pages.
+
+import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsplatAt } from "lanes";
+import { scoreWindow } from "./attend";
+import { unpackMean, unpackNorms } from "./decode";
+import { hadamard } from "./hadamard";
+import { clearBuckets, fill, finish, mixMean } from "./mix";
+import { buildTable, scan } from "./scores";
+import { GROUP_BYTES, Shape, TILE_ROW } from "./shape";
+
+/**
+ * Logits of up to four queries against one block.
+ *
+ *   q    f32 [headDim, GROUP]
+ *   out  f32 [64, GROUP]
+ *
+ * Specification: `scores` in src/reference.ts.
+ */
+export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
+  const keys = shape.keys, headDim = shape.headDim, rotated = shape.states;
+  memory.copy(rotated, q, headDim << 4);
+  hadamard(rotated, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  buildTable(keys, rotated, headDim);
+  for (let column: usize = 0; column < keys.rowBytes; column += 8) scan(block, keys.rowBytes, column, out);
+  scoreWindow(shape, q, block, out, shape.states);
+}
+
+/**
+ * Weighted sums of one block's tokens.
+ *
+ *   weights  f32 [64, GROUP]       destroyed
+ *   out      f32 [headDim, GROUP]
+ *
+ * Specification: `mix` in src/reference.ts.
+ */
+export function mix(shape: Shape, weights: usize, block: usize, out: usize): void {
+  const values = shape.values, headDim = shape.headDim;
+  const s1 = shape.row, s2 = s1 + TILE_ROW, o = s2 + TILE_ROW, share = shape.states;
+  unpackNorms(values, block, s1, s2);
+  unpackMean(values, block, headDim, o);
+  spread(weights, s1, s2, share);
+  clearBuckets(headDim / values.channels);
+  for (let column: usize = 0; column < values.rowBytes; column += 8) fill(block, values.rowBytes, column, weights);
+  finish(values, headDim, out);
+  hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  mixMean(share, o, headDim, out);
+}
+
+/** weights[t] ← weights[t]·s1·s2; share = Σ weights·s1: `weigh` without its exponential. */
+function spread(weights: usize, s1: usize, s2: usize, share: usize): void {
+  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+    let shares = vsplat(0), p = weights + lane;
+    for (let t: usize = 0; t < TILE_ROW; t += 4, p += GROUP_BYTES) {
+      const weight = vmul(load<Lanes>(p), vsplatAt(s1 + t));
+      shares = vadd(shares, weight);
+      store<Lanes>(p, vmul(weight, vsplatAt(s2 + t)));
+    }
+    store<Lanes>(share + lane, shares);
+  }
+}

@@ -1,0 +1,144 @@
+// The demo: real keys, values and queries through the cache, token by token, beside the formats that engines use today.
+// Prints a table and writes a report. What it measures is in demo/; nothing here computes.
+import { readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism, cpus } from 'node:os';
+import { SingleBar } from 'cli-progress';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { BackendError, openBackend, type Backend, type OpenOptions } from 'nsnquant';
+import { BaselineRow, f32, q4_0, q8_0, withHadamard } from './demo/baselines.ts';
+import { NsnRow, type NsnOptions } from './demo/nsn.ts';
+import { measureQuality } from './demo/quality.ts';
+import { readRecording, type Recording } from './demo/recording.ts';
+import { renderReport } from './demo/report.ts';
+import { InputError } from './demo/safetensors.ts';
+import { layerTable, notes, protocolTable, resultTable, toMarkdown, type Measured, type Result } from './demo/tables.ts';
+import { PASSES, timeNsn, type Times } from './demo/timing.ts';
+
+interface Options {
+  input: string;
+  report: string;
+  json?: string;
+  sinks: number;
+  backend: 'wasm' | 'reference';
+  variant?: OpenOptions['variant'];
+}
+
+const program = new Command('demo')
+  .description('Holds recorded keys and values in every format and compares bits, error and time.')
+  .option('--input <file>', 'safetensors file: layers.N.k, layers.N.v, layers.N.q', 'test/fixtures/smollm2-135m-kv.safetensors')
+  .option('--report <file>', 'where the HTML report goes', 'report.html')
+  .option('--json <file>', 'where the results go as JSON')
+  .option('--sinks <n>', 'first tokens that stay raw, 0 to 64', parseSinks, 4)
+  .addOption(new Option('--backend <name>', 'where kernels run').choices(['wasm', 'reference']).default('wasm'))
+  .addOption(new Option('--variant <name>', 'insist on a wasm binary').choices(['scalar', 'simd128', 'relaxed']));
+
+try {
+  await demo(program.parse().opts<Options>());
+} catch (error) {
+  if (!isForUser(error)) throw error;
+  console.error(error.message);
+  process.exitCode = 1;
+}
+
+async function demo({ input, report, json, sinks, backend: prefer, variant }: Options): Promise<void> {
+  const recording = readRecording(readFileSync(input));
+  const backend = await openBackend({ prefer, variant });
+  const { results, tables } = await measure(recording, backend, sinks);
+  const facts = factsOf(recording, backend);
+  const explained = notes(recording, sinks, PASSES);
+
+  console.log(facts.map(([name, text]) => `${name}: ${text}`).join('\n'));
+  for (const table of tables) console.log(`\n${toMarkdown(table)}`);
+  console.log(`\n${explained.map((note, i) => `${i + 1}. ${note}`).join('\n')}`);
+
+  const title = `nsnquant on ${recording.model ?? input}`;
+  writeFileSync(report, renderReport({ title, facts, results, tables, notes: explained }));
+  console.log(`\nreport: ${report}`);
+  if (json !== undefined) {
+    writeFileSync(json, `${JSON.stringify(results.map(({ codedBits, ...result }): Result => result), null, 2)}\n`);
+    console.log(`json: ${json}`);
+  }
+}
+
+async function measure(recording: Recording, backend: Backend, sinks: number) {
+  const everyToken = { window: 1, sinks: 0 };
+  const window = { window: 64, sinks: 0 };
+  const windowAndSinks = { window: 64, sinks };
+  const hadamard = withHadamard(q4_0);
+  const nsn: NsnOptions[] = [
+    { keys: 'nsn1', values: 'nsn1', sinks },
+    { keys: 'nsn2', values: 'nsn2', sinks },
+    { keys: 'nsn4', values: 'nsn4', sinks },
+    { keys: 'nsn4', values: 'nsn2', sinks }
+  ];
+  const rows = [
+    new BaselineRow(f32, recording, everyToken),
+    new BaselineRow(q8_0, recording, window),
+    new BaselineRow(hadamard, recording, window),
+    ...nsn.map(options => new NsnRow(backend, recording, options))
+  ];
+  const others = [q8_0, hadamard].flatMap(format => [everyToken, windowAndSinks].map(protocol => new BaselineRow(format, recording, protocol)));
+
+  const bar = new SingleBar({ format: '{stage} {bar} {percentage}%', clearOnComplete: true, hideCursor: true });
+  bar.start(recording.tokens + nsn.length * Math.ceil(recording.tokens / 8), 0, { stage: 'attention' });
+  try {
+    const qualities = await measureQuality(recording, [...rows, ...others], () => bar.increment());
+    const times: Times[] = [
+      ...[f32, q8_0, hadamard].map(() => ({ attendNs: null, encodeNs: null })),
+      ...nsn.map(options => {
+        bar.update({ stage: `time of ${options.keys}` });
+        const taken = timeNsn(backend, recording, options);
+        bar.increment(Math.ceil(recording.tokens / 8));
+        return taken;
+      })
+    ];
+    const elements = 2 * recording.tokens * recording.layers.length * recording.kvHeads * recording.headDim;
+    const results = rows.map((row, i): Measured => ({
+      keys: row.keys,
+      values: row.values,
+      bitsPerElement: 8 * row.bytes / elements,
+      bytes: row.bytes,
+      ...qualities[i]!,
+      ...times[i]!,
+      codedBits: row.codedBits
+    }));
+    const protocols = [q8_0, hadamard].map((format, i) => ({
+      name: format.name,
+      everyToken: qualities[rows.length + 2 * i]!.outputError,
+      window: qualities[1 + i]!.outputError,
+      windowAndSinks: qualities[rows.length + 2 * i + 1]!.outputError
+    }));
+    return { results, tables: [resultTable(results), layerTable(recording, results), protocolTable(protocols, sinks)] };
+  } finally {
+    bar.stop();
+    for (const row of rows) row.dispose();
+  }
+}
+
+function factsOf(recording: Recording, backend: Backend): [name: string, text: string][] {
+  const { model, text, tokens, queryTokens, queryHeads, kvHeads, headDim, rope, layers } = recording;
+  const { bun, deno, node, v8 } = process.versions;
+  const runtime = bun ? `Bun ${bun}` : deno ? `Deno ${deno}` : `Node ${node} (V8 ${v8})`;
+  return [
+    ['model', model ?? 'not named in the file'],
+    ['text', text ?? 'not named in the file'],
+    ['shape', `${tokens} tokens, queries of the last ${queryTokens}; layers ${layers.map(({ index }) => index).join(', ')}; ${queryHeads} query heads, ${kvHeads} KV heads of ${headDim}; RoPE ${rope ? 'known' : 'not known'}`],
+    ['machine', `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${availableParallelism()} cores`],
+    ['runtime', runtime],
+    ['kernels', `${backend.name} ${backend.variant} (${backend.reason})`],
+    ['date', new Date().toISOString().slice(0, 19).replace('T', ' ') + ' UTC'],
+    ['command', ['npm run demo', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')]
+  ];
+}
+
+function parseSinks(text: string): number {
+  const sinks = Number(text);
+  if (!/^\d+$/.test(text) || sinks > 64) throw new InvalidArgumentError('expected integer from 0 to 64');
+  return sinks;
+}
+
+/** Errors that say all there is to say: of the input, of the backend, of the file system, of the cache's limits. */
+function isForUser(error: unknown): error is Error {
+  return error instanceof InputError || error instanceof BackendError || error instanceof RangeError
+    || (error instanceof Error && 'syscall' in error);
+}

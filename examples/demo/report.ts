@@ -1,0 +1,99 @@
+// The demo's result as one HTML file that needs nothing else: plots, tables, the machine, the command.
+import { plot, type Point } from './charts.ts';
+import { isText, nameOf, type Measured, type Table } from './tables.ts';
+
+export interface Report {
+  title: string;
+  /** What was measured, where and how: name and text. */
+  facts: readonly (readonly [name: string, text: string])[];
+  results: readonly Measured[];
+  /** The results' table first. */
+  tables: readonly Table[];
+  notes: readonly string[];
+}
+
+/** Both at least 3:1 against the light and the dark background. */
+const NSN_COLOR = '#2f80d8';
+const BASELINE_COLOR = '#c8690f';
+
+export function renderReport({ title, facts, results, tables, notes }: Report): string {
+  const [resultTable, ...otherTables] = tables;
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>${escape(title)}</title>
+<style>
+  :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59626d; --line: #d5dae0; --page: #ffffff; }
+  @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ed; --soft: #9aa5b1; --line: #3a424b; --page: #14171b; } }
+  body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
+  h1 { font-size: 1.5rem; margin: 0 0 0.75rem; }
+  h2 { font-size: 1.1rem; margin: 2rem 0 0.5rem; }
+  dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; margin: 0; }
+  dt, figcaption, li { color: var(--soft); }
+  dd { margin: 0; overflow-wrap: anywhere; }
+  .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
+  figure { margin: 0; }
+  figure svg { display: block; width: 100%; height: auto; }
+  figcaption { font-size: 0.9rem; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+  th.text, td.text { text-align: left; }
+  ol { padding-left: 1.2rem; font-size: 0.9rem; }
+  .nsn { color: ${NSN_COLOR}; }
+  .baseline { color: ${BASELINE_COLOR}; }
+</style>
+<h1>${escape(title)}</h1>
+<dl>
+${facts.map(([name, text]) => `  <dt>${escape(name)}</dt><dd>${escape(text)}</dd>`).join('\n')}
+</dl>
+<h2>Error and time against bits</h2>
+<div class="plots">
+${figure('Error of the attention output', results, 'outputError', { name: 'output error (relative L2)', type: 'log' })}
+${figure('Time of attention', results, 'attendNs', { name: 'attend, ns per token and KV head', type: 'value' })}
+</div>
+<p><small><span class="nsn">●</span> nsnquant, <span class="baseline">●</span> baselines: everything counted at this length; ○: coded tokens alone, where a long context comes to.</small></p>
+${htmlTable(resultTable!)}
+<ol>
+${notes.map(note => `  <li>${escape(note)}</li>`).join('\n')}
+</ol>
+${otherTables.map(htmlTable).join('\n')}
+</html>
+`;
+}
+
+/** A plot of what can be plotted, and in words what cannot. */
+function figure(title: string, results: readonly Measured[], key: 'outputError' | 'attendNs', axis: { name: string; type: 'value' | 'log' }): string {
+  const drawable = (y: number | null): y is number => y !== null && (axis.type === 'value' || y > 0);
+  const points = results.flatMap((result): Point[] => {
+    const y = result[key];
+    if (!drawable(y)) return [];
+    const color = result.keys.startsWith('nsn') ? NSN_COLOR : BASELINE_COLOR;
+    return [{ name: nameOf(result), color, y, bits: result.bitsPerElement, codedBits: result.codedBits }];
+  });
+  const left = results.filter(result => !drawable(result[key]))
+    .map(result => `${nameOf(result)} (${result[key] === null ? 'not measured' : result[key]})`);
+  const caption = left.length === 0 ? title : `${title}. Not drawn: ${left.join(', ')}`;
+  return `<figure role="img" aria-label="${escape(title)} against bits per element">
+${points.length === 0 ? '' : plot(points, axis)}
+<figcaption>${escape(caption)}</figcaption>
+</figure>`;
+}
+
+function htmlTable({ title, headers, rows }: Table): string {
+  const cells = (tag: 'th' | 'td', row: readonly string[]): string =>
+    row.map((cell, column) => `<${tag}${isText(headers[column]!) ? ' class="text"' : ''}>${escape(cell)}</${tag}>`).join('');
+  return `<h2>${escape(title)}</h2>
+<div class="scroll"><table>
+<thead><tr>${cells('th', headers)}</tr></thead>
+<tbody>
+${rows.map(row => `<tr>${cells('td', row)}</tr>`).join('\n')}
+</tbody>
+</table></div>`;
+}
+
+function escape(text: string): string {
+  return text.replace(/[&<>"]/g, letter => `&#${letter.charCodeAt(0)};`);
+}

@@ -1,0 +1,104 @@
+// The demo's results and the tables that show them, once for the terminal and the report.
+import type { Recording } from './recording.ts';
+
+/** A row of the table, as --json writes it. */
+export interface Result {
+  keys: string;
+  values: string;
+  bitsPerElement: number;
+  bytes: number;
+  outputError: number;
+  outputErrorByLayer: number[];
+  attentionKL: number;
+  attendNs: number | null;
+  encodeNs: number | null;
+}
+
+/** What the table shows beside it. */
+export interface Measured extends Result {
+  /** Bits per element of coded tokens alone. */
+  codedBits: number | null;
+}
+
+/** A baseline's error when other tokens stay raw than in its row of the table. */
+export interface ProtocolErrors {
+  name: string;
+  everyToken: number;
+  window: number;
+  windowAndSinks: number;
+}
+
+export interface Table {
+  title: string;
+  headers: string[];
+  rows: string[][];
+}
+
+export function resultTable(results: readonly Measured[]): Table {
+  return {
+    title: 'Keys and values held in each format',
+    headers: ['keys', 'values', 'bits', 'coded bits', 'bytes', 'output error', 'KL, nats', 'attend ns', 'encode ns'],
+    rows: results.map(result => [
+      result.keys,
+      result.values,
+      result.bitsPerElement.toFixed(2),
+      result.codedBits?.toFixed(2) ?? '–',
+      result.bytes.toLocaleString('en-US'),
+      short(result.outputError),
+      short(result.attentionKL),
+      result.attendNs?.toFixed(1) ?? '–',
+      result.encodeNs?.toFixed(0) ?? '–'
+    ])
+  };
+}
+
+export function layerTable(recording: Recording, results: readonly Measured[]): Table {
+  return {
+    title: 'Output error by layer',
+    headers: ['layer', ...results.map(nameOf)],
+    rows: recording.layers.map(({ index }, layer) => [`${index}`, ...results.map(result => short(result.outputErrorByLayer[layer]!))])
+  };
+}
+
+export function protocolTable(protocols: readonly ProtocolErrors[], sinks: number): Table {
+  return {
+    title: 'Output error of the baselines, by what stays raw',
+    headers: ['keys and values', 'nothing', 'newest window (as above)', `newest window and ${sinks} sinks`],
+    rows: protocols.map(({ name, everyToken, window, windowAndSinks }) => [name, short(everyToken), short(window), short(windowAndSinks)])
+  };
+}
+
+/** What the columns mean, exactly. */
+export function notes(recording: Recording, sinks: number, passes: number): string[] {
+  const { tokens, queryTokens } = recording;
+  const count = (n: number): string => n.toLocaleString('en-US');
+  return [
+    `bits: bits per element of keys and values with everything counted after ${count(tokens)} tokens: pages with their metadata, sinks, the raw tail (f16), the page table, the codebooks. coded bits: coded tokens alone, metadata included, which is what a long context comes to.`,
+    `output error: √(Σ‖out − exact‖² / Σ‖exact‖²) against attention in f64 over the recorded keys and values, over the last ${count(queryTokens)} positions, all heads and layers. KL: KL(exact ‖ format) of the attention probabilities, mean over the same.`,
+    `nsn rows keep the first ${sinks} tokens raw, and the newest 64-token window until the call after it is full. Baselines are given the same window, without sinks.`,
+    `attend ns: time of all attend calls ÷ Σ over calls of (cached tokens × KV heads). encode ns: time of the append calls that seal windows ÷ (sealed tokens × KV heads), keys and values together. One thread, one query position a call, fastest of ${passes} passes; –: not measured.`
+  ];
+}
+
+/** "nsn4", or "keys nsn4, values nsn2". */
+export function nameOf({ keys, values }: { keys: string; values: string }): string {
+  return keys === values ? keys : `keys ${keys}, values ${values}`;
+}
+
+export function isText(header: string): boolean {
+  return header === 'keys' || header === 'values' || header === 'keys and values';
+}
+
+export function toMarkdown({ title, headers, rows }: Table): string {
+  const widths = headers.map((header, column) => Math.max(...[header, ...rows.map(row => row[column]!)].map(cell => cell.length)));
+  const line = (cells: readonly string[]): string =>
+    `| ${cells.map((cell, column) => (isText(headers[column]!) ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join(' | ')} |`;
+  const rule = headers.map((header, column) => (isText(header) ? '-'.repeat(widths[column]!) : `${'-'.repeat(widths[column]! - 1)}:`));
+  return [title, '', line(headers), line(rule), ...rows.map(line)].join('\n');
+}
+
+/** Three significant digits, zero as 0. */
+function short(x: number): string {
+  if (x === 0) return '0';
+  return Math.abs(x) < 1e-3 ? x.toExponential(1) : Number(x.toPrecision(3)).toString();
+}
