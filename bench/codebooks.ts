@@ -7,20 +7,24 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { fromHalf, toHalf } from '../src/half.ts';
 
 const codecs = [
   { name: 'nsn1', channels: 8 },
   { name: 'nsn2', channels: 4 },
   { name: 'nsn4', channels: 2 },
 ];
-const codewords = 256;
-const pairs = codewords / 2;
-const trainingVectors = 1_000_000;
+const pairs = 128;
+const trainingVectors = 2_000_000;
+const annealingSteps = 1000;
+const annealingVectors = 40_000;   // vectors per annealing step, from successive parts of the training draws
+const annealingNoise = 0.05;       // standard deviation of the noise of the first step, per channel
+const polishingSteps = 10;         // Lloyd's iterations over all training vectors
 const freshVectors = 1_000_000;
-const iterations = 30;
 const cosineChannels = 128;
 const trainingSeed = 1;
-const freshSeed = 2;
+const noiseSeed = 2;
+const freshSeed = 3;
 
 /** sfc32: uniform integers from 0 to 2³² − 1. */
 function random(seed: number): () => number {
@@ -60,22 +64,6 @@ function normals(count: number, seed: number): Float32Array {
     out[i++] = v * scale;
   }
   return out;
-}
-
-/** Bits of the nearest f16, ties to even. |x| < 65,520. */
-function f16Bits(x: number): number {
-  let unit = 1 / 16777216, exponent = 0;   // one step of the last bit: 2⁻²⁴ for subnormals and for the first binade
-  for (const magnitude = Math.abs(x); magnitude >= unit * 2048; exponent++) unit *= 2;
-  const magic = 6755399441055744 * unit;   // 1.5·2⁵² steps: adding it leaves no bits below one step
-  const steps = (Math.abs(x) + magic - magic) / unit;
-  return (x < 0 ? 0x8000 : 0) | (exponent * 1024 + steps);
-}
-
-function f16Value(bits: number): number {
-  const exponent = (bits >> 10) & 31;
-  let unit = 1 / 16777216;
-  for (let e = 1; e < exponent; e++) unit *= 2;
-  return (bits & 0x8000 ? -unit : unit) * ((bits & 1023) + (exponent > 0 ? 1024 : 0));
 }
 
 /**
@@ -118,18 +106,35 @@ function nearest(
   return error / x.length;
 }
 
-/** Lloyd's iterations, folded: a vector nearest to −c moves c by its negation. Returns f64 [128, channels]. */
+/** One of Lloyd's iterations, folded: a vector nearest to −c pulls c by its negation. An empty cell keeps its codeword. */
+function lloyd(x: Float32Array, half: Float64Array, channels: number): void {
+  const sums = new Float64Array(half.length), counts = new Float64Array(pairs);
+  nearest(x, half, channels, (vector, codeword, sign) => {
+    counts[codeword]!++;
+    for (let j = 0; j < channels; j++) sums[codeword * channels + j]! += sign * x[vector * channels + j]!;
+  });
+  for (let i = 0; i < half.length; i++) {
+    const count = counts[Math.floor(i / channels)]!;
+    if (count > 0) half[i] = sums[i]! / count;
+  }
+}
+
+/**
+ * k-means with stochastic relaxation (Zeger, Vaisey, Gersho 1992): noise that fades with (1 − step/steps)^1.5 is added to the
+ * codewords after each step, so that they leave poor local minima. Returns f64 [128, channels].
+ */
 function train(channels: number): Float64Array {
   const x = normals(trainingVectors * channels, trainingSeed);
   const half = Float64Array.from(x.subarray(0, pairs * channels));
-  for (let iteration = 0; iteration < iterations; iteration++) {
-    const sums = new Float64Array(half.length), counts = new Float64Array(pairs);
-    nearest(x, half, channels, (vector, codeword, sign) => {
-      counts[codeword]!++;
-      for (let j = 0; j < channels; j++) sums[codeword * channels + j]! += sign * x[vector * channels + j]!;
-    });
-    for (let i = 0; i < half.length; i++) half[i] = sums[i]! / counts[Math.floor(i / channels)]!;
+  const noise = normals(annealingSteps * half.length, noiseSeed);
+  for (let step = 0; step < annealingSteps; step++) {
+    const start = step * annealingVectors % trainingVectors;
+    lloyd(x.subarray(start * channels, (start + annealingVectors) * channels), half, channels);
+    const left = 1 - step / annealingSteps;
+    const deviation = annealingNoise * left * Math.sqrt(left);
+    for (let i = 0; i < half.length; i++) half[i]! += deviation * noise[step * half.length + i]!;
   }
+  for (let step = 0; step < polishingSteps; step++) lloyd(x, half, channels);
   return half;
 }
 
@@ -137,12 +142,12 @@ function train(channels: number): Float64Array {
 function finish(half: Float64Array, channels: number): Uint16Array {
   const rows: number[][] = [];
   for (let k = 0; k < pairs; k++) {
-    const row = Array.from(half.subarray(k * channels, (k + 1) * channels), f16Bits);
+    const row = Array.from(half.subarray(k * channels, (k + 1) * channels), toHalf);
     rows.push(row[0]! & 0x8000 ? row.map((bits) => bits ^ 0x8000) : row);
   }
   rows.sort((a, b) => {
     const j = a.findIndex((bits, i) => bits !== b[i]);
-    return j < 0 ? 0 : f16Value(a[j]!) - f16Value(b[j]!);
+    return j < 0 ? 0 : fromHalf(a[j]!) - fromHalf(b[j]!);
   });
   const codebook = Uint16Array.from(rows.flat());
   return Uint16Array.from([...codebook, ...codebook.map((bits) => bits ^ 0x8000)]);
@@ -151,7 +156,7 @@ function finish(half: Float64Array, channels: number): Uint16Array {
 /** Mean squared error per channel of N(0, I), and mean cosine of whole vectors of norm √128 as the encoder makes them. */
 function measure(codebook: Uint16Array, channels: number): { mse: number; cosine: number } {
   const x = normals(freshVectors * channels, freshSeed);
-  const half = Float64Array.from(codebook.subarray(0, pairs * channels), f16Value);
+  const half = Float64Array.from(codebook.subarray(0, pairs * channels), fromHalf);
   const mse = nearest(x, half, channels, () => {});
 
   const rows = Math.floor(x.length / cosineChannels);

@@ -5,10 +5,10 @@ import { madd } from "./vectors";
 
 /**
  * Clamp of the exponent, rounding constant 1.5 · 2²³, and 2ˣ for |x| ≤ ½ as a polynomial (relative error 2.2e-7 in f32).
- * Weights below 2⁻¹⁰⁰ vanish in any f32 sum, and subnormals are slow. In memory, because V8 builds a constant anew in every iteration.
+ * Weights below 2⁻⁶⁴ vanish in any f32 sum, and subnormals are slow. In memory, because V8 builds a constant anew in every iteration.
  */
 const EXP2 = memory.data<f32>([
-  -100, 12582912, 1.0000001192092896, 0.693146944046020508, 0.240221217274665833,
+  -64, 12582912, 1.0000001192092896, 0.693146944046020508, 0.240221217274665833,
   0.0555074252188205719, 0.00967545993626117706, 0.00132669706363230944,
 ], 16);
 
@@ -32,9 +32,9 @@ export function greatest(scores: usize, bytes: usize, start: v128): v128 {
   return start;
 }
 
-/** scores ← 2^(scores − max), in place. Returns sum + Σ of them, in each lane. */
-export function weigh(scores: usize, bytes: usize, max: v128, sum: v128): v128 {
-  const least = v128.load32_splat(EXP2), round = v128.load32_splat(EXP2, 4);
+/** scores ← 2^(scores − max + lift), in place. Returns sum + Σ of them, in each lane. */
+export function weigh(scores: usize, bytes: usize, max: v128, sum: v128, lift: f32): v128 {
+  const least = v128.load32_splat(EXP2), round = f32x4.add(v128.load32_splat(EXP2, 4), f32x4.splat(lift));
   const c0 = v128.load32_splat(EXP2, 8), c1 = v128.load32_splat(EXP2, 12), c2 = v128.load32_splat(EXP2, 16);
   const c3 = v128.load32_splat(EXP2, 20), c4 = v128.load32_splat(EXP2, 24), c5 = v128.load32_splat(EXP2, 28);
   for (const end = scores + bytes; scores < end; scores += 16) {

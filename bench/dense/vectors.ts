@@ -44,7 +44,8 @@ const CHUNK: usize = 16384;
  */
 @inline export function touch(p: usize, bytes: usize): void {
   let line = (p & ~(CHUNK - 1)) + CHUNK + ((p & (CHUNK - 1)) >> 2);
-  for (const end = line + (bytes >> 2); line < end; line += 64) {
+  const end = line + (bytes >> 2);
+  for (line = (line + 63) & ~63; line < end; line += 64) {
     load<u8>(line);
     load<u8>(line, 4096);
     load<u8>(line, 8192);

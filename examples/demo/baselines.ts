@@ -1,7 +1,7 @@
 // The formats that inference engines keep a cache in today, as llama.cpp defines them: blocks of 32 channels, each with
 // an f16 scale. Written for exactness, not for speed: every format is a round trip over the input.
 import { fromHalf, HALF_MAX, toHalf } from '../../src/half.ts';
-import { logProbabilities, mix } from './attention.ts';
+import { mix } from './attention.ts';
 import type { Recording } from './recording.ts';
 import type { Row } from './row.ts';
 
@@ -78,82 +78,77 @@ export function withHadamard(format: Format): Format {
   };
 }
 
-/**
- * Which tokens a baseline keeps raw.
- *
- *   every token  none: a token is coded as it arrives, as llama.cpp does
- *   window       the newest window of `window` tokens until the next call after it is full, and the first `sinks` tokens: as the cache does
- */
+/** Which tokens a baseline keeps raw. */
 export interface Protocol {
-  window: number; // 1 codes every token at once
+  /** Tokens that are coded together, when the next comes, as the cache does; 1 codes each as it comes, as llama.cpp does. */
+  window: number;
+  /** First tokens that stay raw for good. */
   sinks: number;
 }
 
 export class BaselineRow implements Row {
   readonly keys: string;
   readonly values: string;
-  private readonly format: Format;
-  private readonly recording: Recording;
-  private readonly protocol: Protocol;
-  private readonly layers: { keys: Float32Array; values: Float32Array; length: number; coded: number }[];
+  readonly #format: Format;
+  readonly #recording: Recording;
+  readonly #protocol: Protocol;
+  readonly #layers: { keys: Float32Array; values: Float32Array; length: number; coded: number }[];
 
   constructor(format: Format, recording: Recording, protocol: Protocol) {
     this.keys = this.values = format.name;
-    this.format = format;
-    this.recording = recording;
-    this.protocol = protocol;
+    this.#format = format;
+    this.#recording = recording;
+    this.#protocol = protocol;
     const elements = recording.tokens * recording.kvHeads * recording.headDim;
-    this.layers = recording.layers.map(() => ({
+    this.#layers = recording.layers.map(() => ({
       keys: new Float32Array(elements), values: new Float32Array(elements), length: 0, coded: protocol.sinks
     }));
   }
 
   append(layer: number, keys: Float32Array, values: Float32Array): void {
-    const held = this.layers[layer]!;
+    const held = this.#layers[layer]!;
     const row = keys.length;
-    const { window } = this.protocol;
-    if (window > 1 && held.length === held.coded + window) this.code(held, window);
+    const { window } = this.#protocol;
+    if (window > 1 && held.length === held.coded + window) this.#code(held, window);
     held.keys.set(keys, held.length * row);
     held.values.set(values, held.length * row);
     held.length++;
-    if (window === 1) this.code(held, 1);
+    if (window === 1) this.#code(held, 1);
   }
 
-  async attend(layer: number, query: Float32Array): Promise<ArrayLike<number>> {
-    const { keys, values, length } = this.layers[layer]!;
-    const logP = new Float64Array(this.recording.queryHeads * length);
+  async attend(layer: number, query: Float32Array, logP: Float64Array): Promise<ArrayLike<number>> {
+    const { values, length } = this.#layers[layer]!;
     const out = new Float64Array(query.length);
-    logProbabilities(logP, query, keys, length, this.recording);
-    mix(out, logP, values, length, this.recording);
+    mix(out, logP, values, length, this.#recording);
     return out;
   }
 
   heldKeys(layer: number): Float32Array {
-    return this.layers[layer]!.keys;
+    return this.#layers[layer]!.keys;
   }
 
   get bytes(): number {
-    const { kvHeads, headDim } = this.recording;
-    return this.layers.reduce((bytes, { length, coded }) => {
-      const codedTokens = coded - this.protocol.sinks;
-      return bytes + 2 * kvHeads * (codedTokens * this.format.headBytes(headDim) + (length - codedTokens) * RAW_BYTES * headDim);
+    const { kvHeads, headDim } = this.#recording;
+    return this.#layers.reduce((bytes, { length, coded }) => {
+      const codedTokens = coded - this.#protocol.sinks;
+      return bytes + 2 * kvHeads * (codedTokens * this.#format.headBytes(headDim) + (length - codedTokens) * RAW_BYTES * headDim);
     }, 0);
   }
 
   get codedBits(): number {
-    const { headDim } = this.recording;
-    return 8 * this.format.headBytes(headDim) / headDim;
+    const { headDim } = this.#recording;
+    return 8 * this.#format.headBytes(headDim) / headDim;
   }
 
   dispose(): void {}
 
-  private code(held: { keys: Float32Array; values: Float32Array; coded: number }, tokens: number): void {
-    const { kvHeads, headDim } = this.recording;
+  #code(held: { keys: Float32Array; values: Float32Array; coded: number }, tokens: number): void {
+    const { kvHeads, headDim } = this.#recording;
     const row = kvHeads * headDim;
     const end = (held.coded + tokens) * row;
     for (let at = held.coded * row; at < end; at += headDim) {
-      this.format.roundTrip(held.keys.subarray(at, at + headDim));
-      this.format.roundTrip(held.values.subarray(at, at + headDim));
+      this.#format.roundTrip(held.keys.subarray(at, at + headDim));
+      this.#format.roundTrip(held.values.subarray(at, at + headDim));
     }
     held.coded += tokens;
   }

@@ -42,6 +42,8 @@ export function plot(points: readonly Point[], yAxis: Axis): string {
     },
     yAxis: {
       ...shared, type: yAxis.type, name: yAxis.name, nameGap: 46,
+      // A tenth of room above for the labels.
+      boundaryGap: [0, '10%'],
       ...(yAxis.type === 'log' && { min: 10 ** Math.floor(Math.log10(Math.min(...ys))), max: 10 ** Math.ceil(Math.log10(Math.max(...ys))) })
     },
     series: []

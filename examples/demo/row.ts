@@ -6,8 +6,13 @@ export interface Row {
   readonly values: string;
   /** Add one token: f32 [kvHeads, headDim] each. */
   append(layer: number, keys: Float32Array, values: Float32Array): void;
-  /** Attention of the newest position: [queryHeads, headDim] for f32 [queryHeads, headDim]. */
-  attend(layer: number, query: Float32Array): Promise<ArrayLike<number>>;
+  /**
+   * Attention of the newest position: [queryHeads, headDim].
+   *
+   * @param query  f32 [queryHeads, headDim]
+   * @param logP   f64 [queryHeads, length], of heldKeys(): for a row that has no attention of its own
+   */
+  attend(layer: number, query: Float32Array, logP: Float64Array): Promise<ArrayLike<number>>;
   /** The keys as attention sees them, decoded: f32 [at least the layer's length, kvHeads, headDim]. Valid until the next append. */
   heldKeys(layer: number): Float32Array;
   /** Bytes held now, everything counted. */
