@@ -43,6 +43,13 @@ export interface Tokens {
   readonly values: Float32Array;
 }
 
+/** Bytes of a table's pages, raw windows and sinks (layout.ts draws them); all copies. */
+export interface Dump {
+  readonly pages: readonly Uint8Array[];
+  readonly raws: readonly Uint8Array[];
+  readonly sinks: Uint8Array | undefined;
+}
+
 /**
  * Where one sequence's tokens of one layer lie, oldest first: sinks (position 0 on), coded pages of 64, then raw windows of
  * which the last may be partial. Page and place numbers are the store's; a place holds raw tokens.
@@ -66,18 +73,16 @@ export interface Store {
   /** Tokens [from, from + tokens) of keys and values into a place, from its token `at` on, rounded to f16. */
   write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void;
   copyPlace(from: number, to: number): void;
-  /** The first tokens of a place, decoded. */
-  readPlace(place: number, tokens: number): Tokens;
-  /** A place's bytes (layout.ts draws them). A copy. */
-  getPlace(place: number): Uint8Array;
   setPlace(place: number, bytes: Uint8Array): void;
+  setPage(layer: number, page: number, bytes: Uint8Array): void;
   /** A place's 64 tokens into a page. */
   encode(layer: number, place: number, page: number): void;
-  /** A page's 64 tokens. */
-  decode(layer: number, page: number): Tokens;
-  /** A page's bytes. A copy. */
-  getPage(layer: number, page: number): Uint8Array;
-  setPage(layer: number, page: number, bytes: Uint8Array): void;
+  /** A page's 64 tokens back into a place. */
+  decode(layer: number, page: number, place: number): void;
+  /** Everything a table holds now, decoded. */
+  read(layer: number, table: PageTable): Promise<Tokens>;
+  /** The bytes of everything a table holds now. */
+  dump(layer: number, table: PageTable): Promise<Dump>;
   /**
    * Attention of the newest queries of every sequence: queries[n] is f32 [tokens, queryHeads, headDim], its last token at
    * the table's last position.

@@ -14,98 +14,98 @@ export interface Codebook {
 export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
   nsn1: {
     channels: 8,
-    checksum: 0xa74dde4d,
+    checksum: 0x419f5e95,
     base64:
-      'Cx4iP7m6nbaINJi0/7uXuUYk6DbSPXa0BrjJu0e8RTtoJaS05S6oL6FA4bQlMwsx5CVzNCo0ij5oPUS5ZbibOLAm2DpQPGCy97t6oQg8QL1DKqGwFD54uwA5' +
-      'Wbsfsma8AivftMcza7l5PDG+yLstOhQsyT9rOlyyJrk2umQ1fDLsLLawV7kctI20ADKBM3A0yi0lPvEx9T1EulQzYLjwsOItO7weO3y2njwYPf63Krr2LeW9' +
-      'rzd7sKu2zr0IO6WyZi6jvOC3F7PtIVE+/DyiNpsucDgiPDa0ezXwv703ajUSL2448zigvoq8ui3Qtcg6Ji8cPBu4NzmhMO88zj3FOOgvpDeZvykourB9u++y' +
-      '3LopMKEwajyZLlk5YTrMvho6YTEQuHq4LzcUvP6rlD51PJsxVLZ1sYY9h71+OmK5Vbm8MZs8PzxvtlM8AjMvPXUm/DGVuDg5bTv8PKE66TxpNQsy+rriOJa+' +
-      'Uq0KPVS3/TeXMvk8Cr4mOiE0KjrjMzK69TKcMV80tzHULY88PzB0rxczKbuStm61qz36uGO1LbxaM0q6upqsuYcqZDhPOw6/uDNtOog9ib31ONE00biLN9Qz' +
-      'Ojroul2+2TiHNfq2jzsbNDg4ebfuOm+4/7M6OAu/MDTGOZq4ZLznvAkxFD0jOn40azQttyY4Vz5wPOK52rqFNHE2nbu3vOa05jt2umi8njS/N8C9/TAtO1W9' +
-      'faxqO900dbQruM06zjwMPpioPDtBNcsxWyyYOHi44T0hvB098jVRNl6q7CSzPZWlRTpyvhM2hTOJNL63dqqBsbc3hbEnNre8sKSCvHe9xbfpuT0wSDYfNCO9' +
-      'AL5vNz4kqzvGuHk2nbFvv1O2STxJONq407CKNsWwfLg5uhKjF76vPWk6kDZAOC68aC8sNRi6Zr8CN7Q2v7C9OBQ90rypuEw0IzrlNoQ+4jYeu1I42zs6nqe5' +
-      'Gzfipgm9prkSvNE5Fb3BOB43zT1ruiS4Hb2Irjw2frpCN9M5mj1+OQg9PzwItWqwhDebP8C6rbA/uJE1yrDwO403qbchs4+3fr09MYG4Zb6sNxG7Kz1Mupk8' +
-      'hbPyOt00rTeDvjM57C89tm85xLyaOPM3xLpxKd484a2FNB21KD8IOKS17rz7veEze7uxuhK1JzigPhQ41jT3O+O01ruTODY4cL2xvHerW7PRuPMeX709OEQ3' +
-      'P7wrN/48XLerPXcnTTjHOrE+cDwVI5G6Cq3muFE4KTk3NTk5NbZJvWI+gLN+OCI5VrqzuvS1AT8GOrewgjhUNC63qj3JKX66VbyVvJI427euuPy3WzxNMS47' +
-      'zD2cOBW4Ar6CPV0z9jZTu/KvvTj7Lhi6SLsZuGq8RLnNPcY4CjiyOP+4F7WDtwc28j/LOFe7FK4CKBosIzdkvrm8EjmfO1SnYS2nPba9JqkVuRw5Kzoxt2U3' +
-      'WyZdtaCsqS41OZ87azyvu5+6B7Jfu4G7XTlIOHk4FLmMu7o+vrl2s545Oi5YOre/8DOJOIg2FbqkOaIrBDEbPJOxvSP9vwsztDlHuMo7TjhkvZa5/7osubo5' +
-      'Gr0KrpE4dDnTuLc947bzOUY9Lq3hvUWrhbyMMNOsATq7uecz9b6duJW7tDkitgI69re8KKYsub75tig8gbkXOnK9er6zsf83S7hFNoY1FzpkvGa467rouTQ2' +
-      'qTLkPTg6TLVgNWa8hj5qM/C62jVdOsG8WS8BK+g24LztL1g9YzpQvtyuADq2vSItsi6lNIk6IrIwLss9vLb2Nh8+PraSOgg9UDwet9m5fTuFO5k0lDr/rou4' +
-      'IjLcu7+/5rRktpQ6Aq2+PF4n+R62sbI+BTyeOvquCq6juc49Dj04O6q0sDoeutU8JblRvXc3/DfjNLE6RDxMNVY9yi32I+Y5nTztOt4t/TITvGGsRa/jvdQz' +
-      '8jrzOMoyu7mpNU09ATSpPU079LDgN9o/KzJZOau0MrNlOwi4ir7PKG68nDkyNke3hztxNo85ZTCKMJw64LVpv487JT9lNNo66jRnNSI4XLqSO180daymtlMv' +
-      '2btjunq+rzuPPHY19SkGvQy1nLxROQE8TL0oNZM4DLYLPCExrLsMPHE6uLHbtUaw5jRRP3u6DTw8urw+Z7RLM2KtArw2tx08xb01MAE8CC4Eu3q4f7UjPPAx' +
-      'BT5SOVq7fTqIuPk0Rjy2OAi/p7emsRapaDlXOlY81TvWuzM5DzwQNme2eDxmPJS3vjpjMAWx7brhOEG+cTyILUi8rDpTvUq26rYUO6w8CamgPHE1fTl0rBi3' +
-      'iT20PGq9grCYvKwqaDeDtY+5tzyuNv0sQTy1LK++gbbYOcg8DLfEunU9IzQAtrk57TkAPV22IjzZO6g8ALldNDS1Pz2EsHM+ZqyFM3c5mzrPuGw9V7URt/I3' +
-      'jT27thO8mK16PQGxKio0OSG6Mj0yON06pD0svW81rjCOOss5NyysONE9bzmCuRg4Y7kDOYO75bnXPcGwAbhytkQ2nD3tuoE2Ez5zOri5pLotOxszcLRuuh8+' +
-      'R7eZLD+83jtHvLQyB65LPiu6YLTGuMyvnjSZPQwxUj6DOjo0WTsDvWWzhDd7tVg+Izx2MBa2Tjsktfg55TlnPlOy5zsttQa5Xrz0LaM3eT4Qq5u4ZjpFOZc6' +
-      '/jayueA+O7utuJKvBLNUtQS8xzgTP58wF7xOMjgWXbtVOPi5fT+wNEOz47tFvBQxJqXoJNA/czpDOq0tNzUMKPC5V7ILniK/uTqdNoi0mDT/O5c5RqTottK9' +
-      'djQGOMk7RzxFu2ilpDTlrqivocDhNCWzC7HkpXO0KrSKvmi9RDllOJu4sKbYulC8YDL3O3ohCLxAPUOqoTAUvng7ALlZOx8yZjwCq980x7NrOXm8MT7IOy26' +
-      'FKzJv2u6XDImOTY6ZLV8suystjBXORw0jTQAsoGzcLTKrSW+8bH1vUQ6VLNgOPAw4q07PB67fDaevBi9/jcqOvat5T2vt3swqzbOPQi7pTJmrqM84DcXM+2h' +
-      'Ub78vKK2m65wuCK8NjR7tfA/vbdqtRKvbrjzuKA+ijy6rdA1yLomrxy8Gzg3uaGw77zOvcW46K+kt5k/Kai6MH077zLcOimwobBqvJmuWblhusw+GrphsRA4' +
-      'ejgvtxQ8/iuUvnW8m7FUNnUxhr2HPX66YjlVObyxm7w/vG82U7wCsy+9dab8sZU4OLltu/y8obrpvGm1C7L6OuK4lj5SLQq9VDf9t5ey+bwKPia6IbQquuOz' +
-      'Mjr1spyxX7S3sdStj7w/sHQvF7MpO5I2bjWrvfo4YzUtPFqzSjq6Gqw5h6pkuE+7Dj+4s226iL2JPfW40bTROIu31LM6uug6XT7ZuIe1+jaPuxu0OLh5N+66' +
-      'bzj/Mzq4Cz8wtMa5mjhkPOc8CbEUvSO6frRrtC03JrhXvnC84jnaOoW0cbadO7c85jTmu3Y6aDyetL+3wD39sC27VT19LGq73bR1NCs4zbrOvAy+mCg8u0G1' +
-      'y7FbrJi4eDjhvSE8Hb3ytVG2XirspLO9lSVFunI+E7aFs4m0vjd2KoExt7eFMSe2tzywJII8dz3FN+k5PbBIth+0Iz0APm+3PqSru8Y4ebadMW8/UzZJvEm4' +
-      '2jjTMIq2xTB8ODk6EiMXPq+9abqQtkC4Ljxoryy1GDpmPwK3tLa/ML24FL3SPKk4TLQjuuW2hL7ith47Urjbuzoepzkbt+ImCT2mORI80bkVPcG4HrfNvWs6' +
-      'JDgdPYguPLZ+OkK307mavX65CL0/vAg1ajCEt5u/wDqtMD84kbXKMPC7jbepNyEzjzd+PT2xgThlPqy3ETsrvUw6mbyFM/K63bStt4M+M7nsrz02b7nEPJq4' +
-      '87fEOnGp3rzhLYW0HTUovwi4pDXuPPs94bN7O7E6EjUnuKC+FLjWtPe74zTWO5O4NrhwPbE8dytbM9E4855fPT24RLc/PCu3/rxcN6u9d6dNuMe6sb5wvBWj' +
-      'kToKLeY4UbgpuTe1Obk1Nkk9Yr6AM364IrlWOrM69DUBvwa6tzCCuFS0LjeqvcmpfjpVPJU8krjbN644/DdbvE2xLrvMvZy4FTgCPoK9XbP2tlM78i+9uPuu' +
-      'GDpIOxk4ajxEOc29xrgKuLK4/zgXNYM3B7byv8u4VzsULgKoGqwjt2Q+uTwSuZ+7VCdhrae9tj0mKRU5HLkrujE3Zbdbpl01oCyprjW5n7trvK87nzoHMl87' +
-      'gTtduUi4ebgUOYw7ur6+OXYznrk6rli6tz/ws4m4iLYVOqS5oqsEsRu8kzG9o/0/C7O0uUc4yrtOuGQ9ljn/Oiw5urkaPQoukbh0udM4t73jNvO5Rr0uLeE9' +
-      'RSuFPIyw0ywBurs557P1Pp04lTu0uSI2Arr2N7yopqy5Pvk2KLyBORe6cj16PrMx/7dLOEW2hrUXumQ8ZjjrOug5NLapsuS9OLpMNWC1ZjyGvmqz8DratV26' +
-      'wTxZrwGr6LbgPO2vWL1julA+3C4AurY9Iq2yrqW0iboiMjCuy728Nva2H74+NpK6CL1QvB432Tl9u4W7mbSUuv8uizgistw7vz/mNGQ2lLoCLb68Xqf5nrYx' +
-      'sr4FvJ66+i4KLqM5zr0OvTi7qjSwuh461bwlOVE9d7f8t+O0sbpEvEy1Vr3Krfaj5rmdvO263q39shM8YSxFL+M91LPyuvO4yrK7Oam1Tb0BtKm9Tbv0MOC3' +
-      '2r8rslm5qzQyM2W7CDiKPs+objycuTK2RzeHu3G2j7llsIqwnLrgNWk/j7slv2W02rrqtGe1IrhcOpK7X7R1LKY2U6/ZO2M6ej6vu4+8drX1qQY9DDWcPFG5' +
-      'AbxMPSi1k7gMNgu8IbGsOwy8cbq4Mds1RjDmtFG/ezoNvDw6vL5nNEuzYi0CPDY3HbzFPTWwAbwIrgQ7ejh/NSO88LEFvlK5Wjt9uog4+bRGvLa4CD+nN6Yx' +
-      'FilouVe6VrzVu9Y7M7kPvBC2ZzZ4vGa8lDe+umOwBTHtOuG4QT5xvIitSDysulM9SjbqNhS7rLwJKaC8cbV9uXQsGDeJvbS8aj2CMJg8rKpot4M1jzm3vK62' +
-      '/axBvLWsrz6BNti5yLwMN8Q6db0jtAA2ubntuQC9XTYivNm7qLwAOV20NDU/vYQwc75mLIWzd7mbus84bL1XNRE38reNvbs2EzyYLXq9ATEqqjS5IToyvTK4' +
-      '3bqkvSw9b7WusI66y7k3rKy40b1vuYI5GLhjOQO5gzvlOde9wTABOHI2RLacve06gbYTvnO6uDmkOi27G7NwNG46H75HN5msPzzeu0c8tLIHLku+KzpgNMY4' +
-      'zC+etJm9DLFSvoO6OrRZuwM9ZTOEt3s1WL4jvHawFjZOuyQ1+LnluWe+UzLnuy01BjlePPSto7d5vhArmzhmukW5l7r+trI54L47O604ki8EM1Q1BDzHuBO/' +
-      'n7AXPE6yOJZdO1W4+Dl9v7C0QzPjO0U8FLEmJeik0L9zukO6ra03tQyo8DlXMg==',
+      'JyV1usU5fz4UtjC9BrAQLJklaTI8sieqqzYQsaHADzdgKDE4BL2bubk8Oq6OOM08nykfvWq9QriyOxK7JDO+K0kqALn8u289DqVLPtqsmjPYKss7gDrBPZyx' +
+      'F7hiM+087SvftNq3CjvOOpG9OTcgPeAsaj8OL0uxtTNvOlw1vjzqLA496aUIObi4pC7FtQu/2C1apIG9ojAaNeS5F7DjvpQvFj8wveCndDiDK0cyBrgZMfQ7' +
+      'd7hcPtwxKL04LWG3SDGIqlJAirpArJc0n7TYtIsxs71IOqK9OjsBuUysLLQEMuGztLhMvc691TkcPFi1ijIPrJy6br1mvK04Sb3fLskyE7vrp+U0vb31ucu9' +
+      '5DLuMtW/jbDoJfs6VjsopNSrJTPUN0A7Tb5XPGUxTTWeOzUzw7clveK1x7AluiK7oT1MM/AtdLDBMXYnn7igOe6qhjOXtY4++iwOOmu8hTLIO8wzezfmvJC5' +
+      'aLEYv6w0OTjNMwuwfzq4udM09Ld5tjDAADRNuT20sjlhNC88nrY2vwk0OrwJMlM1Ab+AuKA6QLQjNMU+bTrFus43QTWzqJm6OjQ/Nz+4iL2yPe24tTEuuk80' +
+      'Wr0NOc60ULSzOiM6QL1TNEmrOyhNt2WzVremtTq4qTRnO14+Bzq6MPK7ELErurE0rbDNrW2ygzz0PsE0ljzXNG06bjOlMGy+UzHiPIo73zQOvGQ55T3QOZs2' +
+      'iTDhPPM0hbbBMogyTDy2v8YqEbowNYs8arDyN/U2TT/urPy4jzXWPeI01iQzPUW8xzYrN6g1PjxRNnAwP7wENEi8nj23Nam4Wry5tWq5fbnKPSw8ujU0spO9' +
+      'RKuDPbA7/DFxuMs1Yzu2vRs0trrqufe8HrbVNUgvErLAuGm2izTxM6c2/DUJvAm6aT5dPL615SpVuDI2FzqSvPY0EL3UuDs867lINnU1AjlGQKwugThSskO4' +
+      'aTauuGU807x7uUm3uTy+OaY2TzMptmU4wrXxLf20dKfxNvE6ULmEPUg9HjbrNtM5PzdWt646G721tTu4lLxUPMw36bwHKIUvmrk3PLs8TDv5N8U5HjwDuCy9' +
+      'YrSAOkG8HzgpvJixhylptpo7tbyJPSs4HjvOOuu407tXtv29MLktOGm3h7i7vCQnb71Rvd64NjgWOuw9lji5PCA6IjCZNUA4/7hztWO8O7bDvGQ8P7xCOD09' +
+      '2rQovQ6v/bWtPUMxSDhHvLk97zmMOyCvwLNsum44sbxTvfs0MrZNNfo7HrpvOHe8FL7cMh0hYjPrvBC2fTg8LMMnVjpKvQA9aDqguok4kjJwr6s617vAPDW+' +
+      '2LaLOIuzcTklu1k94Dw+rd26pzgTuPcx8ihHQP6wgTWeNrM4rLaFOxi4mjwJtk09pLuzOBI4SzXYNA2wW78svKQ45Th6PbK2Ub1mM5a3Hbs1OOY4LjewN7c1' +
+      'JbhOv0A9dzPsOOo4Bb0kMCawoDx/PYU2+Tj8OcC9mSlPMw08g7usOhk56jnqLiw5Rz7tq3ugSb0fOZKrvrnzPryv67RkvCM7Mzk1tNu38j4yuNyvKD3aNvk5' +
+      'U7srPDo1HbUEP12z9DYHOqu8GDnLuIWpOTgevoC5GDpxsek9cDows+UmWb2OOBk62bgkuSm9ZDySNl67eDhVOsa93y12NII5yboYvLs4XDqfOH87qbmJs7g9' +
+      'aTwIL2Q6NrSdPto6j7gfMFs7EDCAOlm+ATXVNZA1DLr1PDcxgjo9uh239LyUOSY4fT1hMIM6rTK5q7G8gb59vM8zvymIOhs4Crl4t+O9iLoeuUs8nDrROS06' +
+      'YLonMF49tLwHOMY6KTY/M1owjTubrH25NT/OOsexQyyYO4ksHbr0vce81zpaOWW53ri0N5c4Or2qvOQ6qjNjN/kwmTiKKFo+cT3pOgU4F7eruIItGDkJPFO+' +
+      'BjtPtUq9+jZovhE4cqidOAc757TzNCY85bINudw6Xr5FO/A+uzJ+Ovg14Cg+vKwqTTucNbK8LTQUPeS6Z7pGLYM7HD5KNeQ68KnoMMM8HbbWO9YzPLzrNMk7' +
+      'QLr/PYG1ADyZtNs6l7YHvyc5N7ZgNTE8pL6mt927m7msshyv3TQ6PBc1hzuFuOU8tbhcvIqyVjwHuVI2pTevuny5hy88PoQ81LbcMZY6ljo4PGY81baQPBK2' +
+      'G7hCtHS9oqimt9K9kjzWtAQgJDq5PHw7r7zDJp88AjE8thq9oLdeORc0aj6xPFc5Dja6PO69jLj5symxtTz6LjO/BrwisIiwaDCassA85j03tx63e7wCOmOv' +
+      '1bPXPLS5CbzMOF645b24p3OxGz2SPHK7lzdGs/u4ojYvPDU9MLxoPHq6+7iSNos4P7k1PWwxizW4v2axki9FsUK4Pz1fPLw8SbbDtr+2xQ8ZOkw92bmiPMix' +
+      'I7g0vau0hbZkPS+4EbnAt4S0pT5vsZi1gT1qvXYwgjy8uIA1SbQQtJQ9M7M4sA+8BTnlvMk0VzqvPVc5uzw0uDU5+rcTPG62tT3Wule8BTcxOCk0hjTHO8s9' +
+      'zDdSMrY74bWLPBIsATzkPWw8IrRJtB+kobxPq6m7Jz5mN7S8kTxgH1A256psuj4+obrlO0O3xDhmNlkmKjp2Pow2qDv0M6OubTkHthe8oT40u7u1IrSEOnmz' +
+      'PKsbvMg+WzvBtPu2PzylOAI0BjLkPvcsxzeKPJ05BbpULX0y3j+TJbm0UrFGtcmv57wCNv0/Yq+0r5Gt17kUpFs8cqgnpXU6xbl/vhQ2MD0GMBCsmaVpsjwy' +
+      'JyqrthAxoUAPt2CoMbgEPZs5ubw6Lo64zbyfqR89aj1COLK7Ejsks76rSaoAOfw7b70OJUu+2iyas9iqy7uAusG9nDEXOGKz7bztq9802jcKu866kT05tyC9' +
+      '4Kxqvw6vSzG1s2+6XLW+vOqsDr3pJQi5uDikrsU1Cz/YrVokgT2isBq15DkXMOM+lK8WvzA94Cd0uIOrR7IGOBmx9Lt3OFy+3LEoPTitYTdIsYgqUsCKOkAs' +
+      'l7SfNNg0i7GzPUi6oj06uwE5TCwsNASy4TO0OEw9zj3VuRy8WDWKsg8snDpuPWY8rbhJPd+uybITO+sn5bS9PfU5yz3ksu6y1T+NMOil+7pWuygk1Csls9S3' +
+      'QLtNPle8ZbFNtZ67NbPDNyU94jXHMCU6IjuhvUyz8K10MMGxdqefOKC57iqGs5c1jr76rA66azyFssi7zLN7t+Y8kDloMRg/rLQ5uM2zCzB/urg507T0N3k2' +
+      'MEAAtE05PTSyuWG0L7yeNjY/CbQ6PAmyU7UBP4A4oLpANCO0xb5tusU6zrdBtbMomTo6tD+3PziIPbK97Ti1sS46T7RaPQ25zjRQNLO6I7pAPVO0SSs7qE03' +
+      'ZTNWN6Y1OjiptGe7Xr4Hurqw8jsQMSs6sbStMM0tbTKDvPS+wbSWvNe0bbpus6WwbD5TseK8irvftA48ZLnlvdC5m7aJsOG887SFNsGyiLJMvLY/xqoROjC1' +
+      'i7xqMPK39bZNv+4s/DiPtda94rTWpDO9RTzHtiu3qLU+vFG2cLA/PAS0SDyevbe1qThaPLk1ajl9Ocq9LLy6tTQykz1EK4O9sLv8sXE4y7Vju7Y9G7S2Ouo5' +
+      '9zweNtW1SK8SMsA4aTaLtPGzp7b8tQk8CTppvl28vjXlqlU4MrYXupI89rQQPdQ4O7zrOUi2dbUCuUbArK6BuFIyQzhptq44ZbzTPHs5STe5vL65prZPsyk2' +
+      'ZbjCNfGt/TR0J/G28bpQOYS9SL0etuu207k/t1Y3rrobPbU1OziUPFS8zLfpPAeoha+aOTe8u7xMu/m3xbkevAM4LD1iNIC6QTwfuCk8mDGHqWk2mru1PIm9' +
+      'K7geu8666zjTO1c2/T0wOS24aTeHOLs8JKdvPVE93jg2uBa67L2WuLm8ILoisJm1QLj/OHM1Yzw7NsM8ZLw/PEK4Pb3aNCg9Di/9Na29Q7FIuEc8ub3vuYy7' +
+      'IC/AM2w6brixPFM9+7QyNk21+rseOm+4dzwUPtyyHaFis+s8EDZ9uDysw6dWuko9AL1ouqA6ibiSsnAvq7rXO8C8NT7YNou4izNxuSU7Wb3gvD4t3TqnuBM4' +
+      '97HyqEfA/jCBtZ62s7isNoW7GDiavAk2Tb2kO7O4ErhLtdi0DTBbPyw8pLjluHq9sjZRPWazljcdOzW45rgut7C3t7UlOE4/QL13s+y46rgFPSSwJjCgvH+9' +
+      'hbb5uPy5wD2ZqU+zDbyDO6y6GbnquequLLlHvu0reyBJPR+5kiu+OfO+vC/rNGQ8I7szuTU02zfyvjI43C8ovdq2+blTOyu8OrUdNQS/XTP0tge6qzwYucs4' +
+      'hSk5uB4+gDkYunEx6b1wujAz5aZZPY64GbrZOCQ5KT1kvJK2Xjt4uFW6xj3frXa0grnJOhg8u7hcup+4f7upOYkzuL1pvAivZLo2NJ2+2rqPOB+wW7sQsIC6' +
+      'WT4BtdW1kLUMOvW8N7GCuj06HTf0PJS5Jrh9vWGwg7qtsrkrsTyBPn08z7O/qYi6G7gKOXg34z2IOh45S7ycutG5LbpgOiewXr20PAe4xroptj+zWrCNu5ss' +
+      'fTk1v866xzFDrJi7iawdOvQ9xzzXulq5ZTneOLS3l7g6Pao85Lqqs2O3+bCZuIqoWr5xvem6BbgXN6s4gq0YuQm8Uz4Gu081Sj36tmg+EbhyKJ24B7vnNPO0' +
+      'JrzlMg053LpePkW78L67sn66+LXgqD48rKpNu5y1sjwttBS95DpnOkatg7scvkq15LrwKeiww7wdNta71rM8POu0ybtAOv+9gTUAvJk027qXNgc/J7k3NmC1' +
+      'MbykPqY33TubOawyHC/dtDq8F7WHu4U45by1OFw8ijJWvAc5Uralt686fDmHrzy+hLzUNtyxlrqWuji8ZrzVNpC8EjYbOEI0dD2iKKY30j2SvNY0BKAkurm8' +
+      'fLuvPMOmn7wCsTw2Gj2gN165F7RqvrG8V7kOtrq87j2MOPkzKTG1vPquMz8GPCIwiDBosJoywLzmvTc3Hjd7PAK6Yy/VM9e8tDkJPMy4XjjlPbgnczEbvZK8' +
+      'cjuXt0Yz+ziiti+8Nb0wPGi8ejr7OJK2i7g/OTW9bLGLtbg/ZjGSr0UxQjg/vV+8vLxJNsM2vzbFjxm6TL3ZOaK8yDEjODQ9qzSFNmS9LzgROcA3hDSlvm8x' +
+      'mDWBvWo9drCCvLw4gLVJNBA0lL0zMzgwDzwFueU8ybRXuq+9V7m7vDQ4Nbn6NxO8bja1vdY6VzwFtzG4KbSGtMe7y73Mt1KytrvhNYu8EqwBvOS9bLwiNEk0' +
+      'HyShPE8rqTsnvma3tDyRvGCfULbnKmw6Pr6hOuW7QzfEuGa2WaYquna+jLaou/Szoy5tuQc2FzyhvjQ7uzUiNIS6eTM8Kxs8yL5bu8E0+zY/vKW4ArQGsuS+' +
+      '96zHt4q8nbkFOlStfbLev5OluTRSMUY1yS/nPAK2/b9iL7QvkS3XORQkW7xyKA==',
   },
   nsn2: {
     channels: 4,
-    checksum: 0xf72c3f05,
+    checksum: 0x1438f011,
     base64:
-      'mSNML2G59rd4JUbAdD7SMswmcD2oMD6xCykXtiIu9blzKUI3Czn6PI4pSbnZNrFAKSo6u6g9CLlDKtXA2S/XO2sq4brGOOKydCs6uae6Tj4qL7a/6TplvTYv' +
-      'urkOu2k12y/ENVEtlqklMHw6kEBJryowuDuKvdi3jDBrPoC7yL3JMao2sDQjuy4yZ7d0POs8NjJOstEws76dMpy9iLzXvRQzZ7l0wGm9SDMOOtk4wzZuM2g7' +
-      '7rb8udAzszTqPek4CjT0PWQ8nDQNNMe82K+iPLA0yi/FvcUsHzW5PRw/EL19NVQ9iq3/OoY1gqlNOri0rTXGMe+6pzyuNd00t8CfO+M1RzxfLS5AATagNLI9' +
-      'n7p2NmkwHzlEwec2+Dq5vLE/6Daevi285jlgN2m/Qjjcs2o3AzTmPEVAszfiwNO3gLLlN+q48DqQvAA47aEZuGI1FTgNObzAp7kZOPi0/zKSPS04mK4SP1a/' +
-      'Lzh2vfa2c7g9OPS3akBTLEA4P7yepxW9dDgWttQwDTiiOMo9QLvYLbY43rpgvSy2GTnauAi+MjooOU9ALDllPS45vb9bv9KzOzmfPFg5i7lJOZ68Izg9OF45' +
-      'dDbrtaq9gzklst+8ibyJOZ678T/tPZs5Hjg0uUWztjluPl81or/JOf61JrhouNg5YLjTPHoz6zk+uZozRLQQOig/K7QkuEE61702uQRAeTpcOge6mzmEOiQ7' +
-      'HixiLK06MLymt1UyrjqKQFA7WLbsOioz/DBIuPI6RT4Gv0A7+DpJN0AbPDwMO9M5jb2pvxY7jzkePUuuGTvDOto7mzx0O79AvLb4Nnw71zIzOcw1ojuquKG5' +
-      'YMDDO5i9zD9muhM8K7iOuC48Izx9Nvc54L0xPJq+AD2bOF88x7jHvhc/czyZslS8ISh/PCs+cD94OIw8vDgXvCK6kzxrKOm0SUCaPH05yr5gMKI8JLx6OQ/A' +
-      'pTzyvLk64bi5PN28MjkBP7082bUGLrW8wDwWwAOwMr3GPHaxXjx6uM48RDLcP9460zy/v/2vzTr3PHU8K7AhvP08xLeCwLstET22tG86XzwnPQknqbKDME89' +
-      'rC5fQNS5Tz2dPQs4GTfCPbQ027yYPNs9zz5PvW26/j2wureg0zgLPqw9QLa2PT4+ybxpvE+8Tz7pu06y+Ld+Pki3pTjILIU+yjuZuKMqlz6jPGA9GbyoPlc4' +
-      'kTaytuk+hr3dvKA2Nj/km/a+prtPP0U40jpjP5s/wTaXK5k6qj8cmgy4KrutPzI4P66mv+U/cL8ONqqp9T9ruik+jTYTQBy0kbuVMjJAjDjZPPc0QUAlt4c7' +
-      'w7xwQJW5pLOlPXdAeD76MSK26EAiOx+9ODhjQY+zlS4Or5mjTK9hOfY3eKVGQHS+0rLMpnC9qLA+MQupFzYirvU5c6lCtwu5+ryOqUk52baxwCmqOjuovQg5' +
-      'Q6rVQNmv17trquE6xrjiMnSrOjmnOk6+Kq+2P+m6ZT02r7o5DjtptduvxLVRrZYpJbB8upDASS8qsLi7ij3YN4ywa76AO8g9ybGqtrC0Izsusmc3dLzrvDay' +
-      'TjLRsLM+nbKcPYg81z0Us2c5dEBpPUizDrrZuMO2brNou+42/DnQs7O06r3puAq09L1kvJy0DbTHPNgvorywtMqvxT3FrB+1ub0cvxA9fbVUvYot/7qGtYIp' +
-      'Tbq4NK21xrHvOqe8rrXdtLdAn7vjtUe8X60uwAG2oLSyvZ86drZpsB+5REHntvi6uTyxv+i2nj4tPOa5YLdpP0K43DNqtwO05rxFwLO34kDTN4Ay5bfqOPC6' +
-      'kDwAuO0hGThitRW4Dbm8QKc5Gbj4NP+ykr0tuJguEr9WPy+4dj32NnM4Pbj0N2rAU6xAuD88nicVPXS4FjbUsA24orjKvUA72K22uN46YD0sNhm52jgIPjK6' +
-      'KLlPwCy5Zb0uub0/Wz/SMzu5n7xYuYs5SbmePCO4PbheuXS26zWqPYO5JTLfPIk8ibmeO/G/7b2buR64NDlFM7a5br5ftaI/ybn+NSY4aDjYuWA407x6s+u5' +
-      'Pjmas0Q0ELoovys0JDhButc9NjkEwHm6XLoHOpu5hLokux6sYqytujA8pjdVsq66isBQu1g27Loqs/ywSDjyukW+Bj9Au/i6SbdAmzy8DLvTuY09qT8Wu4+5' +
-      'Hr1LLhm7w7rau5u8dLu/wLw2+LZ8u9eyM7nMtaK7qjihOWBAw7uYPcy/ZjoTvCs4jjguvCO8fbb3ueA9MbyaPgC9m7hfvMc4xz4Xv3O8mTJUPCGof7wrvnC/' +
-      'eLiMvLy4FzwiOpO8a6jpNEnAmrx9uco+YLCivCQ8erkPQKW88jy5uuE4ubzdPDK5Ab+9vNk1Bq61PMC8FkADMDI9xrx2MV68ejjOvESy3L/eutO8vz/9L826' +
-      '97x1vCswITz9vMQ3gkC7rRG9tjRvul+8J70Jp6kyg7BPvayuX8DUOU+9nb0LuBm3wr20tNs8mLzbvc++Tz1tOv69sDq3INO4C76svUA2tr0+vsk8aTxPPE++' +
-      '6TtOMvg3fr5IN6W4yKyFvsq7mTijqpe+o7xgvRk8qL5XuJG2sjbpvoY93Tygtja/5Bv2PqY7T79FuNK6Y7+bv8G2l6uZuqq/HBoMOCo7rb8yuD8upj/lv3A/' +
-      'DraqKfW/azopvo22E8AcNJE7lbIywIy42bz3tEHAJTeHu8M8cMCVOaQzpb13wHi++rEiNujAIrsfPTi4Y8GPM5WuDi8=',
+      'xBh8NEw77D22GaA2O7gWOK8c9D1VvkW9gyA0thi6JjMNKMy8dzQhPBAoFDs8KAIoKCjtuNSupT8MKz4wU76PLg8r7zlIO7K8rCuKPVe6qbAeLGQ5wcAnOl4s' +
+      '9LwNv0K86SyBsPI8LLyoLvw8EjsXNbUu2z7HPl26LzCavBW31rwjMWs31cCBuYExHcH/OJQe/DLoOQZBOiMmMzKzzTTJvZ8z17ZFtgO5EjTYMcW8eUAmNDQ2' +
+      'XLm8tEA0lDYPLvW5VzSrsx83ADyENOe+VK9arPE0grw9N2m79zQTQH+8sTwNNVm5FD1BOhQ1Rz3XszdATDUBnxUpDTByNbE2CT00Oes19bDDtQ3BdzYzvN09' +
+      'Wr6ENhc8/7xJOAA3aj0XOM+4dTd5voc/AyaiN0nAZLfzOxA4X7rKvSU0Izj9PdOyCzlUOOu8dbwaQGk4kzgnNNU5bDgSOPi5Fb1yOCw8jzxzQIc4SjqRPSi0' +
+      'ijinuoI8+7SPOOWtvTpjMZs4LbKpta86pzhDQKK4A7yoOGC0R70huak4i7y5uEE4uTiDLSm/9b69OFbAIL08tM44Mro7NZs11Th4QNI4hjzrOMc59bj+PFg5' +
+      'o7hPPBRAWTmVPvw49L53OT7AP6/PvHs5Sr9lN34/iTl7tyjAnzyrOfkzVTGpPsQ5ujl9veW29DkJOA1AM70QOrxASjketC06xziHNvyxQDq6PPu4PsBBOoGz' +
+      'bjRbuEc6qrZDuN6qXzorMKC8ZjfdOsg8OLYFuAE7M7sSrGI9Czsxspw/4SsPO0E5/LY5NBU7cTLmPxo9OzvytgW26rxCO+w+Jr8RrYM7IzwIOrs8ujtFvvE5' +
+      '4zjAOy+85DUmwMA7XTFAPMO5zTvHvH28Pb/pO4K85i/ptfA7yTjSM+G89zugvN26I7glPB41pTsswCY8ybSWuzQ9cDwhPsE+fzd7PDC/DDyquYM8Tz05NhIz' +
+      'nTwQtdY5DzykPA68VcBytak8kDRKuKm4tjyZuKc5qLzCPBeo+i0hNOY8+jpsvnM9RT1oN/E7xzZ0PUBAgrgAM5k97qy4tKlAmj1hNELA1i6vPYq9J71YO749' +
+      'JLgkO+6jxj0TupQ/H7vYPTLAzrEbMOI9FT3BPHi66z2kuj2yBTgTPqw15LCSOyk+F7zAPgE7Mj5pPGu9Zrw3Ptuy97vLMGQ+lT2ktNU9oT6Rs5i9D7yzPnM4' +
+      'CzTEtLo+hjDMtUC/xz7rO1a7AzTYPoG2Mq45uDY/3D2aqQ+8hj8UvRuxGr2fP6g1nztcPus/rbxDMpg98j+3NQ0/DaRtQAS98jk3sXBAAS1eOpS8g0CXvIy7' +
+      '86+HQGqiF7xsPIhAQz0TOIU2ykD7r+k1jTcYQV82JLlwt8SYfLRMu+y9tpmgtjs4FrivnPS9VT5FPYOgNDYYOiazDajMPHe0IbwQqBS7PKgCqCio7TjULqW/' +
+      'DKs+sFM+j64Pq++5SLuyPKyrir1XOqkwHqxkucFAJ7perPQ8DT9CPOmsgTDyvCw8qK78vBK7F7W1rtu+x75dOi+wmjwVN9Y8I7Frt9VAgTmBsR1B/7iUnvyy' +
+      '6LkGwTqjJrMyM820yT2fs9c2RTYDORK02LHFPHnAJrQ0tlw5vDRAtJS2D671OVe0qzMftwC8hLTnPlQvWizxtII8PbdpO/e0E8B/PLG8DbVZORS9QboUtUe9' +
+      '1zM3wEy1AR8VqQ2wcrWxtgm9NLnrtfUwwzUNQXe2MzzdvVo+hLYXvP88SbgAt2q9F7jPOHW3eT6HvwOmordJQGQ387sQuF86yj0ltCO4/b3TMgu5VLjrPHU8' +
+      'GsBpuJO4J7TVuWy4Erj4ORU9crgsvI+8c8CHuEq6kb0oNIq4pzqCvPs0j7jlLb26Y7GbuC0yqTWvuqe4Q8CiOAM8qLhgNEc9ITmpuIs8uThBuLm4g60pP/U+' +
+      'vbhWQCA9PDTOuDI6O7WbtdW4eMDSuIa867jHufU4/rxYuaM4T7wUwFm5lb78uPQ+d7k+QD8vzzx7uUo/Zbd+v4m5ezcoQJ+8q7n5s1Wxqb7Eubq5fT3lNvS5' +
+      'CbgNwDM9ELq8wEq5HjQtuse4h7b8MUC6urz7OD5AQbqBM260WzhHuqo2QzjeKl+6K7CgPGa33brIvDg2BTgBuzM7EixivQu7MTKcv+GrD7tBufw2ObQVu3Gy' +
+      '5r8avTu78jYFNuo8QrvsviY/ES2DuyO8CLq7vLq7RT7xueO4wLsvPOS1JkDAu12xQLzDOc27xzx9PD0/6buCPOav6TXwu8m40rPhPPe7oDzdOiM4JbwetaW7' +
+      'LEAmvMk0ljs0vXC8Ib7Bvn+3e7wwPwy8qjmDvE+9ObYSs528EDXWuQ+8pLwOPFVAcjWpvJC0SjipOLa8mTinuag8wrwXKPqtIbTmvPq6bD5zvUW9aLfxu8e2' +
+      'dL1AwII4ALOZve4suDSpwJq9YbRCQNaur72KPSc9WLu+vSQ4JLvuI8a9EzqUvx872L0yQM4xG7DivRW9wbx4Ouu9pDo9MgW4E76steQwkrspvhc8wL4BuzK+' +
+      'abxrPWY8N77bMvc7y7BkvpW9pDTVvaG+kTOYPQ88s75zuAu0xDS6voawzDVAP8e+67tWOwO02L6BNjIuOTg2v9y9mikPPIa/FD0bMRo9n7+otZ+7XL7rv608' +
+      'Q7KYvfK/t7UNvw0kbcAEPfK5NzFwwAGtXrqUPIPAlzyMO/Mvh8BqIhc8bLyIwEO9E7iFtsrA+y/ptY23GMFftiQ5cDc=',
   },
   nsn4: {
     channels: 2,
-    checksum: 0xa5a2723d,
+    checksum: 0x7a0f9cd9,
     base64:
-      'cxNptQQbA68PHWa4uR8DvL8kIj3kJuy/GylivhgsILoDLelAajDOMZ4wVELeMAGr/DCsNgcxwzoWMbu0XjEaOQoyYLgTMlE8YDItvMozDj5ANEq9lDS1KZ40' +
-      'aLqgNAM06jQtsis1Gjc2NVM/ZjUfPWs1rLaWNb2+3jUMOfQ1hzpSNh08ezb+uLs2KLwEN/OsIjc2wCs3ti+ON+Q0yjcmtfw3PsEBOGdACzgCOGM4kb2YOCE+' +
-      'ojiKuqI4zjm5OJo7wzjiPMk4aLHLOFu49TixIRw5FTI0OWy8TznnNXw5dziSOXO13Dn5vvI5aD9NOvY6XDprsIU6ayyXOq65njovQbE6ZDy2Ovi3wTqDOc86' +
-      'FDTaOo497zpTvfA6azf3Oru7ejvEtPk77KkEPGLANzz5ODk80TU5PCY7RTzHMEk8kz5cPBa4YTxrvmw8xTx4PFi6iDz1wYk88rKOPI68njwnQAI9wjcaPeuf' +
-      'OD3+OUA90DNkPSm1aj21PX09MTx/Pc24qz2Yu8U9eb3JPYi/zT0jQg4+EzgcPnutVj7aMow+hTquPuI+sT6nubQ+nEDGPre13T7cPDQ/a7xcP5IoYj9mN28/' +
-      '1sC4P3K+D0DCOhNAZ7kuQC6zV0BjNGJAZT21QG+8z0AWQPRA/rf/QIk5KkGuKVxBIb/gQfc8MUIUumRCeTRzk2k1BJsDLw+dZji5nwM8v6QiveSm7D8bqWI+' +
-      'GKwgOgOt6cBqsM6xnrBUwt6wASv8sKy2B7HDuhaxuzResRq5CrJgOBOyUbxgsi08yrMOvkC0Sj2UtLWpnrRoOqC0A7TqtC0yK7Uatza1U79mtR+9a7WsNpa1' +
-      'vT7etQy59LWHulK2Hbx7tv44u7YoPAS38ywitzZAK7e2r4635LTKtyY1/Lc+QQG4Z8ALuAK4Y7iRPZi4Ib6iuIo6orjOubm4mrvDuOK8ybhoMcu4Wzj1uLGh' +
-      'HLkVsjS5bDxPuee1fLl3uJK5czXcufk+8rlov0269rpcumswhbprrJe6rjmeui/BsbpkvLa6+DfBuoO5z7oUtNq6jr3vulM98Lprt/e6uzt6u8Q0+bvsKQS8' +
-      'YkA3vPm4ObzRtTm8JrtFvMewSbyTvly8FjhhvGs+bLzFvHi8WDqIvPVBibzyMo68jjyevCfAAr3Ctxq96x84vf65QL3Qs2S9KTVqvbW9fb0xvH+9zTirvZg7' +
-      'xb15Pcm9iD/NvSPCDr4TuBy+ey1WvtqyjL6Fuq6+4r6xvqc5tL6cwMa+tzXdvty8NL9rPFy/kqhiv2a3b7/WQLi/cj4PwMK6E8BnOS7ALjNXwGO0YsBlvbXA' +
-      'bzzPwBbA9MD+N//Aibkqwa6pXMEhP+DB97wxwhQ6ZMJ5tA==',
+      'jSFPOIUnwDwFKAHA1SpcLwQsxz5kLKq7yyzutNIuIzpzMLA9mTC/vd4w1LkNMYE1lTFwQZkx66xjMrPAkjLLwtYy+TtaM/C3/jOyvCI0iziONMcwkTTfvtU0' +
+      'VrTmNIlAVjX8PGI1ZrvSNZE/ADZcOk82Pj5iNnG5aDbaNX42RKnxNo/BCjeovYw3DsCnNye36zctPB04rTgwOFqzPziIvEM4CzHCOOq65DhkPR05nDokObi+' +
+      'KTnXuDc56DVKOUurUjlwQpI5yT7cOSe14zkrQPY5c739OcjA/zkdQSU6ajwrOsw4TjqfMHU6P7zMOkW66jovuCU73782O/+uRDvUOks7wzVMO7M9/ztYvhU8' +
+      'XbUdPMU4MTxELzU88rw9PDU/PzyNPFo8X7tiPPu4czwYwrw87q+/PHo1wzzbOtY8i0D+PN89IT24wCY9mLYxPbA4ND13v0w9rr1jPewuaT3XuXM9PryIPX48' +
+      '2T3eQeU9NbL5PXY//j1HOgc+SDZaPgy4dj67PZA+ib6QPq0rpj7Xurw+8bzvPhg8Lj8pOTo/wrNBPxY1YT8nwI0/vEDEP8u49T96wQRAMD0HQBA/DEAjvBJA' +
+      '2CoxQC2+S0D/OllAFzdzQJG0sUDCuQJBLj0JQZkvFEHMvEZBSDllQQ5Ab0HHv3dBgLZsQn67bEIlPG9C9i2NoU+4hafAvAWoAUDVqlyvBKzHvmSsqjvLrO40' +
+      '0q4junOwsL2ZsL893rDUOQ2xgbWVsXDBmbHrLGOys0CSsstC1rL5u1qz8Df+s7I8IrSLuI60x7CRtN8+1bRWNOa0icBWtfy8YrVmO9K1kb8Atly6T7Y+vmK2' +
+      'cTlottq1frZEKfG2j0EKt6g9jLcOQKe3Jzfrty28HbituDC4WjM/uIg8Q7gLscK46jrkuGS9HbmcuiS5uD4pudc4N7notUq5SytSuXDCkrnJvty5JzXjuSvA' +
+      '9rlzPf25yED/uR3BJbpqvCu6zLhOup+wdbo/PMy6RTrqui84JbvfPza7/y5Eu9S6S7vDtUy7s73/u1g+FbxdNR28xbgxvESvNbzyPD28Nb8/vI28WrxfO2K8' +
+      '+zhzvBhCvLzuL7+8erXDvNu61ryLwP68370hvbhAJr2YNjG9sLg0vXc/TL2uPWO97K5pvdc5c70+PIi9frzZvd7B5b01Mvm9dr/+vUe6B75Itlq+DDh2vru9' +
+      'kL6JPpC+raumvtc6vL7xPO++GLwuvym5Or/CM0G/FrVhvydAjb+8wMS/yzj1v3pBBMAwvQfAEL8MwCM8EsDYqjHALT5LwP+6WcAXt3PAkTSxwMI5AsEuvQnB' +
+      'ma8Uwcw8RsFIuWXBDsBvwcc/d8GANmzCfjtswiW8b8L2rQ==',
   },
 };

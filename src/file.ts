@@ -25,7 +25,7 @@ function metadataOf(shape: CacheShape): Record<string, string> {
 }
 
 /** @internal See `Sequence.save`. */
-export function writeFile(sequence: Sequence): Uint8Array {
+export async function writeFile(sequence: Sequence): Promise<Uint8Array> {
   const { shape, store } = sequence.cache;
   const { length } = sequence;
   const header: Record<string, Tensor | Record<string, string>> = {
@@ -33,7 +33,7 @@ export function writeFile(sequence: Sequence): Uint8Array {
   };
   const chunks: Uint8Array[] = [];
   let offset = 0;
-  const add = (name: string, rows: Uint8Array[], rowBytes: number): void => {
+  const add = (name: string, rows: readonly Uint8Array[], rowBytes: number): void => {
     const begin = offset;
     for (const row of rows) {
       chunks.push(row);
@@ -41,19 +41,22 @@ export function writeFile(sequence: Sequence): Uint8Array {
     }
     header[name] = { dtype: 'U8', shape: [rows.length, rowBytes], data_offsets: [begin, offset] };
   };
-  for (let layer = 0; layer < shape.layers; layer++) {
-    const table = sequence.table(layer);
+  const tables = Array.from({ length: shape.layers }, (_, layer) => sequence.table(layer));
+  tables.forEach((table, layer) => {
     if (table.length !== length) {
-      throw new RangeError(`layer ${layer} expected ${length} tokens, as the others have, got ${table.length}`);
+      throw new RangeError(`layer ${layer} expected ${length} tokens, as the shortest has, got ${table.length}`);
     }
-    const raw = (place: number, tokens: number, capacity: number): Uint8Array => clearBeyond(store.getPlace(place), shape, tokens, capacity);
-    add(`layers.${layer}.pages`, Array.from(table.pages.subarray(0, table.pageCount), page => store.getPage(layer, page)), shape.pages[layer]!.bytes);
-    add(`layers.${layer}.raw`, Array.from(table.raws.subarray(0, table.rawCount), (place, n) => {
-      const at = shape.sinks + (table.pageCount + n) * WINDOW;
-      return raw(place, Math.min(WINDOW, length - at), WINDOW);
-    }), shape.rawPageBytes);
-    add(`layers.${layer}.sinks`, shape.sinks && length ? [raw(table.sinkPlace, Math.min(length, shape.sinks), shape.sinks)] : [], shape.sinkBytes);
-  }
+  });
+  // All reads are queued before the first is awaited: what the file holds is the sequence at the time of the call.
+  const counts = tables.map(table => table.pageCount);
+  const dumps = await Promise.all(tables.map((table, layer) => store.dump(layer, table)));
+  dumps.forEach(({ pages, raws, sinks }, layer) => {
+    raws.forEach((raw, n) => clearBeyond(raw, shape, length - shape.sinks - (counts[layer]! + n) * WINDOW, WINDOW));
+    if (sinks) clearBeyond(sinks, shape, length, shape.sinks);
+    add(`layers.${layer}.pages`, pages, shape.pages[layer]!.bytes);
+    add(`layers.${layer}.raw`, raws, shape.rawPageBytes);
+    add(`layers.${layer}.sinks`, sinks ? [sinks] : [], shape.sinkBytes);
+  });
 
   const json = new TextEncoder().encode(JSON.stringify(header));
   const headerBytes = Math.ceil(json.length / 8) * 8;
@@ -124,11 +127,11 @@ function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8
 }
 
 /** Zeroes what lies beyond a place's tokens: it may be another conversation's. */
-function clearBeyond(bytes: Uint8Array, { kvHeads, headDim }: CacheShape, tokens: number, capacity: number): Uint8Array {
+function clearBeyond(bytes: Uint8Array, { kvHeads, headDim }: CacheShape, tokens: number, capacity: number): void {
   for (let head = 0; head < kvHeads; head++) {
     for (const side of [0, 1] as const) {
-      bytes.fill(0, 2 * rawOffset(capacity, headDim, head, side, tokens), 2 * rawOffset(capacity, headDim, head, side, capacity));
+      const from = rawOffset(capacity, headDim, head, side, Math.min(tokens, capacity));
+      bytes.fill(0, 2 * from, 2 * rawOffset(capacity, headDim, head, side, capacity));
     }
   }
-  return bytes;
 }

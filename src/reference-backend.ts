@@ -1,6 +1,6 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
 
-import type { Backend, Output, PageTable, Store, Tokens } from './backend.ts';
+import type { Backend, Dump, Output, PageTable, Store, Tokens } from './backend.ts';
 import { isFloat16Array, type Data } from './check.ts';
 import { fromHalf, toHalf } from './half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
@@ -51,14 +51,6 @@ class ReferenceStore implements Store {
     this.#places[to]!.set(this.#places[from]!);
   }
 
-  readPlace(place: number, tokens: number): Tokens {
-    return this.#gather(tokens, (head, side) => this.#rawRows(place, head, side));
-  }
-
-  getPlace(place: number): Uint8Array {
-    return new Uint8Array(this.#places[place]!.slice().buffer);
-  }
-
   setPlace(place: number, bytes: Uint8Array): void {
     new Uint8Array(this.#places[place]!.buffer).set(bytes);
   }
@@ -74,12 +66,36 @@ class ReferenceStore implements Store {
     }
   }
 
-  decode(layer: number, page: number): Tokens {
-    return this.#gather(WINDOW, (head, side) => this.#pageRows(layer, page, head, side));
+  decode(layer: number, page: number, place: number): void {
+    const { kvHeads, headDim } = this.#shape;
+    for (let head = 0; head < kvHeads; head++) {
+      for (const side of [0, 1] as const) {
+        const rows = this.#pageRows(layer, page, head, side);
+        this.#places[place]!.set(Uint16Array.from(rows, toHalf), rawOffset(WINDOW, headDim, head, side, 0));
+      }
+    }
   }
 
-  getPage(layer: number, page: number): Uint8Array {
-    return this.#pages[layer]![page]!.slice();
+  async read(layer: number, table: PageTable): Promise<Tokens> {
+    const { kvHeads, headDim } = this.#shape;
+    const gather = (side: 0 | 1): Float32Array => {
+      const out = new Float32Array(table.length * kvHeads * headDim);
+      for (let head = 0; head < kvHeads; head++) {
+        const rows = this.#rows(layer, table, head, side);
+        for (let t = 0; t < table.length; t++) out.set(rows.subarray(t * headDim, (t + 1) * headDim), (t * kvHeads + head) * headDim);
+      }
+      return out;
+    };
+    return { keys: gather(0), values: gather(1) };
+  }
+
+  async dump(layer: number, table: PageTable): Promise<Dump> {
+    const place = (number: number): Uint8Array => new Uint8Array(this.#places[number]!.slice().buffer);
+    return {
+      pages: Array.from(table.pages.subarray(0, table.pageCount), page => this.#pages[layer]![page]!.slice()),
+      raws: Array.from(table.raws.subarray(0, table.rawCount), place),
+      sinks: this.#shape.sinks > 0 && table.length > 0 ? place(table.sinkPlace) : undefined
+    };
   }
 
   setPage(layer: number, page: number, bytes: Uint8Array): void {
@@ -134,19 +150,6 @@ class ReferenceStore implements Store {
     const at = blockOffset(layout, head, SIDES[side]);
     const window = unpack(this.#pages[layer]![page]!.subarray(at, at + bytes), codec, headDim);
     return decode(window, codecQuantizer(codec), side === 0 ? rope : undefined);
-  }
-
-  #gather(tokens: number, rowsOf: (head: number, side: 0 | 1) => Float64Array): Tokens {
-    const { kvHeads, headDim } = this.#shape;
-    const [keys, values] = ([0, 1] as const).map(side => {
-      const out = new Float32Array(tokens * kvHeads * headDim);
-      for (let head = 0; head < kvHeads; head++) {
-        const rows = rowsOf(head, side);
-        for (let t = 0; t < tokens; t++) out.set(rows.subarray(t * headDim, (t + 1) * headDim), (t * kvHeads + head) * headDim);
-      }
-      return out;
-    });
-    return { keys: keys!, values: values! };
   }
 
   #placeTokens(place: number): number {

@@ -146,23 +146,8 @@ export class Sequence {
    *
    * @returns keys and values, f32 [length, kvHeads, headDim]
    */
-  decode(layer: number): Tokens {
-    const table = this.table(layer);
-    const { store, shape } = this.cache;
-    const perToken = shape.kvHeads * shape.headDim;
-    const keys = new Float32Array(table.length * perToken);
-    const values = new Float32Array(table.length * perToken);
-    const put = (tokens: Tokens, at: number): void => {
-      keys.set(tokens.keys, at * perToken);
-      values.set(tokens.values, at * perToken);
-    };
-    if (shape.sinks > 0 && table.length > 0) put(store.readPlace(table.sinkPlace, Math.min(table.length, shape.sinks)), 0);
-    for (let n = 0; n < table.pageCount; n++) put(store.decode(layer, table.pages[n]!), shape.sinks + n * WINDOW);
-    for (let n = 0; n < table.rawCount; n++) {
-      const at = shape.sinks + (table.pageCount + n) * WINDOW;
-      put(store.readPlace(table.raws[n]!, Math.min(WINDOW, table.length - at)), at);
-    }
-    return { keys, values };
+  decode(layer: number): Promise<Tokens> {
+    return this.cache.store.read(layer, this.table(layer));
   }
 
   /**
@@ -219,9 +204,9 @@ export class Sequence {
    * @throws {RangeError} if layers hold different numbers of tokens
    *
    * @example
-   * await store.put('system-prompt', chat.save());
+   * await store.put('system-prompt', await chat.save());
    */
-  save(): Uint8Array {
+  async save(): Promise<Uint8Array> {
     this.seal();
     return writeFile(this);
   }
@@ -272,10 +257,9 @@ export class Sequence {
     const keep = Math.floor(windows);
     if (keep < table.pageCount && keep < windows) {
       // The cut page becomes the tail.
-      const { keys, values } = store.decode(layer, table.pages[keep]!);
+      const page = table.pages[keep]!;
       this.#release(table, layer, keep, 0);
-      const place = table.raws[table.rawCount++] = pool.takePlace();
-      store.write(place, 0, keys, values, 0, WINDOW);
+      store.decode(layer, page, table.raws[table.rawCount++] = pool.takePlace());
     } else {
       const pages = Math.min(keep, table.pageCount);
       this.#release(table, layer, pages, Math.ceil(windows) - pages);

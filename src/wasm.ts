@@ -2,7 +2,7 @@
 // laid out when it is made; the memory never grows, so views of it stay valid.
 
 import { instantiateSync } from '@assemblyscript/loader';
-import { BackendError, type Backend, type Output, type PageTable, type Store, type Tokens } from './backend.ts';
+import { BackendError, type Backend, type Dump, type Output, type PageTable, type Store, type Tokens } from './backend.ts';
 import { isFloat16Array, type Data } from './check.ts';
 import type { Codec } from './codec.ts';
 import { gridOf } from './grid.ts';
@@ -221,21 +221,6 @@ class WasmStore implements Store {
     this.#memory.u8.copyWithin(this.#place(to), this.#place(from), this.#place(from) + this.#placeBytes(from));
   }
 
-  readPlace(place: number, tokens: number): Tokens {
-    const { kvHeads, headDim } = this.#shape;
-    const capacity = this.#placeTokens(place);
-    const read = (side: 0 | 1): Float32Array => {
-      const from = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side, 0);
-      this.#memory.kernels.readRows(from, capacity, tokens, kvHeads, headDim, this.#memory.input);
-      return this.#memory.f32.slice(this.#memory.input / 4, this.#memory.input / 4 + tokens * kvHeads * headDim);
-    };
-    return { keys: read(0), values: read(1) };
-  }
-
-  getPlace(place: number): Uint8Array {
-    return this.#memory.u8.slice(this.#place(place), this.#place(place) + this.#placeBytes(place));
-  }
-
   setPlace(place: number, bytes: Uint8Array): void {
     this.#memory.u8.set(bytes, this.#place(place));
   }
@@ -244,16 +229,50 @@ class WasmStore implements Store {
     this.#memory.kernels.encodePage(this.#struct(layer), this.#place(place), this.#page(layer, page));
   }
 
-  decode(layer: number, page: number): Tokens {
-    const count = WINDOW * this.#shape.kvHeads * this.#shape.headDim;
-    const keys = this.#memory.input;
-    const values = keys + 4 * count;
-    this.#memory.kernels.decodePage(this.#struct(layer), this.#page(layer, page), keys, values);
-    return { keys: this.#memory.f32.slice(keys / 4, keys / 4 + count), values: this.#memory.f32.slice(values / 4, values / 4 + count) };
+  decode(layer: number, page: number, place: number): void {
+    const { kvHeads, headDim } = this.#shape;
+    const rows = this.#decodePage(layer, page);
+    for (const side of [0, 1] as const) {
+      const to = this.#place(place) + 2 * rawOffset(WINDOW, headDim, 0, side, 0);
+      this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, headDim, to, WINDOW);
+    }
   }
 
-  getPage(layer: number, page: number): Uint8Array {
-    return this.#memory.u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes);
+  async read(layer: number, table: PageTable): Promise<Tokens> {
+    const { sinks, kvHeads, headDim } = this.#shape;
+    const { kernels, input, f32 } = this.#memory;
+    const perToken = kvHeads * headDim;
+    const tokens = { keys: new Float32Array(table.length * perToken), values: new Float32Array(table.length * perToken) };
+    const addPlace = (place: number, at: number, count: number): void => {
+      for (const [side, out] of [tokens.keys, tokens.values].entries()) {
+        const capacity = this.#placeTokens(place);
+        const from = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, 0);
+        kernels.readRows(from, capacity, count, kvHeads, headDim, input);
+        out.set(f32.subarray(input / 4, input / 4 + count * perToken), at * perToken);
+      }
+    };
+    if (sinks > 0 && table.length > 0) addPlace(table.sinkPlace, 0, Math.min(table.length, sinks));
+    for (let n = 0; n < table.pageCount; n++) {
+      const [keys, values] = this.#decodePage(layer, table.pages[n]!);
+      tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perToken);
+      tokens.values.set(f32.subarray(values / 4, values / 4 + WINDOW * perToken), (sinks + n * WINDOW) * perToken);
+    }
+    for (let n = 0; n < table.rawCount; n++) {
+      const at = sinks + (table.pageCount + n) * WINDOW;
+      addPlace(table.raws[n]!, at, Math.min(WINDOW, table.length - at));
+    }
+    return tokens;
+  }
+
+  async dump(layer: number, table: PageTable): Promise<Dump> {
+    const { u8 } = this.#memory;
+    const place = (number: number): Uint8Array => u8.slice(this.#place(number), this.#place(number) + this.#placeBytes(number));
+    return {
+      pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
+        u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)),
+      raws: Array.from(table.raws.subarray(0, table.rawCount), place),
+      sinks: this.#shape.sinks > 0 && table.length > 0 ? place(table.sinkPlace) : undefined
+    };
   }
 
   setPage(layer: number, page: number, bytes: Uint8Array): void {
@@ -326,6 +345,14 @@ class WasmStore implements Store {
     call.tokens += tokens;
     call.pages += table.pageCount;
     call.raws += (raw - rawRecords / 4) / RAW_WORDS;
+  }
+
+  /** Decodes a page into the input region; addresses of its keys and values, f32 [64, kvHeads, headDim]. */
+  #decodePage(layer: number, page: number): [keys: number, values: number] {
+    const { kernels, input } = this.#memory;
+    const values = input + 4 * WINDOW * this.#shape.kvHeads * this.#shape.headDim;
+    kernels.decodePage(this.#struct(layer), this.#page(layer, page), input, values);
+    return [input, values];
   }
 
   #struct(layer: number): number {

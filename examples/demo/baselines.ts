@@ -110,8 +110,9 @@ export class BaselineRow implements Row {
     const row = keys.length;
     const { window } = this.#protocol;
     if (window > 1 && held.length === held.coded + window) this.#code(held, window);
-    held.keys.set(keys, held.length * row);
-    held.values.set(values, held.length * row);
+    const stored = window === 1 ? (x: Float32Array) => x : (x: Float32Array) => x.map(half); // a raw window is f16
+    held.keys.set(stored(keys), held.length * row);
+    held.values.set(stored(values), held.length * row);
     held.length++;
     if (window === 1) this.#code(held, 1);
   }

@@ -37,7 +37,7 @@ export function readRecording(file: Uint8Array): Recording {
   const first = indices[0]!;
 
   const keysName = `layers.${first}.k`;
-  const keys = tensor(parsed, keysName);
+  const keys = tensor(parsed, keysName, '[tokens, kvHeads, headDim]');
   if (keys.shape.length !== 3 || keys.shape.includes(0)) {
     throw new InputError(`"${keysName}" expected shape [tokens, kvHeads, headDim], got ${shapeText(keys.shape)}`);
   }
@@ -47,13 +47,14 @@ export function readRecording(file: Uint8Array): Recording {
   }
 
   const queriesName = `layers.${first}.q`;
-  const queries = tensor(parsed, queriesName);
+  const headsText = kvHeads === 1 ? `1 to ${MAX_GROUP} heads` : `a multiple of ${kvHeads} up to ${MAX_GROUP * kvHeads} heads`;
+  const queriesShape = `[1 to ${tokens} tokens, ${headsText}, ${headDim}] (as ${keysName})`;
+  const queries = tensor(parsed, queriesName, queriesShape);
   const [queryTokens, queryHeads, queryDim] = queries.shape as [number, number, number];
   const queriesFit = queries.shape.length === 3 && queryDim === headDim && queryTokens >= 1 && queryTokens <= tokens
     && queryHeads >= kvHeads && queryHeads % kvHeads === 0 && queryHeads <= MAX_GROUP * kvHeads;
   if (!queriesFit) {
-    const heads = kvHeads === 1 ? `1 to ${MAX_GROUP} heads` : `a multiple of ${kvHeads} up to ${MAX_GROUP * kvHeads} heads`;
-    throw new InputError(`"${queriesName}" expected shape [1 to ${tokens} tokens, ${heads}, ${headDim}] (as ${keysName}), got ${shapeText(queries.shape)}`);
+    throw new InputError(`"${queriesName}" expected shape ${queriesShape}, got ${shapeText(queries.shape)}`);
   }
 
   const metadata = readMetadata(parsed.metadata, headDim);
@@ -82,17 +83,18 @@ function layerIndices({ tensors }: Safetensors): number[] {
   return [...indices].sort((a, b) => a - b);
 }
 
-function tensor({ tensors }: Safetensors, name: string): Tensor {
+function tensor({ tensors }: Safetensors, name: string, shape: string): Tensor {
   const found = tensors.get(name);
-  if (!found) throw new InputError(`"${name}" expected in the file, got no such tensor`);
+  if (!found) throw new InputError(`"${name}" expected shape ${shape}, got no such tensor`);
   return found;
 }
 
 /** A tensor's elements, once it has the shape it must share with `like` and is finite. */
 function elements(parsed: Safetensors, name: string, shape: readonly number[], like: string): Float32Array {
-  const found = tensor(parsed, name);
+  const expected = `${shapeText(shape)} (as ${like})`;
+  const found = tensor(parsed, name, expected);
   if (found.shape.length !== shape.length || found.shape.some((size, axis) => size !== shape[axis])) {
-    throw new InputError(`"${name}" expected shape ${shapeText(shape)} (as ${like}), got ${shapeText(found.shape)}`);
+    throw new InputError(`"${name}" expected shape ${expected}, got ${shapeText(found.shape)}`);
   }
   const data = readFloats(name, found);
   const bad = data.findIndex((x) => !(Math.abs(x) <= MAX_MAGNITUDE));
@@ -107,14 +109,14 @@ function elements(parsed: Safetensors, name: string, shape: readonly number[], l
 function readMetadata(metadata: Record<string, string>, headDim: number): Pick<Recording, 'model' | 'text' | 'scale' | 'rope'> {
   const { model, text, rope_base: base, rope_pairs: pairs, softmax_scale: softmaxScale } = metadata;
   if (pairs !== undefined && pairs !== 'halves' && pairs !== 'interleaved') {
-    throw new InputError(`"__metadata__.rope_pairs" expected halves or interleaved, got ${pairs}`);
+    throw new InputError(`"__metadata__.rope_pairs" expected halves or interleaved, got ${JSON.stringify(pairs)}`);
   }
   const scale = softmaxScale === undefined ? 1 / Math.sqrt(headDim) : number(softmaxScale);
-  if (!(scale > 0)) throw new InputError(`"__metadata__.softmax_scale" expected positive number, got ${softmaxScale}`);
+  if (!(scale > 0)) throw new InputError(`"__metadata__.softmax_scale" expected positive number, got ${JSON.stringify(softmaxScale)}`);
   if (base === undefined) return { model, text, scale, rope: undefined };
 
   const theta = number(base);
-  if (!(theta > 1)) throw new InputError(`"__metadata__.rope_base" expected number above 1, got ${base}`);
+  if (!(theta > 1)) throw new InputError(`"__metadata__.rope_base" expected number above 1, got ${JSON.stringify(base)}`);
   if (pairs === undefined) throw new InputError('"__metadata__.rope_pairs" expected halves or interleaved (there is a rope_base), got nothing');
   const invFreq = Array.from({ length: headDim / 2 }, (_, pair) => theta ** (-2 * pair / headDim));
   return { model, text, scale, rope: { invFreq, interleaved: pairs === 'interleaved' } };

@@ -21,12 +21,12 @@ export interface Safetensors {
 /** The limit of the format's own reader: a length beyond it means that this is some other kind of file. */
 const MAX_HEADER_BYTES = 100_000_000;
 
-const DTYPE_BYTES: Record<string, number> = {
+const DTYPE_BYTES = new Map(Object.entries({
   BOOL: 1, U8: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, F8_E8M0: 1,
   I16: 2, U16: 2, F16: 2, BF16: 2,
   I32: 4, U32: 4, F32: 4,
-  I64: 8, U64: 8, F64: 8,
-};
+  I64: 8, U64: 8, F64: 8
+}));
 
 export function parseSafetensors(file: Uint8Array): Safetensors {
   if (file.length < 8) throw new InputError(`file expected safetensors, at least 8 bytes, got ${file.length}`);
@@ -65,7 +65,7 @@ export function parseSafetensors(file: Uint8Array): Safetensors {
       throw new InputError(`"${name}" expected ${8 + headerBytes + end} bytes of file, got ${file.length}: truncated`);
     }
     // A dtype that is not in the table may be newer than this reader: its size is unknown, its place is still checked.
-    const elementBytes = DTYPE_BYTES[dtype];
+    const elementBytes = DTYPE_BYTES.get(dtype);
     const bytes = elementBytes === undefined ? end - begin : elementBytes * product(shape);
     if (end - begin !== bytes) {
       throw new InputError(`"${name}" expected ${bytes} bytes (${dtype} ${shapeText(shape)}), got data_offsets [${begin}, ${end}]`);
