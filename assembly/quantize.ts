@@ -55,10 +55,9 @@ function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
       const c = <usize>load<u8>(p);
       const word = book + (c << 3);
       const score = y0 * load<f32>(word) + y1 * load<f32>(word, 4) - load<f32>(halfNorms + (c << 2));
-      if (score > best) {
-        best = score;
-        code = c;
-      }
+      const better = score > best;   // no branch: real data would mispredict it every other time
+      best = select<f32>(score, best, better);
+      code = select<usize>(c, code, better);
     }
     store<u8>(codes, <u8>code);
     store<f32>(yc + t, load<f32>(yc + t) + (best + load<f32>(halfNorms + (code << 2))));
@@ -78,10 +77,9 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
       const word = book + (c << 4);
       const score = y0 * load<f32>(word) + y1 * load<f32>(word, 4) + y2 * load<f32>(word, 8) + y3 * load<f32>(word, 12)
         - load<f32>(halfNorms + (c << 2));
-      if (score > best) {
-        best = score;
-        code = c;
-      }
+      const better = score > best;   // no branch: real data would mispredict it every other time
+      best = select<f32>(score, best, better);
+      code = select<usize>(c, code, better);
     }
     store<u8>(codes, <u8>code);
     store<f32>(yc + t, load<f32>(yc + t) + (best + load<f32>(halfNorms + (code << 2))));

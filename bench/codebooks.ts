@@ -3,7 +3,14 @@
 //
 //   npx tsx bench/codebooks.ts [--check]
 //
-// One codebook per codec: 256 codewords of 8, 4 or 2 channels for draws of N(0, I), Euclidean nearest codeword.
+// One codebook per codec: 256 codewords of 8, 4 or 2 channels for draws of N(0, I), Euclidean nearest codeword. Codeword c + 128 is
+// the negation of codeword c, which halves the products of a look-up table. MSE per channel on the same 1,000,000 fresh draws:
+//
+//   symmetric, 128 trained codewords   0.31649 (8 channels)   0.09636 (4)   0.00776 (2)
+//   free, 256, the same training       0.32087                0.09625       0.00779
+//
+// Unrealized refinement: codewords as weighted centroids that maximize ⟨y, ŷ⟩/‖ŷ‖ over whole 128-vectors. Eight rounds raise the
+// mean cosine by 1e-6 ± 1e-6 (8 channels), 3e-6 (4) and 3e-6 (2); eight of Lloyd's iterations on those vectors by 0, 6e-6 and 5e-6.
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -12,7 +19,7 @@ import { fromHalf, toHalf } from '../src/half.ts';
 const codecs = [
   { name: 'nsn1', channels: 8 },
   { name: 'nsn2', channels: 4 },
-  { name: 'nsn4', channels: 2 },
+  { name: 'nsn4', channels: 2 }
 ];
 const pairs = 128;
 const trainingVectors = 2_000_000;
@@ -143,14 +150,14 @@ function finish(half: Float64Array, channels: number): Uint16Array {
   const rows: number[][] = [];
   for (let k = 0; k < pairs; k++) {
     const row = Array.from(half.subarray(k * channels, (k + 1) * channels), toHalf);
-    rows.push(row[0]! & 0x8000 ? row.map((bits) => bits ^ 0x8000) : row);
+    rows.push(row[0]! & 0x8000 ? row.map(bits => bits ^ 0x8000) : row);
   }
   rows.sort((a, b) => {
     const j = a.findIndex((bits, i) => bits !== b[i]);
     return j < 0 ? 0 : fromHalf(a[j]!) - fromHalf(b[j]!);
   });
   const codebook = Uint16Array.from(rows.flat());
-  return Uint16Array.from([...codebook, ...codebook.map((bits) => bits ^ 0x8000)]);
+  return Uint16Array.from([...codebook, ...codebook.map(bits => bits ^ 0x8000)]);
 }
 
 /** Mean squared error per channel of N(0, I), and mean cosine of whole vectors of norm √128 as the encoder makes them. */
@@ -210,7 +217,7 @@ for (const { name, channels } of codecs) {
   const view = new DataView(bytes.buffer);
   codebook.forEach((bits, i) => view.setUint16(i * 2, bits, true));
   const checksum = hex(fnv1a(bytes));
-  const lines = Buffer.from(bytes).toString('base64').match(/.{1,120}/g)!.map((line) => `      '${line}'`);
+  const lines = Buffer.from(bytes).toString('base64').match(/.{1,120}/g)!.map(line => `      '${line}'`);
   source += `  ${name}: {\n    channels: ${channels},\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  },\n`;
   const { mse, cosine } = measure(codebook, channels);
   console.log(`| ${name} | ${mse.toFixed(6)} | ${cosine.toFixed(6)} | ${checksum} |`);

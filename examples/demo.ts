@@ -11,8 +11,8 @@ import { measureQuality } from './demo/quality.ts';
 import { readRecording, type Recording } from './demo/recording.ts';
 import { renderReport } from './demo/report.ts';
 import { InputError } from './demo/safetensors.ts';
-import { layerTable, notes, protocolTable, resultTable, toMarkdown, type Measured, type Result } from './demo/tables.ts';
-import { PASSES, timeNsn, type Times } from './demo/timing.ts';
+import { layerTable, nameOf, notes, protocolTable, resultTable, toMarkdown, type Measured, type Result } from './demo/tables.ts';
+import { PASSES, timeDense, timeNsn, type Times } from './demo/timing.ts';
 
 interface Options {
   input: string;
@@ -80,15 +80,21 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
   const others = [q8_0, hadamard].flatMap(format => [everyToken, windowAndSinks].map(protocol => new BaselineRow(format, recording, protocol)));
 
   const bar = new SingleBar({ format: '{stage} {bar} {percentage}%', clearOnComplete: true, hideCursor: true });
-  bar.start(recording.tokens + nsn.length * Math.ceil(recording.tokens / 8), 0, { stage: 'attention' });
+  const step = Math.ceil(recording.tokens / 16); // of the bar, for each row that is timed
+  bar.start(recording.tokens + (2 + nsn.length) * step, 0, { stage: 'attention' });
   try {
     const qualities = await measureQuality(recording, [...rows, ...others], () => bar.increment());
+    bar.update({ stage: 'time of f32 and int8' });
+    const [f32Ns, int8Ns] = await timeDense(backend, recording, ['f32', 'int8']);
+    bar.increment(2 * step);
     const times: Times[] = [
-      ...[f32, q8_0, hadamard].map(() => ({ attendNs: null, encodeNs: null })),
+      { attendNs: f32Ns ?? null, encodeNs: null },
+      { attendNs: int8Ns ?? null, encodeNs: null },
+      { attendNs: null, encodeNs: null },
       ...nsn.map(options => {
-        bar.update({ stage: `time of ${options.keys}` });
+        bar.update({ stage: `time of ${nameOf(options)}` });
         const taken = timeNsn(backend, recording, options);
-        bar.increment(Math.ceil(recording.tokens / 8));
+        bar.increment(step);
         return taken;
       })
     ];

@@ -1,6 +1,6 @@
 // What a backend is: memory for pages, and the verbs on them. Backends know nothing of each other or of sequences.
 
-import type { Data } from './check.ts';
+import type { Data } from './half.ts';
 import type { CacheShape } from './shape.ts';
 
 export type BackendName = 'reference' | 'wasm';

@@ -1,18 +1,7 @@
 // Checks at the public edge. The success path allocates nothing; messages are built only to be thrown, all in one form:
 // what is wrong, what was expected with its arithmetic, what came. Nothing behind this edge checks again.
 
-import { HALF_MAX } from './half.ts';
-
-/** Keys, values: f32, or f16 as bits or as Float16Array. */
-export type Data = Float32Array | Uint16Array | Float16ArrayLike;
-
-/** Float16Array where the engine has one (typed here so that no newer `lib` is needed). */
-export interface Float16ArrayLike extends ArrayLike<number> {
-  readonly buffer: ArrayBufferLike;
-  readonly byteOffset: number;
-  readonly BYTES_PER_ELEMENT: number;
-  readonly [Symbol.toStringTag]: 'Float16Array';
-}
+import { HALF_MAX, isFloat16Array, type Data } from './half.ts';
 
 export function checkInteger(name: string, value: unknown, low: number, high: number): asserts value is number {
   if (typeof value !== 'number') throw new TypeError(`"${name}" expected integer, got ${kind(value)}`);
@@ -77,10 +66,6 @@ export function wholeTokens(name: string, length: number, heads: number, headDim
 
 export function plural(count: number, noun: string): string {
   return count === 1 ? `1 ${noun}` : `${count} ${noun}s`;
-}
-
-export function isFloat16Array(data: unknown): data is Float16ArrayLike {
-  return ArrayBuffer.isView(data) && Object.prototype.toString.call(data) === '[object Float16Array]';
 }
 
 function checkFinite(name: string, data: ArrayLike<number>): void {

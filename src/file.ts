@@ -1,9 +1,14 @@
 // A sequence as bytes: a safetensors file of its pages and raw places, with what a reader must agree on in the metadata.
 
-import type { KVCache } from './cache.ts';
+import type { Dump } from './backend.ts';
 import { checkPage, FORMAT, rawOffset, WINDOW } from './layout.ts';
-import { Sequence } from './sequence.ts';
 import type { CacheShape } from './shape.ts';
+
+export interface FileContents {
+  /** Tokens, the same in every layer. */
+  readonly length: number;
+  readonly layers: readonly Dump[];
+}
 
 interface Tensor {
   readonly dtype: 'U8';
@@ -24,10 +29,8 @@ function metadataOf(shape: CacheShape): Record<string, string> {
   };
 }
 
-/** @internal See `Sequence.save`. */
-export async function writeFile(sequence: Sequence): Promise<Uint8Array> {
-  const { shape, store } = sequence.cache;
-  const { length } = sequence;
+/** The bytes of a file. Raw places are cleared beyond their tokens: what lies there may be another conversation's. */
+export function writeFile(shape: CacheShape, { length, layers }: FileContents): Uint8Array {
   const header: Record<string, Tensor | Record<string, string>> = {
     __metadata__: { ...metadataOf(shape), length: String(length) }
   };
@@ -41,17 +44,8 @@ export async function writeFile(sequence: Sequence): Promise<Uint8Array> {
     }
     header[name] = { dtype: 'U8', shape: [rows.length, rowBytes], data_offsets: [begin, offset] };
   };
-  const tables = Array.from({ length: shape.layers }, (_, layer) => sequence.table(layer));
-  tables.forEach((table, layer) => {
-    if (table.length !== length) {
-      throw new RangeError(`layer ${layer} expected ${length} tokens, as the shortest has, got ${table.length}`);
-    }
-  });
-  // All reads are queued before the first is awaited: what the file holds is the sequence at the time of the call.
-  const counts = tables.map(table => table.pageCount);
-  const dumps = await Promise.all(tables.map((table, layer) => store.dump(layer, table)));
-  dumps.forEach(({ pages, raws, sinks }, layer) => {
-    raws.forEach((raw, n) => clearBeyond(raw, shape, length - shape.sinks - (counts[layer]! + n) * WINDOW, WINDOW));
+  layers.forEach(({ pages, raws, sinks }, layer) => {
+    raws.forEach((raw, n) => clearBeyond(raw, shape, length - shape.sinks - (pages.length + n) * WINDOW, WINDOW));
     if (sinks) clearBeyond(sinks, shape, length, shape.sinks);
     add(`layers.${layer}.pages`, pages, shape.pages[layer]!.bytes);
     add(`layers.${layer}.raw`, raws, shape.rawPageBytes);
@@ -71,9 +65,12 @@ export async function writeFile(sequence: Sequence): Promise<Uint8Array> {
   return file;
 }
 
-/** @internal See `KVCache.restore`. */
-export function readFile(cache: KVCache, file: Uint8Array): Sequence {
-  const { shape, pool } = cache;
+/**
+ * The inverse of writeFile, for a cache of the same shape (capacity, recent and sequences may differ).
+ *
+ * @throws {RangeError} naming the first thing that differs from what the shape needs
+ */
+export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
   if (!(file instanceof Uint8Array)) throw new TypeError(`"bytes" expected Uint8Array, got ${typeof file}`);
   const { header, data } = parse(file);
   const metadata = (header['__metadata__'] ?? {}) as Record<string, string>;
@@ -83,36 +80,35 @@ export function readFile(cache: KVCache, file: Uint8Array): Sequence {
   const length = Number(metadata['length']);
   if (!Number.isInteger(length) || length < 0) throw new RangeError(`file expected length an integer from 0, got ${metadata['length']}`);
 
-  // Everything is read and checked before a sequence exists.
   const windows = Math.ceil(Math.max(0, length - shape.sinks) / WINDOW);
   const rows = (name: string, rowBytes: number): Uint8Array[] => {
     const tensor = header[name] as Tensor | undefined;
     if (!tensor) throw new RangeError(`file expected tensor ${name}, got none`);
     const [begin, end] = tensor.data_offsets;
-    const count = (end - begin) / rowBytes;
-    if (tensor.dtype !== 'U8' || tensor.shape[1] !== rowBytes || tensor.shape[0] !== count || end > data.length) {
+    const count = rowBytes === 0 ? 0 : (end - begin) / rowBytes;
+    if (tensor.dtype !== 'U8' || tensor.shape[0] !== count || tensor.shape[1] !== rowBytes || begin < 0) {
       throw new RangeError(`file expected ${name} as U8 [n, ${rowBytes}], got ${tensor.dtype} [${tensor.shape.join(', ')}]`);
     }
+    if (end > data.length) throw new RangeError(`file expected ${end} bytes of tensors, got ${data.length}`);
     return Array.from({ length: count }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
   };
-  const layers = Array.from({ length: shape.layers }, (_, layer) => {
-    const pages = rows(`layers.${layer}.pages`, shape.pages[layer]!.bytes);
+  const layers = shape.pages.map((page, layer): Dump => {
+    const pages = rows(`layers.${layer}.pages`, page.bytes);
     const raws = rows(`layers.${layer}.raw`, shape.rawPageBytes);
-    const sinks = shape.sinks && length ? rows(`layers.${layer}.sinks`, shape.sinkBytes)[0] : undefined;
-    for (const page of pages) checkPage(page, shape.pages[layer]!);
+    const sinks = rows(`layers.${layer}.sinks`, shape.sinkBytes);
+    for (const bytes of pages) checkPage(bytes, page);
     if (pages.length + raws.length !== windows) {
       throw new RangeError(`file expected ${windows} windows in layer ${layer} (${length} tokens), got ${pages.length + raws.length}`);
     }
     if (raws.length > shape.recent + 1) {
       throw new RangeError(`file expected at most ${shape.recent + 1} raw windows in layer ${layer} (option "recent"), got ${raws.length}`);
     }
-    pool.checkRoom(layer, length);
-    return { pages, raws, sinks };
+    if (sinks.length !== Number(shape.sinks > 0 && length > 0)) {
+      throw new RangeError(`file expected sinks in layer ${layer}, got ${sinks.length} of them`);
+    }
+    return { pages, raws, sinks: sinks[0] };
   });
-
-  const sequence = new Sequence(cache);
-  sequence.load(length, layers.map(layer => layer.pages), layers.map(layer => layer.raws), layers.map(layer => layer.sinks));
-  return sequence;
+  return { length, layers };
 }
 
 function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8Array } {
@@ -126,7 +122,6 @@ function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8
   }
 }
 
-/** Zeroes what lies beyond a place's tokens: it may be another conversation's. */
 function clearBeyond(bytes: Uint8Array, { kvHeads, headDim }: CacheShape, tokens: number, capacity: number): void {
   for (let head = 0; head < kvHeads; head++) {
     for (const side of [0, 1] as const) {

@@ -1,4 +1,4 @@
-// IEEE half precision (f16) as bits in a number. Exact in both directions but for the one rounding of toHalf.
+// IEEE half precision (f16): as bits in a number, exact in both directions but for the one rounding of toHalf, and as arrays.
 
 const f32 = new Float32Array(1);
 const u32 = new Uint32Array(f32.buffer);
@@ -29,4 +29,19 @@ export function fromHalf(bits: number): number {
   u32[0] = (bits & 0x7fff) << 13;
   const magnitude = f32[0]! * 2 ** 112;
   return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+/** Keys, values: f32, or f16 as bits or as Float16Array. */
+export type Data = Float32Array | Uint16Array | Float16ArrayLike;
+
+/** Float16Array where the engine has one (typed here so that no newer `lib` is needed). */
+export interface Float16ArrayLike extends ArrayLike<number> {
+  readonly buffer: ArrayBufferLike;
+  readonly byteOffset: number;
+  readonly BYTES_PER_ELEMENT: number;
+  readonly [Symbol.toStringTag]: 'Float16Array';
+}
+
+export function isFloat16Array(data: unknown): data is Float16ArrayLike {
+  return ArrayBuffer.isView(data) && Object.prototype.toString.call(data) === '[object Float16Array]';
 }

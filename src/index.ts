@@ -2,8 +2,8 @@
 
 export { BackendError, type Backend, type BackendName, type Output, type Tokens } from './backend.ts';
 export { KVCache, type AttendOptions } from './cache.ts';
-export type { Data } from './check.ts';
 export { codecs, type Codec, type CodecName } from './codec.ts';
+export type { Data } from './half.ts';
 export type { Rope } from './layout.ts';
 export { openBackend, type OpenOptions } from './open.ts';
 export { plan, type Plan } from './plan.ts';

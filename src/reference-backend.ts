@@ -1,8 +1,7 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
 
 import type { Backend, Dump, Output, PageTable, Store, Tokens } from './backend.ts';
-import { isFloat16Array, type Data } from './check.ts';
-import { fromHalf, toHalf } from './half.ts';
+import { fromHalf, isFloat16Array, toHalf, type Data } from './half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
 import type { CacheShape } from './shape.ts';

@@ -2,8 +2,9 @@
 
 import type { Output, PageTable, Tokens } from './backend.ts';
 import type { AttendOptions, KVCache } from './cache.ts';
-import { checkData, checkInteger, checkLength, plural, wholeTokens, type Data } from './check.ts';
-import { writeFile } from './file.ts';
+import { checkData, checkInteger, checkLength, plural, wholeTokens } from './check.ts';
+import { writeFile, type FileContents } from './file.ts';
+import type { Data } from './half.ts';
 import { WINDOW } from './layout.ts';
 
 /**
@@ -208,24 +209,34 @@ export class Sequence {
    */
   async save(): Promise<Uint8Array> {
     this.seal();
-    return writeFile(this);
+    const { store, shape } = this.cache;
+    const { length } = this;
+    this.#tables.forEach((table, layer) => {
+      if (table.length !== length) {
+        throw new RangeError(`layer ${layer} expected ${length} tokens, as the shortest has, got ${table.length}`);
+      }
+    });
+    // All reads are queued before the first is awaited: the file is the sequence at the time of the call.
+    const layers = await Promise.all(this.#tables.map((table, layer) => store.dump(layer, table)));
+    return writeFile(shape, { length, layers });
   }
 
   /** @internal Takes over what a file holds; the sequence is new and empty. */
-  load(length: number, pages: readonly Uint8Array[][], raws: readonly Uint8Array[][], sinks: readonly (Uint8Array | undefined)[]): void {
+  load({ length, layers }: FileContents): void {
     const { pool, store } = this.cache;
     this.#tables.forEach((table, layer) => {
+      const { pages, raws, sinks } = layers[layer]!;
       table.length = length;
       pool.held[layer]! += length;
-      for (const bytes of pages[layer]!) {
+      for (const bytes of pages) {
         const page = table.pages[table.pageCount++] = pool.takePage(layer);
         store.setPage(layer, page, bytes);
       }
-      for (const bytes of raws[layer]!) {
+      for (const bytes of raws) {
         const place = table.raws[table.rawCount++] = pool.takePlace();
         store.setPlace(place, bytes);
       }
-      if (sinks[layer]) store.setPlace(table.sinkPlace, sinks[layer]);
+      if (sinks) store.setPlace(table.sinkPlace, sinks);
     });
   }
 

@@ -3,9 +3,9 @@
 
 import { instantiateSync } from '@assemblyscript/loader';
 import { BackendError, type Backend, type Dump, type Output, type PageTable, type Store, type Tokens } from './backend.ts';
-import { isFloat16Array, type Data } from './check.ts';
 import type { Codec } from './codec.ts';
 import { gridOf } from './grid.ts';
+import { isFloat16Array, type Data } from './half.ts';
 import { blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW, type BlockLayout } from './layout.ts';
 import { ropeTables } from './rope.ts';
 import type { CacheShape } from './shape.ts';

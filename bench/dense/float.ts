@@ -1,26 +1,26 @@
-// Keys and values stored as f32 or f16, row-major: products of up to four heads' queries with the keys, and weighted sums of values.
+// Products of up to four heads' queries with keys, and weighted sums of values; keys and values stored as f32 or f16, row-major.
 //
-//   E       what is stored: f32, or u16 holding f16 bits
-//   A       N1 to touch the rows ahead, N0 not to
+//   E       what is stored: f32, or u16 holding f16 bits (normal numbers and zeros; see `four`)
+//   A       how to look ahead: Plain, Lines or Pages
 //   k, v    E [tokens, HEAD_DIM]
-//   q       f32 [heads, HEAD_DIM], scaled (and times 2¹¹² for f16: see `widen`)
-//   scores  f32 [tokens, slot], slot = heads rounded up to 1, 2 or 4; the fourth of three heads repeats the third
+//   q, out  f32 [heads, HEAD_DIM]
+//   scores  f32 [tokens, slot], slot = heads rounded up to 1, 2 or 4; the fourth of three heads repeats the third. `w` once they are weights
 //
-// Register tiles hold eight or nine accumulators: V8 spills them silently above 13 live vectors.
+// Register tiles hold eight or nine accumulators: enough to cover the latency of addition, few enough that V8 spills none.
 
 import { N0, N1, N2, N3, N4, N5, N6, N7, madd, sumLanes, touch } from "./vectors";
 
 const ROW: usize = HEAD_DIM * 4;
 const HALF_MASK = memory.data<u32>([0x8fffe000], 16);
 
-@inline export function rowBytes<E>(): usize { return HEAD_DIM * sizeof<E>(); }
+@inline function rowBytes<E>(): usize { return HEAD_DIM * sizeof<E>(); }
 
 /** Held in a local by each kernel: V8 builds a constant anew in every iteration. */
 @inline function halfMask(): v128 { return v128.load32_splat(HALF_MASK); }
 
 /**
- * Four channels of row R, from channel 4C on. An f16 is moved into place within an f32 (sign, five bits of exponent, mantissa) and so
- * means 2⁻¹¹² times its value; the other factor carries 2¹¹² and no multiplication is needed.
+ * Four channels of row R, from channel 4C on. The bits of an f16 are moved to where an f32 has them (sign, exponent, mantissa) and then
+ * mean 2⁻¹¹² times its value. No multiplication mends that: the queries carry 2¹¹², and the sums of values are lifted at the end.
  */
 @inline function four<E, R, C>(p: usize, mask: v128): v128 {
   if (sizeof<E>() == 4) return v128.load(p, (offsetof<R>() * HEAD_DIM + offsetof<C>() * 4) * 4);
@@ -30,7 +30,7 @@ const HALF_MASK = memory.data<u32>([0x8fffe000], 16);
 function keys4<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 2 * rowBytes<E>(), scores += 32) {
-    if (offsetof<A>() > 0) touch(k, 2 * rowBytes<E>());
+    touch<A>(k, 2 * rowBytes<E>());
     let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -56,7 +56,7 @@ function keys4<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function keys3<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 3 * rowBytes<E>(), scores += 48) {
-    if (offsetof<A>() > 0) touch(k, 3 * rowBytes<E>());
+    touch<A>(k, 3 * rowBytes<E>());
     let a0 = f32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0, c0 = a0, c1 = a0, c2 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -83,7 +83,7 @@ function keys3<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function keys2<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 4 * rowBytes<E>(), scores += 32) {
-    if (offsetof<A>() > 0) touch(k, 4 * rowBytes<E>());
+    touch<A>(k, 4 * rowBytes<E>());
     let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -109,8 +109,8 @@ function keys2<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 function keys1<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 4 * rowBytes<E>(), scores += 16) {
-    if (offsetof<A>() > 0) touch(k, 4 * rowBytes<E>());
-    // Two sums a token: four would wait for the adder.
+    touch<A>(k, 4 * rowBytes<E>());
+    // Two sums a token: with one, four additions in flight would wait for each other.
     let a0 = f32x4.splat(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
     let p = k;
     for (let x = q, xEnd = q + ROW; x < xEnd; x += 32, p += 8 * sizeof<E>()) {
@@ -129,19 +129,19 @@ function keys1<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
 }
 
 /** scores[t, h] ← k[t] · q[h]. Writes whole tiles: up to three tokens past `tokens`. */
-@inline export function keys<E, A>(heads: i32, q: usize, k: usize, scores: usize, tokens: usize): void {
+@inline export function keys<E, A>(heads: usize, q: usize, k: usize, scores: usize, tokens: usize): void {
   if (heads == 4) keys4<E, A>(q, k, scores, tokens);
   else if (heads == 3) keys3<E, A>(q, k, scores, tokens);
   else if (heads == 2) keys2<E, A>(q, k, scores, tokens);
   else keys1<E, A>(q, k, scores, tokens);
 }
 
-// Values, form 1: stream. Rows are read in order, the sums stay in memory (level 1 cache) and are loaded and stored once a tile.
+// Values streamed: rows are read in order, the sums stay in the level 1 cache and are loaded and stored once a tile of tokens.
 
 function stream4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 2 * rowBytes<E>(), w += 32) {
-    if (offsetof<A>() > 0) touch(v, 2 * rowBytes<E>());
+    touch<A>(v, 2 * rowBytes<E>());
     const a0 = v128.load32_splat(w), a1 = v128.load32_splat(w, 4), a2 = v128.load32_splat(w, 8), a3 = v128.load32_splat(w, 12);
     const b0 = v128.load32_splat(w, 16), b1 = v128.load32_splat(w, 20), b2 = v128.load32_splat(w, 24), b3 = v128.load32_splat(w, 28);
     let p = v;
@@ -158,7 +158,7 @@ function stream4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 function stream3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 3 * rowBytes<E>(), w += 48) {
-    if (offsetof<A>() > 0) touch(v, 3 * rowBytes<E>());
+    touch<A>(v, 3 * rowBytes<E>());
     const a0 = v128.load32_splat(w), a1 = v128.load32_splat(w, 4), a2 = v128.load32_splat(w, 8);
     const b0 = v128.load32_splat(w, 16), b1 = v128.load32_splat(w, 20), b2 = v128.load32_splat(w, 24);
     const c0 = v128.load32_splat(w, 32), c1 = v128.load32_splat(w, 36), c2 = v128.load32_splat(w, 40);
@@ -175,7 +175,7 @@ function stream3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 function stream2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 4 * rowBytes<E>(), w += 32) {
-    if (offsetof<A>() > 0) touch(v, 4 * rowBytes<E>());
+    touch<A>(v, 4 * rowBytes<E>());
     const a0 = v128.load32_splat(w), a1 = v128.load32_splat(w, 4), b0 = v128.load32_splat(w, 8), b1 = v128.load32_splat(w, 12);
     const c0 = v128.load32_splat(w, 16), c1 = v128.load32_splat(w, 20), d0 = v128.load32_splat(w, 24), d1 = v128.load32_splat(w, 28);
     let p = v;
@@ -200,7 +200,7 @@ function stream2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
 function stream1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = v + tokens * rowBytes<E>(); v < end; v += 4 * rowBytes<E>(), w += 16) {
-    if (offsetof<A>() > 0) touch(v, 4 * rowBytes<E>());
+    touch<A>(v, 4 * rowBytes<E>());
     const a = v128.load32_splat(w), b = v128.load32_splat(w, 4), c = v128.load32_splat(w, 8), d = v128.load32_splat(w, 12);
     let p = v;
     for (let x = out, xEnd = out + ROW; x < xEnd; x += 16, p += 4 * sizeof<E>()) {
@@ -210,16 +210,14 @@ function stream1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   }
 }
 
-// Values, form 2: tile. The sums of a strip of channels stay in registers while the block's tokens go by; a block fits the level 1 cache.
+// Values tiled: the sums of a strip of channels stay in registers while the tokens of a block, which fits the level 1 cache, go by.
 
 function tile4<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 8 * sizeof<E>(), out += 32) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 8 * sizeof<E>());
-      reached += tokens * 8 * sizeof<E>();
-    }
+    touch<A>(reached, tokens * 8 * sizeof<E>());
+    reached += tokens * 8 * sizeof<E>();
     let a0 = v128.load(out), b0 = v128.load(out, 16);
     let a1 = v128.load(out, ROW), b1 = v128.load(out, ROW + 16);
     let a2 = v128.load(out, 2 * ROW), b2 = v128.load(out, 2 * ROW + 16);
@@ -255,10 +253,8 @@ function tile3<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 8 * sizeof<E>(), out += 32) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 8 * sizeof<E>());
-      reached += tokens * 8 * sizeof<E>();
-    }
+    touch<A>(reached, tokens * 8 * sizeof<E>());
+    reached += tokens * 8 * sizeof<E>();
     let a0 = v128.load(out), b0 = v128.load(out, 16);
     let a1 = v128.load(out, ROW), b1 = v128.load(out, ROW + 16);
     let a2 = v128.load(out, 2 * ROW), b2 = v128.load(out, 2 * ROW + 16);
@@ -288,10 +284,8 @@ function tile2<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 16 * sizeof<E>(), out += 64) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 16 * sizeof<E>());
-      reached += tokens * 16 * sizeof<E>();
-    }
+    touch<A>(reached, tokens * 16 * sizeof<E>());
+    reached += tokens * 16 * sizeof<E>();
     let a0 = v128.load(out), b0 = v128.load(out, 16), c0 = v128.load(out, 32), d0 = v128.load(out, 48);
     let a1 = v128.load(out, ROW), b1 = v128.load(out, ROW + 16), c1 = v128.load(out, ROW + 32), d1 = v128.load(out, ROW + 48);
     let p = v;
@@ -325,10 +319,8 @@ function tile1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   const mask = halfMask();
   let reached = v;
   for (const stripEnd = v + rowBytes<E>(); v < stripEnd; v += 32 * sizeof<E>(), out += 128) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 32 * sizeof<E>());
-      reached += tokens * 32 * sizeof<E>();
-    }
+    touch<A>(reached, tokens * 32 * sizeof<E>());
+    reached += tokens * 32 * sizeof<E>();
     let a = v128.load(out), b = v128.load(out, 16), c = v128.load(out, 32), d = v128.load(out, 48);
     let e = v128.load(out, 64), f = v128.load(out, 80), g = v128.load(out, 96), h = v128.load(out, 112);
     let p = v;
@@ -354,17 +346,18 @@ function tile1<E, A>(w: usize, v: usize, out: usize, tokens: usize): void {
   }
 }
 
-/** out[h] ← out[h] + Σ w[t, h] · v[t]. Form S streams whole tiles, and reads up to two tokens and weights past `tokens`. */
-@inline export function values<E, S, A>(heads: i32, w: usize, v: usize, out: usize, tokens: usize): void {
-  if (offsetof<S>() > 0) {
-    if (heads == 4) stream4<E, A>(w, v, out, tokens);
-    else if (heads == 3) stream3<E, A>(w, v, out, tokens);
-    else if (heads == 2) stream2<E, A>(w, v, out, tokens);
-    else stream1<E, A>(w, v, out, tokens);
-  } else {
-    if (heads == 4) tile4<E, A>(w, v, out, tokens);
-    else if (heads == 3) tile3<E, A>(w, v, out, tokens);
-    else if (heads == 2) tile2<E, A>(w, v, out, tokens);
-    else tile1<E, A>(w, v, out, tokens);
-  }
+/** out[h] ← out[h] + Σ w[t, h] · v[t]. Reads whole tiles: up to three tokens past `tokens`, whose weights shall be next to nothing. */
+@inline export function stream<E, A>(heads: usize, w: usize, v: usize, out: usize, tokens: usize): void {
+  if (heads == 4) stream4<E, A>(w, v, out, tokens);
+  else if (heads == 3) stream3<E, A>(w, v, out, tokens);
+  else if (heads == 2) stream2<E, A>(w, v, out, tokens);
+  else stream1<E, A>(w, v, out, tokens);
+}
+
+/** The same, tiled. HEAD_DIM is a multiple of 32. */
+@inline export function tile<E, A>(heads: usize, w: usize, v: usize, out: usize, tokens: usize): void {
+  if (heads == 4) tile4<E, A>(w, v, out, tokens);
+  else if (heads == 3) tile3<E, A>(w, v, out, tokens);
+  else if (heads == 2) tile2<E, A>(w, v, out, tokens);
+  else tile1<E, A>(w, v, out, tokens);
 }

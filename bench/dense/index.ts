@@ -1,94 +1,175 @@
-// Attention of one token's queries over dense keys and values: the baselines that nsnquant's kernels are timed against. Benchmark only.
+// Attention of one token's queries over dense keys and values: the baselines that nsnquant's kernels are timed against.
+// For the benchmark only; its layout is known to ../dense.ts.
+//
+// asc is told the head dimension: --use HEAD_DIM=128.
 
-import { N0, N1 } from "./vectors";
 import * as float from "./float";
 import * as int8 from "./int8";
-import { greatest, maxAcross, sumAcross, weigh } from "./softmax";
+import { greatest, weigh } from "./softmax";
+import { CHUNK, Lines, N0, N1, Pages, Plain, maxAcross, sumAcross, touch } from "./vectors";
 
-/** Tokens per block: multiples of every tile. */
-const BLOCK: i32 = BLOCK_TOKENS;
-const INT8_BLOCK: i32 = INT8_BLOCK_TOKENS;
-/** Tokens past the end that tiles and vectors reach. */
+type Stream = N1;
+type Tile = N0;
+
+/** Tokens between two changes of kernel: multiples of every tile. A block of keys or values fits the level 1 cache. */
+const BLOCK: usize = 24;
+/** Longer for int8, whose sums are converted to f32 after each block. */
+const INT8_BLOCK: usize = 96;
+@inline function blockTokens<E>(): usize { return sizeof<E>() == 1 ? INT8_BLOCK : BLOCK; }
+
+/** Bytes of a head's queries and sums. */
+const ROW: usize = HEAD_DIM * 4;
+
+/** Tokens past the last that tiles and whole vectors reach; their scores are HIDDEN. */
 const OVERHANG: usize = 12;
-const STATE: usize = 48;
+const HIDDEN: f32 = -3e38;
 
-@inline function blockOf<E>(): i32 { return sizeof<E>() == 1 ? INT8_BLOCK : BLOCK; }
-@inline function slotOf(heads: i32): usize { return heads >= 3 ? 4 : heads; }
-@inline function groupOf(heads: i32, h: i32): i32 { return min(heads - h, 4); }
+/** What each group of up to four heads keeps in `work`: f32x4 max, sum and (int8) query scales, then f32 scores [tokens + OVERHANG, slot]. */
+const SUM: usize = 16;
+const QUERY_SCALES: usize = 32;
+const SCORES: usize = 48;
+@inline function groupBytes(tokens: usize): usize { return SCORES + (tokens + OVERHANG) * 16; }
+@inline function headsOf(heads: usize, h: usize): usize { return min<usize>(heads - h, 4); }
+@inline function slotOf(heads: usize): usize { return heads > 2 ? 4 : heads; }
 
-@inline function blockKeys<E, A>(group: i32, q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, n: usize): void {
-  if (sizeof<E>() == 1) int8.keys<A>(group, q, queryScales, k, scales, scores, n);
-  else float.keys<E, A>(group, q, k, scores, n);
+/** f16 values count 2⁻¹¹² times too little, their weights 2⁹⁶ times too much; the sums would overflow with 2¹¹². See `four` in float.ts. */
+const HALF_SCALE: f32 = 5192296858534827628530496329220096.0; // 2^112
+const HALF_LIFT: f32 = 96;
+
+/**
+ * out[h] ← Σₜ softmaxₜ(q[h] · k[t] / √HEAD_DIM) v[t]
+ *
+ *   E       what is stored: f32, u16 (f16 bits) or i8
+ *   S       Stream or Tile, the form of the sums of values; int8 has only Tile
+ *   A       Plain, Lines or Pages, how to look ahead
+ *   q       f32 [heads, HEAD_DIM], spoiled
+ *   k       E [tokens, HEAD_DIM]; int8: then f32 scales [tokens], zeros up to a multiple of 4
+ *   v       the same; int8: E [tokens / 2, HEAD_DIM, 2] instead, then scales
+ *   work    groupBytes for each four heads or part of them
+ *   out     f32 [heads, HEAD_DIM]
+ *
+ * All are 16-byte aligned. Up to 36 KB past k and v are read, and finite numbers shall be there.
+ */
+function attend<E, S, A>(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  begin<E>(q, work, out, tokens, heads);
+  scores<E, A>(q, k, work, tokens, heads);
+  for (let h: usize = 0, group = work; h < heads; h += 4, group += groupBytes(tokens)) {
+    v128.store(group, maxAcross(v128.load(group), slotOf(headsOf(heads, h))));
+  }
+  mix<E, S, A>(v, work, out, tokens, heads);
+  finish<E>(work, out, tokens, heads);
 }
-@inline function blockValues<E, S, A>(group: i32, scores: usize, unit: v128, v: usize, out: usize, n: usize): void {
-  if (sizeof<E>() == 1) int8.values<A>(group, scores, unit, v, out, n);
-  else float.values<E, S, A>(group, scores, v, out, n);
-}
 
-function attend<E, S, A>(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void {
-  const groups = (heads + 3) >> 2;
-  const scoresBytes = (<usize>tokens + OVERHANG) << 4;
-  const scores = work + <usize>groups * STATE;
-  const kScales = k + tokens * HEAD_DIM, vScales = v + ((tokens + 1) & ~1) * HEAD_DIM;
-  const queryBytes = HEAD_DIM * (sizeof<E>() == 1 ? 2 : 4);
+/** The queries take the scale of the scores, in powers of 2. */
+function begin<E>(q: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
   let scale = <f32>(1.4426950408889634 / Math.sqrt(HEAD_DIM));
-  if (sizeof<E>() == 1) {
-    for (let h = 0, state = work; h < heads; h += 4, state += STATE) int8.quantizeQueries(q + h * HEAD_DIM * 4, groupOf(heads, h), scale, state + 32);
-  } else {
-    if (sizeof<E>() == 2) scale *= <f32>5192296858534827628530496329220096.0;
-    for (let p = q, end = q + <usize>(heads * HEAD_DIM * 4); p < end; p += 16) v128.store(p, f32x4.mul(f32x4.splat(scale), v128.load(p)));
+  for (let h: usize = 0, group = work; h < heads; h += 4, group += groupBytes(tokens)) {
+    v128.store(group, f32x4.splat(HIDDEN));
+    v128.store(group, f32x4.splat(0), SUM);
+    if (sizeof<E>() == 1) int8.quantizeQueries(q + h * ROW, headsOf(heads, h), scale, group + QUERY_SCALES);
   }
-  memory.fill(out, 0, heads * HEAD_DIM * 4);
-  for (let g = 0; g < groups; g++) {
-    v128.store(work + g * STATE, f32x4.splat(-3e38));
-    v128.store(work + g * STATE, f32x4.splat(0), 16);
+  if (sizeof<E>() > 1) {
+    if (sizeof<E>() == 2) scale *= HALF_SCALE;
+    for (let p = q, end = q + heads * ROW; p < end; p += 16) v128.store(p, f32x4.mul(f32x4.splat(scale), v128.load(p)));
   }
-  for (let t = 0; t < tokens; t += blockOf<E>()) {
-    const n = min(blockOf<E>(), tokens - t);
-    let s = scores, state = work;
-    for (let h = 0; h < heads; h += 4, s += scoresBytes, state += STATE) {
-      const group = groupOf(heads, h), slot = slotOf(group);
-      const block = s + t * slot * 4;
-      const queries = sizeof<E>() == 1 ? q + h * HEAD_DIM * 4 : q + h * HEAD_DIM * 4;
-      if (h == 0) blockKeys<E, A>(group, queries, state + 32, k + <usize>t * HEAD_DIM * sizeof<E>(), kScales + t * 4, block, n);
-      else blockKeys<E, N0>(group, queries, state + 32, k + <usize>t * HEAD_DIM * sizeof<E>(), kScales + t * 4, block, n);
-      if (n + t == tokens) for (let i: usize = 0; i < OVERHANG * slot; i++) store<f32>(block + n * slot * 4 + i * 4, -3e38);
-      v128.store(state, greatest(block, n * slot * 4, v128.load(state)));
-    }
-  }
-  for (let h = 0, state = work; h < heads; h += 4, state += STATE) v128.store(state, maxAcross(v128.load(state), slotOf(groupOf(heads, h))));
-  for (let t = 0; t < tokens; t += blockOf<E>()) {
-    const n = min(blockOf<E>(), tokens - t);
-    let s = scores, state = work;
-    for (let h = 0; h < heads; h += 4, s += scoresBytes, state += STATE) {
-      const group = groupOf(heads, h), slot = slotOf(group);
-      const block = s + t * slot * 4;
-      const m = t + n == tokens ? n + 8 : n;
-      v128.store(state, weigh(block, m * slot * 4, v128.load(state), v128.load(state, 16), sizeof<E>() == 2 ? 96 : 0), 16);
-      let unit = f32x4.splat(0);
-      if (sizeof<E>() == 1) unit = int8.quantizeWeights(block, vScales + t * 4, n, slot);
-      const rows = v + <usize>t * HEAD_DIM * sizeof<E>();
-      if (h == 0) blockValues<E, S, A>(group, block, unit, rows, out, n);
-      else blockValues<E, S, N0>(group, block, unit, rows, out + h * HEAD_DIM * 4, n);
-    }
-  }
-  for (let h = 0, state = work; h < heads; h += 4, state += STATE) {
-    const group = groupOf(heads, h);
-    v128.store(state, f32x4.div(f32x4.splat((sizeof<E>() == 2 ? <f32>5192296858534827628530496329220096.0 : <f32>1)), sumAcross(v128.load(state, 16), slotOf(group))));
-    for (let i = 0; i < group; i++) {
-      const factor = v128.load32_splat(state + i * 4);
-      for (let p = out + (h + i) * HEAD_DIM * 4, end = p + HEAD_DIM * 4; p < end; p += 16) v128.store(p, f32x4.mul(factor, v128.load(p)));
+  memory.fill(out, 0, heads * ROW);
+}
+
+/** Block by block, so that a second group of heads finds the keys in cache. */
+function scores<E, A>(q: usize, k: usize, work: usize, tokens: usize, heads: usize): void {
+  for (let t: usize = 0; t < tokens; t += blockTokens<E>()) {
+    const n = min(blockTokens<E>(), tokens - t);
+    for (let h: usize = 0, group = work; h < heads; h += 4, group += groupBytes(tokens)) {
+      if (h == 0) blockScores<E, A>(headsOf(heads, h), q, k, group, t, n, tokens);
+      else blockScores<E, Plain>(headsOf(heads, h), q + h * ROW, k, group, t, n, tokens);
     }
   }
 }
 
-export function f32Stream(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<f32, N1, N0>(q, k, v, work, out, tokens, heads); }
-export function f32StreamAhead(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<f32, N1, N1>(q, k, v, work, out, tokens, heads); }
-export function f32Tile(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<f32, N0, N0>(q, k, v, work, out, tokens, heads); }
-export function f32TileAhead(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<f32, N0, N1>(q, k, v, work, out, tokens, heads); }
-export function f16Stream(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<u16, N1, N0>(q, k, v, work, out, tokens, heads); }
-export function f16StreamAhead(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<u16, N1, N1>(q, k, v, work, out, tokens, heads); }
-export function f16Tile(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<u16, N0, N0>(q, k, v, work, out, tokens, heads); }
-export function f16TileAhead(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<u16, N0, N1>(q, k, v, work, out, tokens, heads); }
-export function int8Tile(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<i8, N0, N0>(q, k, v, work, out, tokens, heads); }
-export function int8TileAhead(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: i32, heads: i32): void { attend<i8, N0, N1>(q, k, v, work, out, tokens, heads); }
+@inline function blockScores<E, A>(heads: usize, q: usize, k: usize, group: usize, t: usize, n: usize, tokens: usize): void {
+  const slotBytes = slotOf(heads) * 4, block = group + SCORES + t * slotBytes, rows = k + t * HEAD_DIM * sizeof<E>();
+  if (sizeof<E>() == 1) int8.keys<A>(heads, q, group + QUERY_SCALES, rows, k + tokens * HEAD_DIM + t * 4, block, n);
+  else float.keys<E, A>(heads, q, rows, block, n);
+  const end = block + n * slotBytes;
+  if (t + n == tokens) {
+    for (let p = end; p < end + OVERHANG * slotBytes; p += 4) store<f32>(p, HIDDEN);
+  }
+  v128.store(group, greatest(block, n * slotBytes, v128.load(group)));
+}
+
+/** Scores become weights a block at a time, just before they are used. */
+function mix<E, S, A>(v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  for (let t: usize = 0; t < tokens; t += blockTokens<E>()) {
+    const n = min(blockTokens<E>(), tokens - t);
+    for (let h: usize = 0, group = work; h < heads; h += 4, group += groupBytes(tokens)) {
+      if (h == 0) blockMix<E, S, A>(headsOf(heads, h), v, group, out, t, n, tokens);
+      else blockMix<E, S, Plain>(headsOf(heads, h), v, group, out + h * ROW, t, n, tokens);
+    }
+  }
+}
+
+@inline function blockMix<E, S, A>(heads: usize, v: usize, group: usize, out: usize, t: usize, n: usize, tokens: usize): void {
+  const slotBytes = slotOf(heads) * 4, block = group + SCORES + t * slotBytes, rows = v + t * HEAD_DIM * sizeof<E>();
+  const weights = t + n == tokens ? n + OVERHANG - 4 : n; // a vector more may be taken
+  const sum = weigh(block, weights * slotBytes, v128.load(group), sizeof<E>() == 2 ? HALF_LIFT : 0, v128.load(group, SUM));
+  v128.store(group, sum, SUM);
+  if (sizeof<E>() == 1) int8.values<A>(heads, block, rows, v + ((tokens + 1) & ~1) * HEAD_DIM + t * 4, out, n);
+  else if (offsetof<S>() == offsetof<Stream>()) float.stream<E, A>(heads, block, rows, out, n);
+  else float.tile<E, A>(heads, block, rows, out, n);
+}
+
+function finish<E>(work: usize, out: usize, tokens: usize, heads: usize): void {
+  for (let h: usize = 0, group = work; h < heads; h += 4, group += groupBytes(tokens)) {
+    const sums = sumAcross(v128.load(group, SUM), slotOf(headsOf(heads, h)));
+    v128.store(group, f32x4.div(f32x4.splat(sizeof<E>() == 2 ? HALF_SCALE : 1), sums));
+    for (let i: usize = 0; i < headsOf(heads, h); i++) {
+      const factor = v128.load32_splat(group + i * 4);
+      for (const end = out + ROW; out < end; out += 16) v128.store(out, f32x4.mul(factor, v128.load(out)));
+    }
+  }
+}
+
+/** Nothing but the reading of `bytes`, a cache line at a time: the floor under any attention that is not in cache. */
+export function read(p: usize, bytes: usize): void {
+  for (const end = p + bytes; p < end; p += 256) touch<Pages>(p - CHUNK, 256);
+}
+
+export function f32Stream(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<f32, Stream, Plain>(q, k, v, work, out, tokens, heads);
+}
+export function f32StreamLines(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<f32, Stream, Lines>(q, k, v, work, out, tokens, heads);
+}
+export function f32StreamPages(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<f32, Stream, Pages>(q, k, v, work, out, tokens, heads);
+}
+export function f32Tile(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<f32, Tile, Plain>(q, k, v, work, out, tokens, heads);
+}
+export function f32TilePages(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<f32, Tile, Pages>(q, k, v, work, out, tokens, heads);
+}
+export function f16Stream(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<u16, Stream, Plain>(q, k, v, work, out, tokens, heads);
+}
+export function f16StreamLines(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<u16, Stream, Lines>(q, k, v, work, out, tokens, heads);
+}
+export function f16StreamPages(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<u16, Stream, Pages>(q, k, v, work, out, tokens, heads);
+}
+export function f16Tile(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<u16, Tile, Plain>(q, k, v, work, out, tokens, heads);
+}
+export function f16TilePages(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<u16, Tile, Pages>(q, k, v, work, out, tokens, heads);
+}
+export function int8Tile(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<i8, Tile, Plain>(q, k, v, work, out, tokens, heads);
+}
+export function int8TileLines(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<i8, Tile, Lines>(q, k, v, work, out, tokens, heads);
+}
+export function int8TilePages(q: usize, k: usize, v: usize, work: usize, out: usize, tokens: usize, heads: usize): void {
+  attend<i8, Tile, Pages>(q, k, v, work, out, tokens, heads);
+}

@@ -1,15 +1,16 @@
-// Keys and values stored as int8 with one f32 scale per token (q8_0's arithmetic with a longer block), multiplied by i16 queries and i16 weights.
+// Products of up to four heads' queries with keys, and weighted sums of values; both stored as int8 with one f32 scale per token (q8_0's
+// arithmetic, a longer block), the other factor as i16.
 //
-//   A       N1 to touch the rows ahead, N0 not to
+//   A       how to look ahead: Plain, Lines or Pages
 //   k       i8 [tokens, HEAD_DIM]
-//   v       i8 [tokens / 2, HEAD_DIM, 2]: two tokens' values side by side, as dot_i16x8 adds them
+//   v       i8 [tokens / 2, HEAD_DIM, 2]: two tokens side by side, as dot_i16x8 adds them
 //   q       i16 [heads, HEAD_DIM]
+//   out     f32 [heads, HEAD_DIM]
 //   scores  f32 [tokens, slot], see float.ts
 //
-// No i32 sum overflows: of d products below 2¹⁵ · 2⁷ for keys, of BLOCK for values.
+// A product is below 2²²: an i32 holds the sum of 512 of them, of HEAD_DIM channels or of a block of tokens.
 
-import { N0, N1, N2, N3, sumLanesInt, touch } from "./vectors";
-import { maxAcross } from "./softmax";
+import { N1, N2, N4, maxAcross, sumLanesInt, touch } from "./vectors";
 
 const ROW: usize = HEAD_DIM;
 const QUERY: usize = HEAD_DIM * 2;
@@ -17,10 +18,10 @@ const OUT: usize = HEAD_DIM * 4;
 
 @inline function addDot(sum: v128, a: v128, b: v128): v128 { return i32x4.add(sum, i32x4.dot_i16x8_s(a, b)); }
 
-/** q f32 [heads, HEAD_DIM] becomes i16 in place. scales[h] ← what a unit of the products q · k of unscaled keys is worth, times `scale`. */
-export function quantizeQueries(q: usize, heads: i32, scale: f32, scales: usize): void {
+/** q f32 [heads, HEAD_DIM] becomes i16 in place, each head's greatest 32767. scales[h] ← scale · what a unit is worth. */
+export function quantizeQueries(q: usize, heads: usize, scale: f32, scales: usize): void {
   let to = q;
-  for (let h = 0; h < heads; h++, q += HEAD_DIM * 4, scales += 4) {
+  for (let h: usize = 0; h < heads; h++, q += HEAD_DIM * 4, scales += 4) {
     let max = f32x4.splat(1e-30);
     for (let p = q, end = q + HEAD_DIM * 4; p < end; p += 16) max = f32x4.pmax(max, f32x4.abs(v128.load(p)));
     max = maxAcross(max, 1);
@@ -35,10 +36,14 @@ export function quantizeQueries(q: usize, heads: i32, scale: f32, scales: usize)
   }
 }
 
+@inline function rescale(products: v128, queryScale: v128, keyScale: v128): v128 {
+  return f32x4.mul(f32x4.convert_i32x4_s(products), f32x4.mul(queryScale, keyScale));
+}
+
 function keys4<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, tokens: usize): void {
   const queryScale = v128.load(queryScales);
   for (const end = k + tokens * ROW; k < end; k += 2 * ROW, scales += 8, scores += 32) {
-    if (offsetof<A>() > 0) touch(k, 2 * ROW);
+    touch<A>(k, 2 * ROW);
     let a0 = i32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     let p = k;
     for (let x = q, xEnd = q + QUERY; x < xEnd; x += 16, p += 8) {
@@ -64,7 +69,7 @@ function keys4<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores:
 function keys3<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, tokens: usize): void {
   const queryScale = v128.load(queryScales);
   for (const end = k + tokens * ROW; k < end; k += 3 * ROW, scales += 12, scores += 48) {
-    if (offsetof<A>() > 0) touch(k, 3 * ROW);
+    touch<A>(k, 3 * ROW);
     let a0 = i32x4.splat(0), a1 = a0, a2 = a0, b0 = a0, b1 = a0, b2 = a0, c0 = a0, c1 = a0, c2 = a0;
     let p = k;
     for (let x = q, xEnd = q + QUERY; x < xEnd; x += 16, p += 8) {
@@ -91,7 +96,7 @@ function keys3<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores:
 function keys2<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, tokens: usize): void {
   const pair = v128.load64_splat(queryScales);
   for (const end = k + tokens * ROW; k < end; k += 4 * ROW, scales += 16, scores += 32) {
-    if (offsetof<A>() > 0) touch(k, 4 * ROW);
+    touch<A>(k, 4 * ROW);
     let a0 = i32x4.splat(0), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
     let p = k;
     for (let x = q, xEnd = q + QUERY; x < xEnd; x += 16, p += 8) {
@@ -118,7 +123,7 @@ function keys2<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores:
 function keys1<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, tokens: usize): void {
   const queryScale = v128.load32_splat(queryScales);
   for (const end = k + tokens * ROW; k < end; k += 4 * ROW, scales += 16, scores += 16) {
-    if (offsetof<A>() > 0) touch(k, 4 * ROW);
+    touch<A>(k, 4 * ROW);
     let a = i32x4.splat(0), b = a, c = a, d = a;
     let p = k;
     for (let x = q, xEnd = q + QUERY; x < xEnd; x += 16, p += 8) {
@@ -132,48 +137,42 @@ function keys1<A>(q: usize, queryScales: usize, k: usize, scales: usize, scores:
   }
 }
 
-@inline function rescale(products: v128, queryScale: v128, keyScale: v128): v128 {
-  return f32x4.mul(f32x4.convert_i32x4_s(products), f32x4.mul(queryScale, keyScale));
-}
-
 /** scores[t, h] ← queryScales[h] · scales[t] · (k[t] · q[h]). Writes whole tiles: up to three tokens past `tokens`. */
-@inline export function keys<A>(heads: i32, q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, tokens: usize): void {
+@inline export function keys<A>(heads: usize, q: usize, queryScales: usize, k: usize, scales: usize, scores: usize, tokens: usize): void {
   if (heads == 4) keys4<A>(q, queryScales, k, scales, scores, tokens);
   else if (heads == 3) keys3<A>(q, queryScales, k, scales, scores, tokens);
   else if (heads == 2) keys2<A>(q, queryScales, k, scales, scores, tokens);
   else keys1<A>(q, queryScales, k, scales, scores, tokens);
 }
 
+/** 1.5 · 2²³: added to a number, leaves its integer in the low bits; and the mask of a low half. In memory: see EXP2 in softmax.ts. */
+const ROUND = memory.data<u32>([0x4b400000, 0x0000ffff], 16);
+
 /**
- * Weights w f32 [tokens, slot] times their tokens' scales become i16 pairs [tokens / 2, slot, 2] in place, each head's greatest 32767.
- * Returns what a unit is worth in each lane. Works on 32 bytes at a time.
+ * Weights w f32 [tokens, SLOT], times their tokens' scales, become i16 pairs [tokens / 2, SLOT, 2] in place; each head's greatest is 32767.
+ * Returns what a unit of each is worth. Whole vectors: the weights and scales that follow shall be next to nothing.
  */
-export function quantizeWeights(w: usize, scales: usize, tokens: usize, slot: usize): v128 {
-  const end = w + tokens * slot * 4;
+function quantizeWeights<SLOT>(w: usize, scales: usize, tokens: usize): v128 {
+  const end = w + tokens * offsetof<SLOT>() * 4;
   let max = f32x4.splat(1e-30);
-  for (let p = w; p < end; p += 16, scales += 16 / slot) {
+  for (let p = w; p < end; p += 16, scales += 16 / offsetof<SLOT>()) {
     let scale: v128;
-    if (slot == 4) scale = v128.load32_splat(scales);
-    else {
-      scale = v128.load(scales);
-      if (slot == 2) scale = v128.shuffle<f32>(scale, scale, 0, 0, 1, 1);
-    }
+    if (offsetof<SLOT>() == 4) scale = v128.load32_splat(scales);
+    else scale = v128.load(scales);
+    if (offsetof<SLOT>() == 2) scale = v128.shuffle<f32>(scale, scale, 0, 0, 1, 1);
     const x = f32x4.mul(scale, v128.load(p));
     max = f32x4.pmax(max, x);
     v128.store(p, x);
   }
-  max = maxAcross(max, slot);
-  const factor = f32x4.div(f32x4.splat(32767), max);
-  const round = f32x4.splat(12582912); // 1.5 · 2²³: the integer is in the low bits of the sum
-  const low = i32x4.splat(0xffff);
+  max = maxAcross(max, offsetof<SLOT>());
+  const factor = f32x4.div(f32x4.splat(32767), max), round = v128.load32_splat(ROUND), low = v128.load32_splat(ROUND, 4);
   for (let p = w, to = w; p < end; p += 32, to += 16) {
-    const x = f32x4.add(f32x4.mul(factor, v128.load(p)), round);
-    const y = f32x4.add(f32x4.mul(factor, v128.load(p, 16)), round);
+    const x = f32x4.add(f32x4.mul(factor, v128.load(p)), round), y = f32x4.add(f32x4.mul(factor, v128.load(p, 16)), round);
     let even = x, odd = y;
-    if (slot == 2) {
+    if (offsetof<SLOT>() == 2) {
       even = v128.shuffle<i32>(x, y, 0, 1, 4, 5);
       odd = v128.shuffle<i32>(x, y, 2, 3, 6, 7);
-    } else if (slot == 1) {
+    } else if (offsetof<SLOT>() == 1) {
       even = v128.shuffle<i32>(x, y, 0, 2, 4, 6);
       odd = v128.shuffle<i32>(x, y, 1, 3, 5, 7);
     }
@@ -189,10 +188,8 @@ export function quantizeWeights(w: usize, scales: usize, tokens: usize, slot: us
 function values4<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): void {
   let reached = v;
   for (const stripEnd = v + 2 * ROW; v < stripEnd; v += 16, out += 32) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 8);
-      reached += tokens * 8;
-    }
+    touch<A>(reached, tokens * 8);
+    reached += tokens * 8;
     let a0 = i32x4.splat(0), b0 = a0, a1 = a0, b1 = a0, a2 = a0, b2 = a0, a3 = a0, b3 = a0;
     let p = v;
     for (let t = w, end = w + (tokens << 3); t < end; t += 16, p += 2 * ROW) {
@@ -228,10 +225,8 @@ function values4<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): 
 function values3<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): void {
   let reached = v;
   for (const stripEnd = v + 2 * ROW; v < stripEnd; v += 16, out += 32) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 8);
-      reached += tokens * 8;
-    }
+    touch<A>(reached, tokens * 8);
+    reached += tokens * 8;
     let a0 = i32x4.splat(0), b0 = a0, a1 = a0, b1 = a0, a2 = a0, b2 = a0;
     let p = v;
     for (let t = w, end = w + (tokens << 3); t < end; t += 16, p += 2 * ROW) {
@@ -261,10 +256,8 @@ function values3<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): 
 function values2<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): void {
   let reached = v;
   for (const stripEnd = v + 2 * ROW; v < stripEnd; v += 32, out += 64) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 16);
-      reached += tokens * 16;
-    }
+    touch<A>(reached, tokens * 16);
+    reached += tokens * 16;
     let a0 = i32x4.splat(0), b0 = a0, c0 = a0, d0 = a0, a1 = a0, b1 = a0, c1 = a0, d1 = a0;
     let p = v;
     for (let t = w, end = w + (tokens << 2); t < end; t += 8, p += 2 * ROW) {
@@ -298,10 +291,8 @@ function values2<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): 
 function values1<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): void {
   let reached = v;
   for (const stripEnd = v + 2 * ROW; v < stripEnd; v += 64, out += 128) {
-    if (offsetof<A>() > 0) {
-      touch(reached, tokens * 32);
-      reached += tokens * 32;
-    }
+    touch<A>(reached, tokens * 32);
+    reached += tokens * 32;
     let a = i32x4.splat(0), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
     let p = v;
     for (let t = w, end = w + (tokens << 1); t < end; t += 4, p += 2 * ROW) {
@@ -327,10 +318,10 @@ function values1<A>(w: usize, unit: v128, v: usize, out: usize, tokens: usize): 
   }
 }
 
-/** out[h] ← out[h] + unit[h] · Σ w[t, h] · v[t]. */
-@inline export function values<A>(heads: i32, w: usize, unit: v128, v: usize, out: usize, tokens: usize): void {
-  if (heads == 4) values4<A>(w, unit, v, out, tokens);
-  else if (heads == 3) values3<A>(w, unit, v, out, tokens);
-  else if (heads == 2) values2<A>(w, unit, v, out, tokens);
-  else values1<A>(w, unit, v, out, tokens);
+/** out[h] ← out[h] + Σ w[t, h] · scales[t] · v[t]. Spoils w. HEAD_DIM is a multiple of 32. */
+@inline export function values<A>(heads: usize, w: usize, v: usize, scales: usize, out: usize, tokens: usize): void {
+  if (heads == 4) values4<A>(w, quantizeWeights<N4>(w, scales, tokens), v, out, tokens);
+  else if (heads == 3) values3<A>(w, quantizeWeights<N4>(w, scales, tokens), v, out, tokens);
+  else if (heads == 2) values2<A>(w, quantizeWeights<N2>(w, scales, tokens), v, out, tokens);
+  else values1<A>(w, quantizeWeights<N1>(w, scales, tokens), v, out, tokens);
 }

@@ -124,7 +124,7 @@ export class BaselineRow implements Row {
     return out;
   }
 
-  heldKeys(layer: number): Float32Array {
+  async heldKeys(layer: number): Promise<Float32Array> {
     return this.#layers[layer]!.keys;
   }
 

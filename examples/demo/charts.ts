@@ -46,29 +46,26 @@ export function plot(points: readonly Point[], yAxis: Axis): string {
       boundaryGap: [0, '10%'],
       ...(yAxis.type === 'log' && { min: 10 ** Math.floor(Math.log10(Math.min(...ys))), max: 10 ** Math.ceil(Math.log10(Math.max(...ys))) })
     },
-    series: []
-  });
-
-  const at = (x: number, y: number): [number, number] => chart.convertToPixel('grid', [x, y]) as [number, number];
-  const positions = placeLabels(points.map(({ name, bits, codedBits, y }) => ({
-    text: name, dots: [at(bits, y), at(codedBits ?? bits, y)]
-  })));
-  chart.setOption({
-    series: points.flatMap(({ name, color, y, bits, codedBits }, i) => [
+    series: points.flatMap(({ color, y, bits, codedBits }) => [
       {
         type: 'line', silent: true, symbol: 'none', lineStyle: { color, width: 1.5, type: 'dotted' },
         data: [[codedBits ?? bits, y], [bits, y]]
       },
       {
-        type: 'scatter', symbolSize: DOT - 2, silent: true,
-        itemStyle: { color: 'transparent', borderColor: color, borderWidth: 2, opacity: 1 },
-        data: codedBits === null ? [] : [[codedBits, y]]
+        type: 'scatter', symbolSize: DOT - 2, silent: true, data: codedBits === null ? [] : [[codedBits, y]],
+        itemStyle: { color: 'transparent', borderColor: color, borderWidth: 2, opacity: 1 }
       },
-      {
-        type: 'scatter', symbolSize: DOT, itemStyle: { color, opacity: 1 }, data: [[bits, y]],
-        label: { show: true, formatter: name, color: 'currentColor', fontSize: FONT, opacity: 1, ...positions[i]! }
-      }
+      { type: 'scatter', symbolSize: DOT, itemStyle: { color, opacity: 1 }, data: [[bits, y]] }
     ])
+  });
+
+  // Labels come second: only now does the chart know where the dots are.
+  const at = (x: number, y: number): [number, number] => chart.convertToPixel('grid', [x, y]) as [number, number];
+  const places = placeLabels(points.map(({ name, bits, codedBits, y }) => ({ text: name, dots: [at(bits, y), at(codedBits ?? bits, y)] })));
+  chart.setOption({
+    series: points.flatMap(({ name }, i) => [{}, {}, {
+      label: { show: true, formatter: name, color: 'currentColor', fontSize: FONT, opacity: 1, ...places[i]! }
+    }])
   });
   const svg = chart.renderToSVGString();
   chart.dispose();

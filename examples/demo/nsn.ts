@@ -54,10 +54,10 @@ export class NsnRow implements Row {
     return this.#sequence.attend(layer, query, { scale: this.#recording.scale }).read();
   }
 
-  heldKeys(layer: number): Float32Array {
+  async heldKeys(layer: number): Promise<Float32Array> {
     const held = this.#held[layer]!;
     if (held.stale) {
-      held.keys.set(this.#sequence.decode(layer).keys);
+      held.keys.set((await this.#sequence.decode(layer)).keys);
       held.stale = false;
     }
     return held.keys;

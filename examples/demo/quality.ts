@@ -34,7 +34,7 @@ export async function measureQuality(recording: Recording, rows: readonly Row[],
       mix(exact, exactLogP, layers[layer]!.values, length, recording);
       for (const x of exact) energies[layer]! += x * x;
       for (const [r, row] of rows.entries()) {
-        logProbabilities(rowLogP, query, row.heldKeys(layer), length, recording);
+        logProbabilities(rowLogP, query, await row.heldKeys(layer), length, recording);
         const out = await row.attend(layer, query, rowLogP);
         for (let i = 0; i < exact.length; i++) errors[r]![layer]! += (out[i]! - exact[i]!) ** 2;
         divergences[r]! += divergence(exactLogP, rowLogP, queryHeads * length);

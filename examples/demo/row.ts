@@ -14,7 +14,7 @@ export interface Row {
    */
   attend(layer: number, query: Float32Array, logP: Float64Array): Promise<ArrayLike<number>>;
   /** The keys as attention sees them, decoded: f32 [at least the layer's length, kvHeads, headDim]. Valid until the next append. */
-  heldKeys(layer: number): Float32Array;
+  heldKeys(layer: number): Promise<Float32Array>;
   /** Bytes held now, everything counted. */
   readonly bytes: number;
   /** Bits per element of coded tokens alone, their metadata included; null while there are none. */

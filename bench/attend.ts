@@ -1,0 +1,148 @@
+// Attention of one token's queries over a whole context: nsnquant's codecs against dense f32, f16 and int8 of our own
+// (bench/dense), in cache and with many heads walked so that dense keys and values leave the last-level cache.
+
+import { codecs, KVCache, openBackend, type Backend, type CodecName } from 'nsnquant';
+import { attend } from 'nsnquant/reference';
+import { openDense, type Kind } from './dense.ts';
+import { invFreq, keysAndValues, normals, relativeError, type KeysAndValues } from './data.ts';
+import { markdown, type Context } from './table.ts';
+import { race } from './timing.ts';
+
+const KINDS: readonly Kind[] = ['f32', 'f16', 'int8'];
+const CODECS = Object.keys(codecs) as CodecName[];
+
+interface Cell {
+  /** ns per cached token and KV head. */
+  readonly ns: number;
+  /** Bytes read per cached token and KV head. */
+  readonly bytes: number;
+  readonly error: number;
+}
+
+/** One KV head: everything in cache. */
+export async function attendTable(context: Context): Promise<void> {
+  const { quick, print, progress } = context;
+  const rows: string[][] = [];
+  for (const headDim of [64, 128]) {
+    for (const groups of quick ? [4] : [1, 3, 4, 8]) {
+      for (const tokens of quick ? [1024] : [1024, 4096, 32768]) {
+        progress(`attend: headDim ${headDim}, ${groups} query heads, ${tokens} tokens`);
+        const cells = await measure(context, { headDim, groups, tokens, heads: 1 });
+        rows.push([String(headDim), String(groups), String(tokens), ...describe(cells)]);
+      }
+    }
+  }
+  print('\n### Attend, one KV head\n\nns per cached token for all query heads of the KV head, and relative error against exact '
+    + 'attention in f64; dense is the fastest of its forms in each cell. ×: speed against dense f32.\n');
+  print(markdown(['headDim', 'query heads', 'tokens', ...heads()], rows, 0));
+}
+
+/** Many KV heads of 8,192 tokens, one after another, as a decoding step walks them. */
+export async function walkTable(context: Context): Promise<void> {
+  const { quick, print, progress } = context;
+  const rows: string[][] = [];
+  for (const shape of [
+    { headDim: 128, groups: 4, tokens: 8192, heads: quick ? 4 : 32 },
+    { headDim: 64, groups: 3, tokens: 8192, heads: quick ? 4 : 90 }
+  ]) {
+    progress(`walk: headDim ${shape.headDim}, ${shape.heads} KV heads`);
+    const cells = await measure(context, shape);
+    rows.push([String(shape.headDim), String(shape.groups), `${shape.heads} × ${shape.tokens}`, ...describe(cells)]);
+  }
+  print('\n### Attend, many KV heads\n\nAs above; dense f32 keys and values together: 268 MB (headDim 128) and 377 MB (64).\n');
+  print(markdown(['headDim', 'query heads', 'heads × tokens', ...heads()], rows, 0));
+}
+
+interface AttendShape {
+  readonly headDim: number;
+  readonly groups: number;
+  readonly tokens: number;
+  readonly heads: number;
+}
+
+async function measure({ variant, quick }: Context, shape: AttendShape): Promise<Record<string, Cell>> {
+  const { headDim, groups, tokens, heads } = shape;
+  const backend = await openBackend({ variant });
+  const dense = await openDense({ relaxed: variant === 'relaxed' });
+  // A few distinct heads are enough: each is copied to its own place in memory.
+  const data = Array.from({ length: Math.min(heads, 4) }, (_, head) => keysAndValues(head + 1, tokens, headDim));
+  const normal = normals(99);
+  const queries = Float32Array.from({ length: heads * groups * headDim }, normal);
+  const exact = Array.from({ length: groups }, (_, g) => {
+    const query = queries.subarray(g * headDim, (g + 1) * headDim);
+    return Array.from(attend(Float64Array.from(query, x => x / Math.sqrt(headDim)), data[0]!.keys, data[0]!.values));
+  }).flat();
+
+  const competitors: Record<string, () => void> = {};
+  const results: Record<string, { bytes: number; out: Float32Array }> = {};
+  for (const codec of CODECS) {
+    const { run, out, bytes } = cacheOf(backend, codec, shape, data, queries);
+    competitors[codec] = run;
+    results[codec] = { out, bytes: bytes / (tokens * heads) };
+  }
+  for (const kind of KINDS) {
+    const cell = dense.cell({ kind, headDim, groups, tokens, heads });
+    for (let head = 0; head < heads; head++) cell.fill(head, data[head % data.length]!.keys, data[head % data.length]!.values);
+    for (const form of cell.forms) {
+      const name = `${kind} ${form}`;
+      const out = new Float32Array(groups * headDim);
+      results[name] = { out: new Float32Array(groups * headDim), bytes: 2 * headDim * { f32: 4, f16: 2, int8: 1 }[kind] + (kind === 'int8' ? 8 : 0) };
+      cell.attend(0, queries.subarray(0, groups * headDim), results[name]!.out, form);
+      competitors[name] = () => {
+        for (let head = 0; head < heads; head++) {
+          cell.attend(head, queries.subarray(head * groups * headDim, (head + 1) * groups * headDim), out, form);
+        }
+      };
+    }
+  }
+  const times = race(competitors, quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.5 : 0.1 });
+
+  const cells: Record<string, Cell> = {};
+  for (const [name, { out, bytes }] of Object.entries(results)) {
+    const ns = times[name]! / (tokens * heads);
+    const short = name.split(' ')[0]!;
+    if (cells[short] && cells[short].ns <= ns) continue;
+    cells[short] = { ns, bytes, error: relativeError(out.subarray(0, exact.length), exact) };
+  }
+  return cells;
+}
+
+function cacheOf(backend: Backend, codec: CodecName, { headDim, groups, tokens, heads }: AttendShape, data: readonly KeysAndValues[], queries: Float32Array) {
+  const cache = new KVCache(backend, {
+    layers: 1, kvHeads: heads, queryHeads: heads * groups, headDim, capacity: tokens, keys: codec, values: codec,
+    rope: { invFreq: invFreq(headDim), interleaved: false }, sequences: 1, maxAppend: 64
+  });
+  const sequence = cache.sequence();
+  const [keys, values] = [new Float32Array(64 * heads * headDim), new Float32Array(64 * heads * headDim)];
+  for (let from = 0; from < tokens; from += 64) {
+    for (let t = 0; t < 64; t++) {
+      for (let head = 0; head < heads; head++) {
+        const source = data[head % data.length]!;
+        const at = (from + t) * headDim;
+        keys.set(source.keys.subarray(at, at + headDim), (t * heads + head) * headDim);
+        values.set(source.values.subarray(at, at + headDim), (t * heads + head) * headDim);
+      }
+    }
+    sequence.append(0, keys, values);
+  }
+  sequence.seal();
+  const out = new Float32Array(queries.length);
+  const run = (): void => void sequence.attend(0, queries, { out });
+  run();
+  return { run, out, bytes: sequence.bytes };
+}
+
+function heads(): string[] {
+  return ['f32', 'GB/s', 'f16', 'int8', ...CODECS.flatMap(codec => [codec, 'GB/s', '×', 'error'])];
+}
+
+function describe(cells: Record<string, Cell>): string[] {
+  const f32 = cells['f32']!;
+  return [
+    f32.ns.toFixed(1), (f32.bytes / f32.ns).toFixed(1), cells['f16']!.ns.toFixed(1), cells['int8']!.ns.toFixed(1),
+    ...CODECS.flatMap(codec => {
+      const { ns, bytes, error } = cells[codec]!;
+      return [ns.toFixed(1), (bytes / ns).toFixed(1), (f32.ns / ns).toFixed(2), error.toFixed(3)];
+    })
+  ];
+}

@@ -1,0 +1,56 @@
+// Seeded data that looks like a cache: normal values; keys with channel means before RoPE, as real ones have.
+
+export interface KeysAndValues {
+  /** f32 [tokens, headDim] */
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+}
+
+/** Normal deviates from a 32-bit counter hash. */
+export function normals(seed: number): () => number {
+  let state = seed >>> 0;
+  const uniform = (): number => {
+    state = (state + 0x9e3779b9) >>> 0;
+    let x = state;
+    x = Math.imul(x ^ (x >>> 16), 0x21f0aaad);
+    x = Math.imul(x ^ (x >>> 15), 0x735a2d97);
+    return ((x ^ (x >>> 15)) >>> 0) / 2 ** 32;
+  };
+  return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+}
+
+/** RoPE of base 10,000, halves. */
+export function invFreq(headDim: number): Float32Array {
+  return Float32Array.from({ length: headDim / 2 }, (_, i) => 10000 ** ((-2 * i) / headDim));
+}
+
+/** Keys carry about three quarters of their energy in the mean before RoPE, as measured on a real model. */
+export function keysAndValues(seed: number, tokens: number, headDim: number): KeysAndValues {
+  const normal = normals(seed);
+  const mean = Float64Array.from({ length: headDim }, () => Math.sqrt(3) * normal());
+  const frequencies = invFreq(headDim);
+  const keys = new Float32Array(tokens * headDim);
+  const values = new Float32Array(tokens * headDim);
+  const half = headDim / 2;
+  for (let t = 0; t < tokens; t++) {
+    for (let i = 0; i < half; i++) {
+      const [a, b] = [mean[i]! + normal(), mean[i + half]! + normal()];
+      const [cos, sin] = [Math.cos(t * frequencies[i]!), Math.sin(t * frequencies[i]!)];
+      keys[t * headDim + i] = a * cos - b * sin;
+      keys[t * headDim + i + half] = b * cos + a * sin;
+    }
+    for (let i = 0; i < headDim; i++) values[t * headDim + i] = normal();
+  }
+  return { keys, values };
+}
+
+/** ‖x − exact‖ / ‖exact‖ */
+export function relativeError(x: ArrayLike<number>, exact: ArrayLike<number>): number {
+  let error = 0;
+  let norm = 0;
+  for (let i = 0; i < exact.length; i++) {
+    error += (x[i]! - exact[i]!) ** 2;
+    norm += exact[i]! ** 2;
+  }
+  return Math.sqrt(error / norm);
+}

@@ -1,0 +1,122 @@
+// A Llama: tokens in, logits out, attention left to a cache that it is handed. Runs in a browser.
+import type { Tokenizer } from '@huggingface/tokenizers';
+import { dequantize, tensorBytes, type TensorType } from './dequantize.ts';
+import { openGguf, type Config, type Gguf } from './gguf.ts';
+import { modelGraphs } from './graphs.ts';
+import { Session, type HostOptions, type OnnxRuntime } from './host.ts';
+import { InputError, type Source } from './source.ts';
+import { openTokenizer } from './tokenizer.ts';
+
+/** What the model asks of a cache: one conversation, tokens in order. */
+export interface Cache {
+  /** Tokens that all layers hold. */
+  readonly length: number;
+  /** f32 [tokens, kvHeads, headDim], keys after RoPE. */
+  append(layer: number, keys: Float32Array, values: Float32Array): void;
+  /** f32 [tokens, queryHeads, headDim] of the newest tokens; causal. */
+  attend(layer: number, query: Float32Array): Promise<Float32Array>;
+}
+
+export interface OpenOptions extends HostOptions {
+  /** Called with 0 to 1. */
+  readonly progress?: (done: number) => void;
+}
+
+export class Model {
+  readonly config: Config;
+  readonly tokenizer: Tokenizer;
+  /** Jinja, if the file has one. */
+  readonly chatTemplate: string | undefined;
+  /** Tokens at which an answer ends. */
+  readonly stops: ReadonlySet<number>;
+  readonly #segments: readonly Session[];
+  readonly #head: Session;
+  readonly #embeddings: { type: TensorType; data: Uint8Array };
+
+  private constructor(gguf: Gguf, tokenizer: Tokenizer, sessions: Session[], embeddings: { type: TensorType; data: Uint8Array }) {
+    this.config = gguf.config;
+    this.tokenizer = tokenizer;
+    this.chatTemplate = gguf.metadata['tokenizer.chat_template'] as string | undefined;
+    const ends = ['eos', 'eot'].map(name => gguf.metadata[`tokenizer.ggml.${name}_token_id`]).filter(id => id !== undefined);
+    this.stops = new Set(ends.map(Number));
+    this.#head = sessions.at(-1)!;
+    this.#segments = sessions.slice(0, -1);
+    this.#embeddings = embeddings;
+  }
+
+  /** @throws {InputError} for a file that the engine cannot run */
+  static async open(runtime: OnnxRuntime, source: Source, options: OpenOptions = {}): Promise<Model> {
+    const gguf = await openGguf(source);
+    const tokenizer = openTokenizer(gguf);
+    const { width, vocabulary, layers } = gguf.config;
+    const embeddings = await gguf.packed('token_embd.weight', width, vocabulary);
+    const sessions: Session[] = [];
+    for await (const graph of modelGraphs(gguf)) {
+      sessions.push(await Session.open(runtime, graph, options));
+      options.progress?.(sessions.length / (layers + 2));
+    }
+    return new Model(gguf, tokenizer, sessions, embeddings);
+  }
+
+  encode(text: string): number[] {
+    return this.tokenizer.encode(text, { add_special_tokens: false }).ids;
+  }
+
+  /**
+   * Runs tokens that follow those in the cache.
+   *
+   * @returns hidden states f32 [tokens, width]; `logits` turns them into scores
+   */
+  async forward(tokens: readonly number[], cache: Cache): Promise<Float32Array> {
+    const { layers, width, queryHeads, kvHeads, headDim, rope, context } = this.config;
+    const start = cache.length;
+    if (start + tokens.length > context) {
+      throw new InputError(`expected at most ${context} tokens (the model's context), got ${start + tokens.length}`);
+    }
+    const count = tokens.length;
+    const pairs = rope.invFreq.length;
+    const angle = (f: (x: number) => number): { data: Float32Array; shape: number[] } => ({
+      data: Float32Array.from({ length: count * pairs }, (_, i) => f((start + Math.floor(i / pairs)) * rope.invFreq[i % pairs]!)),
+      shape: [count, pairs]
+    });
+    const angles = { cos: angle(Math.cos), sin: angle(Math.sin) };
+
+    let x = this.#embed(tokens);
+    let attention: Float32Array | undefined;
+    for (let layer = 0; layer <= layers; layer++) {
+      const result = await this.#segments[layer]!.run({
+        x: { data: x, shape: [count, width] },
+        ...(attention && { attention: { data: attention, shape: [count, queryHeads * headDim] } }),
+        ...(layer < layers && angles)
+      });
+      if (layer === layers) return result.hidden!;
+      if (result.x) x = result.x;
+      cache.append(layer, result.k!, result.v!);
+      attention = await cache.attend(layer, result.q!);
+    }
+    throw new Error(`a model of ${layers} layers and ${kvHeads} heads came to no end`);
+  }
+
+  /** f32 [rows, vocabulary] of hidden states f32 [rows, width]. */
+  async logits(hidden: Float32Array): Promise<Float32Array> {
+    const { width } = this.config;
+    return (await this.#head.run({ hidden: { data: hidden, shape: [hidden.length / width, width] } })).logits!;
+  }
+
+  async release(): Promise<void> {
+    for (const session of [...this.#segments, this.#head]) await session.release();
+  }
+
+  /** Rows of the embedding matrix, which stays as the file has it: an f32 copy would be the largest array of a small model. */
+  #embed(tokens: readonly number[]): Float32Array {
+    const { width, vocabulary } = this.config;
+    const { type, data } = this.#embeddings;
+    const rowBytes = tensorBytes(type, width);
+    const out = new Float32Array(tokens.length * width);
+    tokens.forEach((token, i) => {
+      if (!(token >= 0 && token < vocabulary)) throw new RangeError(`"tokens[${i}]" expected integer from 0 to ${vocabulary - 1}, got ${token}`);
+      out.set(dequantize(type, data, width, token * rowBytes), i * width);
+    });
+    return out;
+  }
+}

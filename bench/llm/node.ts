@@ -1,0 +1,51 @@
+// What the programs need of Node: the model file, texts, ONNX Runtime's native flavor.
+import { open, readFile } from 'node:fs/promises';
+import { readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as runtime from 'onnxruntime-node';
+import { Model, type OpenOptions } from './engine/model.ts';
+import { InputError, type Source } from './engine/source.ts';
+
+const shared = fileURLToPath(new URL('../../../shared', import.meta.url));
+const MODEL_FOLDER = join(shared, 'models/smollm2-135m');
+const texts = { wikitext: 'wiki.test.raw', 'war-and-peace': 'war-and-peace.txt' } as const;
+
+export const textNames = Object.keys(texts);
+export { runtime };
+
+/** The file that --model names, or the environment variable NSN_MODEL, or the one beside the repository. */
+export function findModel(option: string | undefined): string {
+  const path = option ?? process.env.NSN_MODEL;
+  if (path !== undefined) return path;
+  try {
+    const file = readdirSync(MODEL_FOLDER).find(name => name.endsWith('.gguf'));
+    if (file) return join(MODEL_FOLDER, file);
+  } catch {
+    // Said below, with what would help.
+  }
+  throw new InputError('expected a model: give a GGUF file with --model or NSN_MODEL');
+}
+
+export async function fileSource(path: string): Promise<Source> {
+  const file = await open(path).catch((error: Error) => { throw new InputError(`model expected a readable file, got ${error.message}`); });
+  return {
+    name: basename(path),
+    size: (await file.stat()).size,
+    async read(begin, end) {
+      const bytes = new Uint8Array(end - begin);
+      const { bytesRead } = await file.read(bytes, 0, bytes.length, begin);
+      return bytes.subarray(0, bytesRead);
+    }
+  };
+}
+
+export async function openModel(option: string | undefined, options?: OpenOptions): Promise<Model> {
+  return Model.open(runtime, await fileSource(findModel(option)), options);
+}
+
+/** A text by its name, or a file. */
+export async function readText(name: string): Promise<string> {
+  const path = name in texts ? join(shared, 'text', texts[name as keyof typeof texts]) : name;
+  return readFile(path, 'utf8').catch((error: Error) => { throw new InputError(`"--text" expected ${textNames.join(', ')} or a file, got ${error.message}`); });
+}

@@ -1,0 +1,16 @@
+// Markdown tables, and what every table of the benchmark is handed.
+
+import type { WasmVariant } from 'nsnquant';
+
+export interface Context {
+  readonly variant: WasmVariant;
+  readonly quick: boolean;
+  print(text: string): void;
+  progress(text: string): void;
+}
+
+/** Text to the left, everything else to the right. */
+export function markdown(head: readonly string[], rows: readonly (readonly string[])[], text = 1): string {
+  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+  return [line(head), line(head.map((_, i) => (i < text ? '---' : '---:'))), ...rows.map(line)].join('\n');
+}
