@@ -105,7 +105,7 @@ export class DenseCell {
     const q = 4096;
     const out = q + queryBytes;
     this.#work = out + queryBytes;
-    const workBytes = Math.ceil(groups / 4) * (48 + (tokens + 12) * 16); // groupBytes in dense/index.ts
+    const workBytes = Math.ceil(groups / 4) * (48 + (tokens + 12) * 16) + 27 * headDim * 4; // see dense/index.ts
     this.#keys = roundUp(this.#work + workBytes, 16384);
     this.#values = roundUp(this.#keys + heads * this.#stride, 16384);
     const pages = Math.ceil((this.#values + heads * this.#stride + SLACK_BYTES) / 65536);

@@ -41,6 +41,7 @@ try {
 }
 
 async function demo({ input, report, json, sinks, backend: prefer, variant }: Options): Promise<void> {
+  if (prefer === 'reference' && variant !== undefined) throw new InputError('"--variant" expected with --backend wasm, got --backend reference');
   const recording = readRecording(readFileSync(input));
   const backend = await openBackend({ prefer, variant });
   const { results, tables } = await measure(recording, backend, sinks);

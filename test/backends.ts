@@ -26,7 +26,7 @@ const relaxedProbe = Uint8Array.of(
 );
 
 // Deno, Bun and Chromium are known to have relaxed SIMD. Were one to lose it, or the probe to be wrong, it must show.
-const known = 'Deno' in globalThis || 'Bun' in globalThis || (typeof document !== 'undefined' && / Chrome\//.test(navigator.userAgent));
+const known = 'Deno' in globalThis || 'Bun' in globalThis || (typeof document !== 'undefined' && /Chrome\//.test(navigator.userAgent));
 
 /** Whether this engine runs relaxed SIMD; where it does, the relaxed binary must open. */
 export const hasRelaxed = known || WebAssembly.validate(relaxedProbe);

@@ -27,6 +27,22 @@ const HALF_MASK = memory.data<u32>([0x8fffe000], 16);
   return v128.and(i32x4.shl(v128.load16x4_s(p, (offsetof<R>() * HEAD_DIM + offsetof<C>() * 4) * 2), 13), mask);
 }
 
+/** Rows of f16 as `four` reads them, to f32. */
+export function widen<A>(p: usize, to: usize, rows: usize): void {
+  const mask = halfMask();
+  for (const end = p + rows * HEAD_DIM * 2; p < end; p += 64, to += 128) {
+    touch<A>(p, 64);
+    v128.store(to, four<u16, N0, N0>(p, mask));
+    v128.store(to, four<u16, N0, N1>(p, mask), 16);
+    v128.store(to, four<u16, N0, N2>(p, mask), 32);
+    v128.store(to, four<u16, N0, N3>(p, mask), 48);
+    v128.store(to, four<u16, N0, N4>(p, mask), 64);
+    v128.store(to, four<u16, N0, N5>(p, mask), 80);
+    v128.store(to, four<u16, N0, N6>(p, mask), 96);
+    v128.store(to, four<u16, N0, N7>(p, mask), 112);
+  }
+}
+
 function keys4<E, A>(q: usize, k: usize, scores: usize, tokens: usize): void {
   const mask = halfMask();
   for (const end = k + tokens * rowBytes<E>(); k < end; k += 2 * rowBytes<E>(), scores += 32) {

@@ -1,5 +1,5 @@
 // What the programs need of Node: the model file, texts, ONNX Runtime's native flavor.
-import { open, readFile } from 'node:fs/promises';
+import { open, readFile, stat } from 'node:fs/promises';
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -28,14 +28,20 @@ export function findModel(option: string | undefined): string {
 }
 
 export async function fileSource(path: string): Promise<Source> {
-  const file = await open(path).catch((error: Error) => { throw new InputError(`model expected a readable file, got ${error.message}`); });
+  const unreadable = (error: Error): never => { throw new InputError(`"--model" expected a readable file, got ${error.message}`); };
+  const { size } = await stat(path).catch(unreadable);
   return {
     name: basename(path),
-    size: (await file.stat()).size,
+    size,
     async read(begin, end) {
-      const bytes = new Uint8Array(end - begin);
-      const { bytesRead } = await file.read(bytes, 0, bytes.length, begin);
-      return bytes.subarray(0, bytesRead);
+      const file = await open(path).catch(unreadable);
+      try {
+        const bytes = new Uint8Array(end - begin);
+        const { bytesRead } = await file.read(bytes, 0, bytes.length, begin);
+        return bytes.subarray(0, bytesRead);
+      } finally {
+        await file.close();
+      }
     }
   };
 }

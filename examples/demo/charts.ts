@@ -94,14 +94,14 @@ function placeLabels(items: readonly { text: string; dots: [x: number, y: number
   return items.map(({ text, dots: [[x, y]] }) => {
     const width = text.length * FONT * 0.56, height = FONT * 1.2; // sans-serif, generous
     const candidates: [left: number, top: number][] = [
-      [x + gap, y - height / 2], [x - width / 2, y - gap - height], [x - width / 2, y + gap],
+      [x + gap, y - height / 2], [x - gap - width, y - height / 2], [x - width / 2, y - gap - height], [x - width / 2, y + gap],
       [x - width, y - gap - height], [x - width, y + gap], [x, y - gap - height], [x, y + gap],
       ...[2, 3, 4].flatMap((row): [number, number][] => [[x - width / 2, y - gap - row * height], [x - width / 2, y + gap + (row - 1) * height]])
     ];
     const box = ([left, top]: [number, number]): Box => ({ left, right: left + width, top, bottom: top + height });
     const free = candidates.map(box).find(b => b.left >= frame.left && b.right <= frame.right && b.top >= frame.top && b.bottom <= frame.bottom
       && !taken.some(other => b.left < other.right && other.left < b.right && b.top < other.bottom && other.top < b.bottom));
-    const chosen = free ?? box(candidates[1]!);
+    const chosen = free ?? box(candidates[2]!);
     taken.push(chosen);
     // ECharts puts a 'left' label's right edge at the dot; aligned left it starts there, and the offset does the rest.
     return { position: 'left', align: 'left', offset: [chosen.left - x + DOT / 2 + 5, (chosen.top + chosen.bottom) / 2 - y] };

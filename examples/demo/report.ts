@@ -38,8 +38,8 @@ export function renderReport({ title, facts, results, tables, notes }: Report): 
   figure svg { display: block; width: 100%; height: auto; }
   figcaption { font-size: 0.9rem; }
   .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+  table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+  th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
   th.text, td.text { text-align: left; }
   ol { padding-left: 1.2rem; font-size: 0.9rem; }
   .nsn { color: ${NSN_COLOR}; }

@@ -76,8 +76,8 @@ export function notes(recording: Recording, sinks: number, passes: number): stri
     `bits: bits per element of keys and values with everything counted after ${count(tokens)} tokens: pages with their metadata, sinks, the raw tail (f16), the page table, the codebooks. coded bits: coded tokens alone, metadata included, which is what a long context comes to.`,
     `output error: √(Σ‖out − exact‖² / Σ‖exact‖²) against attention in f64 over the recorded keys and values, over the last ${count(queryTokens)} positions, all heads and layers. KL: KL(exact ‖ format) of the attention probabilities, mean over the same.`,
     `nsn rows keep the first ${sinks} tokens raw, and the newest 64-token window until the call after it is full. Baselines are given the same window, without sinks.`,
-    `attend ns: time of all attend calls ÷ Σ over calls of (cached tokens × KV heads). encode ns: time of the append calls that seal windows ÷ (sealed tokens × KV heads), keys and values together. One thread, one query position a call, fastest of ${passes} passes; –: not measured.`,
-    'f32 and q8_0 are timed with the tuned dense kernels of bench/dense.ts, f32 and int8 (one scale per token, where q8_0 has one per 32 channels), at the mean length; their fastest form. They have no kernel for scalar WebAssembly or other head dimensions than multiples of 32.'
+    `attend ns: time of all attend calls ÷ Σ over calls of (cached tokens × KV heads). encode ns: time of the append calls that seal windows ÷ (sealed tokens × KV heads), keys and values together. One thread, one query position a call, fastest of up to ${passes} passes; –: not measured.`,
+    'f32 and q8_0 are timed with the tuned dense kernels of bench/dense.ts, f32 and int8 (one scale per token, where q8_0 has one per 32 channels), at the mean length; their fastest form. There is none for q4_0, for scalar WebAssembly, or for head dimensions that 32 does not divide.'
   ];
 }
 

@@ -68,7 +68,7 @@ export class Model {
    * @returns hidden states f32 [tokens, width]; `logits` turns them into scores
    */
   async forward(tokens: readonly number[], cache: Cache): Promise<Float32Array> {
-    const { layers, width, queryHeads, kvHeads, headDim, rope, context } = this.config;
+    const { layers, width, queryHeads, headDim, rope, context } = this.config;
     const start = cache.length;
     if (start + tokens.length > context) {
       throw new InputError(`expected at most ${context} tokens (the model's context), got ${start + tokens.length}`);
@@ -94,7 +94,7 @@ export class Model {
       cache.append(layer, result.k!, result.v!);
       attention = await cache.attend(layer, result.q!);
     }
-    throw new Error(`a model of ${layers} layers and ${kvHeads} heads came to no end`);
+    throw new Error('expected the last segment to end the loop');
   }
 
   /** f32 [rows, vocabulary] of hidden states f32 [rows, width]. */

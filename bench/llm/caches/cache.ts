@@ -1,0 +1,13 @@
+// What a program measures: a cache that also says what it takes.
+import type { Cache } from '../engine/model.ts';
+
+export interface HeldCache extends Cache {
+  /** Bytes held now, everything counted: coded tokens with their metadata, sinks, raw tokens, page tables, codebooks. */
+  readonly bytes: number;
+  /** Bits per element of coded tokens alone, their metadata included; null while there are none. */
+  readonly codedBits: number | null;
+  dispose(): void;
+}
+
+/** Tokens that are coded together. */
+export const WINDOW = 64;

@@ -1,0 +1,91 @@
+// Methods by name: what a command line can ask for, and the cache that comes of it.
+//
+//   METHOD  =  KEYS[/VALUES][@OPTION,OPTION…]      nsn4/nsn2   nsn2@sinks=0,rope=off   q4_0+hadamard@sinks=4   raw
+import { codecs, type Backend, type CodecName } from 'nsnquant';
+import type { Config } from '../engine/gguf.ts';
+import { InputError } from '../engine/source.ts';
+import type { HeldCache } from './cache.ts';
+import type { DenseAttention } from './dense.ts';
+import { formats } from './formats.ts';
+import { NsnCache } from './nsn.ts';
+import { WindowedCache } from './windowed.ts';
+
+export interface MethodOptions {
+  /** First tokens that stay raw. */
+  readonly sinks: number;
+  /** Newest complete windows that stay raw. */
+  readonly recent: number;
+  /** Whether the mean of keys is taken before RoPE. Only nsn codecs know the difference. */
+  readonly rope: boolean;
+}
+
+export interface Method {
+  readonly keys: string;
+  readonly values: string;
+  readonly options: MethodOptions;
+}
+
+export interface Resources {
+  readonly config: Config;
+  readonly backend: Backend;
+  readonly dense: DenseAttention;
+}
+
+const codecNames = Object.keys(codecs);
+export const raw: Method = { keys: 'raw', values: 'raw', options: { sinks: 0, recent: 0, rope: false } };
+
+export function parseMethod(text: string): Method {
+  const [pair, settings = ''] = text.trim().split('@', 2) as [string, string?];
+  const [keys, values = keys] = pair.split('/', 2) as [string, string?];
+  const names = [...codecNames, ...formats.keys()];
+  for (const name of [keys, values]) {
+    if (!names.includes(name)) throw new InputError(`"--methods" expected one of ${names.join(', ')}, got ${name}`);
+  }
+  const nsn = codecNames.includes(keys);
+  if (nsn !== codecNames.includes(values) || (keys === 'raw') !== (values === 'raw')) {
+    throw new InputError(`"--methods" expected keys and values of one kind, got ${pair}`);
+  }
+  const options = { sinks: nsn ? 4 : 0, recent: 0, rope: nsn };
+  for (const setting of settings === '' ? [] : settings.split(',')) {
+    const [name, value = ''] = setting.split('=', 2) as [string, string?];
+    if ((name === 'sinks' && keys !== 'raw' || name === 'recent' && nsn) && /^\d+$/.test(value)) options[name as 'sinks' | 'recent'] = Number(value);
+    else if (name === 'rope' && nsn && (value === 'on' || value === 'off')) options.rope = value === 'on';
+    else throw new InputError(`"--methods" expected options sinks=N, and for codecs of nsnquant recent=N and rope=on or rope=off, got ${text}`);
+  }
+  return { keys, values, options };
+}
+
+export function parseMethods(text: string): Method[] {
+  // A comma divides methods and options alike: what has a "=" before any "@" belongs to the method before it.
+  const methods: string[] = [];
+  for (const part of text.split(',')) {
+    if (/^[a-z]+=/.test(part) && methods.length > 0) methods.push(`${methods.pop()},${part}`);
+    else methods.push(part);
+  }
+  return methods.map(parseMethod);
+}
+
+/** The method as parseMethod takes it, without what is the default. */
+export function methodName({ keys, values, options }: Method): string {
+  const nsn = codecNames.includes(keys);
+  const settings = [
+    ...(options.sinks !== (nsn ? 4 : 0) ? [`sinks=${options.sinks}`] : []),
+    ...(options.recent > 0 ? [`recent=${options.recent}`] : []),
+    ...(nsn && !options.rope ? ['rope=off'] : [])
+  ];
+  return `${keys === values ? keys : `${keys}/${values}`}${settings.length > 0 ? `@${settings.join(',')}` : ''}`;
+}
+
+export function isNsn({ keys }: Method): boolean {
+  return codecNames.includes(keys);
+}
+
+/** An empty cache. `maxAppend`: tokens of the longest call. */
+export function openCache({ keys, values, options }: Method, { config, backend, dense }: Resources, capacity: number, maxAppend: number): HeldCache {
+  const keyFormat = formats.get(keys);
+  const valueFormat = formats.get(values);
+  if (!keyFormat || !valueFormat) {
+    return new NsnCache(backend, config, { keys: keys as CodecName, values: values as CodecName, capacity, maxAppend, ...options });
+  }
+  return new WindowedCache(config, dense, { capacity, keys: keyFormat, values: valueFormat, sinks: options.sinks });
+}

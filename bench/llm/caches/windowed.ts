@@ -1,0 +1,109 @@
+// The cache of every format that has no attention of its own: windows go through the format and back to f32, attention is dense.
+// Raw tail, sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
+import type { Config } from '../engine/gguf.ts';
+import { fromHalf, toHalf } from '../../../src/half.ts';
+import { WINDOW, type HeldCache } from './cache.ts';
+import type { DenseAttention } from './dense.ts';
+import type { Side, WindowFormat } from './formats.ts';
+
+export interface WindowedOptions {
+  readonly capacity: number;
+  readonly keys: WindowFormat;
+  readonly values: WindowFormat;
+  /** First tokens that stay raw for good. */
+  readonly sinks: number;
+}
+
+interface Layer {
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+  length: number;
+  coded: number; // windows
+}
+
+export class WindowedCache implements HeldCache {
+  readonly #config: Config;
+  readonly #attention: DenseAttention;
+  readonly #options: WindowedOptions;
+  readonly #row: number;
+  readonly #layers: readonly Layer[];
+
+  constructor(config: Config, attention: DenseAttention, options: WindowedOptions) {
+    this.#config = config;
+    this.#attention = attention;
+    this.#options = options;
+    this.#row = config.kvHeads * config.headDim;
+    const elements = options.capacity * this.#row;
+    this.#layers = Array.from({ length: config.layers }, () => ({
+      keys: new Float32Array(elements), values: new Float32Array(elements), length: 0, coded: 0
+    }));
+  }
+
+  get length(): number {
+    return Math.min(...this.#layers.map(({ length }) => length));
+  }
+
+  append(layer: number, keys: Float32Array, values: Float32Array): void {
+    const held = this.#layers[layer]!;
+    const { sinks, capacity } = this.#options;
+    const tokens = keys.length / this.#row;
+    if (held.length + tokens > capacity) throw new RangeError(`"keys" expected at most ${capacity - held.length} tokens (the capacity is ${capacity}), got ${tokens}`);
+    while (held.length >= sinks + (held.coded + 1) * WINDOW) this.#code(held);
+    // A raw window is f16, as in nsnquant; what counts as raw altogether stays as it is.
+    const exact = this.#options.keys.raw;
+    held.keys.set(exact ? keys : keys.map(half), held.length * this.#row);
+    held.values.set(exact ? values : values.map(half), held.length * this.#row);
+    held.length += tokens;
+  }
+
+  attend(layer: number, query: Float32Array): Promise<Float32Array> {
+    const { keys, values, length } = this.#layers[layer]!;
+    const end = length * this.#row;
+    return this.#attention.attend(query, keys.subarray(0, end), values.subarray(0, end));
+  }
+
+  get bytes(): number {
+    const { keys, values } = this.#options;
+    const rawBytes = keys.raw ? 4 : 2;
+    return this.#layers.reduce((sum, { length, coded }) =>
+      sum + coded * this.#windowBytes + (length - coded * WINDOW) * this.#row * 2 * rawBytes, 0)
+      + keys.tableBytes + (values === keys ? 0 : values.tableBytes);
+  }
+
+  get codedBits(): number | null {
+    return this.#layers[0]!.coded === 0 ? null : 8 * this.#windowBytes / (2 * WINDOW * this.#row);
+  }
+
+  dispose(): void {}
+
+  /** Keys and values, all heads. */
+  get #windowBytes(): number {
+    const { kvHeads, headDim } = this.#config;
+    const { keys, values } = this.#options;
+    return kvHeads * (keys.windowBytes(headDim) + values.windowBytes(headDim));
+  }
+
+  #code(held: Layer): void {
+    const from = this.#options.sinks + held.coded * WINDOW;
+    const { keys, values } = this.#options;
+    this.#roundTrip(keys, 'keys', held.keys, from);
+    this.#roundTrip(values, 'values', held.values, from);
+    held.coded++;
+  }
+
+  #roundTrip(format: WindowFormat, side: Side, all: Float32Array, from: number): void {
+    if (format.raw) return;
+    const { kvHeads, headDim } = this.#config;
+    const window = new Float32Array(WINDOW * headDim);
+    for (let head = 0; head < kvHeads; head++) {
+      const at = (token: number): number => ((from + token) * kvHeads + head) * headDim;
+      for (let t = 0; t < WINDOW; t++) window.set(all.subarray(at(t), at(t) + headDim), t * headDim);
+      format.roundTrip(window, headDim, side);
+      for (let t = 0; t < WINDOW; t++) all.set(window.subarray(t * headDim, (t + 1) * headDim), at(t));
+    }
+  }
+}
+
+function half(x: number): number {
+  return fromHalf(toHalf(Math.max(-65504, Math.min(65504, x))));
+}

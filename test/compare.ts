@@ -1,0 +1,109 @@
+// The comparers. Each throws with the first place that differs, and none may take NaN for agreement (bite.test.ts proves it).
+
+import type { Codec } from 'nsnquant';
+import { distance, nearest } from './brute.ts';
+import { ATOL, NAIVE_ERRORS, NEAR_TIE } from './tolerance.ts';
+
+type Numbers = ArrayLike<number>;
+
+const bytesOf = (x: ArrayBufferView) => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
+
+/** Equal byte for byte: −0 is not 0, and NaNs of equal bits are equal. For integers, and for floats where both sides add in the same order. */
+export function sameBits(what: string, actual: ArrayBufferView, expected: ArrayBufferView): void {
+  const [a, b] = [bytesOf(actual), bytesOf(expected)];
+  if (a.length !== b.length) throw new Error(`${what} expected ${b.length} bytes, got ${a.length}`);
+  const at = a.findIndex((byte, i) => byte !== b[i]);
+  if (at < 0) return;
+  const size = (expected as Uint8Array).BYTES_PER_ELEMENT ?? 1;
+  const element = Math.floor(at / size);
+  throw new Error(`${what} expected the same bits, got ${(actual as Uint8Array)[element]} for ${(expected as Uint8Array)[element]} at ${element} of ${b.length / size}`);
+}
+
+/**
+ * The float rule, row by row: largest error ≤ 2 × that of the naive f32 implementation + ATOL × the row's largest magnitude,
+ * and what `extra` allows an element besides.
+ *
+ * @param rowLength  0 for one row of everything
+ */
+export function withinFloatRule(
+  what: string, actual: Numbers, exact: Numbers, naive: Numbers, rowLength = 0, extra?: Numbers
+): void {
+  if (actual.length !== exact.length || naive.length !== exact.length) {
+    throw new Error(`${what} expected ${exact.length} numbers, got ${actual.length} (naive ${naive.length})`);
+  }
+  const width = rowLength || exact.length;
+  for (let row = 0; row < exact.length; row += width) {
+    let naiveError = 0;
+    let largest = 0;
+    for (let i = row; i < row + width; i++) {
+      naiveError = Math.max(naiveError, Math.abs(naive[i]! - exact[i]!));
+      largest = Math.max(largest, Math.abs(exact[i]!));
+    }
+    const allowed = NAIVE_ERRORS * naiveError + ATOL * largest;
+    for (let i = row; i < row + width; i++) {
+      const error = Math.abs(actual[i]! - exact[i]!);
+      if (error <= allowed + (extra?.[i] ?? 0)) continue;
+      throw new Error(`${what} expected ${exact[i]} ± ${allowed + (extra?.[i] ?? 0)} (naive f32 errs by ${naiveError}), got ${actual[i]} at ${i}`);
+    }
+  }
+}
+
+/**
+ * Codes of y [groups of channels]: the nearest codeword, or one as near within NEAR_TIE. Returns how many were near ties.
+ *
+ * @param yError  how far y may be from what the codes were made of, per channel: 0 where it is the very same
+ */
+export function sameCodes(what: string, codes: Numbers, y: Numbers, codec: Codec, yError = 0): number {
+  const { channels } = codec;
+  if (codes.length !== y.length / channels) throw new Error(`${what} expected ${y.length / channels} codes, got ${codes.length}`);
+  let ties = 0;
+  for (let j = 0; j < codes.length; j++) {
+    const best = nearest(y, j * channels, codec);
+    if (codes[j] === best) continue;
+    const least = Math.sqrt(distance(y, j * channels, codec, best));
+    const got = Math.sqrt(distance(y, j * channels, codec, codes[j]!));
+    // Moving y by yError in every channel moves a distance by √channels · yError at most.
+    if (!(got <= least * (1 + NEAR_TIE) + 2 * yError * Math.sqrt(channels))) {
+      throw new Error(`${what} expected code ${best} at distance ${least}, got ${codes[j]} at ${got}, group ${j}`);
+    }
+    ties++;
+  }
+  return ties;
+}
+
+/** ‖actual − expected‖ / ‖expected‖ */
+export function relativeL2(actual: Numbers, expected: Numbers): number {
+  let error = 0;
+  let norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    error += (actual[i]! - expected[i]!) ** 2;
+    norm += expected[i]! ** 2;
+  }
+  return Math.sqrt(error / norm);
+}
+
+/** `value` ≤ `most`; NaN is not. */
+export function atMost(what: string, value: number, most: number): void {
+  if (!(value <= most)) throw new Error(`${what} expected at most ${most}, got ${value}`);
+}
+
+/** No NaN, no infinity. */
+export function allFinite(what: string, x: Numbers): void {
+  for (let i = 0; i < x.length; i++) {
+    if (!Number.isFinite(x[i])) throw new Error(`${what} expected finite numbers, got ${x[i]} at ${i}`);
+  }
+}
+
+/** Refuses unless `run` throws or rejects with this class and message. */
+export async function refuses(run: () => unknown, type: new (...args: any[]) => Error, message: string): Promise<Error> {
+  let thrown: unknown;
+  try {
+    await run();
+  } catch (error) {
+    thrown = error;
+  }
+  if (thrown === undefined) throw new Error(`expected ${type.name} "${message}", got nothing thrown`);
+  const { constructor, message: got } = thrown as Error;
+  if (constructor !== type || got !== message) throw new Error(`expected ${type.name} "${message}", got ${constructor.name} "${got}"`);
+  return thrown as Error;
+}
