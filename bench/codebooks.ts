@@ -1,10 +1,11 @@
-// Trains the universal codebooks and writes src/codebook.ts; `--check` trains again and compares the bytes instead.
+// Trains the universal codebooks and writes src/codebook.ts and src/paper2-codebook.ts; `--check` trains again and compares.
 // Never uses Math.log, Math.cos or Math.pow, whose last bits differ between engines: every engine writes the same file.
 //
 //   npx tsx bench/codebooks.ts [--check]
 //
 // One codebook per codec: 256 codewords of 8, 4 or 2 channels for draws of N(0, I), Euclidean nearest codeword. Codeword c + 128 is
-// the negation of codeword c, which halves the products of a look-up table. MSE per channel on the same 1,000,000 fresh draws:
+// the negation of codeword c, which halves the products of a look-up table. The paper's 2-bit codebook (256 codewords of 8 channels
+// for magnitudes, signs kept apart) is trained the same way. MSE per channel on the same 1,000,000 fresh draws:
 //
 //   symmetric, 128 trained codewords   0.31649 (8 channels)   0.09636 (4)   0.00776 (2)
 //   free, 256, the same training       0.32087                0.09625       0.00779
@@ -21,7 +22,9 @@ const codecs = [
   { name: 'nsn2', channels: 4 },
   { name: 'nsn4', channels: 2 }
 ];
+/** Codewords that are trained: half of a symmetric codebook, or all of the paper's for magnitudes. */
 const pairs = 128;
+const magnitudes = 256;
 const trainingVectors = 2_000_000;
 const annealingSteps = 1000;
 const annealingVectors = 40_000;   // vectors per annealing step, from successive parts of the training draws
@@ -73,20 +76,27 @@ function normals(count: number, seed: number): Float32Array {
   return out;
 }
 
+/** What a codebook is trained on: normal draws, or their magnitudes. */
+function draws(channels: number, count: number, vectors: number, seed: number): Float32Array {
+  const x = normals(vectors * channels, seed);
+  return count === magnitudes ? x.map(Math.abs) : x;
+}
+
 /**
  * Nearest codeword of every vector, argmax(x·C − ‖C‖²/2). Codeword k + 128 is the negation of codeword k, so 128 products are
- * enough: the larger |x·C| decides, its sign says which of the two.
+ * enough: the larger |x·C| decides, its sign says which of the two. Magnitudes and their codewords are positive: the sign is +.
  *
  *   x      f32 [vectors, channels]
- *   half   f64 [128, channels]   codewords 0 to 127
- *   visit  called with each vector's index, its nearest codeword 0 to 127 and the sign
+ *   half   f64 [count, channels]
+ *   visit  called with each vector's index, its nearest codeword of `half` and the sign
  *
  * Returns the mean squared error per channel.
  */
 function nearest(
   x: Float32Array, half: Float64Array, channels: number, visit: (vector: number, codeword: number, sign: number) => void
 ): number {
-  const halfNorms = new Float64Array(pairs);
+  const count = half.length / channels;
+  const halfNorms = new Float64Array(count);
   for (let i = 0; i < half.length; i++) halfNorms[Math.floor(i / channels)]! += half[i]! * half[i]! / 2;
   const v = new Float64Array(channels);
   let error = 0;
@@ -97,7 +107,7 @@ function nearest(
       norm += v[j]! * v[j]!;
     }
     let best = -Infinity, codeword = 0, sign = 1;
-    for (let k = 0, p = 0; k < pairs; k++) {
+    for (let k = 0, p = 0; k < count; k++) {
       let product = 0;
       for (let j = 0; j < channels; j++) product += v[j]! * half[p++]!;
       const score = Math.abs(product) - halfNorms[k]!;
@@ -115,7 +125,7 @@ function nearest(
 
 /** One of Lloyd's iterations, folded: a vector nearest to −c pulls c by its negation. An empty cell keeps its codeword. */
 function lloyd(x: Float32Array, half: Float64Array, channels: number): void {
-  const sums = new Float64Array(half.length), counts = new Float64Array(pairs);
+  const sums = new Float64Array(half.length), counts = new Float64Array(half.length / channels);
   nearest(x, half, channels, (vector, codeword, sign) => {
     counts[codeword]!++;
     for (let j = 0; j < channels; j++) sums[codeword * channels + j]! += sign * x[vector * channels + j]!;
@@ -128,11 +138,11 @@ function lloyd(x: Float32Array, half: Float64Array, channels: number): void {
 
 /**
  * k-means with stochastic relaxation (Zeger, Vaisey, Gersho 1992): noise that fades with (1 − step/steps)^1.5 is added to the
- * codewords after each step, so that they leave poor local minima. Returns f64 [128, channels].
+ * codewords after each step, so that they leave poor local minima. Returns f64 [count, channels].
  */
-function train(channels: number): Float64Array {
-  const x = normals(trainingVectors * channels, trainingSeed);
-  const half = Float64Array.from(x.subarray(0, pairs * channels));
+function train(channels: number, count: number): Float64Array {
+  const x = draws(channels, count, trainingVectors, trainingSeed);
+  const half = Float64Array.from(x.subarray(0, count * channels));
   const noise = normals(annealingSteps * half.length, noiseSeed);
   for (let step = 0; step < annealingSteps; step++) {
     const start = step * annealingVectors % trainingVectors;
@@ -145,10 +155,10 @@ function train(channels: number): Float64Array {
   return half;
 }
 
-/** f16 bits [256, channels]: the codeword of each pair whose first channel is positive, in ascending order, then their negations. */
+/** f16 bits [256, channels]: codewords whose first channel is positive, in ascending order, then, where symmetric, their negations. */
 function finish(half: Float64Array, channels: number): Uint16Array {
   const rows: number[][] = [];
-  for (let k = 0; k < pairs; k++) {
+  for (let k = 0; k < half.length / channels; k++) {
     const row = Array.from(half.subarray(k * channels, (k + 1) * channels), toHalf);
     rows.push(row[0]! & 0x8000 ? row.map(bits => bits ^ 0x8000) : row);
   }
@@ -157,13 +167,14 @@ function finish(half: Float64Array, channels: number): Uint16Array {
     return j < 0 ? 0 : fromHalf(a[j]!) - fromHalf(b[j]!);
   });
   const codebook = Uint16Array.from(rows.flat());
+  if (rows.length === magnitudes) return codebook;
   return Uint16Array.from([...codebook, ...codebook.map(bits => bits ^ 0x8000)]);
 }
 
 /** Mean squared error per channel of N(0, I), and mean cosine of whole vectors of norm √128 as the encoder makes them. */
-function measure(codebook: Uint16Array, channels: number): { mse: number; cosine: number } {
-  const x = normals(freshVectors * channels, freshSeed);
-  const half = Float64Array.from(codebook.subarray(0, pairs * channels), fromHalf);
+function measure(codebook: Uint16Array, channels: number, count: number): { mse: number; cosine: number } {
+  const x = draws(channels, count, freshVectors, freshSeed);
+  const half = Float64Array.from(codebook.subarray(0, count * channels), fromHalf);
   const mse = nearest(x, half, channels, () => {});
 
   const rows = Math.floor(x.length / cosineChannels);
@@ -192,10 +203,24 @@ function fnv1a(bytes: Uint8Array): number {
 }
 
 const { check } = parseArgs({ options: { check: { type: 'boolean', default: false } } }).values;
-const target = new URL('../src/codebook.ts', import.meta.url);
 const hex = (checksum: number): string => `0x${checksum.toString(16).padStart(8, '0')}`;
 
-let source = `// The universal codebooks, data only. Made by \`npx tsx bench/codebooks.ts\`; never edited by hand.
+/** Trains one codebook, prints its row of the table, and returns its entry in a source file. */
+function entry(name: string, channels: number, count: number): string {
+  const codebook = finish(train(channels, count), channels);
+  const bytes = new Uint8Array(codebook.length * 2);
+  const view = new DataView(bytes.buffer);
+  codebook.forEach((bits, i) => view.setUint16(i * 2, bits, true));
+  const checksum = hex(fnv1a(bytes));
+  const lines = Buffer.from(bytes).toString('base64').match(/.{1,120}/g)!.map(line => `      '${line}'`);
+  const { mse, cosine } = measure(codebook, channels, count);
+  console.log(`| ${name} | ${mse.toFixed(6)} | ${cosine.toFixed(6)} | ${checksum} |`);
+  return `{\n    channels: ${channels},\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  }`;
+}
+
+console.log('| codec | Gaussian MSE | mean cosine, 128 channels | checksum |\n|---|---|---|---|');
+const sources = {
+  'codebook.ts': `// The universal codebooks, data only. Made by \`npx tsx bench/codebooks.ts\`; never edited by hand.
 //
 //   base64    f16 [256, channels], little-endian; the codeword of code c is row c
 //   checksum  FNV-1a, 32 bits, of those bytes; part of the format: coded bytes mean nothing under another codebook
@@ -209,24 +234,20 @@ export interface Codebook {
 }
 
 export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
-`;
-console.log('| codec | Gaussian MSE | mean cosine, 128 channels | checksum |\n|---|---|---|---|');
-for (const { name, channels } of codecs) {
-  const codebook = finish(train(channels), channels);
-  const bytes = new Uint8Array(codebook.length * 2);
-  const view = new DataView(bytes.buffer);
-  codebook.forEach((bits, i) => view.setUint16(i * 2, bits, true));
-  const checksum = hex(fnv1a(bytes));
-  const lines = Buffer.from(bytes).toString('base64').match(/.{1,120}/g)!.map(line => `      '${line}'`);
-  source += `  ${name}: {\n    channels: ${channels},\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  },\n`;
-  const { mse, cosine } = measure(codebook, channels);
-  console.log(`| ${name} | ${mse.toFixed(6)} | ${cosine.toFixed(6)} | ${checksum} |`);
-}
-source += '};\n';
+${codecs.map(({ name, channels }) => `  ${name}: ${entry(name, channels, pairs)},\n`).join('')}};
+`,
+  'paper2-codebook.ts': `// The paper's 2-bit codebook for magnitudes, data only, in the form of codebook.ts. Made by \`npx tsx bench/codebooks.ts\`.
 
-if (!check) {
-  writeFileSync(target, source);
-} else if (readFileSync(target, 'utf8') !== source) {
-  console.error('src/codebook.ts differs from what bench/codebooks.ts makes');
-  process.exitCode = 1;
+export const paper2Codebook = ${entry('paper2', 8, magnitudes).replace(/^(  +)/gm, spaces => spaces.slice(2))};
+`
+};
+
+for (const [file, source] of Object.entries(sources)) {
+  const target = new URL(`../src/${file}`, import.meta.url);
+  if (!check) {
+    writeFileSync(target, source);
+  } else if (readFileSync(target, 'utf8') !== source) {
+    console.error(`src/${file} differs from what bench/codebooks.ts makes`);
+    process.exitCode = 1;
+  }
 }

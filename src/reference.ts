@@ -6,6 +6,7 @@
 
 import type { Codec } from './codec.ts';
 import { fromHalf, toHalf } from './half.ts';
+export { paper2 } from './paper2.ts';
 import { blockLayout, hadamardSize, MEAN_GROUP, ropePair, WINDOW, type Rope } from './layout.ts';
 
 /** Anything a quantizer must be: `codec()` gives the three byte codecs, paper2.ts the paper's own 2-bit form. */

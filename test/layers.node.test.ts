@@ -24,7 +24,9 @@ const allowed: Record<string, readonly string[]> = {
 
   // Where kernels run. Backends never see each other, and the reference is built from nothing generated.
   backend: [],
-  reference: ['half', 'layout'],
+  'paper2-codebook': [],
+  paper2: ['half', 'paper2-codebook'],
+  reference: ['half', 'layout', 'paper2'],
   'reference-backend': ['half', 'layout', 'reference'],
   grid: [],
   rope: ['layout'],

@@ -29,6 +29,9 @@ const SUM: usize = 16;
 const QUERY_SCALES: usize = 32;
 const SCORES: usize = 48;
 @inline function groupBytes(tokens: usize): usize { return SCORES + (tokens + OVERHANG) * 16; }
+@inline function headsOf(heads: usize, h: usize): usize { return min<usize>(heads - h, 4); }
+@inline function slotOf(heads: usize): usize { return heads > 2 ? 4 : heads; }
+
 /**
  * f16 blocks are converted once for all groups of heads rather than by each: 116 ns a token where it took 129 (d 128, 8 heads, Xeon).
  * Not with fused multiplications, which leave the ports free that converting needs: 98 ns where it took 92.
@@ -36,8 +39,6 @@ const SCORES: usize = 48;
 @inline function widens<E>(heads: usize): bool { return sizeof<E>() == 2 && heads > 4 && !ASC_FEATURE_RELAXED_SIMD; }
 /** After the groups: a block of f16 rows as f32 [BLOCK + 3, HEAD_DIM], for more than one group to read. */
 @inline function wideRows(work: usize, tokens: usize, heads: usize): usize { return work + ((heads + 3) >> 2) * groupBytes(tokens); }
-@inline function headsOf(heads: usize, h: usize): usize { return min<usize>(heads - h, 4); }
-@inline function slotOf(heads: usize): usize { return heads > 2 ? 4 : heads; }
 
 /** f16 values count 2⁻¹¹² times too little, their weights 2⁹⁶ times too much; the sums would overflow with 2¹¹². See `four` in float.ts. */
 const HALF_SCALE: f32 = 5192296858534827628530496329220096.0; // 2^112
