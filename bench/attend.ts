@@ -73,36 +73,31 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
     return Array.from(attend(Float64Array.from(query, x => x / Math.sqrt(headDim)), data[0]!.keys, data[0]!.values));
   }).flat();
 
-  const competitors: Record<string, () => void> = {};
-  const results: Record<string, { bytes: number; out: Float32Array }> = {};
-  for (const codec of CODECS) {
-    const { run, out, bytes } = cacheOf(backend, codec, shape, data, queries);
-    competitors[codec] = run;
-    results[codec] = { out, bytes: bytes / (tokens * heads) };
-  }
+  const cells: Record<string, Cell> = {};
+  const keep = (name: string, time: number, bytes: number, out: Float32Array): void => {
+    const ns = time / (tokens * heads);
+    if (ns < (cells[name]?.ns ?? Infinity)) cells[name] = { ns, bytes, error: relativeError(out.subarray(0, exact.length), exact) };
+  };
+  const ours = CODECS.map(codec => ({ codec, ...cacheOf(backend, codec, shape, data, queries) }));
+  // One dense kind at a time beside the codecs: several hundred megabytes more in memory slow each other down.
   for (const kind of KINDS) {
     const cell = dense.cell({ kind, headDim, groups, tokens, heads });
     for (let head = 0; head < heads; head++) cell.fill(head, data[head % data.length]!.keys, data[head % data.length]!.values);
+    const out = new Float32Array(groups * headDim);
+    const walk = (form: string): void => {
+      for (let head = heads - 1; head >= 0; head--) {
+        cell.attend(head, queries.subarray(head * groups * headDim, (head + 1) * groups * headDim), out, form);
+      }
+    };
+    const times = race({
+      ...Object.fromEntries(ours.map(({ codec, run }) => [codec, run])),
+      ...Object.fromEntries(cell.forms.map(form => [form, () => walk(form)]))
+    }, quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.3 : 0.1 });
+    for (const { codec, bytes, out } of ours) keep(codec, times[codec]!, bytes / (tokens * heads), out);
     for (const form of cell.forms) {
-      const name = `${kind} ${form}`;
-      const out = new Float32Array(groups * headDim);
-      results[name] = { out: new Float32Array(groups * headDim), bytes: 2 * headDim * { f32: 4, f16: 2, int8: 1 }[kind] + (kind === 'int8' ? 8 : 0) };
-      cell.attend(0, queries.subarray(0, groups * headDim), results[name]!.out, form);
-      competitors[name] = () => {
-        for (let head = 0; head < heads; head++) {
-          cell.attend(head, queries.subarray(head * groups * headDim, (head + 1) * groups * headDim), out, form);
-        }
-      };
+      walk(form);   // ends with head 0, whose exact result is known
+      keep(kind, times[form]!, cell.headBytes / tokens, out);
     }
-  }
-  const times = race(competitors, quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.5 : 0.1 });
-
-  const cells: Record<string, Cell> = {};
-  for (const [name, { out, bytes }] of Object.entries(results)) {
-    const ns = times[name]! / (tokens * heads);
-    const short = name.split(' ')[0]!;
-    if (cells[short] && cells[short].ns <= ns) continue;
-    cells[short] = { ns, bytes, error: relativeError(out.subarray(0, exact.length), exact) };
   }
   return cells;
 }

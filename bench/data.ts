@@ -24,10 +24,11 @@ export function invFreq(headDim: number): Float32Array {
   return Float32Array.from({ length: headDim / 2 }, (_, i) => 10000 ** ((-2 * i) / headDim));
 }
 
-/** Keys carry about three quarters of their energy in the mean before RoPE, as measured on a real model. */
+/** As a real model's: keys carry about three quarters of their energy in the mean before RoPE, values a fifth in theirs. */
 export function keysAndValues(seed: number, tokens: number, headDim: number): KeysAndValues {
   const normal = normals(seed);
   const mean = Float64Array.from({ length: headDim }, () => Math.sqrt(3) * normal());
+  const valueMean = Float64Array.from({ length: headDim }, () => normal() / 2);
   const frequencies = invFreq(headDim);
   const keys = new Float32Array(tokens * headDim);
   const values = new Float32Array(tokens * headDim);
@@ -39,7 +40,7 @@ export function keysAndValues(seed: number, tokens: number, headDim: number): Ke
       keys[t * headDim + i] = a * cos - b * sin;
       keys[t * headDim + i + half] = b * cos + a * sin;
     }
-    for (let i = 0; i < headDim; i++) values[t * headDim + i] = normal();
+    for (let i = 0; i < headDim; i++) values[t * headDim + i] = valueMean[i]! + normal();
   }
   return { keys, values };
 }

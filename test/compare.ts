@@ -2,7 +2,9 @@
 
 import type { Codec } from 'nsnquant';
 import { distance, nearest } from './brute.ts';
-import { ATOL, NAIVE_ERRORS, NEAR_TIE } from './tolerance.ts';
+import { nearestHalf } from './half.ts';
+import type { Group } from './pages.ts';
+import { ATOL, NAIVE_ERRORS, NEAR_TIE, RTN_TIE, UNDERFLOW } from './tolerance.ts';
 
 type Numbers = ArrayLike<number>;
 
@@ -69,6 +71,33 @@ export function sameCodes(what: string, codes: Numbers, y: Numbers, codec: Codec
     ties++;
   }
   return ties;
+}
+
+/**
+ * 4-bit rounding of a group: its minimum, its scale and every code are what f64 gives, or what it would give were the numbers
+ * off by RTN_TIE.
+ *
+ * @param magnitude  the largest number that went into x, whose f32 roundings x carries
+ * @param keep       whether a nonzero number takes the next code rather than value 0 (norms)
+ */
+export function sameRounding(what: string, { scale, min, codes }: Group, x: Numbers, magnitude: number, keep = false): void {
+  const off = RTN_TIE * magnitude;
+  const low = Math.min(...Array.from(x));
+  const step = (Math.max(...Array.from(x)) - low) / 15;
+  const between = (name: string, value: number, least: number, most: number): void => {
+    if (!(value >= least && value <= most)) throw new Error(`${what} expected ${name} from ${least} to ${most}, got ${value}`);
+  };
+  between('minimum', min, nearestHalf(low - off), nearestHalf(low + off));
+  between('scale', scale, nearestHalf(Math.max(step - off, 1e-5)), nearestHalf(Math.max(step + off, 1e-5)));
+  for (let i = 0; i < x.length; i++) {
+    const place = Math.min(Math.max((x[i]! - min) / scale, 0), 15);
+    const code = codes[i]!;
+    // Where the nearest code would make 0 of a nonzero number, the next is right.
+    const kept = keep && x[i]! > UNDERFLOW && code > 0 && (code - 1) * scale + min === 0;
+    if (keep && x[i]! > UNDERFLOW && code * scale + min === 0) throw new Error(`${what} expected no value 0 for ${x[i]}, got code ${code} at ${i}`);
+    if (!kept) between(`code at ${i}`, code, place - 0.5 - off / scale, place + 0.5 + off / scale);
+    else between(`code at ${i}`, code - 1, place - 1 - off / scale, place + 0.5 + off / scale);
+  }
 }
 
 /** ‖actual − expected‖ / ‖expected‖ */

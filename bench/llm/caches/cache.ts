@@ -6,6 +6,8 @@ export interface HeldCache extends Cache {
   readonly bytes: number;
   /** Bits per element of coded tokens alone, their metadata included; null while there are none. */
   readonly codedBits: number | null;
+  /** Forgets the tokens from position `length` on, which must not have been coded yet where the format cannot take them apart. */
+  crop(length: number): void;
   dispose(): void;
 }
 

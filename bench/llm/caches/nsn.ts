@@ -47,6 +47,10 @@ export class NsnCache implements HeldCache {
     return this.#sequence.attend(layer, query).read();
   }
 
+  crop(length: number): void {
+    this.#sequence.crop(length);
+  }
+
   /** Goes on with what `sequence.save()` gave. */
   restore(bytes: Uint8Array): void {
     this.#sequence.dispose();

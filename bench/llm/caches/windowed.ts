@@ -57,9 +57,8 @@ export class WindowedCache implements HeldCache {
   }
 
   attend(layer: number, query: Float32Array): Promise<Float32Array> {
-    const { keys, values, length } = this.#layers[layer]!;
-    const end = length * this.#row;
-    return this.#attention.attend(query, keys.subarray(0, end), values.subarray(0, end));
+    const { keys, values } = this.held(layer);
+    return this.#attention.attend(query, keys, values);
   }
 
   get bytes(): number {
@@ -74,7 +73,21 @@ export class WindowedCache implements HeldCache {
     return this.#layers[0]!.coded === 0 ? null : 8 * this.#windowBytes / (2 * WINDOW * this.#row);
   }
 
+  crop(length: number): void {
+    for (const layer of this.#layers) {
+      const coded = layer.coded === 0 ? 0 : this.#options.sinks + layer.coded * WINDOW;
+      if (length < coded || length > layer.length) throw new RangeError(`"length" expected integer from ${coded} to ${layer.length}, got ${length}`);
+      layer.length = length;
+    }
+  }
+
   dispose(): void {}
+
+  /** Keys and values of a layer, f32 [length, kvHeads, headDim]. */
+  held(layer: number): { keys: Float32Array; values: Float32Array } {
+    const { keys, values, length } = this.#layers[layer]!;
+    return { keys: keys.subarray(0, length * this.#row), values: values.subarray(0, length * this.#row) };
+  }
 
   /** Keys and values, all heads. */
   get #windowBytes(): number {

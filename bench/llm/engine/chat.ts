@@ -1,0 +1,107 @@
+// A conversation: messages, the tokens that the cache holds of them, and answers as a stream of text. Runs in a browser.
+import { Template } from '@huggingface/jinja';
+import type { Cache, Model } from './model.ts';
+import { sample, type SampleOptions } from './sample.ts';
+import { InputError } from './source.ts';
+
+export interface Message {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+}
+
+/** A cache that can forget what came after a place where a conversation went on differently. */
+export interface ChatCache extends Cache {
+  crop(length: number): void;
+}
+
+export interface ChatOptions extends SampleOptions {
+  /** Tokens that the cache can hold. */
+  readonly capacity: number;
+  /** Tokens of one call while a prompt is read; the cache's `maxAppend`. */
+  readonly maxAppend: number;
+}
+
+/** What a conversation is besides its cache: what has to be kept with a saved one. */
+export interface Transcript {
+  readonly messages: readonly Message[];
+  readonly tokens: readonly number[];
+}
+
+/** ChatML, which most small models were taught: for files without a template. */
+const CHATML = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+  + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+export class Chat {
+  readonly #model: Model;
+  readonly #cache: ChatCache;
+  readonly #options: ChatOptions;
+  readonly #template: Template;
+  #messages: Message[] = [];
+  /** What the cache holds, token by token. */
+  #tokens: number[] = [];
+
+  constructor(model: Model, cache: ChatCache, options: ChatOptions) {
+    this.#model = model;
+    this.#cache = cache;
+    this.#options = options;
+    this.#template = new Template(model.chatTemplate ?? CHATML);
+  }
+
+  get transcript(): Transcript {
+    return { messages: this.#messages, tokens: this.#tokens };
+  }
+
+  /** Goes on with a saved conversation, whose tokens the cache holds already. */
+  resume({ messages, tokens }: Transcript): void {
+    if (tokens.length !== this.#cache.length) {
+      throw new InputError(`saved conversation expected ${this.#cache.length} tokens (as its cache), got ${tokens.length}`);
+    }
+    this.#messages = [...messages];
+    this.#tokens = [...tokens];
+  }
+
+  /**
+   * The answer, piece by piece. Ends at one of the model's stop tokens, or when the cache is full.
+   *
+   * @throws {InputError} before anything runs, if the conversation no longer fits
+   */
+  async *ask(question: string): AsyncGenerator<string> {
+    const messages: Message[] = [...this.#messages, { role: 'user', content: question }];
+    const prompt = this.#model.encode(this.#template.render({ messages, add_generation_prompt: true }));
+    const { capacity, maxAppend } = this.#options;
+    if (prompt.length >= capacity) {
+      throw new InputError(`expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${prompt.length}; shorten the question, start anew, or open a larger cache`);
+    }
+
+    // What the cache holds of this prompt already stays; at least one token must run, for its logits.
+    let same = 0;
+    while (same < this.#tokens.length && same < prompt.length - 1 && this.#tokens[same] === prompt[same]) same++;
+    if (same < this.#cache.length) this.#cache.crop(same);
+    this.#tokens.length = same;
+
+    let hidden = new Float32Array();
+    for (let from = same; from < prompt.length; from += maxAppend) hidden = await this.#run(prompt.slice(from, from + maxAppend));
+    const answer: number[] = [];
+    let shown = '';
+    for (;;) {
+      const token = sample(await this.#model.logits(hidden.slice(-this.#model.config.width)), this.#options);
+      if (this.#model.stops.has(token)) break;
+      answer.push(token);
+      const text = this.#model.tokenizer.decode(answer, { skip_special_tokens: true });
+      // A letter of several bytes may still be incomplete.
+      if (!text.endsWith('\ufffd')) {
+        yield text.slice(shown.length);
+        shown = text;
+      }
+      if (this.#cache.length >= capacity) break;
+      hidden = await this.#run([token]);
+    }
+    this.#messages = [...messages, { role: 'assistant', content: shown }];
+  }
+
+  async #run(tokens: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
+    const hidden = await this.#model.forward(tokens, this.#cache);
+    this.#tokens.push(...tokens);
+    return hidden as Float32Array<ArrayBuffer>;
+  }
+}

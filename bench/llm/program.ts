@@ -1,0 +1,69 @@
+// What the programs share: options, the lines that say where numbers come from, errors as one sentence.
+import { availableParallelism, cpus } from 'node:os';
+import { BackendError, openBackend, type Backend } from 'nsnquant';
+import { InvalidArgumentError, type Command } from 'commander';
+import { DenseAttention } from './caches/dense.ts';
+import type { Resources } from './caches/methods.ts';
+import { Model } from './engine/model.ts';
+import { InputError } from './engine/source.ts';
+import { openModel, runtime } from './node.ts';
+
+export interface CommonOptions {
+  model?: string;
+  threads: number;
+}
+
+export interface Opened extends Resources {
+  readonly model: Model;
+}
+
+export function commonOptions(command: Command): Command {
+  return command
+    .option('--model <file>', 'a GGUF file, or the name of a model on Hugging Face as OWNER/NAME/FILE.gguf (default: NSN_MODEL, or the file beside the repository)')
+    .option('--threads <n>', 'threads of the host engine', count, 1);
+}
+
+/** For commander: an integer of at least 1. */
+export function count(text: string): number {
+  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('expected integer of at least 1');
+  return Number(text);
+}
+
+/** For commander: integers of at least 1, comma separated. */
+export function counts(text: string): number[] {
+  return text.split(',').map(count);
+}
+
+export async function openAll({ model: file, threads }: CommonOptions): Promise<Opened> {
+  const backend = await openBackend();
+  const model = await openModel(file, { threads });
+  const dense = await DenseAttention.open(runtime, model.config, { threads });
+  return { model, config: model.config, backend, dense };
+}
+
+/** The first lines of every report. */
+export function facts({ config }: Model, backend: Backend, { threads }: CommonOptions): string[] {
+  return [
+    `model: ${config.name}: ${config.layers} layers, ${config.queryHeads} query heads, ${config.kvHeads} KV heads of ${config.headDim}`,
+    `machine: ${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${availableParallelism()} processors; Node ${process.versions.node}`,
+    `attention: ${backend.name} ${backend.variant}; host engine: onnxruntime-node, ${threads === 1 ? '1 thread' : `${threads} threads`}`,
+    `date: ${new Date().toISOString().slice(0, 10)}; command: ${['npm run', process.env.npm_lifecycle_event ?? 'program', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')}`
+  ];
+}
+
+/** Errors that say all there is to say end the program with their sentence; others with a stack. */
+export async function run(main: () => Promise<void>): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    if (!(error instanceof InputError || error instanceof BackendError || error instanceof RangeError)) throw error;
+    console.error(error.message);
+    process.exitCode = 1;
+  }
+}
+
+/** A line on the terminal that replaces itself, or whole lines where output goes to a file. Not the program's result. */
+export function status(text: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`);
+  else if (text !== '') process.stderr.write(`${text}\n`);
+}

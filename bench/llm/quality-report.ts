@@ -1,0 +1,103 @@
+// The quality results as a Markdown table and as one HTML file that needs nothing else.
+import { plot, type Point } from '../../examples/demo/charts.ts';
+import { isNsn, methodName, type MethodOptions } from './caches/methods.ts';
+import type { Intervals, Summary } from './stats.ts';
+import { short, type Table } from './table.ts';
+
+/** A row, as --json writes it. */
+export interface Result extends Summary {
+  readonly text: string;
+  readonly keys: string;
+  readonly values: string;
+  readonly options: MethodOptions;
+  /** Everything counted after the whole sequence. */
+  readonly bitsPerElement: number;
+  /** Coded tokens alone, metadata included. */
+  readonly codedBits: number | null;
+  /** 95 % intervals. */
+  readonly ci: Intervals;
+}
+
+/** Both at least 3:1 against the light and the dark background. */
+const NSN_COLOR = '#2f80d8';
+const OTHER_COLOR = '#c8690f';
+
+export function resultTable(results: readonly Result[]): Table {
+  return {
+    headers: ['method', 'bits', 'coded bits', 'PPL', 'PPL ratio', '95 %', 'mean KLD', '95 %', 'KLD p99', 'same top-1', '95 %'],
+    textColumns: 1,
+    rows: results.map(result => {
+      const { ci } = result;
+      return [
+        methodName(result),
+        result.bitsPerElement.toFixed(2),
+        result.codedBits?.toFixed(2) ?? '–',
+        result.ppl.toFixed(2),
+        result.pplRatio.toFixed(4),
+        interval(ci.pplRatio, x => x.toFixed(3)),
+        short(result.kld),
+        interval(ci.kld, short),
+        short(result.kldP99),
+        percent(result.top1),
+        interval(ci.top1, percent)
+      ];
+    })
+  };
+}
+
+export function writeReport(facts: readonly string[], results: readonly Result[]): string {
+  const texts = [...new Set(results.map(({ text }) => text))];
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Quality of a quantized cache</title>
+<style>
+  :root { color-scheme: light dark; --ink: #1b1f24; --line: #d5dae0; --page: #ffffff; }
+  @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ed; --line: #3a424b; --page: #14171b; } }
+  body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
+  figure { margin: 0; max-width: 44rem; }
+  figure svg { display: block; width: 100%; height: auto; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+  th:first-child, td:first-child { text-align: left; }
+  .nsn { color: ${NSN_COLOR}; }
+  .other { color: ${OTHER_COLOR}; }
+</style>
+<h1>Quality of a quantized cache</h1>
+${facts.map(fact => `<p>${escape(fact)}</p>`).join('\n')}
+<p><small><span class="nsn">●</span> nsnquant, <span class="other">●</span> other formats: everything counted after the whole sequence; ○: coded tokens alone, where a long context comes to.</small></p>
+${texts.map(text => section(text, results.filter(result => result.text === text))).join('\n')}
+</html>
+`;
+}
+
+function section(text: string, results: readonly Result[]): string {
+  const points = results.filter(({ kld }) => kld > 0).map((result): Point => ({
+    name: methodName(result), color: isNsn(result) ? NSN_COLOR : OTHER_COLOR, y: result.kld, bits: result.bitsPerElement, codedBits: result.codedBits
+  }));
+  const { headers, rows } = resultTable(results);
+  const cells = (tag: string, row: readonly string[]): string => row.map(cell => `<${tag}>${escape(cell)}</${tag}>`).join('');
+  return `<h2>${escape(text)}</h2>
+<figure role="img" aria-label="KL divergence against bits per element">${points.length === 0 ? '' : plot(points, { name: 'mean KLD, nats', type: 'log' })}</figure>
+<div class="scroll"><table>
+<thead><tr>${cells('th', headers)}</tr></thead>
+<tbody>
+${rows.map(row => `<tr>${cells('td', row)}</tr>`).join('\n')}
+</tbody>
+</table></div>`;
+}
+
+function interval([low, high]: readonly [number, number], format: (x: number) => string): string {
+  return `${format(low)}–${format(high)}`;
+}
+
+function percent(x: number): string {
+  return `${(100 * x).toFixed(1)} %`;
+}
+
+function escape(text: string): string {
+  return text.replace(/[&<>"]/g, letter => `&#${letter.charCodeAt(0)};`);
+}

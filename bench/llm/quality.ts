@@ -1,0 +1,107 @@
+// `npm run quality`: what every codec and format costs a language model in perplexity and KL divergence, against bits.
+import { writeFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { methodName, openCache, parseMethods, type Method } from './caches/methods.ts';
+import { Compare, measure, rawLogits } from './evaluate.ts';
+import { findModel, readText, runtime, textNames } from './node.ts';
+import { InputError } from './engine/source.ts';
+import { commonOptions, count, facts, openAll, run, status, type CommonOptions, type Opened } from './program.ts';
+import { fingerprint, State, type Measurement } from './state.ts';
+import { resultTable, writeReport, type Result } from './quality-report.ts';
+import { bootstrap, join, summarize } from './stats.ts';
+import { toMarkdown } from './table.ts';
+
+const METHODS = [
+  'raw',
+  'nsn1', 'nsn2', 'nsn4', 'nsn4/nsn2', 'nsn2/nsn4', 'nsn2/nsn1', 'nsn4/nsn1',
+  'nsn2@sinks=0', 'nsn4/nsn2@sinks=0', 'nsn4@sinks=0', 'nsn2@rope=off', 'nsn4/nsn2@rope=off', 'nsn2@recent=1', 'paper2', 'paper2@sinks=0',
+  'q8_0', 'q4_0', 'q4_0+hadamard', 'q4_0+hadamard@sinks=4', 'kivi2', 'kivi2@sinks=4', 'turbo2', 'turbo3', 'turbo4', 'turbo2@sinks=4', 'turbo4@sinks=4'
+].join(',');
+
+interface Options extends CommonOptions {
+  text: string;
+  sequences: number;
+  tokens: number;
+  stride?: number;
+  methods: string;
+  json?: string;
+  report: string;
+  fresh?: true;
+}
+
+await run(async () => {
+  const program = commonOptions(new Command('quality'))
+    .description('Perplexity and KL divergence of every codec and format against the raw cache.')
+    .option('--text <names>', `${textNames.join(', ')}, or files; comma separated`, textNames.join(','))
+    .option('--sequences <n>', 'of every text', count, 8)
+    .option('--tokens <n>', 'of every sequence', count, 2048)
+    .option('--stride <n>', 'from the start of a sequence to the start of the next, in tokens (default: --tokens)', count)
+    .option('--methods <list>', 'KEYS[/VALUES][@sinks=N,recent=N,rope=off], comma separated', METHODS)
+    .option('--json <file>', 'where the results go as JSON')
+    .option('--report <file>', 'where the HTML report goes', 'quality.html')
+    .option('--fresh', 'measure again what an earlier run measured');
+  const options = program.parse().opts<Options>();
+  const methods = parseMethods(options.methods);
+  const opened = await openAll(options);
+  const results: Result[] = [];
+  for (const text of options.text.split(',')) results.push(...await measureText(text, methods, opened, options));
+
+  const lines = [...facts(opened.model, opened.backend, options), `${options.sequences} sequences of ${options.tokens} tokens of every text, ${options.stride ?? options.tokens} tokens from start to start`];
+  console.log(lines.join('\n'));
+  for (const text of new Set(results.map(result => result.text))) {
+    console.log(`\n${text}\n\n${toMarkdown(resultTable(results.filter(result => result.text === text)))}`);
+  }
+  writeFileSync(options.report, writeReport(lines, results));
+  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(results, null, 2)}\n`);
+  status('');
+});
+
+async function measureText(text: string, methods: readonly Method[], opened: Opened, options: Options): Promise<Result[]> {
+  const { sequences, tokens, stride = tokens } = options;
+  const { model } = opened;
+  status(`${text}: tokenizing`);
+  const ids = model.encode(await readText(text));
+  const needed = (sequences - 1) * stride + tokens;
+  if (ids.length < needed) throw new InputError(`"--text" expected ${needed} tokens (${sequences} sequences of ${tokens}, ${stride} apart), got ${ids.length} in ${text}`);
+  if (tokens > model.config.context) throw new InputError(`"--tokens" expected at most ${model.config.context} (the model's context), got ${tokens}`);
+
+  const state = new State(fingerprint(findModel(options.model)));
+  const compare = await Compare.open(runtime, options);
+  const parts = new Map<Method, Measurement[]>(methods.map(method => [method, []]));
+  for (let sequence = 0; sequence < sequences; sequence++) {
+    const sequenceIds = ids.slice(sequence * stride, sequence * stride + tokens);
+    // Only where something is left to compare with it.
+    let reference: Float32Array | undefined;
+    for (const [index, method] of methods.entries()) {
+      const key = `${text} ${sequence * stride} ${tokens} ${methodName(method)}`;
+      let measured = options.fresh ? undefined : state.get(key);
+      if (!measured) {
+        const begin = performance.now();
+        reference ??= await rawLogits(model, opened, sequenceIds);
+        const cache = openCache(method, opened, tokens, method.options.sinks + 64);
+        const stats = await measure(model, compare, cache, method.options.sinks, sequenceIds, reference);
+        measured = { stats, bytes: cache.bytes, codedBits: cache.codedBits };
+        cache.dispose();
+        state.set(key, measured);
+        const { kld, ppl } = summarize(stats);
+        status(`${text}: sequence ${sequence + 1}/${sequences}, method ${index + 1}/${methods.length}: ${methodName(method)} ppl ${ppl.toFixed(2)} KLD ${kld.toFixed(4)} (${((performance.now() - begin) / 1000).toFixed(1)} s)`);
+      }
+      parts.get(method)!.push(measured);
+    }
+  }
+
+  const { layers, kvHeads, headDim } = model.config;
+  return [...parts].map(([method, measurements]): Result => {
+    const stats = join(measurements.map(({ stats }) => stats));
+    return {
+      text,
+      keys: method.keys,
+      values: method.values,
+      options: method.options,
+      bitsPerElement: 8 * measurements[0]!.bytes / (2 * tokens * layers * kvHeads * headDim),
+      codedBits: measurements[0]!.codedBits,
+      ...summarize(stats),
+      ci: bootstrap(stats)
+    };
+  });
+}
