@@ -13,11 +13,14 @@ const sandbox = join(root, '.test');
 const installed = join(sandbox, 'node_modules/nsnquant');
 const manifest = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'));
 
-/** Bytes of `import { openBackend, KVCache } from 'nsnquant'`, minified and gzipped. */
-const importLimitBytes = 0;
+/**
+ * Bytes of `import { openBackend, KVCache } from 'nsnquant'`, minified and gzipped, all three binaries in it: 43,996 measured.
+ * A bundler that splits code loads one of them.
+ */
+const importLimitBytes = 47_000;
 
-/** Bytes of `import { codecs } from 'nsnquant'`, minified: the codebooks. */
-const codecsLimitBytes = 0;
+/** Bytes of `import { codecs } from 'nsnquant'`, minified: the codebooks. 10,147 measured. */
+const codecsLimitBytes = 10_500;
 
 /** How a WebAssembly binary begins ("\0asm", version 1) in base64. */
 const wasmMarker = 'AGFzbQEAAAA';
