@@ -4,7 +4,7 @@
 import { Lanes, LANE_BYTES, vadd } from "lanes";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
-import { clearBuckets, fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
+import { fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
 import { moveMaximum, rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, combine, hide, meanCoefficients, scan } from "./scores";
 import { blockBytes, GROUP, GROUP_BYTES, Shape, TILE_ROW, WINDOW } from "./shape";
@@ -146,7 +146,6 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   memory.copy(row + HQ, q, headDim << 4);
   hadamard(row + HQ, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
   buildTable(keys, row + HQ, headDim);
-  clearBuckets(valueRows);
   memory.fill(row + MEAN_OUT, 0, headDim << 4);
 
   for (let from: usize = 0; from < item.pageCount; from += CHUNK) {

@@ -4,7 +4,7 @@ import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsplatAt } from "lanes";
 import { scoreWindow } from "./attend";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
-import { clearBuckets, fill, finish, mixMean } from "./mix";
+import { fill, finish, mixMean } from "./mix";
 import { buildTable, scan } from "./scores";
 import { GROUP_BYTES, Shape, TILE_ROW } from "./shape";
 
@@ -39,7 +39,6 @@ export function mix(shape: Shape, weights: usize, block: usize, out: usize): voi
   unpackNorms(values, block, s1, s2);
   unpackMean(values, block, headDim, o);
   spread(weights, s1, s2, share);
-  clearBuckets(headDim / values.channels);
   for (let column: usize = 0; column < values.rowBytes; column += 8) fill(block, values.rowBytes, column, weights);
   finish(values, headDim, out);
   hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);

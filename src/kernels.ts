@@ -50,7 +50,7 @@ export interface Verbs {
  *
  * @example
  * const kernels = await openKernels({ headDim: 128, codec: 'nsn2' });
- * const block = kernels.encode(tokens);                 // 2,320 bytes for 64 × 128 numbers
+ * const block = kernels.encode(tokens);                 // 2,304 bytes for 64 × 128 numbers
  * const logits = kernels.scores(query, block);
  */
 export async function openKernels(options: KernelOptions): Promise<Verbs> {

@@ -24,7 +24,7 @@ export interface Plan {
  * @throws {TypeError | RangeError} for options that `new KVCache` would refuse
  *
  * @example
- * plan({ layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: 'nsn2' }).bitsPerElement;   // 2.4
+ * plan({ layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: 'nsn2' }).bitsPerElement;   // 2.41
  */
 export function plan(options: CacheOptions): Plan {
   const shape = cacheShape(options);
