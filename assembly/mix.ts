@@ -161,6 +161,8 @@ export function finish(side: Side, headDim: usize, out: usize): void {
       }
     }
   }
+  // Columns of padding were filled too.
+  for (let j = headDim / channels; j < side.rowBytes; j++) memory.fill(BUCKETS + j * TABLE_ROW, 0, 256 * GROUP_BYTES);
 }
 
 function clear(buckets: usize): void {

@@ -36,9 +36,11 @@ export function rowsFromTile(tile: usize, tokens: usize, rowBytes: usize, headDi
   }
 }
 
-/** f32 → f16, to nearest even; the host has refused what f16 cannot hold. */
+/** f32 → f16, to nearest even. What f16 cannot hold (decoded tokens; the host refuses it in others) becomes its largest. */
 export function halvesFromFloats(x: usize, count: usize, halves: usize): void {
-  for (let i: usize = 0; i < count; i++) store<u16>(halves + (i << 1), toHalf(load<f32>(x + (i << 2))));
+  for (let i: usize = 0; i < count; i++) {
+    store<u16>(halves + (i << 1), toHalf(min<f32>(max<f32>(load<f32>(x + (i << 2)), -65504), 65504)));
+  }
 }
 
 @inline function transpose(a: v128, b: v128, c: v128, d: v128, to: usize, stride: usize): void {

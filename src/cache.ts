@@ -31,10 +31,15 @@ export class KVCache {
   readonly shape: CacheShape;
   /** @internal */
   readonly pool: Pool;
+  /** @internal Sequences whose last append may have left complete windows raw. */
+  readonly pending = new Set<Sequence>();
   #store: Store | undefined;
 
   constructor(backend: Backend, options: CacheOptions) {
     checkObject('backend', backend);
+    if (typeof backend.createStore !== 'function') {
+      throw new TypeError(`"backend" expected what openBackend() resolves to, got ${backend instanceof Promise ? 'Promise' : 'object'}`);
+    }
     this.backend = backend;
     this.shape = cacheShape(options);
     this.#store = backend.createStore(this.shape);
@@ -90,6 +95,7 @@ export class KVCache {
   attend(sequences: readonly Sequence[], layer: number, queries: readonly Float32Array[], options: AttendOptions = {}): Output {
     const { queryHeads, headDim } = this.shape;
     const { store } = this;
+    checkObject('options', options);
     if (!Array.isArray(sequences)) throw new TypeError(`"sequences" expected array, got ${typeof sequences}`);
     if (!Array.isArray(queries)) throw new TypeError(`"queries" expected array, got ${typeof queries}`);
     if (queries.length !== sequences.length) {

@@ -82,12 +82,14 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
 
   const windows = Math.ceil(Math.max(0, length - shape.sinks) / WINDOW);
   const rows = (name: string, rowBytes: number): Uint8Array[] => {
-    const tensor = header[name] as Tensor | undefined;
+    const tensor = header[name];
     if (!tensor) throw new RangeError(`file expected tensor ${name}, got none`);
-    const [begin, end] = tensor.data_offsets;
+    const { dtype, shape: size, data_offsets: offsets } = tensor as Partial<Tensor>;
+    if (!Array.isArray(size) || !Array.isArray(offsets)) throw new RangeError(`file expected ${name} with shape and data_offsets, got none`);
+    const [begin, end] = offsets as unknown as [number, number];
     const count = rowBytes === 0 ? 0 : (end - begin) / rowBytes;
-    if (tensor.dtype !== 'U8' || tensor.shape[0] !== count || tensor.shape[1] !== rowBytes || begin < 0) {
-      throw new RangeError(`file expected ${name} as U8 [n, ${rowBytes}], got ${tensor.dtype} [${tensor.shape.join(', ')}]`);
+    if (dtype !== 'U8' || size[0] !== count || size[1] !== rowBytes || !(begin >= 0)) {
+      throw new RangeError(`file expected ${name} as U8 [n, ${rowBytes}], got ${dtype} [${size.join(', ')}]`);
     }
     if (end > data.length) throw new RangeError(`file expected ${end} bytes of tensors, got ${data.length}`);
     return Array.from({ length: count }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
@@ -106,6 +108,7 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
     if (sinks.length !== Number(shape.sinks > 0 && length > 0)) {
       throw new RangeError(`file expected sinks in layer ${layer}, got ${sinks.length} of them`);
     }
+    for (const bytes of [...raws, ...sinks]) checkHalves(bytes, layer);
     return { pages, raws, sinks: sinks[0] };
   });
   return { length, layers };
@@ -115,10 +118,20 @@ function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const headerBytes = file.length < 8 ? -1 : Number(view.getBigUint64(0, true));
   if (headerBytes < 2 || headerBytes > file.length - 8) throw new RangeError('file expected a safetensors header, got none');
+  let header: unknown;
   try {
-    return { header: JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes))), data: file.subarray(8 + headerBytes) };
+    header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
   } catch (cause) {
     throw new RangeError('file expected a safetensors header, got no JSON', { cause });
+  }
+  if (typeof header !== 'object' || header === null) throw new RangeError('file expected a safetensors header, got no JSON object');
+  return { header: header as Record<string, unknown>, data: file.subarray(8 + headerBytes) };
+}
+
+/** Raw tokens are checked when they are appended; those of a file come from anywhere. */
+function checkHalves(bytes: Uint8Array, layer: number): void {
+  for (let i = 1; i < bytes.length; i += 2) {
+    if ((bytes[i]! & 0x7c) === 0x7c) throw new RangeError(`file expected finite raw tokens in layer ${layer}, got infinity or NaN`);
   }
 }
 

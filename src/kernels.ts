@@ -58,6 +58,7 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
   const { headDim, codec, rope, prefer = 'wasm', variant } = options;
   checkOneOf('codec', codec, Object.keys(codecs));
   checkOneOf('prefer', prefer, ['wasm', 'reference']);
+  if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
   const shape = cacheShape({
     layers: 1, kvHeads: 1, queryHeads: 4, headDim, capacity: WINDOW, keys: codec, values: codec, sinks: 0, sequences: 1,
     ...(rope && { rope })

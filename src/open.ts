@@ -25,7 +25,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   checkObject('options', options);
   const { prefer = 'wasm', variant } = options;
   checkOneOf('prefer', prefer, ['wasm', 'reference']);
-  if (prefer === 'reference') return openReference();
   if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
+  if (prefer === 'reference') return openReference();
   return openWasm(variant);
 }

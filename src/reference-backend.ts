@@ -1,7 +1,7 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
 
 import type { Backend, Dump, Output, PageTable, Store, Tokens } from './backend.ts';
-import { fromHalf, isFloat16Array, toHalf, type Data } from './half.ts';
+import { fromHalf, HALF_MAX, isFloat16Array, toHalf, type Data } from './half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
 import type { CacheShape } from './shape.ts';
@@ -70,7 +70,7 @@ class ReferenceStore implements Store {
     for (let head = 0; head < kvHeads; head++) {
       for (const side of [0, 1] as const) {
         const rows = this.#pageRows(layer, page, head, side);
-        this.#places[place]!.set(Uint16Array.from(rows, toHalf), rawOffset(WINDOW, headDim, head, side, 0));
+        this.#places[place]!.set(Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))), rawOffset(WINDOW, headDim, head, side, 0));
       }
     }
   }

@@ -70,8 +70,8 @@ export class Sequence {
   /**
    * Append tokens to a layer.
    *
-   * Tokens are rounded to f16 and first enter the raw tail; complete windows are sealed when the next append begins. How
-   * calls are split never changes a sealed byte.
+   * Tokens are rounded to f16 and first enter the raw tail; complete windows are sealed when the next append to this sequence
+   * begins, or one to another layer of another sequence. How calls are split never changes a sealed byte.
    *
    * @param layer   0 to layers − 1
    * @param keys    f32 or f16 [tokens, kvHeads, headDim], after RoPE; read before the call returns, never kept
@@ -86,7 +86,7 @@ export class Sequence {
    */
   append(layer: number, keys: Data, values: Data): void {
     const table = this.table(layer);
-    const { pool, store, shape } = this.cache;
+    const { pool, store, shape, pending } = this.cache;
     const { kvHeads, headDim, maxAppend } = shape;
     checkData('keys', keys);
     const tokens = wholeTokens('keys', keys.length, kvHeads, headDim);
@@ -95,9 +95,14 @@ export class Sequence {
     if (tokens > maxAppend) throw new RangeError(`"keys" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
     pool.checkRoom(layer, tokens);
 
-    this.seal();
+    // Other sequences may be at the same layer, in a batch; those that are at another have attended to theirs. This bounds
+    // the raw memory that prompts need, to one layer's tokens.
+    for (const sequence of pending) {
+      if (sequence === this || sequence.#pending !== layer) sequence.seal();
+    }
     pool.held[layer]! += tokens;
     this.#pending = layer;
+    pending.add(this);
     for (let from = 0; from < tokens;) {
       const { place, at, room } = this.#nextPlace(table);
       const count = Math.min(room, tokens - from);
@@ -124,22 +129,21 @@ export class Sequence {
   /** Codes every complete window now (but the `recent` newest), as the next append would. */
   seal(): void {
     this.table(0);
-    const { pool, store, shape } = this.cache;
+    const { pool, store, pending } = this.cache;
     if (this.#pending < 0) return;
     const layer = this.#pending;
     const table = this.#tables[layer]!;
-    const complete = Math.floor(Math.max(0, table.length - shape.sinks) / WINDOW) - table.pageCount - shape.recent;
+    const complete = this.#sealedPages(table) - table.pageCount;
     for (let n = 0; n < complete; n++) {
       const page = pool.takePage(layer);
       store.encode(layer, table.raws[n]!, page);
       pool.givePlace(table.raws[n]!);
       table.pages[table.pageCount++] = page;
     }
-    if (complete > 0) {
-      table.raws.copyWithin(0, complete, table.rawCount);
-      table.rawCount -= complete;
-    }
+    table.raws.copyWithin(0, complete, table.rawCount);
+    table.rawCount -= complete;
     this.#pending = -1;
+    pending.delete(this);
   }
 
   /**
@@ -147,7 +151,7 @@ export class Sequence {
    *
    * @returns keys and values, f32 [length, kvHeads, headDim]
    */
-  decode(layer: number): Promise<Tokens> {
+  async decode(layer: number): Promise<Tokens> {
     return this.cache.store.read(layer, this.table(layer));
   }
 
@@ -160,10 +164,11 @@ export class Sequence {
    * const branch = chat.fork();
    */
   fork(): Sequence {
-    this.seal();
+    this.table(0);
     const { pool, store, shape } = this.cache;
-    this.#tables.forEach((table, layer) => pool.checkRoom(layer, rawTokens(table)));
-    const fork = new Sequence(this.cache);
+    this.#tables.forEach((table, layer) => pool.checkRoom(layer, table.length - WINDOW * this.#sealedPages(table)));
+    const fork = new Sequence(this.cache);   // refuses before anything is sealed
+    this.seal();
     this.#tables.forEach((table, layer) => {
       const to = fork.#tables[layer]!;
       to.length = table.length;
@@ -189,13 +194,15 @@ export class Sequence {
   crop(length: number): void {
     this.table(0);
     checkInteger('length', length, 0, this.length);
-    this.seal();
     const { pool, shape } = this.cache;
     const keep = Math.floor(Math.max(0, length - shape.sinks) / WINDOW);
-    // Only a cut page that a fork still needs makes the cache hold more tokens than before.
     this.#tables.forEach((table, layer) => {
-      if (keep < table.pageCount && pool.shared(layer, table.pages[keep]!)) pool.checkRoom(layer, length - shape.sinks - keep * WINDOW);
+      // A page that a fork needs stays held, and what is kept of a cut one comes on top of it.
+      let more = length - WINDOW * Math.min(keep, table.pageCount) - rawTokens(table);
+      for (let n = keep; n < table.pageCount; n++) more -= pool.shared(layer, table.pages[n]!) ? 0 : WINDOW;
+      if (more > 0) pool.checkRoom(layer, more);
     });
+    this.seal();
     this.#tables.forEach((table, layer) => this.#cropLayer(table, layer, length));
   }
 
@@ -249,7 +256,14 @@ export class Sequence {
       this.#release(table, layer, 0, 0);
     });
     pool.giveSlot(this.#slot);
+    this.cache.pending.delete(this);
     this.#open = false;
+  }
+
+  /** Coded pages once every complete window but the `recent` newest is sealed. */
+  #sealedPages(table: PageTable): number {
+    const { sinks, recent } = this.cache.shape;
+    return Math.max(table.pageCount, Math.floor(Math.max(0, table.length - sinks) / WINDOW) - recent);
   }
 
   /** Where the next token goes. */

@@ -14,6 +14,7 @@ interface Options extends CommonOptions {
   keys: CodecName;
   values: CodecName;
   capacity?: number;
+  answer: number;
   temperature: number;
   topP: number;
   seed: number;
@@ -29,7 +30,8 @@ await run(async () => {
     .addOption(new Option('--keys <codec>', 'codec of the keys').choices(names).default('nsn4'))
     .addOption(new Option('--values <codec>', 'codec of the values').choices(names).default('nsn2'))
     .option('--capacity <tokens>', "tokens that the cache holds (default: the model's context)", count)
-    .option('--temperature <t>', '0 takes the likeliest token always', Number, 0.2)
+    .option('--temperature <t>', '0 takes the likeliest token always', Number, 0)
+    .option('--answer <tokens>', 'of one answer at most', count, 512)
     .option('--top-p <p>', 'the likeliest tokens of this probability are drawn from', Number, 0.9)
     .option('--seed <n>', 'of the drawing', Number, 1)
     .parse()
@@ -40,7 +42,7 @@ await run(async () => {
   const maxAppend = Math.min(MAX_APPEND, capacity);
   const open = (): { cache: NsnCache; chat: Chat } => {
     const cache = new NsnCache(backend, model.config, { keys: options.keys, values: options.values, capacity, maxAppend, sinks: 4, recent: 0, rope: true });
-    return { cache, chat: new Chat(model, cache, { capacity, maxAppend, temperature: options.temperature, topP: options.topP, random: generator(options.seed) }) };
+    return { cache, chat: new Chat(model, cache, { capacity, maxAppend, maxAnswer: options.answer, temperature: options.temperature, topP: options.topP, random: generator(options.seed) }) };
   };
 
   console.log(`${facts(model, backend, options).join('\n')}\nkeys ${options.keys}, values ${options.values}, ${capacity} tokens at most; ${HELP}`);

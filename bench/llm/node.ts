@@ -1,6 +1,6 @@
 // What the programs need of Node: the model file, texts, ONNX Runtime's native flavor.
 import { open, readFile, stat } from 'node:fs/promises';
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as runtime from 'onnxruntime-node';
@@ -15,9 +15,9 @@ export const textNames = Object.keys(texts);
 export { runtime };
 
 /** The file that --model names, or the environment variable NSN_MODEL, or the one beside the repository. */
-export function findModel(option: string | undefined): string {
+export async function findModel(option: string | undefined): Promise<string> {
   const path = option ?? process.env.NSN_MODEL;
-  if (path !== undefined) return path;
+  if (path !== undefined) return existsSync(path) ? path : download(path);
   try {
     const file = readdirSync(MODEL_FOLDER).find(name => name.endsWith('.gguf'));
     if (file) return join(MODEL_FOLDER, file);
@@ -25,6 +25,15 @@ export function findModel(option: string | undefined): string {
     // Said below, with what would help.
   }
   throw new InputError('expected a model: give a GGUF file with --model or NSN_MODEL');
+}
+
+/** OWNER/NAME/FILE.gguf of Hugging Face, into its usual cache folder. */
+async function download(name: string): Promise<string> {
+  const [owner, repo, ...file] = name.split('/');
+  if (!/^[\w.-]+\/[\w.-]+\/.+\.gguf$/.test(name)) throw new InputError(`"--model" expected a file, or OWNER/NAME/FILE.gguf on Hugging Face, got ${name}, which does not exist`);
+  const { downloadFileToCacheDir } = await import('@huggingface/hub');
+  return downloadFileToCacheDir({ repo: `${owner}/${repo}`, path: file.join('/') })
+    .catch((error: Error) => { throw new InputError(`"--model" expected a file, or one that Hugging Face has, got ${name} (${error.message})`); });
 }
 
 export async function fileSource(path: string): Promise<Source> {
@@ -47,7 +56,7 @@ export async function fileSource(path: string): Promise<Source> {
 }
 
 export async function openModel(option: string | undefined, options?: OpenOptions): Promise<Model> {
-  return Model.open(runtime, await fileSource(findModel(option)), options);
+  return Model.open(runtime, await fileSource(await findModel(option)), options);
 }
 
 /** A text by its name, or a file. */

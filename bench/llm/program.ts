@@ -18,9 +18,12 @@ export interface Opened extends Resources {
 }
 
 export function commonOptions(command: Command): Command {
+  return modelOption(command).option('--threads <n>', 'threads of the host engine', count, 1);
+}
+
+export function modelOption(command: Command): Command {
   return command
-    .option('--model <file>', 'a GGUF file, or the name of a model on Hugging Face as OWNER/NAME/FILE.gguf (default: NSN_MODEL, or the file beside the repository)')
-    .option('--threads <n>', 'threads of the host engine', count, 1);
+    .option('--model <file>', 'a GGUF file, or OWNER/NAME/FILE.gguf on Hugging Face (default: NSN_MODEL, or the file beside the repository)');
 }
 
 /** For commander: an integer of at least 1. */

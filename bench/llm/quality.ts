@@ -65,7 +65,7 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
   if (ids.length < needed) throw new InputError(`"--text" expected ${needed} tokens (${sequences} sequences of ${tokens}, ${stride} apart), got ${ids.length} in ${text}`);
   if (tokens > model.config.context) throw new InputError(`"--tokens" expected at most ${model.config.context} (the model's context), got ${tokens}`);
 
-  const state = new State(fingerprint(findModel(options.model)));
+  const state = new State(fingerprint(await findModel(options.model)));
   const compare = await Compare.open(runtime, options);
   const parts = new Map<Method, Measurement[]>(methods.map(method => [method, []]));
   for (let sequence = 0; sequence < sequences; sequence++) {

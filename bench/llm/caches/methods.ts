@@ -7,6 +7,7 @@ import { InputError } from '../engine/source.ts';
 import type { HeldCache } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import { formats } from './formats.ts';
+import { paper2 } from './paper2.ts';
 import { NsnCache } from './nsn.ts';
 import { WindowedCache } from './windowed.ts';
 
@@ -32,24 +33,26 @@ export interface Resources {
 }
 
 const codecNames = Object.keys(codecs);
+const PAPER2 = 'paper2';
 export const raw: Method = { keys: 'raw', values: 'raw', options: { sinks: 0, recent: 0, rope: false } };
 
 export function parseMethod(text: string): Method {
   const [pair, settings = ''] = text.trim().split('@', 2) as [string, string?];
   const [keys, values = keys] = pair.split('/', 2) as [string, string?];
-  const names = [...codecNames, ...formats.keys()];
+  const names = [...codecNames, PAPER2, ...formats.keys()];
   for (const name of [keys, values]) {
     if (!names.includes(name)) throw new InputError(`"--methods" expected one of ${names.join(', ')}, got ${name}`);
   }
   const nsn = codecNames.includes(keys);
-  if (nsn !== codecNames.includes(values) || (keys === 'raw') !== (values === 'raw')) {
+  const withMean = isNsn({ keys });
+  if (nsn !== codecNames.includes(values) || (keys === 'raw') !== (values === 'raw') || (keys === PAPER2) !== (values === PAPER2)) {
     throw new InputError(`"--methods" expected keys and values of one kind, got ${pair}`);
   }
-  const options = { sinks: nsn ? 4 : 0, recent: 0, rope: nsn };
+  const options = { sinks: withMean ? 4 : 0, recent: 0, rope: withMean };
   for (const setting of settings === '' ? [] : settings.split(',')) {
     const [name, value = ''] = setting.split('=', 2) as [string, string?];
     if ((name === 'sinks' && keys !== 'raw' || name === 'recent' && nsn) && /^\d+$/.test(value)) options[name as 'sinks' | 'recent'] = Number(value);
-    else if (name === 'rope' && nsn && (value === 'on' || value === 'off')) options.rope = value === 'on';
+    else if (name === 'rope' && withMean && (value === 'on' || value === 'off')) options.rope = value === 'on';
     else throw new InputError(`"--methods" expected options sinks=N, and for codecs of nsnquant recent=N and rope=on or rope=off, got ${text}`);
   }
   return { keys, values, options };
@@ -67,21 +70,26 @@ export function parseMethods(text: string): Method[] {
 
 /** The method as parseMethod takes it, without what is the default. */
 export function methodName({ keys, values, options }: Method): string {
-  const nsn = codecNames.includes(keys);
+  const withMean = isNsn({ keys });
   const settings = [
-    ...(options.sinks !== (nsn ? 4 : 0) ? [`sinks=${options.sinks}`] : []),
+    ...(options.sinks !== (withMean ? 4 : 0) ? [`sinks=${options.sinks}`] : []),
     ...(options.recent > 0 ? [`recent=${options.recent}`] : []),
-    ...(nsn && !options.rope ? ['rope=off'] : [])
+    ...(withMean && !options.rope ? ['rope=off'] : [])
   ];
   return `${keys === values ? keys : `${keys}/${values}`}${settings.length > 0 ? `@${settings.join(',')}` : ''}`;
 }
 
-export function isNsn({ keys }: Method): boolean {
-  return codecNames.includes(keys);
+/** One of nsnquant's codecs, or the paper's: what sinks and RoPE mean something to. */
+export function isNsn({ keys }: Pick<Method, 'keys'>): boolean {
+  return keys === PAPER2 || codecNames.includes(keys);
 }
 
 /** An empty cache. `maxAppend`: tokens of the longest call. */
 export function openCache({ keys, values, options }: Method, { config, backend, dense }: Resources, capacity: number, maxAppend: number): HeldCache {
+  if (keys === PAPER2) {
+    const format = paper2(options.rope ? config.rope : undefined);
+    return new WindowedCache(config, dense, { capacity, keys: format, values: format, sinks: options.sinks });
+  }
   const keyFormat = formats.get(keys);
   const valueFormat = formats.get(values);
   if (!keyFormat || !valueFormat) {

@@ -19,6 +19,8 @@ export interface ChatOptions extends SampleOptions {
   readonly capacity: number;
   /** Tokens of one call while a prompt is read; the cache's `maxAppend`. */
   readonly maxAppend: number;
+  /** Tokens of one answer at most: small models may not find an end. */
+  readonly maxAnswer: number;
 }
 
 /** What a conversation is besides its cache: what has to be kept with a saved one. */
@@ -61,14 +63,14 @@ export class Chat {
   }
 
   /**
-   * The answer, piece by piece. Ends at one of the model's stop tokens, or when the cache is full.
+   * The answer, piece by piece. Ends at one of the model's stop tokens, after `maxAnswer` tokens, or when the cache is full.
    *
    * @throws {InputError} before anything runs, if the conversation no longer fits
    */
   async *ask(question: string): AsyncGenerator<string> {
     const messages: Message[] = [...this.#messages, { role: 'user', content: question }];
     const prompt = this.#model.encode(this.#template.render({ messages, add_generation_prompt: true }));
-    const { capacity, maxAppend } = this.#options;
+    const { capacity, maxAppend, maxAnswer } = this.#options;
     if (prompt.length >= capacity) {
       throw new InputError(`expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${prompt.length}; shorten the question, start anew, or open a larger cache`);
     }
@@ -93,7 +95,7 @@ export class Chat {
         yield text.slice(shown.length);
         shown = text;
       }
-      if (this.#cache.length >= capacity) break;
+      if (answer.length >= maxAnswer || this.#cache.length >= capacity) break;
       hidden = await this.#run([token]);
     }
     this.#messages = [...messages, { role: 'assistant', content: shown }];

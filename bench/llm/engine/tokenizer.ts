@@ -31,8 +31,10 @@ export function openTokenizer({ metadata }: Gguf): Tokenizer {
   if (model !== 'gpt2' || !preTokenizer) {
     throw new InputError(`tokenizer expected gpt2 with one of ${Object.keys(preTokenizers).join(', ')}, got ${String(model)} with ${String(pre)}`);
   }
-  const tokens = metadata['tokenizer.ggml.tokens'] as string[];
-  const types = metadata['tokenizer.ggml.token_type'] as number[];
+  const tokens = metadata['tokenizer.ggml.tokens'] as string[] | undefined;
+  const merges = metadata['tokenizer.ggml.merges'] as string[] | undefined;
+  if (!tokens || !merges) throw new InputError('tokenizer expected tokens and merges, got a file without them');
+  const types = (metadata['tokenizer.ggml.token_type'] ?? []) as number[];
   const added = tokens.flatMap((content, id) => (types[id] === CONTROL || types[id] === USER_DEFINED
     ? [{ id, content, special: types[id] === CONTROL, single_word: false, lstrip: false, rstrip: false, normalized: false }]
     : []));
@@ -45,7 +47,7 @@ export function openTokenizer({ metadata }: Gguf): Tokenizer {
     model: {
       type: 'BPE',
       vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges: metadata['tokenizer.ggml.merges'],
+      merges,
       // Llama 3's vocabulary holds words that no merge makes.
       ignore_merges: pre === 'llama-bpe'
     }

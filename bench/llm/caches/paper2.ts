@@ -1,0 +1,20 @@
+// The paper's own 2-bit code over one head's window, by the specification in f64: no kernel reads it.
+import { codecs } from 'nsnquant';
+import { decode, encode, paper2 as openQuantizer } from 'nsnquant/reference';
+import { blockLayout, type Rope } from '../../../src/layout.ts';
+import type { WindowFormat } from './formats.ts';
+
+/** @param rope  how keys were rotated, if their mean is to be taken before */
+export function paper2(rope: Rope | undefined): WindowFormat {
+  const quantizer = openQuantizer();
+  return {
+    name: 'paper2',
+    // Two bytes for 8 channels are as many as nsn2's one for 4; the metadata is the same.
+    windowBytes: headDim => blockLayout(codecs.nsn2, headDim).bytes,
+    tableBytes: 256 * 8 * 2,
+    roundTrip(x, headDim, side) {
+      const known = side === 'keys' ? rope : undefined;
+      x.set(decode(encode(x, headDim, quantizer, known), quantizer, known));
+    }
+  };
+}

@@ -1,0 +1,88 @@
+// A GGUF file of a tiny Llama, made in memory: for tests of what a file may get wrong.
+import { blobSource, type Source } from '../engine/source.ts';
+
+export interface TinyOptions {
+  readonly metadata?: Readonly<Record<string, string | number>>;
+  /** Tensors to leave out. */
+  readonly without?: readonly string[];
+  /** GGML's number for the type of every matrix. Default F32. */
+  readonly type?: number;
+  /** Tensors of another shape. */
+  readonly shapes?: Readonly<Record<string, readonly number[]>>;
+}
+
+export const tiny = { width: 64, heads: 2, kvHeads: 1, headDim: 32, inner: 96, vocabulary: 8, layers: 2 };
+
+const UINT32 = 4;
+const FLOAT32 = 6;
+const STRING = 8;
+
+/** Weights are small and differ; the same options give the same bytes. */
+export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }: TinyOptions = {}): Uint8Array<ArrayBuffer> {
+  const { width, heads, kvHeads, headDim, inner, vocabulary, layers } = tiny;
+  const fields = {
+    'general.architecture': 'llama',
+    'general.name': 'tiny',
+    'llama.block_count': layers,
+    'llama.context_length': 64,
+    'llama.embedding_length': width,
+    'llama.feed_forward_length': inner,
+    'llama.attention.head_count': heads,
+    'llama.attention.head_count_kv': kvHeads,
+    'llama.attention.layer_norm_rms_epsilon': 1e-5,
+    'tokenizer.ggml.model': 'gpt2',
+    ...metadata
+  };
+  const ofLayer = (layer: number): [string, number[]][] => [
+    ['attn_norm', [width]], ['attn_q', [width, heads * headDim]], ['attn_k', [width, kvHeads * headDim]], ['attn_v', [width, kvHeads * headDim]],
+    ['attn_output', [heads * headDim, width]], ['ffn_norm', [width]], ['ffn_gate', [width, inner]], ['ffn_up', [width, inner]], ['ffn_down', [inner, width]]
+  ].map(([part, shape]) => [`blk.${layer}.${part as string}.weight`, shape as number[]]);
+  const tensors = ([
+    ['token_embd.weight', [width, vocabulary]], ['output_norm.weight', [width]],
+    ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat()
+  ] as [string, number[]][]).filter(([name]) => !without.includes(name)).map(([name, shape]) => ({ name, shape: shapes[name] ?? shape }));
+
+  const bytes: number[] = [];
+  const u32 = (value: number): void => { bytes.push(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >>> 24) & 255); };
+  const u64 = (value: number): void => { u32(value); u32(0); };
+  const float = (value: number): void => { bytes.push(...new Uint8Array(Float32Array.of(value).buffer)); };
+  const text = (value: string): void => { u64(value.length); bytes.push(...new TextEncoder().encode(value)); };
+  bytes.push(...new TextEncoder().encode('GGUF'));
+  u32(3);
+  u64(tensors.length);
+  u64(Object.keys(fields).length + 2);
+  for (const [key, value] of Object.entries(fields)) {
+    text(key);
+    if (typeof value === 'string') { u32(STRING); text(value); }
+    else if (Number.isInteger(value)) { u32(UINT32); u32(value); }
+    else { u32(FLOAT32); float(value); }
+  }
+  const list = (key: string, values: readonly string[]): void => {
+    text(key);
+    u32(9);
+    u32(STRING);
+    u64(values.length);
+    values.forEach(text);
+  };
+  list('tokenizer.ggml.tokens', [...'abcdefgh']);
+  list('tokenizer.ggml.merges', []);
+  let offset = 0;
+  for (const { name, shape } of tensors) {
+    text(name);
+    u32(shape.length);
+    shape.forEach(u64);
+    u32(shape.length === 1 ? 0 : type);
+    u64(offset);
+    offset += shape.reduce((product, size) => product * size, 1) * 4;
+  }
+  while (bytes.length % 32 !== 0) bytes.push(0);
+  const weights = Float32Array.from({ length: offset / 4 }, (_, i) => Math.sin(i * 12.9898) * 0.2);
+  const file = new Uint8Array(bytes.length + offset);
+  file.set(bytes);
+  file.set(new Uint8Array(weights.buffer), bytes.length);
+  return file;
+}
+
+export function tinySource(options?: TinyOptions): Source {
+  return blobSource(new Blob([tinyGguf(options)]), 'tiny.gguf');
+}

@@ -1,0 +1,102 @@
+// Formats, statistics, options: what the numbers are made of.
+import * as assert from 'uvu/assert';
+import { codecs } from 'nsnquant';
+import { formats } from '../caches/formats.ts';
+import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
+import { sample } from '../engine/sample.ts';
+import { windowChunks } from '../evaluate.ts';
+import { bootstrap, generator, quantile, summarize } from '../stats.ts';
+import { group } from './group.ts';
+
+/** f32 [64, 64], normal. */
+function normalWindow(seed: number): Float32Array {
+  const random = generator(seed);
+  return Float32Array.from({ length: 64 * 64 }, () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
+}
+
+function relativeError(name: string): number {
+  const exact = normalWindow(1);
+  const x = exact.slice();
+  formats.get(name)!.roundTrip(x, 64, 'keys');
+  return x.reduce((sum, value, i) => sum + (value - exact[i]!) ** 2, 0) / exact.reduce((sum, value) => sum + value * value, 0);
+}
+
+group('formats', test => {
+  test('bits with metadata are what the formats are known for', () => {
+    const bits = (name: string): number => formats.get(name)!.windowBytes(64) * 8 / (64 * 64);
+    assert.equal(['q8_0', 'q4_0', 'kivi2', 'turbo2', 'turbo3', 'turbo4'].map(bits), [8.5, 4.5, 3, 2.25, 3.25, 4.25]);
+  });
+  test('turbo reaches the mean squared errors of Max 1960, table I', () => {
+    for (const [name, expected] of [['turbo2', 0.1175], ['turbo3', 0.03454], ['turbo4', 0.009497]] as const) {
+      const error = relativeError(name);
+      assert.ok(Math.abs(error / expected - 1) < 0.08, `${name}: ${error} for ${expected}`);
+    }
+  });
+  test('kivi2 keeps the ends of every group', () => {
+    const x = Float32Array.from({ length: 64 * 64 }, (_, i) => (Math.floor(i / 64) % 4) + (i % 64));
+    const exact = x.slice();
+    formats.get('kivi2')!.roundTrip(x, 64, 'keys');
+    assert.equal(x, exact);
+  });
+  test('errors fall with bits', () => {
+    const errors = ['kivi2', 'turbo2', 'turbo3', 'turbo4', 'q8_0'].map(relativeError);
+    assert.equal(errors, [...errors].sort((a, b) => b - a));
+  });
+  test('a window of zeros stays zero', () => {
+    for (const format of formats.values()) {
+      const x = new Float32Array(64 * 64);
+      format.roundTrip(x, 64, 'values');
+      assert.ok(x.every(value => value === 0), format.name);
+    }
+  });
+});
+
+group('methods', test => {
+  test('names are read as they are written', () => {
+    for (const name of ['raw', 'nsn4/nsn2', 'nsn2@sinks=0', 'nsn2@sinks=0,rope=off', 'nsn1@recent=2', 'q4_0+hadamard@sinks=4', 'kivi2', 'paper2@sinks=0']) {
+      assert.is(methodName(parseMethod(name)), name);
+    }
+    assert.equal(parseMethods('nsn2@sinks=0,rope=off,nsn4').map(methodName), ['nsn2@sinks=0,rope=off', 'nsn4']);
+  });
+  test('what is unknown is named', () => {
+    assert.throws(() => parseMethod('nsn3'), new RegExp(`expected one of ${Object.keys(codecs).join(', ')}, .*, got nsn3`));
+    assert.throws(() => parseMethod('nsn4/q8_0'), /expected keys and values of one kind, got nsn4\/q8_0/);
+    assert.throws(() => parseMethod('kivi2@rope=on'), /expected options sinks=N/);
+  });
+  test('calls end where windows do', () => {
+    assert.equal([...windowChunks(200, 4)], [[0, 68], [68, 132], [132, 196], [196, 200]]);
+    assert.equal([...windowChunks(128, 0)], [[0, 64], [64, 128]]);
+  });
+});
+
+group('statistics', test => {
+  const random = generator(3);
+  const series = (f: () => number): Float64Array => Float64Array.from({ length: 4096 }, f);
+  const stats = { nll: series(() => 3 + random()), rawNll: series(() => 3 + random()), kld: series(() => -Math.log(1 - random())), same: series(() => Number(random() < 0.9)) };
+  test('quantiles lie between order statistics', () => assert.equal([0, 0.5, 0.99, 1].map(q => quantile(Float64Array.of(4, 1, 3, 2), q)), [1, 2.5, 3.9699999999999998, 4]));
+  test('the intervals hold the summary and have the width that theory gives', () => {
+    const summary = summarize(stats);
+    const ci = bootstrap(stats, { draws: 500 });
+    for (const key of ['ppl', 'pplRatio', 'kld', 'kldP99', 'top1'] as const) assert.ok(ci[key][0] <= summary[key] && summary[key] <= ci[key][1], key);
+    // An exponential's mean of 4,096: 2 · 1.96 / 64.
+    const width = ci.kld[1] - ci.kld[0];
+    assert.ok(width > 0.045 && width < 0.08, `${width}`);
+  });
+  test('the same seed gives the same intervals', () => assert.equal(bootstrap(stats, { draws: 50 }), bootstrap(stats, { draws: 50 })));
+});
+
+group('sample', test => {
+  const logits = Float32Array.of(1, 3, 2, 0);
+  test('temperature 0 takes the likeliest', () => assert.is(sample(logits, { temperature: 0, topP: 1, random: () => 0.99 }), 1));
+  test('top-p leaves out the unlikely', () => {
+    const seen = new Set([0, 0.3, 0.6, 0.999].map(x => sample(logits, { temperature: 1, topP: 0.7, random: () => x })));
+    assert.equal([...seen].sort(), [1, 2]);
+  });
+  test('tokens are drawn as often as they are likely', () => {
+    const random = generator(1);
+    let twos = 0;
+    for (let i = 0; i < 10000; i++) twos += Number(sample(logits, { temperature: 1, topP: 1, random }) === 2);
+    const expected = Math.exp(2) / [...logits].reduce((sum, logit) => sum + Math.exp(logit), 0);
+    assert.ok(Math.abs(twos / 10000 - expected) < 0.015, `${twos / 10000} for ${expected}`);
+  });
+});

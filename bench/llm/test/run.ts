@@ -1,0 +1,6 @@
+// `npm test`: unit tests, then a short form of every command where a model is at hand. The last line says how many passed.
+import { readdirSync } from 'node:fs';
+import { finish } from './group.ts';
+
+for (const file of readdirSync(import.meta.dirname).filter(name => name.endsWith('.test.ts')).sort()) await import(`./${file}`);
+await finish();

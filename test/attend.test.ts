@@ -1,0 +1,401 @@
+// Attention over a cache, on every backend: against f64 attention over the tokens that the cache says it holds, and against
+// exact attention over the tokens that went in.
+
+import { codecs, KVCache, type CodecName, type Sequence } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { attendWithinRule, expectedAttention } from './attention.ts';
+import { backends, reference, scalar, simd128, wasm } from './backends.ts';
+import * as brute from './brute.ts';
+import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
+import { group } from './group.ts';
+import { halfBits, rounded } from './half.ts';
+import { inputs, keyLike, normal, ropes, turned, type Input } from './inputs.ts';
+import { QUALITY } from './tolerance.ts';
+
+type Options = ConstructorParameters<typeof KVCache>[1];
+
+const base = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 64, capacity: 320, sequences: 2 } satisfies Options;
+
+const names = Object.keys(codecs) as CodecName[];
+
+/** A sequence of `counts` tokens, appended one count after another; keys of seed, values of seed + 1. */
+function filled(cache: KVCache, counts: readonly number[], seed: number, keys: Input = keyLike, values: Input = normal): Sequence {
+  const { layers, kvHeads, headDim } = cache.shape;
+  const width = kvHeads * headDim;
+  const tokens = counts.reduce((sum, count) => sum + count, 0);
+  const sequence = cache.sequence();
+  for (let layer = 0; layer < layers; layer++) {
+    const k = keys(tokens, width, seed + 2 * layer);
+    const v = values(tokens, width, seed + 2 * layer + 1);
+    let from = 0;
+    for (const count of counts) {
+      sequence.append(layer, k.subarray(from * width, (from + count) * width), v.subarray(from * width, (from + count) * width));
+      from += count;
+    }
+  }
+  return sequence;
+}
+
+interface Case {
+  readonly title: string;
+  readonly options: Partial<Options>;
+  readonly counts: readonly number[];
+  readonly queries?: number;
+  readonly keys?: Input;
+  readonly values?: Input;
+  /** Whether complete windows are coded before the attention, though no append follows. */
+  readonly seal?: boolean;
+}
+
+const cases: Case[] = [];
+
+for (const tokens of [1, 63, 64, 65, 129]) {
+  for (const sinks of [0, 4, 64]) {
+    for (const recent of [0, 2]) {
+      cases.push({ title: `${tokens} tokens, sinks ${sinks}, recent ${recent}`, options: { sinks, recent }, counts: [tokens], seal: true });
+    }
+  }
+}
+for (const groups of [1, 3, 5, 8, 64]) {
+  for (const queries of [1, 3]) {
+    cases.push({
+      title: `${groups} query heads per KV head, ${queries === 1 ? '1 query' : `${queries} queries`}`,
+      options: { kvHeads: 2, queryHeads: 2 * groups, headDim: 32 }, counts: [130, 9], queries,
+    });
+  }
+}
+[32, 40, 64, 72, 80, 96, 128, 256, 512].forEach((headDim, n) => {
+  for (let pair = 0; pair < 3; pair++) {
+    if (headDim > 128 && pair > 0) continue;
+    const [keys, values] = [names[(n + pair) % 3]!, names[(n + 2 * pair + 1) % 3]!];
+    cases.push({ title: `headDim ${headDim}, ${keys} keys, ${values} values`, options: { headDim, keys, values, queryHeads: 3 }, counts: [140, 2] });
+  }
+});
+for (const [title, rope] of Object.entries(ropes(64))) {
+  cases.push({
+    title: `RoPE ${title}`, options: { rope, keys: 'nsn2' }, counts: [200, 3], queries: 3,
+    keys: (tokens, headDim, seed) => turned(keyLike(tokens, headDim, seed), headDim, rope, 700),
+  });
+}
+for (const [title, input] of Object.entries(inputs)) {
+  // Queries of ordinary size against keys of any: logits of ±65,504 have f32 steps of 0.004, as the naive ones do.
+  cases.push({ title: `keys: ${title}`, options: {}, counts: [70, 70], keys: input });
+  cases.push({ title: `values: ${title}`, options: {}, counts: [70, 70], values: input });
+}
+cases.push(
+  { title: 'sinks 3, of which one is there yet', options: { sinks: 3 }, counts: [1] },
+  { title: 'queries that lie in sealed windows', options: {}, counts: [200], queries: 150, seal: true },
+  { title: 'queries from the first token on, sinks sealed over', options: { sinks: 4 }, counts: [140], queries: 140, seal: true },
+  { title: 'queries from the first token on, without sinks', options: { sinks: 0, headDim: 32 }, counts: [140], queries: 140, seal: true },
+  { title: '40 queries of 8 heads: more than one call holds', options: { queryHeads: 8, headDim: 32 }, counts: [100, 40], queries: 40 },
+  { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10, headDim: 32 }, counts: [90, 7], queries: 7 },
+);
+
+const outputs = new Map<string, Float32Array>();
+
+for (const tested of backends) {
+  group(`attend on ${tested.name}`, test => {
+    for (const { title, options, counts, queries = 1, keys, values, seal } of cases) {
+      test(`attend() is attention over decode(): ${title}`, async () => {
+        const cache = new KVCache(tested.backend, { ...base, ...options });
+        const sequence = filled(cache, counts, 1, keys, values);
+        if (seal) sequence.seal();
+        const { queryHeads, headDim } = cache.shape;
+        const out = await attendWithinRule(title, sequence, normal(queries, queryHeads * headDim, 99));
+        outputs.set(`${tested.name} ${title}`, out);
+        cache.dispose();
+      });
+    }
+  });
+}
+
+group('attend', test => {
+  for (const { title } of cases) {
+    test(`attend() on simd128 gives the bits of scalar: ${title}`, () => {
+      const [a, b] = [outputs.get(`${simd128.name} ${title}`), outputs.get(`${scalar.name} ${title}`)];
+      assert.ok(a && b);
+      sameBits(title, a, b);
+    });
+  }
+});
+
+for (const tested of backends) {
+  const open = (options: Partial<Options> = {}) => new KVCache(tested.backend, { ...base, ...options });
+  const query = (cache: KVCache, tokens: number, seed: number) => normal(tokens, cache.shape.queryHeads * cache.shape.headDim, seed);
+
+  group(`attention on ${tested.name}`, test => {
+    test('a prompt attends to its own tokens exactly: they are raw f16 until the next call', async () => {
+      const cache = open({ kvHeads: 2, queryHeads: 4, headDim: 32 });
+      const sequence = cache.sequence();
+      const [keys, values] = [keyLike(150, 64, 2), normal(150, 64, 3)];
+      sequence.append(0, keys, values);
+      assert.is(sequence.sealed.tokens, 0);
+      const q = query(cache, 150, 4);
+      const out = await sequence.attend(0, q).read();
+      const by = (round: brute.Round) => brute.attention(q, rounded(keys), rounded(values), cache.shape, 1 / Math.sqrt(32), round).out;
+      withinFloatRule('out', out, by(brute.f64), by(brute.f32), 32);
+      cache.dispose();
+    });
+
+    test('queries are causal: what comes later changes nothing', async () => {
+      const cache = open();
+      const [a, b] = [cache.sequence(), cache.sequence()];
+      const [keys, values] = [keyLike(139, 64, 5), normal(139, 64, 6)];
+      a.append(0, keys, values);
+      keys.fill(60000, 100 * 64);
+      values.fill(-60000, 100 * 64);
+      b.append(0, keys, values);
+      const q = query(cache, 139, 7);
+      const [outA, outB] = [await a.attend(0, q).read(), await b.attend(0, q).read()];
+      sameBits('the first 100 tokens', outA.subarray(0, 100 * 128), outB.subarray(0, 100 * 128));
+      assert.ok(outA[100 * 128] !== outB[100 * 128]);
+      cache.dispose();
+    });
+
+    test('queries asked together are answered as one by one, in sealed windows too', async () => {
+      const cache = open({ headDim: 32 });
+      const sequence = filled(cache, [150], 8);
+      sequence.seal();
+      const q = query(cache, 150, 9);
+      const out = await sequence.attend(0, q).read();
+      const { exact, naive, extra } = await expectedAttention(sequence, 0, q, 2);
+      withinFloatRule('together', out, exact, naive, 32, extra);
+      for (const newest of [1, 2, 5, 33]) {
+        const part = await sequence.attend(0, q.subarray((150 - newest) * 64)).read();
+        const from = (150 - newest) * 64;
+        withinFloatRule(`the newest ${newest}`, part, exact.subarray(from), naive.subarray(from), 32, extra.subarray(from));
+      }
+      cache.dispose();
+    });
+
+    test('a batch of sequences of different lengths gives the bits of single calls', async () => {
+      const cache = open({ capacity: 640, sequences: 4, kvHeads: 2, queryHeads: 6, headDim: 32, rope: ropes(32)['halves']! });
+      const sequences = [[1], [64, 5], [200], [130, 40]].map((counts, n) => filled(cache, counts, 10 + n));
+      const queries = [1, 3, 40, 1].map((tokens, n) => query(cache, tokens, 20 + n));
+      const out = await cache.attend(sequences, 0, queries).read();
+      let at = 0;
+      for (const [n, sequence] of sequences.entries()) {
+        const single = await sequence.attend(0, queries[n]!).read();
+        sameBits(`sequence ${n}`, out.subarray(at, at += single.length), single);
+      }
+      assert.is(at, out.length);
+      cache.dispose();
+    });
+
+    test('more sequences than one launch holds give the bits of single calls', async () => {
+      const cache = open({ capacity: 400, sequences: 40, headDim: 32, maxAppend: 10 });
+      const sequences = Array.from({ length: 40 }, (_, n) => filled(cache, [1 + (n % 10)], 100 + n));
+      const queries = sequences.map((_, n) => query(cache, 1, 200 + n));
+      const out = await cache.attend(sequences, 0, queries).read();
+      for (const [n, sequence] of sequences.entries()) {
+        sameBits(`sequence ${n}`, out.subarray(n * 64, n * 64 + 64), await sequence.attend(0, queries[n]!).read());
+      }
+      cache.dispose();
+    });
+
+    test('an empty batch gives nothing', async () => {
+      const cache = open();
+      assert.is((await cache.attend([], 0, []).read()).length, 0);
+      cache.dispose();
+    });
+
+    test('scale multiplies logits: twice the scale is twice the query, to the bit', async () => {
+      const cache = open();
+      const sequence = filled(cache, [140, 3], 11);
+      const q = query(cache, 3, 12);
+      const scale = 1 / 8;
+      const out = await sequence.attend(0, q, { scale: 2 * scale }).read();
+      sameBits('scale', out, await sequence.attend(0, q.map(value => 2 * value), { scale }).read());
+      sameBits('the default is 1/√headDim', await sequence.attend(0, q).read(), await sequence.attend(0, q, { scale: 1 / Math.sqrt(64) }).read());
+      await attendWithinRule('scale 0.4', sequence, q, { scale: 0.4 });
+      cache.dispose();
+    });
+
+    test('`out` receives the result, and read() returns it', async () => {
+      const cache = open();
+      const sequence = filled(cache, [140, 3], 13);
+      const q = query(cache, 3, 14);
+      const out = new Float32Array(q.length).fill(NaN);
+      const read = await sequence.attend(0, q, { out }).read();
+      assert.is(read, out);
+      sameBits('out', out, await sequence.attend(0, q).read());
+      cache.dispose();
+    });
+
+    test('attend() changes neither the query nor the cache', async () => {
+      const cache = open();
+      const sequence = filled(cache, [140, 70], 15);
+      const q = query(cache, 70, 16);
+      const copy = q.slice();
+      const out = await sequence.attend(0, q).read();
+      sameBits('query', q, copy);
+      sameBits('the same again', await sequence.attend(0, q).read(), out);
+      assert.is(sequence.length, 210);
+      assert.is(sequence.sealed.tokens, 128);   // 70 tokens of the last call are still raw, a complete window among them
+      cache.dispose();
+    });
+
+    test('what was attended to before leaves no trace: layers of other codecs, zeros, the largest numbers', async () => {
+      // headDim 80: rows of nsn1 end in two bytes of padding, at which nsn2 has codes.
+      const cache = open({
+        layers: 3, headDim: 80, capacity: 256, keys: 'nsn2', values: 'nsn2', overrides: { 0: { keys: 'nsn1', values: 'nsn1' }, 1: { keys: 'nsn4', values: 'nsn4' } },
+      });
+      const sequence = filled(cache, [140, 1], 17);
+      sequence.seal();
+      const q = query(cache, 1, 18);
+      const first = await sequence.attend(2, q).read();
+      for (const other of [0, 1, 0, 2, 1]) {
+        await sequence.attend(other, q.map(value => value * 40)).read();
+        sameBits(`layer 2 after layer ${other}`, await sequence.attend(2, q).read(), first);
+      }
+      const { exact, naive, extra } = await expectedAttention(sequence, 2, q, 2);
+      withinFloatRule('layer 2', first, exact, naive, 80, extra);
+      cache.dispose();
+    });
+
+    test('overrides give single layers codecs of their own', async () => {
+      const cache = open({ layers: 3, keys: 'nsn1', values: 'nsn1', overrides: { 0: { keys: 'nsn4', values: 'nsn4' }, 2: { values: 'nsn2' } } });
+      const sequence = cache.sequence();
+      const [keys, values] = [keyLike(130, 64, 19), normal(130, 64, 20)];
+      for (let layer = 0; layer < 3; layer++) sequence.append(layer, keys, values);
+      sequence.seal();
+      const errors = await Promise.all([0, 1, 2].map(async layer => {
+        const held = await sequence.decode(layer);
+        return [relativeL2(held.keys, keys), relativeL2(held.values, values)] as const;
+      }));
+      assert.ok(errors[0]![0] < 0.5 * errors[1]![0] && errors[0]![1] < 0.3 * errors[1]![1], 'nsn4 errs less than nsn1');
+      assert.is(errors[2]![0], errors[1]![0]);
+      assert.ok(errors[2]![1] < 0.7 * errors[1]![1], 'nsn2 errs less than nsn1');
+      cache.dispose();
+    });
+
+    test('f16 keys and values, as bits or as Float16Array, are the same as f32 of the same numbers', async () => {
+      const Float16Array = (globalThis as { Float16Array?: new (x: ArrayLike<number>) => any }).Float16Array;
+      const cache = open({ sequences: 3 });
+      const [keys, values] = [rounded(keyLike(100, 64, 21)), rounded(inputs['f16 subnormals']!(100, 64, 22))];
+      const forms: [string, unknown, unknown][] = [['f32', keys, values], ['bits', halfBits(keys), halfBits(values)]];
+      if (Float16Array) forms.push(['Float16Array', new Float16Array(keys), new Float16Array(values)]);
+      const files: Uint8Array[] = [];
+      for (const [, k, v] of forms) {
+        const sequence = cache.sequence();
+        sequence.append(0, k as Float32Array, v as Float32Array);
+        files.push(await sequence.save());
+        sequence.dispose();
+      }
+      forms.forEach(([form], n) => sameBits(form, files[n]!, files[0]!));
+      // Views that begin in the middle of their buffer.
+      const wide = new Float32Array(2 * keys.length);
+      wide.set(keys, 64);
+      const sequence = cache.sequence();
+      sequence.append(0, wide.subarray(64, 64 + keys.length), halfBits(values));
+      sameBits('mixed, from the middle of a buffer', await sequence.save(), files[0]!);
+      cache.dispose();
+    });
+
+    test('a logit that towers over those of 2,048 tokens before it takes over', async () => {
+      // Windows are taken in chunks of 32; the running maximum moves between chunks, once far and once a little.
+      if (tested === reference) return;   // decodes every page for every call: this is a matter of the kernels' loop
+      const cache = open({ headDim: 32, queryHeads: 1, capacity: 4416, sequences: 1, sinks: 0 });
+      const sequence = cache.sequence();
+      const tokens = 4400;
+      const [keys, values] = [normal(tokens, 32, 23), normal(tokens, 32, 24)];
+      const q = normal(1, 32, 25);
+      for (const [t, towering] of [[100, 1], [3000, 16], [4200, 17]] as const) {
+        for (let i = 0; i < 32; i++) keys[t * 32 + i] = towering * q[i]!;
+      }
+      sequence.append(0, keys, values);
+      sequence.seal();
+      await attendWithinRule('far and near', sequence, q);
+      cache.dispose();
+    });
+  });
+}
+
+group('attention of the cache', test => {
+  const shape = { ...base, headDim: 64, queryHeads: 4, kvHeads: 2, capacity: 640 };
+  const tokens = 580;
+  const kinds: Record<string, () => [keys: Float32Array, values: Float32Array]> = {
+    'normal': () => [normal(tokens, 128, 30), normal(tokens, 128, 31)],
+    'key-like': () => [keyLike(tokens, 128, 32), keyLike(tokens, 128, 33)],
+  };
+
+  for (const [kind, make] of Object.entries(kinds)) {
+    for (const name of names) {
+      test(`attention over ${kind} tokens at ${name} is as near to exact attention as measured`, async () => {
+        const [keys, values] = make();
+        const q = normal(8, 256, 34);
+        const exact = brute.attention(q, keys, values, shape, 1 / 8, brute.f64).out;
+        for (const tested of wasm) {
+          const cache = new KVCache(tested.backend, { ...shape, keys: name, values: name });
+          const sequence = cache.sequence();
+          sequence.append(0, keys, values);
+          sequence.seal();
+          const error = relativeL2(await sequence.attend(0, q).read(), exact);
+          if (tested === simd128) console.log(`${kind}, ${name}: relative error ${error.toFixed(4)}`);
+          atMost('relative error', error, QUALITY[kind]![name]);
+          cache.dispose();
+        }
+      });
+    }
+  }
+
+  test('RoPE that is known lowers the error of keys that carry it', async () => {
+    const rope = ropes(64)['halves']!;
+    const one = { ...shape, kvHeads: 1, queryHeads: 2, keys: 'nsn2', values: 'nsn4' } as const;
+    // A mean that is strong in fast pairs too: what turning makes of it within a window is what Shift must undo.
+    const keys = turned(keyLike(tokens, 64, 39).map((value, i) => value + 2 * Math.sin(i % 64)), 64, rope);
+    const values = normal(tokens, 64, 40);
+    const q = turned(normal(16, 64, 41), 64, rope, tokens);
+    const exact = brute.attention(q, keys, values, one, 1 / 8, brute.f64).out;
+    const errorWith = async (options: object) => {
+      const cache = new KVCache(simd128.backend, { ...one, ...options });
+      const sequence = cache.sequence();
+      sequence.append(0, keys, values);
+      sequence.seal();
+      return relativeL2(await sequence.attend(0, q).read(), exact);
+    };
+    const [known, unknown] = [await errorWith({ rope }), await errorWith({})];
+    console.log(`RoPE known: relative error ${known.toFixed(4)}, unknown: ${unknown.toFixed(4)}`);
+    assert.ok(known < 0.8 * unknown, `${known} < 0.8 × ${unknown}`);
+  });
+
+  test('sinks and recent windows that stay raw lower the error', async () => {
+    const [keys, values] = kinds['normal']!();
+    const q = normal(1, 256, 35);
+    const exact = brute.attention(q, keys, values, shape, 1 / 8, brute.f64).out;
+    const errorWith = async (sinks: number, recent: number) => {
+      const cache = new KVCache(simd128.backend, { ...shape, keys: 'nsn1', values: 'nsn1', sinks, recent });
+      const sequence = cache.sequence();
+      sequence.append(0, keys, values);
+      sequence.seal();
+      return relativeL2(await sequence.attend(0, q).read(), exact);
+    };
+    const [none, recent, all] = [await errorWith(0, 0), await errorWith(64, 4), await errorWith(64, 9)];
+    assert.ok(recent < 0.9 * none, `${recent} < 0.9 × ${none}`);
+    atMost('everything raw', all, 1e-3);
+  });
+
+  for (const name of names) {
+    for (const tested of backends) {
+      test(`windows of zeros, of equal tokens and of ±65,504 are no error and give finite numbers: ${name} on ${tested.name}`, async () => {
+        for (const input of ['nothing but zeros', 'equal tokens', 'largest finite', 'one hot', 'negative zeros']) {
+          const cache = new KVCache(tested.backend, { ...base, headDim: 32, keys: name, values: name });
+          const sequence = cache.sequence();
+          const x = inputs[input]!(140, 32, 36);
+          sequence.append(0, x, x);
+          sequence.seal();
+          const held = await sequence.decode(0);
+          allFinite(`${input}: keys`, held.keys);
+          allFinite(`${input}: values`, held.values);
+          for (const q of [normal(2, 64, 37), inputs['largest finite']!(2, 64, 38), new Float32Array(128)]) {
+            const out = await sequence.attend(0, q).read();
+            allFinite(`${input}: out`, out);
+            if (input === 'nothing but zeros') assert.ok(out.every(value => value === 0));
+            if (input === 'equal tokens') atMost('error', relativeL2(out.subarray(0, 32), x.subarray(0, 32)), 0.06);
+          }
+          cache.dispose();
+        }
+      });
+    }
+  }
+});

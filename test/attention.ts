@@ -1,0 +1,61 @@
+// Checks what a cache attends to against f64 attention over the tokens it says it holds.
+
+import { type KVCache, type Sequence } from 'nsnquant';
+import * as brute from './brute.ts';
+import { withinFloatRule } from './compare.ts';
+import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
+import { meanTermShare } from './tolerance.ts';
+
+export interface Expected {
+  readonly exact: Float64Array;
+  readonly naive: Float64Array;
+  /** What the i16 sum of the mean's part of logits may move an element by. */
+  readonly extra: Float64Array;
+}
+
+/**
+ * Attention by brute force over `decode(layer)`. Seals the sequence: call it after `attend`.
+ *
+ * @param pages  coded pages that the layer had when it was attended to
+ */
+export async function expectedAttention(
+  sequence: Sequence, layer: number, query: Float32Array, pages: number, scale = 1 / Math.sqrt(sequence.cache.shape.headDim)
+): Promise<Expected> {
+  const { shape } = sequence.cache;
+  const { keys, values } = await sequence.decode(layer);
+  const slack = logitSlack(sequence.cache, readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages), layer, query, scale);
+  const { out: exact, moved: extra } = brute.attention(query, keys, values, shape, scale, brute.f64, slack);
+  return { exact, extra, naive: brute.attention(query, keys, values, shape, scale, brute.f32).out };
+}
+
+/** How far a query row's logit of a token may be off: nothing but for coded tokens, whose mean is summed in i16. */
+export function logitSlack(cache: KVCache, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
+  const { kvHeads, queryHeads, headDim, sinks, rope } = cache.shape;
+  const [keys, values] = codecsOf(cache, layer);
+  const blocks = pages.map(page => Array.from({ length: kvHeads }, (_, head) => {
+    const block = readBlock(blockOf(page, head, 0, keys, values, headDim), keys, headDim);
+    return { s1: normsOf(block), o: meanOf(block) };
+  }));
+  const share = scale * meanTermShare(headDim);
+  const terms = new Map<number, number>();
+  return (row: number, token: number): number => {
+    const page = Math.floor((token - sinks) / 64);
+    const head = Math.floor((row % queryHeads) / (queryHeads / kvHeads));
+    const block = blocks[page]?.[head];
+    if (!block) return 0;
+    const key = row * blocks.length + page;
+    if (!terms.has(key)) terms.set(key, brute.meanTerm(query, row * headDim, block.o, headDim, rope));
+    return share * block.s1[(token - sinks) % 64]! * terms.get(key)!;
+  };
+}
+
+/** Attends and holds the output to the float rule. The sequence is sealed afterwards. */
+export async function attendWithinRule(
+  what: string, sequence: Sequence, query: Float32Array, { layer = 0, scale }: { layer?: number; scale?: number } = {}
+): Promise<Float32Array> {
+  const pages = sequence.sealed.tokens / 64;
+  const out = await sequence.attend(layer, query, scale === undefined ? {} : { scale }).read();
+  const { exact, naive, extra } = await expectedAttention(sequence, layer, query, pages, scale);
+  withinFloatRule(what, out, exact, naive, sequence.cache.shape.headDim, extra);
+  return out;
+}

@@ -1,0 +1,347 @@
+// The comparers must bite: what every other test relies on is given right results and wrong ones here, and may pass only the
+// right. Wrong ones are the mistakes that kernels are made of: truncation, a swapped row, a sign, nothing written, NaN.
+
+import { codecs, type CodecName } from 'nsnquant';
+import * as reference from 'nsnquant/reference';
+import * as assert from 'uvu/assert';
+import { simd128 } from './backends.ts';
+import * as brute from './brute.ts';
+import { allFinite, atMost, refuses, relativeL2, sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
+import { group } from './group.ts';
+import { halfBits, halfValue, nearestHalf } from './half.ts';
+import { bells, exactRope, keyLike } from './inputs.ts';
+import { groupValues, meanOf, normsOf, readBlock, type Block, type Group } from './pages.ts';
+import { ATOL, meanTermShare, NAIVE_ERRORS, NEAR_TIE } from './tolerance.ts';
+
+const names = Object.keys(codecs) as CodecName[];
+const headDim = 64;
+const rope = exactRope(headDim);
+const tokens = keyLike(64, headDim, 1);
+const queries = bells(4, headDim, 2).map(value => value / Math.sqrt(headDim));
+const weights = bells(4, 64, 3).map(Math.abs);
+
+const bites = (run: () => unknown, message = /expected/) => assert.throws(run, (error: Error) => message.test(error.message));
+
+/** A copy with rows a and b swapped. */
+function swapped<T extends Uint8Array | Float32Array | Float64Array>(x: T, width: number, a: number, b: number): T {
+  const out = x.slice() as T;
+  out.set(x.subarray(a * width, (a + 1) * width), b * width);
+  out.set(x.subarray(b * width, (b + 1) * width), a * width);
+  return out;
+}
+
+/** A copy with one element changed. */
+function changed<T extends Uint8Array | Float32Array | Float64Array>(x: T, at: number, change: (value: number) => number): T {
+  const out = x.slice() as T;
+  out[at] = change(out[at]!);
+  return out;
+}
+
+/** What a kernel that is wrong in one way gives for x [rows, width]; `at` is an element that is far from 0. */
+function mistakes(x: Float32Array, width: number): Record<string, Float32Array> {
+  const at = x.reduce((largest, value, i) => (Math.abs(value) > Math.abs(x[largest]!) ? i : largest), 0);
+  const last = x.length / width - 1;
+  return {
+    'nothing written': new Float32Array(x.length),
+    'one row not written': x.slice().fill(0, last * width),
+    'neighboring rows swapped': swapped(x, width, 0, 1),
+    'the last two rows swapped': swapped(x, width, last - 1, last),
+    'every sign wrong': x.map(value => -value),
+    'one sign wrong': changed(x, at, value => -value),
+    'rows moved by an element': Float32Array.from(x, (_, i) => x[(i + 1) % x.length]!),
+    'rounded to f16': x.map(nearestHalf),
+    'truncated to 16 bits': new Float32Array(new Uint32Array(x.slice().buffer).map(bits => bits & 0xffff0000).buffer),
+    'one number off by 1e-4 of itself': changed(x, at, value => value * 1.0001),
+    'a scale off by 1e-4': x.map(value => value * 1.0001),
+    'one NaN': changed(x, at, () => NaN),
+    'one infinity': changed(x, at, () => Infinity),
+    'NaN for everything': x.slice().fill(NaN),
+    'too short': x.slice(0, -1),
+    'too long': Float32Array.from([...x, 0]),
+    'empty': new Float32Array(),
+  };
+}
+
+const made = await Promise.all(names.map(async name => {
+  const codec = codecs[name];
+  const verbs = await simd128.kernels({ codec: name, headDim, rope });
+  const y = tokens.slice();
+  verbs.normalize(y);
+  verbs.shift(y);
+  verbs.normalizeAgain(y);
+  verbs.hadamard(y);
+  const bytes = verbs.encode(tokens);
+  const block = readBlock(bytes, codec, headDim);
+  return { name, codec, verbs, y, codes: verbs.quantize(y), bytes, block, window: reference.unpack(bytes, codec, headDim), quantizer: reference.codecQuantizer(codec) };
+}));
+
+group('comparers', test => {
+  for (const { name, codec, verbs, y, codes, bytes, block, window, quantizer } of made) {
+    const { channels, codebook } = codec;
+
+    test(`sameCodes() accepts the kernel's codes and the reference's: ${name}`, () => {
+      atMost('near ties', sameCodes('kernel', codes, y, codec), codes.length / 1000);
+      assert.is(sameCodes('reference', reference.quantize(Float64Array.from(y), quantizer), y, codec), 0);
+    });
+
+    test(`sameCodes() refuses a truncating quantizer: ${name}`, () => {
+      for (const steps of [1, 4, 16]) {
+        const coarse = Float64Array.from(y, value => Math.trunc(value * steps) / steps);
+        bites(() => sameCodes('truncated', reference.quantize(coarse, quantizer), y, codec), /expected code/);
+      }
+      const mask = Float64Array.from(codes, code => code & 0xfe);
+      bites(() => sameCodes('last bit lost', mask, y, codec), /expected code/);
+    });
+
+    test(`sameCodes() refuses a search by product alone, without the codeword's length: ${name}`, () => {
+      const product = Uint8Array.from(codes, (_, j) => {
+        const scores = Array.from({ length: 256 }, (_, c) => {
+          let sum = 0;
+          for (let k = 0; k < channels; k++) sum += y[j * channels + k]! * codebook[c * channels + k]!;
+          return sum;
+        });
+        return scores.indexOf(Math.max(...scores));
+      });
+      bites(() => sameCodes('product', product, y, codec), /expected code/);
+    });
+
+    test(`sameCodes() refuses swapped rows, a wrong sign, zeros, a moved code and a wrong count: ${name}`, () => {
+      const perRow = headDim / channels;
+      const wrong: Record<string, Uint8Array> = {
+        'neighboring rows swapped': swapped(codes, perRow, 0, 1),
+        'the last two rows swapped': swapped(codes, perRow, 62, 63),
+        'groups swapped': swapped(codes, 1, 10, 11),
+        'every sign wrong': codes.map(code => code ^ 128),
+        'one sign wrong': changed(codes, 5, code => code ^ 128),
+        'nothing written': new Uint8Array(codes.length),
+        'a row not written': codes.slice().fill(0, -perRow),
+      };
+      for (const [what, codes] of Object.entries(wrong)) bites(() => sameCodes(what, codes, y, codec), /expected code/);
+      bites(() => sameCodes('short', codes.subarray(1), y, codec), /codes, got/);
+      bites(() => sameCodes('no code', Float64Array.from(codes).fill(NaN), y, codec), /expected code/);
+      bites(() => sameCodes('no codeword', Float64Array.from(codes).fill(256), y, codec), /expected code/);
+    });
+
+    test(`sameCodes() refuses the second nearest codeword, however little farther it is: ${name}`, () => {
+      // The group whose second nearest codeword is least farther, but not by so little that f32 could confuse them.
+      let closest = Infinity;
+      let wrong = codes;
+      for (let j = 0; j < codes.length; j++) {
+        const distances = Array.from({ length: 256 }, (_, c) => Math.sqrt(brute.distance(y, j * channels, codec, c)));
+        const least = Math.min(...distances);
+        const next = Math.min(...distances.filter(distance => distance > least * (1 + 2 * NEAR_TIE)));
+        if (next / least >= closest) continue;
+        closest = next / least;
+        wrong = changed(codes, j, () => distances.indexOf(next));
+      }
+      atMost('how much farther', closest, 1.01);
+      bites(() => sameCodes('second nearest', wrong, y, codec), /expected code/);
+    });
+
+    test(`withinFloatRule() accepts decode(), scores() and mix(): ${name}`, () => {
+      const decoded = decodedOf();
+      withinFloatRule('decode', decoded.actual, decoded.exact, decoded.naive, headDim);
+      const logits = scoresOf();
+      withinFloatRule('scores', logits.actual, logits.exact, logits.naive, 64, logits.extra);
+      const sums = mixOf();
+      withinFloatRule('mix', sums.actual, sums.exact, sums.naive, headDim);
+    });
+
+    test(`withinFloatRule() refuses every mistake in decode() and mix(): ${name}`, () => {
+      for (const { actual, exact, naive } of [decodedOf(), mixOf()]) {
+        for (const [what, wrong] of Object.entries(mistakes(actual, headDim))) bites(() => withinFloatRule(what, wrong, exact, naive, headDim));
+      }
+    });
+
+    test(`withinFloatRule() refuses a wrong logit although the mean's part is forgiven some: ${name}`, () => {
+      const { actual, exact, naive, extra } = scoresOf();
+      // Roundings of a few 1e-4 are what is forgiven there.
+      const { 'rounded to f16': _half, 'one number off by 1e-4 of itself': _one, 'a scale off by 1e-4': _all, ...gross } = mistakes(actual, 64);
+      for (const [what, wrong] of Object.entries(gross)) bites(() => withinFloatRule(what, wrong, exact, naive, 64, extra));
+      const o: Group[] = block.o.map(({ scale, min, codes }) => ({ scale: -scale, min: -min, codes }));
+      const none: Group[] = block.o.map(({ codes }) => ({ scale: 0, min: 0, codes }));
+      const scoresOfBlock = (other: Block, turn: typeof rope | undefined) =>
+        brute.scores(queries, brute.decode(other, codec, headDim, turn, brute.f64), headDim, brute.f64);
+      bites(() => withinFloatRule('mean subtracted', scoresOfBlock({ ...block, o }, rope), exact, naive, 64, extra));
+      bites(() => withinFloatRule('mean left out', scoresOfBlock({ ...block, o: none }, rope), exact, naive, 64, extra));
+      bites(() => withinFloatRule('mean not turned', scoresOfBlock(block, undefined), exact, naive, 64, extra));
+      bites(() => withinFloatRule('other pairs', scoresOfBlock(block, { ...rope, interleaved: true }), exact, naive, 64, extra));
+      const backwards = { ...rope, invFreq: Float64Array.from(rope.invFreq, angle => -angle) };
+      bites(() => withinFloatRule('turned backwards', scoresOfBlock(block, backwards), exact, naive, 64, extra));
+    });
+
+    test(`withinFloatRule() refuses a block read with a scale, norm or code of another token: ${name}`, () => {
+      const { exact, naive } = decodedOf();
+      const of = (other: Partial<Block>) => brute.decode({ ...block, ...other }, codec, headDim, rope, brute.f64);
+      withinFloatRule('right', of({}), exact, naive, headDim);
+      const first = block.s1.codes.findIndex((code, t) => code !== block.s1.codes[t + 1]);
+      const wrong: Record<string, Partial<Block>> = {
+        's2 swapped': { s2: swapped(block.s2, 1, 0, 1) },
+        's2 next in f16': { s2: changed(block.s2, 63, value => halfValue(halfBits([value])[0]! + 1)) },
+        's1 swapped': { s1: { ...block.s1, codes: swapped(block.s1.codes, 1, first, first + 1) } },
+        'a code of another group': { codes: swapped(block.codes, 1, 0, 1) },
+        'means of other channels': { o: [...block.o].reverse() },
+      };
+      for (const [what, other] of Object.entries(wrong)) bites(() => withinFloatRule(what, of(other), exact, naive, headDim));
+    });
+
+    function decodedOf() {
+      return {
+        actual: verbs.decode(bytes),
+        exact: reference.decode(window, quantizer, rope),
+        naive: brute.decode(block, codec, headDim, rope, brute.f32),
+      };
+    }
+
+    function scoresOf() {
+      const [s1, o] = [normsOf(block), meanOf(block)];
+      const heads = [0, 1, 2, 3].map(head => queries.subarray(head * headDim, (head + 1) * headDim));
+      return {
+        actual: verbs.scores(queries, bytes),
+        exact: Float64Array.from(heads.flatMap(query => Array.from(reference.scores(query, window, quantizer, rope)))),
+        naive: brute.scores(queries, decodedOf().naive, headDim, brute.f32),
+        extra: Float64Array.from(heads.flatMap(query =>
+          Array.from(s1, norm => meanTermShare(headDim) * norm * brute.meanTerm(query, 0, o, headDim, rope)))),
+      };
+    }
+
+    function mixOf() {
+      const heads = [0, 1, 2, 3].map(head => weights.subarray(head * 64, (head + 1) * 64));
+      return {
+        actual: verbs.mix(weights, bytes),
+        exact: Float64Array.from(heads.flatMap(row => Array.from(reference.mix(row, window, quantizer)))),
+        naive: brute.mix(weights, brute.decode(block, codec, headDim, undefined, brute.f32), headDim, brute.f32),
+      };
+    }
+  }
+
+  test('withinFloatRule() forgives twice the naive error and 16 ulps, in its own row alone, and `extra` in its own element alone', () => {
+    const exact = Float64Array.of(1, -0.5, 0.25, 1, 0.5, 0);
+    const naive = changed(exact, 1, value => value + 1e-4);
+    const allowed = NAIVE_ERRORS * 1e-4 + ATOL;
+    const extra = Float64Array.of(0, 0, 0, 0, 1e-3, 0);
+    const off = (at: number, by: number) => changed(exact, at, value => value + by);
+    for (const sign of [1, -1]) {
+      for (const at of [0, 1, 2]) {
+        withinFloatRule('first row', off(at, sign * 0.99 * allowed), exact, naive, 3, extra);
+        bites(() => withinFloatRule('first row', off(at, sign * 1.01 * allowed), exact, naive, 3, extra));
+      }
+      for (const at of [3, 4, 5]) {
+        const most = ATOL + extra[at]!;
+        withinFloatRule('second row', off(at, sign * 0.99 * most), exact, naive, 3, extra);
+        bites(() => withinFloatRule('second row', off(at, sign * 1.01 * most), exact, naive, 3, extra));
+      }
+    }
+    bites(() => withinFloatRule('naive too short', exact, exact, naive.subarray(1)));
+    bites(() => withinFloatRule('naive NaN', off(0, 1), exact, changed(naive, 2, () => NaN)));
+    bites(() => withinFloatRule('exact NaN', exact, changed(exact, 2, () => NaN), naive));
+  });
+
+  const { block } = made[0]!;
+  const norms = brute.norms(tokens, headDim, brute.f64);
+  const most = Math.max(...norms);
+
+  test('sameRounding() accepts the kernel\'s norms and the reference\'s', () => {
+    sameRounding('kernel', block.s1, norms, most, true);
+    sameRounding('reference', reference.rtn4(norms), norms, most);
+    const { scale, min, values } = brute.rtn4(norms, nearestHalf);
+    sameRounding('brute', { scale, min, codes: Uint8Array.from(values, value => Math.round((value - min) / scale)) }, norms, most);
+  });
+
+  test('sameRounding() refuses codes truncated or rounded up, swapped, moved and all zero', () => {
+    const { scale, min, codes } = block.s1;
+    const place = (round: (x: number) => number) => Uint8Array.from(norms, norm => round(Math.min(Math.max((norm - min) / scale, 0), 15)));
+    sameRounding('rounded', { scale, min, codes: place(Math.round) }, norms, most, true);
+    const first = codes.findIndex((code, t) => code !== codes[t + 1]);
+    const wrong: Record<string, Uint8Array> = {
+      'truncated': place(Math.floor),
+      'rounded up': place(Math.ceil),
+      'swapped': swapped(codes, 1, first, first + 1),
+      'nibbles swapped': codes.map((_, t) => codes[t ^ 1]!),
+      'one off by 1': changed(codes, 7, code => (code < 15 ? code + 1 : code - 1)),
+      'nothing written': new Uint8Array(64),
+      'upside down': codes.map(code => 15 - code),
+    };
+    for (const [what, codes] of Object.entries(wrong)) bites(() => sameRounding(what, { scale, min, codes }, norms, most, true), /expected code/);
+    bites(() => sameRounding('short', { scale, min, codes: codes.subarray(1) }, norms, most, true));
+  });
+
+  test('sameRounding() refuses a scale or minimum that is the next f16 number, of the wrong sign, 0 or NaN', () => {
+    const { scale, min, codes } = block.s1;
+    for (const wrong of [scale * (1 + 2 ** -9), scale * (1 - 2 ** -9), -scale, 0, NaN]) {
+      bites(() => sameRounding('scale', { scale: wrong, min, codes }, norms, most, true), /expected scale/);
+    }
+    for (const wrong of [min * (1 + 2 ** -9), min * (1 - 2 ** -9), -min, 0, NaN]) {
+      bites(() => sameRounding('minimum', { scale, min: wrong, codes }, norms, most, true), /expected minimum/);
+    }
+  });
+
+  test('sameRounding() refuses a nonzero norm that becomes 0', () => {
+    const few = Float64Array.of(0, 1, 30);
+    const zero: Group = { scale: 2, min: 0, codes: Uint8Array.of(0, 0, 15) };
+    bites(() => sameRounding('norm', zero, few, 30, true), /no value 0/);
+    sameRounding('norm', { ...zero, codes: Uint8Array.of(0, 1, 15) }, few, 30, true);
+  });
+
+  test('sameBits() accepts equal bits alone: not −0 for 0, not a next number, not another length', () => {
+    const x = Float32Array.of(0, 1, NaN, Infinity);
+    sameBits('equal', x, x.slice());
+    sameBits('a part of a buffer', new Float32Array([9, ...x]).subarray(1), x);
+    const wrong: Record<string, Float32Array> = {
+      'negative zero': changed(x, 0, () => -0),
+      'the next number': changed(x, 1, () => 1 + 2 ** -23),
+      'a number for NaN': changed(x, 2, () => 0),
+      'a sign': changed(x, 3, () => -Infinity),
+      'short': x.slice(1),
+      'empty': new Float32Array(),
+    };
+    for (const [what, other] of Object.entries(wrong)) {
+      bites(() => sameBits(what, other, x));
+      bites(() => sameBits(what, x, other));
+    }
+    for (let at = 0; at < 64; at++) bites(() => sameBits('codes', changed(new Uint8Array(64), at, () => 1), new Uint8Array(64)));
+  });
+
+  test('relativeL2() measures: 0 for equal, 1 for zeros, 2 for a wrong sign, NaN for NaN', () => {
+    assert.is(relativeL2(tokens, tokens), 0);
+    assert.is(relativeL2(new Float32Array(tokens.length), tokens), 1);
+    assert.is(relativeL2(tokens.map(value => -value), tokens), 2);
+    assert.ok(relativeL2(swapped(tokens, headDim, 0, 1), tokens) > 0.01);
+    assert.ok(Number.isNaN(relativeL2(changed(tokens, 9, () => NaN), tokens)));
+    assert.ok(Number.isNaN(relativeL2(tokens.subarray(1), tokens)));
+  });
+
+  test('atMost() refuses more, and NaN', () => {
+    atMost('error', 1, 1);
+    for (const wrong of [1 + 1e-15, Infinity, NaN]) bites(() => atMost('error', wrong, 1), /at most 1/);
+    bites(() => atMost('error', 1, NaN));
+  });
+
+  test('allFinite() refuses NaN and infinities, wherever they are', () => {
+    allFinite('tokens', tokens);
+    for (const wrong of [NaN, Infinity, -Infinity]) {
+      for (const at of [0, tokens.length - 1]) bites(() => allFinite('tokens', changed(tokens, at, () => wrong)), /finite/);
+    }
+  });
+
+  test('refuses() accepts one class and one message, thrown or rejected', async () => {
+    const fail = (error: Error) => () => { throw error; };
+    await refuses(fail(new RangeError('x')), RangeError, 'x');
+    await refuses(() => Promise.reject(new RangeError('x')), RangeError, 'x');
+    const wrong: Record<string, () => unknown> = {
+      'nothing thrown': () => {},
+      'another class': fail(new TypeError('x')),
+      'a base class': fail(new Error('x')),
+      'another message': fail(new RangeError('x, and more')),
+    };
+    for (const [what, run] of Object.entries(wrong)) {
+      let caught: unknown;
+      await refuses(run, RangeError, 'x').catch(error => { caught = error; });
+      assert.instance(caught, Error, what);
+    }
+  });
+
+  test('the values of a group follow from its scale, minimum and codes', () => {
+    assert.equal(Array.from(groupValues({ scale: 2, min: -1, codes: Uint8Array.of(0, 1, 15) })), [-1, 1, 29]);
+  });
+});

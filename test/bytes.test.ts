@@ -1,0 +1,182 @@
+// What a cache says it takes, against what it takes: plan(), cache.bytes, sequence.bytes and the memory itself.
+
+import { codecs, KVCache, plan, type CacheOptions, type CodecName } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { backends, wasm } from './backends.ts';
+import { atMost } from './compare.ts';
+import { group } from './group.ts';
+import { bells, keyLike } from './inputs.ts';
+import { sectionsOf } from './pages.ts';
+import { memoryBound } from './tolerance.ts';
+
+const names = Object.keys(codecs) as CodecName[];
+const small: CacheOptions = { layers: 2, kvHeads: 2, queryHeads: 6, headDim: 64, capacity: 300 };
+
+/** A page by the drawing at the top of src/layout.ts. */
+const pageBytes = (keys: CodecName, values: CodecName, kvHeads: number, headDim: number) =>
+  16 + kvHeads * (sectionsOf(codecs[keys], headDim).bytes + sectionsOf(codecs[values], headDim).bytes);
+
+/** Raw tokens of all heads, keys and values, at two bytes a number. */
+const rawBytes = (kvHeads: number, headDim: number, tokens: number) => kvHeads * 2 * tokens * headDim * 2;
+
+function append(cache: KVCache, tokens: number) {
+  const sequence = cache.sequence();
+  const { layers, kvHeads, headDim } = cache.shape;
+  const width = kvHeads * headDim;
+  for (let layer = 0; layer < layers; layer++) sequence.append(layer, keyLike(tokens, width, layer), bells(tokens, width, layer));
+  return sequence;
+}
+
+group('plan', test => {
+  test('gives the bytes and bits of a token as the layout draws them', () => {
+    // codes 64 × 64/D · s2 128 · s1 32 · (1 + 2 groups) × 4, rounded up to 16 · o 32
+    const block = { nsn1: 512 + 128 + 32 + 16 + 32, nsn2: 1024 + 128 + 32 + 16 + 32, nsn4: 2048 + 128 + 32 + 16 + 32 };
+    const bits = { nsn1: 1.41, nsn2: 2.41, nsn4: 4.41 };
+    for (const codec of names) {
+      const planned = plan({ layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: codec, values: codec });
+      const page = 16 + 3 * 2 * block[codec];
+      assert.is(planned.bytesPerToken, (30 * page) / 64, codec);
+      assert.is(planned.bitsPerElement, (page * 8) / (64 * 3 * 2 * 64), codec);
+      assert.is(planned.bitsPerElement.toFixed(2), bits[codec].toFixed(2));
+      assert.is(planned.f16BytesPerToken, 30 * 3 * 2 * 64 * 2);
+      assert.is(planned.pageBytes, 30 * 128 * page);
+    }
+  });
+
+  test('counts the tokens that stay raw: tails, recent windows, sinks and one prompt for every sequence', () => {
+    const raw = rawBytes(3, 64, 64);
+    // [options, raw windows, sink tokens]
+    const cases: readonly [Partial<CacheOptions>, number, number][] = [
+      [{ sequences: 1, maxAppend: 64 }, 2 * 1 + 1, 2 * 4],
+      [{ sequences: 1, maxAppend: 65 }, 2 * 1 + 2, 2 * 4],
+      [{ sequences: 3, maxAppend: 1, sinks: 0 }, 3 * 2 + 3, 0],
+      [{ sequences: 3, maxAppend: 1, recent: 2, sinks: 64 }, 3 * 2 * 3 + 3, 3 * 2 * 64],
+    ];
+    for (const [options, windows, sinks] of cases) {
+      const planned = plan({ layers: 2, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 1000, ...options });
+      assert.is(planned.rawBytes, windows * raw + rawBytes(3, 64, sinks), JSON.stringify(options));
+      assert.is(planned.bytes, planned.rawBytes + planned.pageBytes);
+      assert.is(planned.pageBytes, 2 * 15 * pageBytes('nsn4', 'nsn2', 3, 64));
+    }
+  });
+
+  test('adds up layers of different codecs', () => {
+    const planned = plan({ ...small, overrides: { 1: { keys: 'nsn1', values: 'nsn4' } } });
+    assert.is(planned.pageBytes, 4 * (pageBytes('nsn4', 'nsn2', 2, 64) + pageBytes('nsn1', 'nsn4', 2, 64)));
+  });
+});
+
+const shapes: readonly (readonly [string, Partial<CacheOptions>])[] = [
+  ['two layers', {}],
+  ['one bit', { keys: 'nsn1', values: 'nsn1' }],
+  ['large heads', { headDim: 256, keys: 'nsn4', values: 'nsn4' }],
+  ['all codecs', { layers: 3, overrides: { 0: { keys: 'nsn1' } } }],
+  ['largest heads', { headDim: 512, keys: 'nsn4', values: 'nsn1' }],
+  ['64 query heads a KV head', { queryHeads: 128 }],
+  ['many sequences', { sequences: 100, maxAppend: 1, capacity: 6400 }],
+  ['many tokens', { capacity: 20000, maxAppend: 512 }],
+];
+
+for (const { name, backend } of backends) {
+  group(`bytes, ${name}`, test => {
+    test('of a cache are those of its plan, and of tables and scratch at most what is stated', () => {
+      for (const [what, options] of shapes) {
+        const cache = new KVCache(backend, { ...small, ...options });
+        const planned = plan({ ...small, ...options });
+        assert.is(cache.bytes, cache.store.bytes);
+        assert.ok(cache.bytes >= planned.bytes, `${what} expected at least ${planned.bytes} bytes, got ${cache.bytes}`);
+        if (backend.name === 'reference') assert.is(cache.bytes, planned.bytes, what);
+        else atMost(`${what}: tables and scratch`, cache.bytes - planned.bytes, memoryBound({ ...small, ...options }));
+        cache.dispose();
+      }
+    });
+
+    test('of a sequence are its coded pages, raw windows, sinks and page numbers', () => {
+      for (const [sinks, recent] of [[4, 0], [0, 0], [64, 1]] as const) {
+        for (const tokens of [0, 1, 63, 64, 65, 68, 129, 250]) {
+          const cache = new KVCache(backend, { ...small, sinks, recent, overrides: { 1: { keys: 'nsn1' } } });
+          const sequence = tokens > 0 ? append(cache, tokens) : cache.sequence();
+          const windows = Math.max(0, tokens - sinks) / 64;
+          const raw = rawBytes(2, 64, 64);
+          const sinkBytes = tokens > 0 ? rawBytes(2, 64, sinks) : 0;
+          // Of the last layer the windows wait for the next call.
+          const pagesOf = [0, 1].map(() => Math.max(0, Math.floor(windows) - recent));
+          const bytesOf = (pages: number, layer: number) => pages * (pageBytes(layer === 0 ? 'nsn4' : 'nsn1', 'nsn2', 2, 64) + 4)
+            + (Math.ceil(windows) - pages) * raw + sinkBytes;
+          const what = `${tokens} tokens, ${sinks} sinks, ${recent} recent`;
+          assert.is(sequence.bytes, bytesOf(pagesOf[0]!, 0) + bytesOf(0, 1), `${what}, before seal`);
+          sequence.seal();
+          assert.is(sequence.bytes, bytesOf(pagesOf[0]!, 0) + bytesOf(pagesOf[1]!, 1), what);
+          assert.equal(sequence.sealed, {
+            bytes: pagesOf[0]! * pageBytes('nsn4', 'nsn2', 2, 64) + pagesOf[1]! * pageBytes('nsn1', 'nsn2', 2, 64),
+            tokens: 64 * pagesOf[0]!,
+          }, what);
+        }
+      }
+    });
+
+    test('of a fork count what it shares again; those of a cropped sequence shrink', () => {
+      const sequence = append(new KVCache(backend, small), 140);
+      sequence.seal();
+      const { bytes } = sequence;
+      assert.is(sequence.fork().bytes, bytes);
+      assert.is(sequence.bytes, bytes);
+      sequence.crop(68);
+      assert.is(sequence.bytes, 2 * (pageBytes('nsn4', 'nsn2', 2, 64) + 4 + rawBytes(2, 64, 4)));
+      sequence.crop(0);
+      assert.is(sequence.bytes, 0);
+    });
+  });
+}
+
+/** The memories that `run` makes. */
+function memoriesOf(run: () => void): WebAssembly.Memory[] {
+  const { Memory } = WebAssembly;
+  const made: WebAssembly.Memory[] = [];
+  WebAssembly.Memory = class extends Memory {
+    constructor(descriptor: WebAssembly.MemoryDescriptor) {
+      super(descriptor);
+      made.push(this);
+    }
+  };
+  try {
+    run();
+  } finally {
+    WebAssembly.Memory = Memory;
+  }
+  return made;
+}
+
+for (const { name, backend } of wasm) {
+  group(`memory, ${name}`, test => {
+    test('is one of whole pages, allocated at once, and does not grow while decoding', async () => {
+      let cache!: KVCache;
+      const memories = memoriesOf(() => { cache = new KVCache(backend, { ...small, layers: 2, recent: 1 }); });
+      assert.is(memories.length, 1);
+      const [memory] = memories;
+      assert.is(memory!.buffer.byteLength, cache.bytes);
+      assert.is(cache.bytes % 65536, 0);
+      const { buffer } = memory!;
+      const width = 2 * 64;
+      const steps = 200;
+      const more = memoriesOf(() => {
+        const sequence = append(cache, 90);
+        const [keys, values] = [keyLike(steps, width, 3), bells(steps, width, 4)];
+        const query = bells(1, 6 * 64, 5);
+        const out = new Float32Array(6 * 64);
+        for (let t = 0; t < steps; t++) {
+          for (const layer of [0, 1]) {
+            sequence.append(layer, keys.subarray(t * width, (t + 1) * width), values.subarray(t * width, (t + 1) * width));
+            sequence.attend(layer, query, { out });
+          }
+        }
+        assert.is(sequence.length, 290);
+      });
+      assert.is(more.length, 0);
+      // A memory that grows gets another buffer, and the old one is left with no bytes.
+      assert.is(memory!.buffer, buffer);
+      assert.is(buffer.byteLength, cache.bytes);
+      assert.throws(() => memory!.grow(1), (error: unknown) => error instanceof RangeError);
+    });
+  });
+}
