@@ -5,6 +5,8 @@ import type { WasmVariant } from 'nsnquant';
 export interface Context {
   readonly variant: WasmVariant;
   readonly quick: boolean;
+  /** The only head dimension of the attend table, if there is to be one. */
+  readonly headDim: number | undefined;
   print(text: string): void;
   progress(text: string): void;
 }

@@ -1,5 +1,5 @@
 // The quality results as a Markdown table and as one HTML file that needs nothing else.
-import { plot, type Point } from '../../examples/demo/charts.ts';
+import { plot, type Point } from './plot.ts';
 import { isNsn, methodName, type MethodOptions } from './caches/methods.ts';
 import type { Intervals, Summary } from './stats.ts';
 import { short, type Table } from './table.ts';
@@ -57,8 +57,9 @@ export function writeReport(facts: readonly string[], results: readonly Result[]
   :root { color-scheme: light dark; --ink: #1b1f24; --line: #d5dae0; --page: #ffffff; }
   @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ed; --line: #3a424b; --page: #14171b; } }
   body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-  figure { margin: 0; max-width: 44rem; }
+  figure { margin: 0; max-width: 60rem; }
   figure svg { display: block; width: 100%; height: auto; }
+  p { overflow-wrap: anywhere; margin: 0.2rem 0; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -76,12 +77,12 @@ ${texts.map(text => section(text, results.filter(result => result.text === text)
 
 function section(text: string, results: readonly Result[]): string {
   const points = results.filter(({ kld }) => kld > 0).map((result): Point => ({
-    name: methodName(result), color: isNsn(result) ? NSN_COLOR : OTHER_COLOR, y: result.kld, bits: result.bitsPerElement, codedBits: result.codedBits
+    name: methodName(result), color: isNsn(result) ? NSN_COLOR : OTHER_COLOR, kld: result.kld, bits: result.bitsPerElement, codedBits: result.codedBits
   }));
   const { headers, rows } = resultTable(results);
   const cells = (tag: string, row: readonly string[]): string => row.map(cell => `<${tag}>${escape(cell)}</${tag}>`).join('');
   return `<h2>${escape(text)}</h2>
-<figure role="img" aria-label="KL divergence against bits per element">${points.length === 0 ? '' : plot(points, { name: 'mean KLD, nats', type: 'log' })}</figure>
+<figure role="img" aria-label="KL divergence against bits per element">${points.length === 0 ? '' : plot(points)}</figure>
 <div class="scroll"><table>
 <thead><tr>${cells('th', headers)}</tr></thead>
 <tbody>

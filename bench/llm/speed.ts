@@ -69,7 +69,7 @@ await run(async () => {
     await opened.model.release();
   }
   status('');
-  for (const threads of options.threadCounts) console.log(`\n${threads === 1 ? '1 thread' : `${threads} threads`} of the host engine\n\n${table(rows.filter(row => row.threads === threads))}`);
+  for (const threads of options.threadCounts) console.log(`\n${threadText(threads)} of the host engine\n\n${table(rows.filter(row => row.threads === threads))}`);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
 });
 
@@ -80,7 +80,7 @@ async function measureDense(opened: Opened, ids: number[], { contexts, steps }: 
   const prefill = new TimedCache(cache);
   let prefillMs = 0;
   for (const context of contexts) {
-    status(`${threads} threads, raw, ${context} tokens`);
+    status(`${threadText(threads)}, raw, ${context} tokens`);
     prefillMs += await read(opened, prefill, ids, context);
     const shares = { prefillPerSecond: context / prefillMs * 1000, prefillEncodeShare: null, prefillAttendShare: prefill.attendMs / prefillMs };
     for (const [method, kind] of [['f32', 'f32'], ['int8 (as q8_0)', 'int8']] as const) {
@@ -101,7 +101,7 @@ async function measureMethod(opened: Opened, method: string, ids: number[], { co
   let prefillMs = 0;
   let tokens = 0;
   for (const context of contexts) {
-    status(`${threads} threads, ${method}, ${context} tokens`);
+    status(`${threadText(threads)}, ${method}, ${context} tokens`);
     const begin = cache.length;
     prefillMs += await read(opened, timed, ids, context);
     tokens += context - begin;
@@ -142,6 +142,10 @@ async function decode({ model }: Opened, cache: Cache, ids: readonly number[], c
   }
   const attendMs = quantile(Float64Array.from(attend), 0.5);
   return { attendMs, encodeMs: encode, tokenMs: quantile(Float64Array.from(host), 0.5) + attendMs + encode };
+}
+
+function threadText(threads: number): string {
+  return threads === 1 ? '1 thread' : `${threads} threads`;
 }
 
 function table(rows: readonly Row[]): string {

@@ -93,7 +93,7 @@ export function openCache({ keys, values, options }: Method, { config, backend, 
   const keyFormat = formats.get(keys);
   const valueFormat = formats.get(values);
   if (!keyFormat || !valueFormat) {
-    return new NsnCache(backend, config, { keys: keys as CodecName, values: values as CodecName, capacity, maxAppend, ...options });
+    return new NsnCache(backend, config, { keys: keys as CodecName, values: values as CodecName, capacity, maxAppend: Math.min(maxAppend, capacity), ...options });
   }
   return new WindowedCache(config, dense, { capacity, keys: keyFormat, values: valueFormat, sinks: options.sinks });
 }
