@@ -24,7 +24,7 @@ export async function attendTable(context: Context): Promise<void> {
   const { quick, print, progress } = context;
   const rows: string[][] = [];
   for (const headDim of context.headDim ? [context.headDim] : [64, 128]) {
-    for (const groups of quick ? [4] : [1, 3, 4, 8]) {
+    for (const groups of context.queryHeads ? [context.queryHeads] : quick ? [4] : [1, 3, 4, 8]) {
       for (const tokens of quick ? [1024] : [1024, 4096, 32768]) {
         progress(`attend: headDim ${headDim}, ${groups} query heads, ${tokens} tokens`);
         const cells = await measure(context, { headDim, groups, tokens, heads: 1 });

@@ -5,8 +5,9 @@ import type { WasmVariant } from 'nsnquant';
 export interface Context {
   readonly variant: WasmVariant;
   readonly quick: boolean;
-  /** The only head dimension of the attend table, if there is to be one. */
+  /** The only head dimension, and number of query heads, of the attend table, where one is asked for. */
   readonly headDim: number | undefined;
+  readonly queryHeads: number | undefined;
   print(text: string): void;
   progress(text: string): void;
 }
