@@ -63,10 +63,9 @@ const LOWEST = -3e38;
 var<workgroup> rows: array<vec4f, PADDED>;              // q, or H·q where windows are coded; H's input at the end
 var<workgroup> keyBook: array<u32, 64 * KEY_CHANNELS>;  // f16 pairs; codeword c + 128 is the negation of c
 var<workgroup> valueBook: array<u32, 64 * VALUE_CHANNELS>;
-var<workgroup> turn: array<vec4f, 128>;                 // coefficients of cos and of sin for 64 pairs
+var<workgroup> turn: array<vec4f, 128>;                 // coefficients of cos and of sin for 64 pairs; then s2 of values in x
 var<workgroup> logits: array<vec4f, WINDOW>;
 var<workgroup> weights: array<vec4f, WINDOW>;           // p, or p·s1 where windows are coded
-var<workgroup> valueS2: array<f32, WINDOW>;
 
 @compute @workgroup_size(WG)
 fn attend(
@@ -220,7 +219,7 @@ fn attend(
     sum = sum * fade + p;
     if (coded) {
       weights[thread] = p * norm(odd, values + VALUE_SCALES, values + VALUE_S1, thread);
-      valueS2[thread] = secondNorm(odd, values + VALUE_S2, thread);
+      turn[thread].x = secondNorm(odd, values + VALUE_S2, thread);
     } else {
       weights[thread] = p;
     }
@@ -238,7 +237,7 @@ fn attend(
           let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + column / 4) >> (8 * (column & 3))) & 255;
           let two = unpack2x16float(valueBook[((code & 127) * VALUE_CHANNELS + within) / 2] ^ ((code >> 7) * 0x80008000));
           let weight = weights[t];
-          let scaled = weight * valueS2[t];
+          let scaled = weight * turn[t].x;
           total += weight;
           x += scaled * two.x;
           y += scaled * two.y;

@@ -3,7 +3,7 @@
 
 import { BackendError, type Backend, type Dump, type Output, type PageTable, type Store, type Tokens } from './backend.ts';
 import { isFloat16Array, type Data } from './check.ts';
-import { codecs, type Codec } from './codec.ts';
+import { codecs, type CodecName } from './codec.ts';
 import { shaders } from './generated/shaders.ts';
 import { fromHalf, toHalf } from './half.ts';
 import { hadamardSize, HEADER_BYTES, pageHeader, rawOffset, WINDOW, type BlockLayout, type PageLayout } from './layout.ts';
@@ -469,7 +469,7 @@ class WebGpuStore implements Store {
       S1: layout.s1 / 4,
       SCALES: layout.scales / 4,
       O: layout.o / 4,
-      BOOK: constants.books.get(layout.codec)!
+      BOOK: constants.books.get(layout.codec.name)!
     });
     const prefixed = (prefix: string, fields: Record<string, number>): Record<string, number> =>
       Object.fromEntries(Object.entries(fields).map(([name, value]) => [`${prefix}_${name}`, value]));
@@ -695,14 +695,14 @@ class WebGpuStore implements Store {
 /** Codebooks, RoPE's angles and page headers, one after another; offsets in words. */
 class Constants {
   readonly words: Uint32Array<ArrayBuffer>;
-  readonly books = new Map<Codec, number>();
+  readonly books = new Map<CodecName, number>();
   readonly headers = new Map<PageLayout, number>();
   readonly tables: number;
 
   constructor(shape: CacheShape) {
     const words: number[] = [];
     for (const codec of Object.values(codecs)) {
-      this.books.set(codec, words.length);
+      this.books.set(codec.name, words.length);
       for (let i = 0; i < 128 * codec.channels; i += 2) words.push(toHalf(codec.codebook[i]!) + toHalf(codec.codebook[i + 1]!) * 65536);
     }
     this.tables = words.length;
