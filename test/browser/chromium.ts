@@ -18,7 +18,10 @@ export const chromium: Lane = {
   async open() {
     const executablePath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
     if (!existsSync(executablePath)) throw new Error(`no ${executablePath}; CHROMIUM_PATH may name another`);
-    const browser = await playwright.chromium.launch({ executablePath });
+    const browser = await playwright.chromium.launch({
+      executablePath,
+      args: ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan'],
+    });
     const server = createServer(async (request, response) => {
       const { pathname } = new URL(request.url!, 'http://localhost');
       const path = localPath(pathname);
