@@ -3,12 +3,12 @@
 import type { Data } from './half.ts';
 import type { CacheShape } from './shape.ts';
 
-export type BackendName = 'reference' | 'wasm';
+export type BackendName = 'reference' | 'wasm' | 'webgpu';
 
 /** Where kernels run. Opened by `openBackend`, handed to `new KVCache`. */
 export interface Backend {
   readonly name: BackendName;
-  /** Which of its forms is in use: `simd128`, `relaxed`, `scalar`, or `f64`. */
+  /** Which of its forms is in use: `simd128`, `relaxed`, `scalar`; `baseline`; or `f64`. */
   readonly variant: string;
   /** Why this one was picked, in words. */
   readonly reason: string;
@@ -70,6 +70,8 @@ export interface PageTable {
 export interface Store {
   /** Every byte allocated. */
   readonly bytes: number;
+  /** Where memory is granted later: settles when it was, rejects with a BackendError if it was refused. */
+  readonly ready?: Promise<void>;
   /** Tokens [from, from + tokens) of keys and values into a place, from its token `at` on, rounded to f16. */
   write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void;
   copyPlace(from: number, to: number): void;

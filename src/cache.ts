@@ -51,6 +51,16 @@ export class KVCache {
     return this.store.bytes;
   }
 
+  /**
+   * Settles when the memory is granted: at once, but on a GPU, which may refuse it later than the constructor returns.
+   * Every read rejects as this does.
+   *
+   * @throws {BackendError} if the device has no memory for this cache
+   */
+  get ready(): Promise<void> {
+    return this.store.ready ?? Promise.resolve();
+  }
+
   /** @internal The memory, unless it was disposed. */
   get store(): Store {
     if (!this.#store) throw new TypeError('cache expected open, got disposed');

@@ -14,7 +14,7 @@ export interface KernelOptions {
   readonly codec: CodecName;
   /** For keys that carry RoPE: the mean is taken before it. */
   readonly rope?: Rope;
-  readonly prefer?: BackendName;
+  readonly prefer?: Exclude<BackendName, 'webgpu'>;
   readonly variant?: WasmVariant;
 }
 

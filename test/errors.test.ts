@@ -157,7 +157,7 @@ group('options of a cache', test => {
       [open('wasm'), TypeError, '"options" expected object, got string'],
       [open({ prefer: 1 }), TypeError, '"prefer" expected string, got number'],
       [open({ prefer: null }), TypeError, '"prefer" expected string, got null'],
-      [open({ prefer: 'webgl' }), RangeError, '"prefer" expected wasm or reference, got webgl'],
+      [open({ prefer: 'webgl' }), RangeError, '"prefer" expected wasm, webgpu or reference, got webgl'],
       [open({ variant: 1 }), TypeError, '"variant" expected string, got number'],
       [open({ variant: null }), TypeError, '"variant" expected string, got null'],
       [open({ variant: 'avx' }), RangeError, '"variant" expected scalar, simd128 or relaxed, got avx'],

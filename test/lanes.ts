@@ -1,9 +1,12 @@
 // The runtimes every test runs in. A lane that this machine lacks throws in open(), with the reason as message.
 import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, realpathSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { outcome, type Outcome } from './outcome.ts';
 import { sandbox } from './sandbox.ts';
-import { chromium } from './browser/chromium.ts';
+import { chromium, chromiumPath } from './browser/chromium.ts';
 
 export interface Lane {
   readonly name: string;
@@ -22,7 +25,7 @@ const bin = (name: string) => fileURLToPath(new URL(`../node_modules/.bin/${name
 const sourceMaps = ['--enable-source-maps'];   // stack traces then name lines of test/*.ts, as Deno's do unasked
 
 export const lanes: readonly Lane[] = [
-  command('node', process.execPath, sourceMaps),
+  command('node', process.execPath, sourceMaps, softwareVulkan()),
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane.
   ...(Number.parseInt(process.versions.node) < 22
     ? [command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'])]
@@ -36,7 +39,25 @@ export const lanes: readonly Lane[] = [
   chromium,
 ];
 
-function command(name: string, executable: string, flags: string[]): Lane {
+/**
+ * Points Dawn (test/webgpu.node.test.ts) at SwiftShader, which every Chromium brings for Linux, and at the Vulkan loader beside
+ * it: the same adapter wherever the tests run. Where a driver is chosen already, or none is found, nothing is changed.
+ */
+function softwareVulkan(): NodeJS.ProcessEnv {
+  if (process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES) return {};
+  // Beside the executable, unless that is a script of the distribution's.
+  const folders = ['/usr/lib/chromium', '/usr/lib64/chromium-browser', '/usr/lib/chromium-browser', '/opt/google/chrome'];
+  if (existsSync(chromiumPath)) folders.unshift(dirname(realpathSync(chromiumPath)));
+  const folder = folders.find(folder => existsSync(join(folder, 'vk_swiftshader_icd.json')));
+  if (folder === undefined) return {};
+  return {
+    VK_ICD_FILENAMES: join(folder, 'vk_swiftshader_icd.json'),
+    XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),   // the loader complains where there is none
+    LD_LIBRARY_PATH: [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':'),
+  };
+}
+
+function command(name: string, executable: string, flags: string[], variables: NodeJS.ProcessEnv = {}): Lane {
   return {
     name,
     async open() {
@@ -45,7 +66,7 @@ function command(name: string, executable: string, flags: string[]): Lane {
       if (probe.status !== 0) throw new Error(probe.stderr.trim().split('\n')[0]);
       return {
         version: probe.stdout.split('\n')[0],
-        run: (file, timeoutMs) => runProcess(executable, [...flags, file], timeoutMs),
+        run: (file, timeoutMs) => runProcess(executable, [...flags, file], { ...process.env, ...variables }, timeoutMs),
         async close() {},
       };
     },
@@ -67,9 +88,9 @@ function endGroup(pid: number): void {
   }
 }
 
-function runProcess(executable: string, args: string[], timeoutMs: number): Promise<Outcome> {
+function runProcess(executable: string, args: string[], env: NodeJS.ProcessEnv, timeoutMs: number): Promise<Outcome> {
   return new Promise(resolve => {
-    const child = spawn(executable, args, { cwd: sandbox, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(executable, args, { cwd: sandbox, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
     const pid = child.pid;
     let printed = '';
     let problem: string | undefined;

@@ -33,10 +33,13 @@ const allowed: Record<string, readonly string[]> = {
   'generated/scalar': [],
   'generated/simd128': [],
   'generated/relaxed': [],
+  'generated/shaders': [],
+  webgpu: ['backend', 'codec', 'generated/shaders', 'half', 'layout', 'rope'],
   wasm: ['@assemblyscript/loader', 'backend', 'generated/scalar', 'generated/simd128', 'generated/relaxed', 'grid', 'half', 'layout', 'rope'],
 
   // The public edge: with `shape`, which reads options, the only files that check arguments.
-  open: ['check', 'reference-backend', 'wasm'],
+  selftest: ['layout', 'reference-backend', 'shape'],
+  open: ['backend', 'check', 'reference-backend', 'selftest', 'wasm', 'webgpu'],
   kernels: ['check', 'codec', 'layout', 'reference', 'shape', 'wasm'],
   sequence: ['check', 'file', 'layout'],
   cache: ['check', 'file', 'pool', 'sequence', 'shape'],
@@ -114,7 +117,9 @@ group('layers', test => {
       if (targets.includes('check')) assert.ok(edge.includes(file), `${file} may import check`);
       if (targets.includes('@assemblyscript/loader')) assert.is(file, 'wasm');
     }
-    assert.not(allowed.wasm!.includes('reference'));
+    for (const backend of ['wasm', 'webgpu']) {
+      assert.not(allowed[backend]!.some(target => /^(reference|wasm|webgpu)/.test(target)));
+    }
     assert.not(allowed.reference!.includes('wasm'));
     assert.not(allowed.reference!.some(target => target.startsWith('generated/')));
   });

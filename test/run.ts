@@ -10,7 +10,7 @@ const { lane, file, timeout } = program
   .option('--lane <names>', `only these, comma separated: ${lanes.map(lane => lane.name).join(', ')}`, list)
   .option('--file <names>', 'only these test files, comma separated, without .test.ts or .node.test.ts', list)
   .option('--timeout <seconds>', 'for each file in each lane', Number, 300)
-  .addHelpText('after', '\nNSN_REQUIRE=chromium,deno (or all) makes a lane that cannot run here a failure.')
+  .addHelpText('after', '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.')
   .parse()
   .opts<{ lane?: string[]; file?: string[]; timeout: number }>();
 const required = list(process.env.NSN_REQUIRE ?? '');
@@ -19,7 +19,7 @@ const laneNames = lanes.map(lane => lane.name);
 const fileNames = testFiles.map(shortName);
 refuseUnknown('--lane', lane, laneNames);
 refuseUnknown('--file', file, fileNames);
-refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'all']);
+refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'all']);
 if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
 
 const totals = { passed: 0, failed: 0, skipped: 0 };

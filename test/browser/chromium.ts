@@ -13,12 +13,13 @@ import { sandbox } from '../sandbox.ts';
 
 const contentTypes: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript' };
 
+export const chromiumPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
+
 export const chromium: Lane = {
   name: 'chromium',
   async open() {
-    const executablePath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
-    if (!existsSync(executablePath)) throw new Error(`no ${executablePath}; CHROMIUM_PATH may name another`);
-    const browser = await playwright.chromium.launch({ executablePath });
+    if (!existsSync(chromiumPath)) throw new Error(`no ${chromiumPath}; CHROMIUM_PATH may name another`);
+    const browser = await playwright.chromium.launch({ executablePath: chromiumPath });
     const server = createServer(async (request, response) => {
       const { pathname } = new URL(request.url!, 'http://localhost');
       const path = localPath(pathname);
