@@ -28,7 +28,7 @@ export function plot(points: readonly Point[]): string {
   chart.setOption({
     animation: false,
     grid: { left: 72, right: 24, top: 16, bottom: 52 },
-    xAxis: { ...axis, axisLabel: label, logBase: 2, name: 'bits per element', nameGap: 30, min: 1, max: 16 },
+    xAxis: { ...axis, axisLabel: label, logBase: 2, name: 'bits per element', nameGap: 30, min: 1, max: 2 ** Math.ceil(Math.log2(Math.max(...points.map(({ bits }) => bits)))) },
     yAxis: {
       ...axis, name: 'mean KLD, nats', nameGap: 52,
       axisLabel: { ...label, formatter: (value: number) => `${Number(value.toPrecision(1))}` },

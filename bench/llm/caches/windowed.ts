@@ -62,10 +62,12 @@ export class WindowedCache implements HeldCache {
   }
 
   get bytes(): number {
-    const { keys, values } = this.#options;
+    const { keys, values, sinks } = this.#options;
     const rawBytes = keys.raw ? 4 : 2;
-    return this.#layers.reduce((sum, { length, coded }) =>
-      sum + coded * this.#windowBytes + (length - coded * WINDOW) * this.#row * 2 * rawBytes, 0)
+    // Complete windows count as coded, as in nsnquant, whose layers code them while the next layer runs.
+    const windows = (length: number): number => Math.floor(Math.max(0, length - sinks) / WINDOW);
+    return this.#layers.reduce((sum, { length }) =>
+      sum + windows(length) * this.#windowBytes + (length - windows(length) * WINDOW) * this.#row * 2 * rawBytes, 0)
       + keys.tableBytes + (values === keys ? 0 : values.tableBytes);
   }
 

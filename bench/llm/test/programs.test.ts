@@ -4,14 +4,17 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { InputError } from '../engine/source.ts';
 import { findModel, openModel, readText } from '../node.ts';
 import { group } from './group.ts';
 
 const here = join(import.meta.dirname, '..');
 const folder = mkdtempSync(join(tmpdir(), 'nsnquant-llm-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-const modelFile = await findModel(undefined);
-const wikitext = await readText('wikitext');
+const modelFile = await findModel(undefined).catch((error: unknown) => {
+  if (!(error instanceof InputError)) throw error;
+  console.log(`commands skipped: ${error.message}`);
+});
 
 /** A program's output and exit code. */
 function run(program: string, args: readonly string[], input = ''): Promise<{ code: number; stdout: string; stderr: string }> {
@@ -22,10 +25,10 @@ function run(program: string, args: readonly string[], input = ''): Promise<{ co
   });
 }
 
-group('commands', test => {
+if (modelFile !== undefined) group('commands', test => {
   test('WikiText-2 is 303,415 tokens', async () => {
     const model = await openModel(undefined);
-    assert.is(model.encode(wikitext).length, 303_415);
+    assert.is(model.encode(await readText('wikitext')).length, 303_415);
     await model.release();
   });
   test('quality measures 512 tokens within the known quality, and goes on from its state', async () => {
