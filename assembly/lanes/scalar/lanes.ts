@@ -26,7 +26,6 @@ export const LANE_BYTES: usize = 4;
 @inline export function vmadd(a: Lanes, b: Lanes, c: Lanes): Lanes { return a * b + c; }
 @inline export function vgt(a: Lanes, b: Lanes): Mask { return a > b; }
 @inline export function vselect(yes: Lanes, no: Lanes, when: Mask): Lanes { return when ? yes : no; }
-@inline export function vany(when: Mask): bool { return when; }
 
 /** One f16 value as f32. Exact: the exponent is rebased by one multiplication, which mends subnormals too. */
 @inline export function vloadHalf(p: usize): Lanes {

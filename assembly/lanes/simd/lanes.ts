@@ -29,7 +29,6 @@ export const LANE_BYTES: usize = 16;
 }
 @inline export function vgt(a: Lanes, b: Lanes): Mask { return f32x4.gt(a, b); }
 @inline export function vselect(yes: Lanes, no: Lanes, when: Mask): Lanes { return v128.bitselect(yes, no, when); }
-@inline export function vany(when: Mask): bool { return v128.any_true(when); }
 
 /** LANE_BYTES / 4 f16 values as f32. Exact: the exponent is rebased by one multiplication, which mends subnormals too. */
 @inline export function vloadHalf(p: usize): Lanes {
