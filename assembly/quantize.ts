@@ -1,9 +1,9 @@
 // Quantize: the nearest codeword, argmax(y·C − ‖C‖²/2), the lowest code among equals. Exact, and never all 256 codewords.
-// Every build adds in the order of channels, so all give the same codes.
+// Every build adds in the same order, so all give the same codes.
 
-import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vfloor, vgt, vmax, vmin, vmul,
-  vselect, vsplat, vsplatAt, vsub } from "lanes";
-import { Side, TILE_ROW } from "./shape";
+import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
+  vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat } from "lanes";
+import { LUT, Side, TILE_ROW } from "./shape";
 
 /**
  * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; also the sums that adjust s2.
@@ -38,56 +38,140 @@ function squares(y: usize, headDim: usize, yy: usize): void {
 }
 
 /**
- * D = 2 and 4 read a grid over the channels' values: each cell lists the codewords that are nearest somewhere in it
- * (found by src/grid.ts), 2.4 and 9 of 256 on average.
+ * D = 2 and 4 read a grid over the channels' values: each cell lists the codewords that are nearest somewhere in it (found by
+ * src/grid.ts) in groups of four that are scored at once, one group at D = 2 and 1.9 at D = 4. Twice the score is
+ * Σ C·(2y − C), which needs no norms.
  *
- *   grid   u32 [cells^D]   offset of the list << 8 | its length; then u8 lists, ascending
+ *   grid   u32 [cells^D]   offset of the list << 8 | its groups
+ *   list   u8 [4] codes a group (D = 4); f32 [2, 4] codewords and u8 [4] codes, padded to 48 bytes (D = 2). Ascending.
+ *
+ * Lanes keep their best to the end: a group's best as a scalar, the better by `select`, is a branch in V8, and 670 ns a row of
+ * 128 channels at D = 4 where this takes 425. Unrealized speed-up: the first group apart from the loop, 405, but twice the code.
  */
 function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
-  cells(side, y, 2);
-  const grid = side.grid, book = side.book, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
+  heads(side, y, 2);
+  const grid = side.grid, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const y0 = load<f32>(y + t), y1 = load<f32>(y + t, 256);
-    const head = load<u32>(grid + (<usize>load<u16>(CELLS + t) << 2));
-    let p = grid + <usize>(head >> 8);
-    let best: f32 = -Infinity, code: usize = 0;
-    for (const end = p + <usize>(head & 255); p < end; p++) {
-      const c = <usize>load<u8>(p);
-      const word = book + (c << 3);
-      const score = y0 * load<f32>(word) + y1 * load<f32>(word, 4) - load<f32>(halfNorms + (c << 2));
-      const better = score > best;   // no branch: real data would mispredict it every other time
-      best = select<f32>(score, best, better);
-      code = select<usize>(c, code, better);
+    const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, 256);
+    const head = load<u32>(HEADS + t);
+    let p = grid + <usize>(head >> 8), best: f32 = -Infinity, code: usize = 0;
+    const end = p + <usize>(head & 255) * 48;
+    if (LANE_BYTES == 16) {
+      const y0_f32x4 = f32x4.splat(y0), y1_f32x4 = f32x4.splat(y1);
+      const scores = v128Scores2(p, y0_f32x4, y1_f32x4), max = everyLaneMax(scores);
+      best = f32x4.extract_lane(max, 0);
+      code = <usize>load<u8>(p + firstLane(scores, max), 32);
+      for (p += 48; p < end; p += 48) {   // 16 of 4,096 cells, far out
+        const scores = v128Scores2(p, y0_f32x4, y1_f32x4), max = everyLaneMax(scores);
+        if (f32x4.extract_lane(max, 0) > best) {
+          best = f32x4.extract_lane(max, 0);
+          code = <usize>load<u8>(p + firstLane(scores, max), 32);
+        }
+      }
+    } else {
+      for (; p < end; p += 48) {
+        for (let lane: usize = 0; lane < 4; lane++) {
+          const c0 = load<f32>(p + (lane << 2)), c1 = load<f32>(p + (lane << 2), 16);
+          const score = c0 * (y0 - c0) + c1 * (y1 - c1);
+          if (score > best) {
+            best = score;
+            code = <usize>load<u8>(p + lane, 32);
+          }
+        }
+      }
     }
     store<u8>(codes, <u8>code);
-    store<f32>(yc + t, load<f32>(yc + t) + (best + load<f32>(halfNorms + (code << 2))));
+    store<f32>(yc + t, load<f32>(yc + t) + (best * 0.5 + load<f32>(halfNorms + (code << 2))));
   }
 }
 
 function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
-  cells(side, y, 4);
+  heads(side, y, 4);
   const grid = side.grid, book = side.book, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const y0 = load<f32>(y + t), y1 = load<f32>(y + t, 256), y2 = load<f32>(y + t, 512), y3 = load<f32>(y + t, 768);
-    const head = load<u32>(grid + (<usize>load<u16>(CELLS + t) << 2));
-    let p = grid + <usize>(head >> 8);
-    let best: f32 = -Infinity, code: usize = 0;
-    for (const end = p + <usize>(head & 255); p < end; p++) {
-      const c = <usize>load<u8>(p);
-      const word = book + (c << 4);
-      const score = y0 * load<f32>(word) + y1 * load<f32>(word, 4) + y2 * load<f32>(word, 8) + y3 * load<f32>(word, 12)
-        - load<f32>(halfNorms + (c << 2));
-      const better = score > best;   // no branch: real data would mispredict it every other time
-      best = select<f32>(score, best, better);
-      code = select<usize>(c, code, better);
+    const head = load<u32>(HEADS + t);
+    const list = grid + <usize>(head >> 8), end = <usize>(head & 255) << 2;
+    let best: f32, code: usize;
+    if (LANE_BYTES == 16) {
+      const row_f32x4 = v128Doubled(y + t);
+      let scores = f32x4.splat(-Infinity), at = i32x4.splat(0);
+      for (let group: usize = 0; group < end; group += 4) {
+        const more = v128Scores4(list + group, book, row_f32x4);
+        at = v128.bitselect(i32x4.splat(<i32>group), at, f32x4.gt(more, scores));
+        scores = f32x4.pmax(scores, more);
+      }
+      at = i32x4.add(at, i32x4(0, 1, 2, 3));
+      const max = everyLaneMax(scores);
+      best = f32x4.extract_lane(max, 0);
+      code = <usize>load<u8>(list + lowestLane(v128.or(at, f32x4.ne(scores, max))));
+    } else {
+      best = -Infinity;
+      code = 0;
+      for (let p = list; p < list + end; p++) {
+        const c = <usize>load<u8>(p), word = book + (c << 4);
+        const score = (term(y + t, word, 0) + term(y + t, word, 1)) + (term(y + t, word, 2) + term(y + t, word, 3));
+        if (score > best) {
+          best = score;
+          code = c;
+        }
+      }
     }
     store<u8>(codes, <u8>code);
-    store<f32>(yc + t, load<f32>(yc + t) + (best + load<f32>(halfNorms + (code << 2))));
+    store<f32>(yc + t, load<f32>(yc + t) + (best * 0.5 + load<f32>(halfNorms + (code << 2))));
   }
 }
 
-/** CELLS[t] = the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel lowest. */
-function cells(side: Side, y: usize, channels: usize): void {
+/** C·(2y − C) of one channel; v128Terms of four. */
+@inline function term(y: usize, word: usize, k: usize): f32 {
+  const c = load<f32>(word + (k << 2));
+  return c * (<f32>2 * load<f32>(y + k * TILE_ROW) - c);
+}
+
+/** 2y of a token's four channels. */
+@inline function v128Doubled(y: usize): v128 {
+  const row = v128.load_lane<u32>(y, v128.load_lane<u32>(y, v128.load_lane<u32>(y, v128.load32_zero(y), 1, 256), 2, 512), 3, 768);
+  return f32x4.add(row, row);
+}
+
+@inline function v128Scores2(group: usize, y0: v128, y1: v128): v128 {
+  const c0 = v128.load(group), c1 = v128.load(group, 16);
+  return f32x4.add(f32x4.mul(c0, f32x4.sub(y0, c0)), f32x4.mul(c1, f32x4.sub(y1, c1)));
+}
+
+/** Lane i: the sum of codeword i's terms, (0 + 1) + (2 + 3). */
+@inline function v128Scores4(group: usize, book: usize, row: v128): v128 {
+  const codes = load<u32>(group);
+  const a = v128Terms(row, book + <usize>((codes & 255) << 4)), b = v128Terms(row, book + <usize>((codes >> 8 & 255) << 4));
+  const c = v128Terms(row, book + <usize>((codes >> 16 & 255) << 4)), d = v128Terms(row, book + <usize>(codes >> 24 << 4));
+  const ab = f32x4.add(i32x4.shuffle(a, b, 0, 2, 4, 6), i32x4.shuffle(a, b, 1, 3, 5, 7));
+  const cd = f32x4.add(i32x4.shuffle(c, d, 0, 2, 4, 6), i32x4.shuffle(c, d, 1, 3, 5, 7));
+  return f32x4.add(i32x4.shuffle(ab, cd, 0, 2, 4, 6), i32x4.shuffle(ab, cd, 1, 3, 5, 7));
+}
+
+@inline function v128Terms(row: v128, word: usize): v128 {
+  const c = v128.load(word);
+  return f32x4.mul(c, f32x4.sub(row, c));
+}
+
+@inline function everyLaneMax(x: v128): v128 {
+  const pairs = f32x4.pmax(x, i32x4.shuffle(x, x, 2, 3, 0, 1));
+  return f32x4.pmax(pairs, i32x4.shuffle(pairs, pairs, 1, 0, 3, 2));
+}
+
+@inline function firstLane(x: v128, value: v128): usize {
+  return <usize>ctz<i32>(i32x4.bitmask(f32x4.eq(x, value)));
+}
+
+@inline function lowestLane(x: v128): usize {
+  const pairs = i32x4.min_u(x, i32x4.shuffle(x, x, 2, 3, 0, 1));
+  return <usize>i32x4.extract_lane(i32x4.min_u(pairs, i32x4.shuffle(pairs, pairs, 1, 0, 3, 2)), 0);
+}
+
+/**
+ * HEADS[t] = the grid's entry of the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel
+ * lowest. All tokens before any list is read: a list's length is then known in time for its loop (450 → 410 ns a row at D = 4).
+ */
+function heads(side: Side, y: usize, channels: usize): void {
   const scale = vsplat(side.gridScale), half = vsplat(<f32>side.gridCells * 0.5);
   const count = vsplat(<f32>side.gridCells), last = vsplat(<f32>(side.gridCells - 1)), zero = vsplat(0);
   const magic = vsplat(8388608);   // 2²³: the integer below it becomes the low bits
@@ -97,59 +181,123 @@ function cells(side: Side, y: usize, channels: usize): void {
       const digit = vmin(last, vmax(zero, vfloor(vadd(vmul(load<Lanes>(p), scale), half))));
       cell = vadd(vmul(cell, count), digit);
     }
-    store<IntLanes>(CELLS + t, vbits(vadd(cell, magic)));
+    store<IntLanes>(HEADS + t, vbits(vadd(cell, magic)));
+  }
+  const grid = side.grid;
+  for (let t: usize = 0; t < TILE_ROW; t += 4) store<u32>(HEADS + t, load<u32>(grid + (<usize>load<u16>(HEADS + t) << 2)));
+}
+
+/**
+ * D = 8: the codebook is symmetric, so 128 dot products settle all 256 codewords: the score of the better of ±C is
+ * |y·C| − ‖C‖²/2. They are taken in i16, codewords in lanes; the few that come within twice their error of the best (1.006 on
+ * average) are scored again in f32, and so are all 128 for a token that i16 does not hold.
+ *
+ *   rounded  i16 [4, 128, 2] codewords · 2¹², by pairs of channels; then i32 [128] ‖C‖²/2 · 2²⁴
+ *
+ * Unrealized speed-up: two tokens at a time, so that they share loads: 830 ns a row of 128 channels, this 810. A grid does not
+ * prune eight channels.
+ */
+function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
+  round(y, side.margin);
+  const rounded = side.rounded, book = side.book, halfNorms = side.halfNorms;
+  for (let t: usize = 0; t < TILE_ROW; t += 4, codes += side.rowBytes) {
+    const y01 = vpairSplatAt(PAIRS + t), y23 = vpairSplatAt(PAIRS + t + 256);
+    const y45 = vpairSplatAt(PAIRS + t + 512), y67 = vpairSplatAt(PAIRS + t + 768);
+    let largest = vintSplat(i32.MIN_VALUE);
+    for (let c: usize = 0; c < 512; c += 2 * LANE_BYTES) {
+      const p = rounded + c, to = SCORES + c;
+      largest = vintMax(largest, roundedScore(p, to, y01, y23, y45, y67));
+      largest = vintMax(largest, roundedScore(p + LANE_BYTES, to + LANE_BYTES, y01, y23, y45, y67));
+    }
+
+    const bound = load<f32>(BOUNDS + t);
+    let low: u64 = ~0, high: u64 = ~0;   // the candidates among codewords 0 to 63 and 64 to 127
+    if (bound < Infinity) {
+      const above = vintLargest(largest) - <i32>bound;
+      low = scoresAbove(SCORES, above);
+      high = scoresAbove(SCORES + 256, above);
+    }
+    let best: f32 = -Infinity, code: usize = 0, product: f32 = 0;
+    while ((low | high) != 0) {
+      const inHigh = u64(low == 0);            // 0 or 1; a branch would be mispredicted every other time
+      const c = <usize>(ctz(low) + (ctz(high) & (0 - inHigh)));
+      high &= high - inHigh;
+      low &= low - 1;
+      const dot = exactDot(y + t, book + (c << 5)), halfNorm = load<f32>(halfNorms + (c << 2));
+      const score = abs<f32>(dot) - halfNorm;
+      const candidate = c | (<usize>(score > dot - halfNorm) << 7);
+      if (score > best || (score == best && candidate < code)) {
+        best = score;
+        code = candidate;
+        product = abs<f32>(dot);
+      }
+    }
+    store<u8>(codes, <u8>code);
+    store<f32>(yc + t, load<f32>(yc + t) + product);
   }
 }
 
 /**
- * D = 8: the codebook is symmetric, so 128 dot products settle all 256 codewords: the best of ±C is |y·C|, the sign picks.
- * Codewords in lanes.
+ * PAIRS = y · 2¹² as i16. BOUNDS = 2¹²·(‖y‖₁ + margin), twice the error of a rounded score, whose factors are off by up to ½
+ * each; infinite beyond i16.
  */
-function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
-  const columns = side.columns, halfNorms = side.halfNorms;
-  for (let t: usize = 0; t < TILE_ROW; t += 4, codes += side.rowBytes) {
-    const p = y + t;
-    const y0 = vsplatAt(p), y1 = vsplatAt(p + 256), y2 = vsplatAt(p + 512), y3 = vsplatAt(p + 768);
-    const y4 = vsplatAt(p + 1024), y5 = vsplatAt(p + 1280), y6 = vsplatAt(p + 1536), y7 = vsplatAt(p + 1792);
-    let best: f32 = -Infinity, code: usize = 0;
-    for (let lane: usize = 0; lane < 16; lane += LANE_BYTES) {
-      let bestScore = vsplat(-Infinity), bestAt = vsplat(0), at = vsplat(0);
-      const four = vsplat(4);
-      for (let c = lane; c < 512; c += 16) {
-        const column = columns + c;
-        let dot = vmul(y0, load<Lanes>(column));
-        dot = vadd(dot, vmul(y1, load<Lanes>(column, 1024)));
-        dot = vadd(dot, vmul(y2, load<Lanes>(column, 2048)));
-        dot = vadd(dot, vmul(y3, load<Lanes>(column, 3072)));
-        dot = vadd(dot, vmul(y4, load<Lanes>(column, 4096)));
-        dot = vadd(dot, vmul(y5, load<Lanes>(column, 5120)));
-        dot = vadd(dot, vmul(y6, load<Lanes>(column, 6144)));
-        dot = vadd(dot, vmul(y7, load<Lanes>(column, 7168)));
-        const score = vsub(vabs(dot), load<Lanes>(halfNorms + c));
-        bestAt = vselect(at, bestAt, vgt(score, bestScore));
-        bestScore = vmax(bestScore, score);
-        at = vadd(at, four);
-      }
-      store<Lanes>(BEST + lane, bestScore);
-      store<Lanes>(BEST + lane, bestAt, 16);
+function round(y: usize, margin: f32): void {
+  const one = vsplat(4096), magic = vsplat(12582912);   // 2²³ + 2²²: the integer below it becomes the low bits
+  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+    let sum = vsplat(margin), peak = vsplat(0);
+    for (let k: usize = 0; k < 4; k++) {
+      const p = y + t + 2 * k * TILE_ROW;
+      const even = load<Lanes>(p), odd = load<Lanes>(p, 256);
+      store<IntLanes>(PAIRS + t + k * TILE_ROW, vpair(vbits(vadd(vmul(even, one), magic)), vbits(vadd(vmul(odd, one), magic))));
+      sum = vadd(sum, vadd(vabs(even), vabs(odd)));
+      peak = vmax(peak, vmax(vabs(even), vabs(odd)));
     }
-    for (let lane: usize = 0; lane < 4; lane++) {
-      const score = load<f32>(BEST + (lane << 2));
-      const candidate = <usize>load<f32>(BEST + (lane << 2), 16) + lane;
-      if (score > best || (score == best && candidate < code)) {
-        best = score;
-        code = candidate;
-      }
-    }
-    const column = columns + (code << 2);
-    let dot: f32 = 0;
-    for (let k: usize = 0; k < 8; k++) dot += load<f32>(p + k * TILE_ROW) * load<f32>(column + (k << 10));
-    store<u8>(codes, <u8>(code | (<usize>(dot < 0) << 7)));
-    store<f32>(yc + t, load<f32>(yc + t) + abs<f32>(dot));
+    store<Lanes>(BOUNDS + t, vselect(vsplat(Infinity), vmul(sum, one), vgt(peak, vsplat(7.9))));
   }
 }
 
-/** u32 [64]: cells, of which the low 16 bits count. */
-const CELLS: usize = memory.data(256, 16);
-/** f32 [2, 4]: best score and its step, lane by lane. */
-const BEST: usize = memory.data(32, 16);
+@inline function roundedScore(p: usize, to: usize, y01: IntLanes, y23: IntLanes, y45: IntLanes, y67: IntLanes): IntLanes {
+  const dot = vintAdd(
+    vintAdd(vdotPairs(y01, load<IntLanes>(p)), vdotPairs(y23, load<IntLanes>(p, 512))),
+    vintAdd(vdotPairs(y45, load<IntLanes>(p, 1024)), vdotPairs(y67, load<IntLanes>(p, 1536)))
+  );
+  const score = vintSub(vintAbs(dot), load<IntLanes>(p, 2048));
+  store<IntLanes>(to, score);
+  return score;
+}
+
+/** Bit i of 64: i32 [i] at p > least. */
+@inline function scoresAbove(p: usize, least: i32): u64 {
+  let bits: u64 = 0;
+  if (LANE_BYTES == 16) {
+    const least_i32x4 = i32x4.splat(least);
+    for (let i: u64 = 0; i < 64; i += 16, p += 64) bits |= v128Above(p, least_i32x4) << i;
+  } else {
+    for (let i: u64 = 0; i < 64; i++, p += 4) bits |= (load<i32>(p) > least ? <u64>1 : 0) << i;
+  }
+  return bits;
+}
+
+@inline function v128Above(p: usize, least: v128): u64 {
+  return <u64>i8x16.bitmask(i8x16.narrow_i16x8_s(
+    i16x8.narrow_i32x4_s(i32x4.gt_s(v128.load(p), least), i32x4.gt_s(v128.load(p, 16), least)),
+    i16x8.narrow_i32x4_s(i32x4.gt_s(v128.load(p, 32), least), i32x4.gt_s(v128.load(p, 48), least))
+  ));
+}
+
+@inline function exactDot(y: usize, word: usize): f32 {
+  return load<f32>(y) * load<f32>(word) + load<f32>(y, 256) * load<f32>(word, 4)
+    + load<f32>(y, 512) * load<f32>(word, 8) + load<f32>(y, 768) * load<f32>(word, 12)
+    + load<f32>(y, 1024) * load<f32>(word, 16) + load<f32>(y, 1280) * load<f32>(word, 20)
+    + load<f32>(y, 1536) * load<f32>(word, 24) + load<f32>(y, 1792) * load<f32>(word, 28);
+}
+
+// Scratch: the look-up table, which is nobody's while tokens are coded.
+/** u32 [64] */
+const HEADS: usize = LUT;
+/** i16 [4, 64, 2]: y · 2¹² of eight channels, by pairs. */
+const PAIRS: usize = LUT;
+/** f32 [64] */
+const BOUNDS: usize = PAIRS + 1024;
+/** i32 [128] */
+const SCORES: usize = BOUNDS + 256;

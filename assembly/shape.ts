@@ -37,9 +37,10 @@ export class Side {
   scales: usize;
   o: usize;
   book: usize;          // f32 [256, D]
-  columns: usize;       // f32 [D, 256], the codebook transposed
   halfNorms: usize;     // f32 [256]: ‖C‖²/2
-  grid: usize;          // candidate lists (quantize.ts), 0 for D = 8
+  rounded: usize;       // D = 8: codewords and half norms in integers (quantize.ts)
+  margin: f32;          // D = 8: ‖C‖₁ of any codeword, and ½ for the rounding of f32
+  grid: usize;          // D = 2 and 4: candidate lists (quantize.ts)
   gridCells: i32;       // cells along one channel
   gridScale: f32;       // cells per unit
 }

@@ -1,22 +1,22 @@
-// Attend: four query rows of one KV head over a span of a sequence's windows, coded or raw, read without decoding them.
+// Attend: 4 · BLOCKS query rows of one KV head over a span of a sequence's windows, coded or raw, read without decoding them.
 // Writes partial results that merge.wgsl combines. Specification: `scores`, `mix` and `attend` in src/reference.ts.
 //
 //   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw places
 //   constants       codebooks f16 [128, channels] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
-//   work            header · items · blocks · spans · raw windows · page numbers, four to a vec4u
+//   work            what src/work.ts draws: header · items · blocks · spans · raw windows · page numbers, four to a vec4u
 //   queries         f32 [tokens, KV_HEADS · GROUP, HEAD_DIM]
-//   partials        f32 × 4 rows [spans, CHUNK_GROUPS, KV_HEADS, 2 + HEAD_DIM]: largest logit, sum of p, Σ p·v
+//   partials        f32 × 4 rows [spans, chunk groups, KV_HEADS, BLOCKS, 2 + HEAD_DIM]: largest logit, sum of p, Σ p·v
 //
-// A row is a query token and a head of the group; rows lie in the lanes of a vec4f. For scores a thread is a token, for
-// values it is a pair of channels. Logits are in base 2: the scale brings log₂ e.
+// A row is a query token and a head of the group; a block is four rows, in the lanes of a vec4f. A code is looked up once for
+// all rows of a workgroup, into registers: one block serves decoding, several a prompt or a large group. For scores a thread is
+// a token; for values it is two channels of every SPLIT-th token. Logits are in base 2: the scale brings log₂ e.
 
 override HEAD_DIM: u32;
 override KV_HEADS: u32;
 override GROUP: u32;             // query heads that share a KV head
+override BLOCKS: u32;            // 1 to 4, and BLOCKS · HEAD_DIM ≤ 512, rounded up to 128
 override SINKS: u32;             // position of the first coded token
 override PAGE_WORDS: u32;
-override PAGES_PER_CHUNK: u32;
-override CHUNK_GROUPS: u32;
 override HEAD_WORDS: u32;        // from head to head in a page
 override KEY_BLOCK: u32;         // word offset of head 0's block in a page
 override KEY_CHANNELS: u32;
@@ -41,6 +41,10 @@ override PAIR_OFFSET: u32;
 override N: u32;                 // Hadamard block: the largest power of two dividing HEAD_DIM
 override SCALE: f32;             // 1/√N
 override PADDED: u32;            // KEY_ROW_WORDS · 4 · KEY_CHANNELS: a row of codes with its padding
+override BOOK_WORDS: u32;        // both codebooks, or the one that keys and values share
+override VALUE_START: u32;       // where values' codebook begins among them
+override COLUMNS: u32;           // threads side by side over a value's pairs of channels: min(64, HEAD_DIM / 2)
+override SPLIT: u32;             // threads that share a pair's tokens: ⌊64 / COLUMNS⌋
 
 struct Params {
   group: u32,                    // chunks 2·group and 2·group + 1 are bound
@@ -60,12 +64,14 @@ const WG = 64u;
 const WINDOW = 64u;
 const LOWEST = -3e38;
 
-var<workgroup> rows: array<vec4f, PADDED>;              // q, or H·q where windows are coded; H's input at the end
-var<workgroup> keyBook: array<u32, 64 * KEY_CHANNELS>;  // f16 pairs; codeword c + 128 is the negation of c
-var<workgroup> valueBook: array<u32, 64 * VALUE_CHANNELS>;
-var<workgroup> turn: array<vec4f, 128>;                 // coefficients of cos and of sin for 64 pairs; then s2 of values in x
-var<workgroup> logits: array<vec4f, WINDOW>;
-var<workgroup> weights: array<vec4f, WINDOW>;           // p, or p·s1 where windows are coded
+// 16 KiB at most, which src/webgpu.ts counts to choose BLOCKS.
+var<workgroup> queryAt: array<vec4u, BLOCKS>;           // where a block's queries begin
+var<workgroup> visible: array<vec4u, BLOCKS>;           // how many tokens they see; a row beyond the last sees none
+var<workgroup> rows: array<vec4f, PADDED * BLOCKS>;     // [channel, block]: q, or H·q where windows are coded; outputs at the end
+var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs; codeword c + 128 is the negation of c
+var<workgroup> turn: array<vec4f, WINDOW * BLOCKS>;     // coefficients of cos and of sin for 32 pairs; then p·s1
+var<workgroup> logits: array<vec4f, WINDOW * BLOCKS>;   // [block, token]; then p, or p·s1·s2 where windows are coded
+var<workgroup> eighths: array<vec4f, 8 * BLOCKS>;       // a maximum or a sum over eight tokens each
 
 @compute @workgroup_size(WG)
 fn attend(
@@ -78,51 +84,60 @@ fn attend(
   let head = group.z;
   let span = work[work[0].z + spanIndex];             // item, first row, from, to and whether coded
   let item = work[work[0].w + span.x];                // first token of queries, tokens, position, first page number
+  let chunkGroups = work[2].x;
+  let pagesPerChunk = work[2].y;
   let coded = (span.w >> 31) == 1;
   let to = span.w & 0x7fffffff;
   let scale = bitcast<f32>(work[0].x);
 
-  // Where each row's query lies, and how many tokens it sees; a row beyond the last sees none.
-  var queryAt: vec4u;
-  var visible: vec4u;
-  for (var r = 0u; r < 4; r++) {
-    let row = min(span.y + r, item.y * GROUP - 1);
-    queryAt[r] = (((item.x + row / GROUP) * KV_HEADS + head) * GROUP + row % GROUP) * HEAD_DIM;
-    visible[r] = select(0, item.z + row / GROUP + 1, span.y + r < item.y * GROUP);
+  if (thread < BLOCKS) {
+    var begins: vec4u;
+    var sees: vec4u;
+    for (var r = 0u; r < 4; r++) {
+      let row = span.y + 4 * thread + r;
+      let last = min(row, item.y * GROUP - 1);
+      begins[r] = (((item.x + last / GROUP) * KV_HEADS + head) * GROUP + last % GROUP) * HEAD_DIM;
+      sees[r] = select(0, item.z + row / GROUP + 1, row < item.y * GROUP);
+    }
+    queryAt[thread] = begins;
+    visible[thread] = sees;
   }
-
-  for (var i = thread; i < PADDED; i += WG) {
+  workgroupBarrier();
+  for (var i = thread; i < PADDED * BLOCKS; i += WG) {
     var q = vec4f();
-    if (i < HEAD_DIM) { q = queryChannel(queryAt, i) * scale; }
+    if (i / BLOCKS < HEAD_DIM) { q = queryChannel(queryAt[i % BLOCKS], i / BLOCKS) * scale; }
     rows[i] = q;
   }
   if (coded) {
-    for (var i = thread; i < 64 * KEY_CHANNELS; i += WG) { keyBook[i] = constants[KEY_BOOK + i]; }
-    for (var i = thread; i < 64 * VALUE_CHANNELS; i += WG) { valueBook[i] = constants[VALUE_BOOK + i]; }
+    for (var i = thread; i < 64 * KEY_CHANNELS; i += WG) { book[i] = constants[KEY_BOOK + i]; }
+    for (var i = thread; i < 64 * VALUE_CHANNELS; i += WG) { book[VALUE_START + i] = constants[VALUE_BOOK + i]; }
     // Hadamard. Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
     for (var h = 1u; h < N; h <<= 1) {
       workgroupBarrier();
-      for (var i = thread; i < HEAD_DIM / 2; i += WG) {
-        let j = (i & ~(h - 1)) * 2 + (i & (h - 1));   // i-th pair: insert a zero at bit log2(h)
+      for (var i = thread; i < HEAD_DIM / 2 * BLOCKS; i += WG) {
+        let pair = i / BLOCKS;
+        let j = ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * BLOCKS + i % BLOCKS;   // insert a zero at bit log2(h)
         let a = rows[j];
-        let b = rows[j + h];
+        let b = rows[j + h * BLOCKS];
         rows[j] = a + b;
-        rows[j + h] = a - b;
+        rows[j + h * BLOCKS] = a - b;
       }
     }
     workgroupBarrier();
-    for (var i = thread; i < HEAD_DIM; i += WG) { rows[i] *= SCALE; }
+    for (var i = thread; i < HEAD_DIM * BLOCKS; i += WG) { rows[i] *= SCALE; }
   }
-  workgroupBarrier();
 
-  // Sums over values, two channels a slot: in the Hadamard domain, and plain (raw values, means of coded windows).
-  var hidden: array<vec4f, 8>;
-  var plain: array<vec4f, 8>;
-  var largest = vec4f(LOWEST);
-  var sum = vec4f();   // this thread's tokens only
+  // Sums over values, [slot, 2 channels, block]: `mixed` in the Hadamard domain where windows are coded, `means` never.
+  var mixed: array<vec4f, 8>;
+  var means: array<vec4f, 8>;
+  var largest: array<vec4f, 4>;
+  var sum: array<vec4f, 4>;   // this thread's tokens only
+  for (var b = 0u; b < BLOCKS; b++) { largest[b] = vec4f(LOWEST); }
+  let column = thread % COLUMNS;
+  let part = thread / COLUMNS;
 
   for (var window = span.z; window < to; window++) {
-    var logit = vec4f();
+    var logit = array<vec4f, 4>();   // written out: without it SwiftShader kept the values of the window before
     var chunk = 0u;
     var first = 0u;    // position of the window's first token
     var count = WINDOW;
@@ -131,9 +146,9 @@ fn attend(
     if (coded) {
       let number = item.w + window;
       let page = work[work[1].w + number / 4][number & 3];
-      chunk = page / PAGES_PER_CHUNK;
+      chunk = page / pagesPerChunk;
       first = SINKS + window * WINDOW;
-      keys = page % PAGES_PER_CHUNK * PAGE_WORDS + KEY_BLOCK + head * HEAD_WORDS;
+      keys = page % pagesPerChunk * PAGE_WORDS + KEY_BLOCK + head * HEAD_WORDS;
       values = keys - KEY_BLOCK + VALUE_BLOCK;
     } else {
       let raw = work[work[1].z + window];             // word offset, chunk, capacity · 65536 + count, position
@@ -145,45 +160,64 @@ fn attend(
     }
     if (chunk / 2 != params.group) { continue; }
     let odd = (chunk & 1) == 1;
+    workgroupBarrier();   // the window before has been read
 
     if (coded) {
-      // ⟨q, RoPEᵤ(o)⟩ = Σ over pairs of A·cos ωu + B·sin ωu; A and B are the window's.
-      for (var pair = 0u; pair < PAIRS; pair += WG) {
-        workgroupBarrier();
-        if (pair + thread < PAIRS) {
-          let a = (pair + thread) * PAIR_STEP;
-          let b = a + PAIR_OFFSET;
-          let qa = queryChannel(queryAt, a) * scale;
-          let qb = queryChannel(queryAt, b) * scale;
-          let oa = mean(odd, keys + KEY_SCALES, keys + KEY_O, a);
-          let ob = mean(odd, keys + KEY_SCALES, keys + KEY_O, b);
-          turn[thread] = qa * oa + qb * ob;
-          turn[64 + thread] = qb * oa - qa * ob;
+      // ⟨q, RoPEᵤ(o)⟩ = Σ over pairs of A·cos ωu + B·sin ωu; A and B are the window's. Tokens t and 63 − t are u apart from the
+      // window's center on either side: one of them sums the cosines, which are even, the other the sines, which are odd.
+      for (var pair = 0u; pair < PAIRS; pair += 32) {
+        if (pair > 0) { workgroupBarrier(); }
+        for (var i = thread; i < 32 * BLOCKS; i += WG) {
+          if (pair + i / BLOCKS < PAIRS) {
+            let a = (pair + i / BLOCKS) * PAIR_STEP;
+            let b = a + PAIR_OFFSET;
+            let at = queryAt[i % BLOCKS];
+            let qa = queryChannel(at, a) * scale;
+            let qb = queryChannel(at, b) * scale;
+            let oa = mean(odd, keys + KEY_SCALES, keys + KEY_O, a);
+            let ob = mean(odd, keys + KEY_SCALES, keys + KEY_O, b);
+            turn[i] = qa * oa + qb * ob;
+            turn[32 * BLOCKS + i] = qb * oa - qa * ob;
+          }
         }
         workgroupBarrier();
-        for (var i = 0u; i < min(WG, PAIRS - pair); i++) {
-          let at = TABLES + (pair + i) * WINDOW + thread;
-          logit += turn[i] * bitcast<f32>(constants[at]) + turn[64 + i] * bitcast<f32>(constants[at + PAIRS * WINDOW]);
+        let sines = thread / 32;
+        for (var i = 0u; i < min(32, PAIRS - pair); i++) {
+          let table = bitcast<f32>(constants[TABLES + (sines * PAIRS + pair + i) * WINDOW + thread]);
+          for (var b = 0u; b < BLOCKS; b++) { logit[b] += turn[(sines * 32 + i) * BLOCKS + b] * table; }
         }
+      }
+      if (PAIRS > 0) {
+        for (var b = 0u; b < BLOCKS; b++) { logits[b * WINDOW + thread] = logit[b]; }
+        workgroupBarrier();
+        for (var b = 0u; b < BLOCKS; b++) {
+          let other = logits[b * WINDOW + 63 - thread];
+          logit[b] = select(logit[b] - other, logit[b] + other, thread >= 32);
+        }
+        workgroupBarrier();
       }
       if (2 * PAIRS < HEAD_DIM) {
         // Channels that do not turn: one number for the window.
-        workgroupBarrier();
-        var part = vec4f();
-        for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
-          part += queryChannel(queryAt, i) * scale * mean(odd, keys + KEY_SCALES, keys + KEY_O, i);
+        for (var b = 0u; b < BLOCKS; b++) {
+          var still = vec4f();
+          for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
+            still += queryChannel(queryAt[b], i) * scale * mean(odd, keys + KEY_SCALES, keys + KEY_O, i);
+          }
+          turn[b * WINDOW + thread] = still;
         }
-        turn[thread] = part;
         workgroupBarrier();
-        if (thread < 8) {
+        if (thread < 8 * BLOCKS) {
           var eight = vec4f();
           for (var i = 0u; i < 8; i++) { eight += turn[thread * 8 + i]; }
-          turn[64 + thread] = eight;
+          eighths[thread] = eight;
         }
         workgroupBarrier();
-        for (var i = 0u; i < 8; i++) { logit += turn[64 + i]; }
+        for (var b = 0u; b < BLOCKS; b++) {
+          for (var i = 0u; i < 8; i++) { logit[b] += eighths[b * 8 + i]; }
+        }
+        workgroupBarrier();
       }
-      var inCodes = vec4f();
+      var inCodes = array<vec4f, 4>();
       for (var w = 0u; w < KEY_ROW_WORDS; w++) {
         let word = pageWord(odd, keys + thread * KEY_ROW_WORDS + w);
         for (var n = 0u; n < 4; n++) {
@@ -191,114 +225,150 @@ fn attend(
           let flip = (code >> 7) * 0x80008000;
           let channel = (w * 4 + n) * KEY_CHANNELS;
           for (var k = 0u; k < KEY_CHANNELS; k += 2) {
-            let two = unpack2x16float(keyBook[((code & 127) * KEY_CHANNELS + k) / 2] ^ flip);
-            inCodes += two.x * rows[channel + k] + two.y * rows[channel + k + 1];
+            let two = unpack2x16float(book[((code & 127) * KEY_CHANNELS + k) / 2] ^ flip);
+            for (var b = 0u; b < BLOCKS; b++) {
+              inCodes[b] += two.x * rows[(channel + k) * BLOCKS + b] + two.y * rows[(channel + k + 1) * BLOCKS + b];
+            }
           }
         }
       }
-      logit = norm(odd, keys + KEY_SCALES, keys + KEY_S1, thread) * (secondNorm(odd, keys + KEY_S2, thread) * inCodes + logit);
+      let s1 = norm(odd, keys + KEY_SCALES, keys + KEY_S1, thread);
+      let s2 = secondNorm(odd, keys + KEY_S2, thread);
+      for (var b = 0u; b < BLOCKS; b++) { logit[b] = s1 * (s2 * inCodes[b] + logit[b]); }
     } else if (thread < count) {
       for (var i = 0u; i < HEAD_DIM / 2; i++) {
         let two = unpack2x16float(rawWord(odd, keys + thread * (HEAD_DIM / 2) + i));
-        logit += two.x * rows[2 * i] + two.y * rows[2 * i + 1];
+        for (var b = 0u; b < BLOCKS; b++) { logit[b] += two.x * rows[2 * i * BLOCKS + b] + two.y * rows[(2 * i + 1) * BLOCKS + b]; }
       }
     }
 
     // Online softmax.
-    let seen = vec4<bool>(
-      first + thread < visible.x, first + thread < visible.y, first + thread < visible.z, first + thread < visible.w
-    ) & vec4<bool>(thread < count);
-    logit = select(vec4f(LOWEST), logit, seen);
-    logits[thread] = logit;
+    for (var b = 0u; b < BLOCKS; b++) {
+      let seen = (vec4u(first + thread) < visible[b]) & vec4<bool>(thread < count);
+      logit[b] = select(vec4f(LOWEST), logit[b], seen);
+      logits[b * WINDOW + thread] = logit[b];
+    }
     workgroupBarrier();
-    var peak = largest;
-    for (var t = 0u; t < count; t++) { peak = max(peak, logits[t]); }
-    let fade = exp2(largest - peak);
-    largest = peak;
-    let p = select(vec4f(), exp2(logit - peak), seen);
-    sum = sum * fade + p;
+    if (thread < 8 * BLOCKS) {
+      var eight = logits[thread * 8];
+      for (var i = 1u; i < 8; i++) { eight = max(eight, logits[thread * 8 + i]); }
+      eighths[thread] = eight;
+    }
+    workgroupBarrier();
+    var s1 = 1.0;
+    var s2 = 1.0;
     if (coded) {
-      weights[thread] = p * norm(odd, values + VALUE_SCALES, values + VALUE_S1, thread);
-      turn[thread].x = secondNorm(odd, values + VALUE_S2, thread);
-    } else {
-      weights[thread] = p;
+      s1 = norm(odd, values + VALUE_SCALES, values + VALUE_S1, thread);
+      s2 = secondNorm(odd, values + VALUE_S2, thread);
+    }
+    for (var b = 0u; b < BLOCKS; b++) {
+      var peak = largest[b];
+      for (var i = 0u; i < 8; i++) { peak = max(peak, eighths[b * 8 + i]); }
+      let fade = exp2(largest[b] - peak);
+      largest[b] = peak;
+      let p = select(vec4f(), exp2(logit[b] - peak), logit[b] > vec4f(LOWEST));
+      sum[b] = sum[b] * fade + p;
+      turn[b * WINDOW + thread] = p * s1;
+      logits[b * WINDOW + thread] = p * s1 * s2;
+      for (var i = b; i < 8; i += BLOCKS) {
+        mixed[i] *= fade;
+        means[i] *= fade;
+      }
     }
     workgroupBarrier();
 
-    var slot = 0u;
-    for (var pair = thread; pair < HEAD_DIM / 2; pair += WG) {
-      var x = vec4f();
-      var y = vec4f();
-      if (coded) {
-        var total = vec4f();
-        let column = 2 * pair / VALUE_CHANNELS;
+    if (part < SPLIT) {
+      var slot = 0u;
+      for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+        let at = 2 * pair / VALUE_CHANNELS;
         let within = 2 * pair % VALUE_CHANNELS;
-        for (var t = 0u; t < WINDOW; t++) {
-          let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + column / 4) >> (8 * (column & 3))) & 255;
-          let two = unpack2x16float(valueBook[((code & 127) * VALUE_CHANNELS + within) / 2] ^ ((code >> 7) * 0x80008000));
-          let weight = weights[t];
-          let scaled = weight * turn[t].x;
-          total += weight;
-          x += scaled * two.x;
-          y += scaled * two.y;
+        for (var t = part; t < count; t += SPLIT) {
+          var two: vec2f;
+          if (coded) {
+            let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + at / 4) >> (8 * (at & 3))) & 255;
+            two = unpack2x16float(book[VALUE_START + ((code & 127) * VALUE_CHANNELS + within) / 2] ^ ((code >> 7) * 0x80008000));
+          } else {
+            two = unpack2x16float(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
+          }
+          for (var b = 0u; b < BLOCKS; b++) {
+            let weight = logits[b * WINDOW + t];
+            mixed[slot + b] += weight * two.x;
+            mixed[slot + BLOCKS + b] += weight * two.y;
+          }
         }
-        hidden[slot] = hidden[slot] * fade + x;
-        hidden[slot + 1] = hidden[slot + 1] * fade + y;
-        x = total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair);
-        y = total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair + 1);
-      } else {
-        for (var t = 0u; t < count; t++) {
-          let two = unpack2x16float(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
-          x += weights[t] * two.x;
-          y += weights[t] * two.y;
+        slot += 2 * BLOCKS;
+      }
+    }
+    if (coded) {
+      if (thread < 8 * BLOCKS) {
+        var eight = vec4f();
+        for (var i = 0u; i < 8; i++) { eight += turn[thread * 8 + i]; }
+        eighths[thread] = eight;
+      }
+      workgroupBarrier();
+      if (part == 0) {
+        for (var b = 0u; b < BLOCKS; b++) {
+          var total = vec4f();
+          for (var i = 0u; i < 8; i++) { total += eighths[b * 8 + i]; }
+          var slot = b;
+          for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+            means[slot] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair);
+            means[slot + BLOCKS] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair + 1);
+            slot += 2 * BLOCKS;
+          }
         }
       }
-      plain[slot] = plain[slot] * fade + x;
-      plain[slot + 1] = plain[slot + 1] * fade + y;
-      slot += 2;
     }
   }
 
-  // H once for the whole span.
+  // The threads that share a pair add up, one after another; then H, once for the whole span.
   workgroupBarrier();
-  logits[thread] = sum;
-  if (coded) {
-    var slot = 0u;
-    for (var pair = thread; pair < HEAD_DIM / 2; pair += WG) {
-      rows[2 * pair] = hidden[slot];
-      rows[2 * pair + 1] = hidden[slot + 1];
-      slot += 2;
+  for (var b = 0u; b < BLOCKS; b++) { logits[b * WINDOW + thread] = sum[b]; }
+  for (var turnOf = 0u; turnOf < SPLIT; turnOf++) {
+    if (part == turnOf) {
+      var slot = 0u;
+      for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+        for (var i = 0u; i < 2 * BLOCKS; i++) {
+          let before = select(rows[2 * pair * BLOCKS + i], vec4f(), turnOf == 0);
+          rows[2 * pair * BLOCKS + i] = before + mixed[slot + i];
+        }
+        slot += 2 * BLOCKS;
+      }
     }
+    workgroupBarrier();
+  }
+  if (coded) {
     for (var h = 1u; h < N; h <<= 1) {
       workgroupBarrier();
-      for (var i = thread; i < HEAD_DIM / 2; i += WG) {
-        let j = (i & ~(h - 1)) * 2 + (i & (h - 1));
+      for (var i = thread; i < HEAD_DIM / 2 * BLOCKS; i += WG) {
+        let pair = i / BLOCKS;
+        let j = ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * BLOCKS + i % BLOCKS;
         let a = rows[j];
-        let b = rows[j + h];
+        let b = rows[j + h * BLOCKS];
         rows[j] = a + b;
-        rows[j + h] = a - b;
+        rows[j + h * BLOCKS] = a - b;
       }
     }
+    workgroupBarrier();
   }
-  workgroupBarrier();
-  let at = ((spanIndex * CHUNK_GROUPS + params.group) * KV_HEADS + head) * (2 + HEAD_DIM);
-  if (thread == 0) {
+  let at = ((spanIndex * chunkGroups + params.group) * KV_HEADS + head) * BLOCKS * (2 + HEAD_DIM);
+  if (thread < BLOCKS) {
     var total = vec4f();
-    for (var t = 0u; t < WG; t++) { total += logits[t]; }
-    partials[at] = largest;
-    partials[at + 1] = total;
+    for (var t = 0u; t < WG; t++) { total += logits[thread * WINDOW + t]; }
+    partials[at + thread * (2 + HEAD_DIM) + 1] = total;
   }
-  var slot = 0u;
-  for (var pair = thread; pair < HEAD_DIM / 2; pair += WG) {
-    var x = plain[slot];
-    var y = plain[slot + 1];
-    if (coded) {
-      x += rows[2 * pair] * SCALE;
-      y += rows[2 * pair + 1] * SCALE;
+  let factor = select(1.0, SCALE, coded);
+  if (part == 0) {
+    for (var b = 0u; b < BLOCKS; b++) {
+      let to = at + b * (2 + HEAD_DIM);
+      if (thread == 0) { partials[to] = largest[b]; }
+      var slot = b;
+      for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+        partials[to + 2 + 2 * pair] = rows[2 * pair * BLOCKS + b] * factor + means[slot];
+        partials[to + 3 + 2 * pair] = rows[(2 * pair + 1) * BLOCKS + b] * factor + means[slot + BLOCKS];
+        slot += 2 * BLOCKS;
+      }
     }
-    partials[at + 2 + 2 * pair] = x;
-    partials[at + 3 + 2 * pair] = y;
-    slot += 2;
   }
 }
 

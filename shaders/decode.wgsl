@@ -1,9 +1,9 @@
-// Decode: one side of a page back to tokens, k̂ = s1·(H·(s2·C[c]) + RoPEᵤ(o)). One workgroup per KV head and TILE tokens.
+// Decode: one side of pages back to tokens, k̂ = s1·(H·(s2·C[c]) + RoPEᵤ(o)). One workgroup per KV head, TILE tokens and page.
 // Specification: `decode` in src/reference.ts; src/layout.ts draws the block.
 //
-//   pages      the page, from word params.page on
+//   pages      pages, each from word jobs.x on, the jobs.y-th window of rows
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
-//   rows       f32 [64, KV_HEADS, HEAD_DIM]
+//   rows       f32 [windows, 64, KV_HEADS, HEAD_DIM]
 
 override HEAD_DIM: u32;
 override KV_HEADS: u32;
@@ -24,14 +24,10 @@ override N: u32;             // Hadamard block: the largest power of two dividin
 override SCALE: f32;         // 1/√N
 override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DIM ≤ 2048
 
-struct Params {
-  page: u32,
-}
-
 @group(0) @binding(0) var<storage, read> pages: array<u32>;
 @group(0) @binding(1) var<storage, read> constants: array<u32>;
-@group(0) @binding(2) var<storage, read_write> rows: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> jobs: array<vec4u>;
+@group(0) @binding(3) var<storage, read_write> rows: array<f32>;
 
 const WG = 64u;
 const WINDOW = 64u;
@@ -42,7 +38,8 @@ var<workgroup> tile: array<f32, TILE * HEAD_DIM>;
 fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
   let first = group.y * TILE;
-  let block = params.page + BLOCK + head * HEAD_WORDS;
+  let job = jobs[group.z];
+  let block = job.x + BLOCK + head * HEAD_WORDS;
 
   for (var i = thread; i < TILE * HEAD_DIM / 2; i += WG) {
     let t = i / (HEAD_DIM / 2);
@@ -74,7 +71,7 @@ fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     let t = first + i / HEAD_DIM;
     let channel = i % HEAD_DIM;
     let s1 = f32((pages[block + S1 + t / 8] >> (4 * (t & 7))) & 15) * fromHalf(norms) + fromHalf(norms >> 16);
-    rows[(t * KV_HEADS + head) * HEAD_DIM + channel] = s1 * (tile[i] * SCALE + turnedMean(block, t, channel));
+    rows[((job.y * WINDOW + t) * KV_HEADS + head) * HEAD_DIM + channel] = s1 * (tile[i] * SCALE + turnedMean(block, t, channel));
   }
 }
 

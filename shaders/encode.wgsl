@@ -1,9 +1,10 @@
-// Encode: a raw place's 64 tokens of one side into the blocks of a page. One workgroup per KV head. Specification: `encode`
-// in src/reference.ts; src/layout.ts draws the block.
+// Encode: one side of raw places of 64 tokens into the blocks of pages. One workgroup per KV head and window. Specification:
+// `encode` in src/reference.ts; src/layout.ts draws the block.
 //
-//   raw        f16 [KV_HEADS, 2 (keys, values), 64, HEAD_DIM], from word params.place on
+//   raw        f16 [KV_HEADS, 2 (keys, values), 64, HEAD_DIM], from word jobs.x on
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5) · page header
-//   pages      the page, from word params.page on
+//   jobs       word offsets of a place and of its page · constants' word offset of the page header
+//   pages      pages, each from word jobs.y on
 //
 // Tokens pass through workgroup memory TILE at a time. A thread owns whole words of the page: no atomics.
 
@@ -19,7 +20,6 @@ override BLOCK: u32;         // word offset of head 0's block in the page, and f
 override HEAD_WORDS: u32;
 override BOOK: u32;          // word offsets in constants
 override TABLES: u32;
-override HEADER: u32;
 override PAIRS: u32;         // RoPE pairs of this side; 0 where there is none
 override PAIR_STEP: u32;     // pair p is channels p · PAIR_STEP and p · PAIR_STEP + PAIR_OFFSET
 override PAIR_OFFSET: u32;
@@ -27,15 +27,10 @@ override N: u32;             // Hadamard block: the largest power of two dividin
 override SCALE: f32;         // 1/√N
 override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DIM ≤ 2048
 
-struct Params {
-  place: u32,
-  page: u32,
-}
-
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
 @group(0) @binding(1) var<storage, read> constants: array<u32>;
-@group(0) @binding(2) var<storage, read_write> pages: array<u32>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> jobs: array<vec4u>;
+@group(0) @binding(3) var<storage, read_write> pages: array<u32>;
 
 const WG = 128u;
 const WINDOW = 64u;
@@ -55,10 +50,11 @@ var<workgroup> minima: array<f32, 17>;
 @compute @workgroup_size(WG)
 fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
-  let place = params.place + (head * 2 + SIDE) * WINDOW * (HEAD_DIM / 2);
-  let block = params.page + BLOCK + head * HEAD_WORDS;
+  let job = jobs[group.y];
+  let place = job.x + (head * 2 + SIDE) * WINDOW * (HEAD_DIM / 2);
+  let block = job.y + BLOCK + head * HEAD_WORDS;
 
-  if (SIDE == 0 && head == 0 && thread < 4) { pages[params.page + thread] = constants[HEADER + thread]; }
+  if (SIDE == 0 && head == 0 && thread < 4) { pages[job.y + thread] = constants[job.z + thread]; }
 
   // ‖C‖²/2 of every codeword: a thread each.
   var halfNorm = 0.0;

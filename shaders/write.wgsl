@@ -1,48 +1,44 @@
-// Tokens of keys and values into a raw place, rounded to f16. One thread per two channels. Specification: `write` in
-// src/reference-backend.ts.
+// Write: tokens of keys and values into raw places, rounded to f16. One thread per two channels; jobs along y, KV heads
+// along z. Specification: `write` in src/reference-backend.ts.
 //
 //   keys, values  f32, or f16 two to a word [tokens, KV_HEADS, HEAD_DIM]
-//   places        f16 [KV_HEADS, 2 (keys, values), capacity, HEAD_DIM], from word `place` on
+//   jobs          two to each: word offsets of its tokens in keys and in values, word offset of the place, tokens
+//                            · first token in the place, tokens that the place holds, 1 for f16 keys + 2 for f16 values
+//   places        f16 [KV_HEADS, 2 (keys, values), tokens it holds, HEAD_DIM] each
 
 override HEAD_DIM: u32;
 override KV_HEADS: u32;
-override HALF: bool;       // the input is f16 already
-override FIRST_SIDE: u32;  // 0 to write keys and values, 1 for values alone
-
-struct Params {
-  tokens: u32,
-  place: u32,      // word offset
-  at: u32,         // first token in the place
-  capacity: u32,   // tokens of the place
-}
 
 @group(0) @binding(0) var<storage, read> keys: array<u32>;
 @group(0) @binding(1) var<storage, read> values: array<u32>;
-@group(0) @binding(2) var<storage, read_write> places: array<u32>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> jobs: array<vec4u>;
+@group(0) @binding(3) var<storage, read_write> places: array<u32>;
 
 @compute @workgroup_size(64)
-fn write(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let word = thread.x + thread.y * groups.x * 64;
-  let pair = word % (HEAD_DIM / 2);
-  let head = word / (HEAD_DIM / 2) % KV_HEADS;
-  let token = word / (HEAD_DIM / 2 * KV_HEADS) % params.tokens;
-  let side = word / (HEAD_DIM / 2 * KV_HEADS * params.tokens);
-  if (side > 1 || side < FIRST_SIDE) { return; }
+fn write(@builtin(global_invocation_id) thread: vec3u) {
+  let source = jobs[2 * thread.y];
+  let place = jobs[2 * thread.y + 1];
+  let pair = thread.x % (HEAD_DIM / 2);
+  let token = thread.x / (HEAD_DIM / 2);
+  let head = thread.z;
+  if (token >= source.w) { return; }
 
-  let source = (token * KV_HEADS + head) * HEAD_DIM + 2 * pair;
-  var halves: u32;
-  if (HALF) {
-    halves = input(side, source / 2);
+  let row = (token * KV_HEADS + head) * HEAD_DIM / 2 + pair;   // in pairs
+  let to = source.z + (head * 2 * place.y + place.x + token) * (HEAD_DIM / 2) + pair;
+  var key: u32;
+  if ((place.z & 1) != 0) {
+    key = keys[source.x + row];
   } else {
-    halves = toHalf(input(side, source)) | (toHalf(input(side, source + 1)) << 16);
+    key = toHalf(keys[source.x + 2 * row]) | (toHalf(keys[source.x + 2 * row + 1]) << 16);
   }
-  places[params.place + ((head * 2 + side) * params.capacity + params.at + token) * (HEAD_DIM / 2) + pair] = halves;
-}
-
-fn input(side: u32, word: u32) -> u32 {
-  if (side == 0) { return keys[word]; }
-  return values[word];
+  places[to] = key;
+  var value: u32;
+  if ((place.z & 2) != 0) {
+    value = values[source.y + row];
+  } else {
+    value = toHalf(values[source.y + 2 * row]) | (toHalf(values[source.y + 2 * row + 1]) << 16);
+  }
+  places[to + place.y * (HEAD_DIM / 2)] = value;
 }
 
 // As src/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.

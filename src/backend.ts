@@ -14,6 +14,8 @@ export interface Backend {
   readonly reason: string;
   /** Memory for a cache. Everything is allocated here, nothing later. */
   createStore(shape: CacheShape): Store;
+  /** Compiles, without blocking, what `createStore` would else compile while its caller waits. */
+  prepare?(shape: CacheShape): Promise<void>;
 }
 
 /**
@@ -33,8 +35,53 @@ export class BackendError extends Error {
 
 /** The result of `attend`: queued when it returns; only `read` waits. */
 export interface Output {
-  /** f32 [tokens, queryHeads, headDim], sequences one after another. */
+  /** f32 [tokens, queryHeads, headDim], sequences one after another. Where it goes into a GPUBuffer, a copy of that. */
   read(): Promise<Float32Array>;
+}
+
+/**
+ * Tokens in a GPUBuffer of the webgpu backend's device, made with usage COPY_SRC: [tokens, heads, headDim]. Copied on the GPU
+ * when the call returns, in the order of the queue; nothing passes through JavaScript, and nothing checks that numbers are finite.
+ */
+export interface GpuTokens {
+  readonly buffer: GPUBuffer;
+  readonly tokens: number;
+  /** Bytes, a multiple of 4. Default 0. */
+  readonly offset?: number;
+  /** Default `f32`, and always that for queries. */
+  readonly format?: 'f32' | 'f16';
+}
+
+/** Where results go in a GPUBuffer of the webgpu backend's device, made with usage COPY_DST. */
+export interface GpuTarget {
+  readonly buffer: GPUBuffer;
+  /** Bytes, a multiple of 4. Default 0. */
+  readonly offset?: number;
+}
+
+/** Keys or values, checked. */
+export type Input = Data | GpuTokens;
+
+/** Consecutive tokens of an input that go into one place. */
+export interface Run {
+  readonly place: number;
+  /** First token in the place. */
+  readonly at: number;
+  /** First token in the input. */
+  readonly from: number;
+  readonly tokens: number;
+}
+
+/** What one append writes. */
+export interface Write {
+  readonly keys: Input;
+  readonly values: Input;
+  /** Oldest first, together all tokens of the input. */
+  readonly runs: readonly Run[];
+}
+
+export function isGpuTokens(input: Input): input is GpuTokens {
+  return 'buffer' in input && 'tokens' in input;
 }
 
 export interface Tokens {
@@ -72,13 +119,15 @@ export interface Store {
   readonly bytes: number;
   /** Where memory is granted later: settles when it was, rejects with a BackendError if it was refused. */
   readonly ready?: Promise<void>;
-  /** Tokens [from, from + tokens) of keys and values into a place, from its token `at` on, rounded to f16. */
-  write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void;
+  /** Where GPUBuffers are taken for inputs, queries and results. */
+  readonly takesBuffers: boolean;
+  /** Tokens into raw places, rounded to f16. */
+  write(writes: readonly Write[]): void;
   copyPlace(from: number, to: number): void;
   setPlace(place: number, bytes: Uint8Array): void;
   setPage(layer: number, page: number, bytes: Uint8Array): void;
-  /** A place's 64 tokens into a page. */
-  encode(layer: number, place: number, page: number): void;
+  /** The 64 tokens of every place into the page beside it. */
+  encode(layer: number, places: readonly number[], pages: readonly number[]): void;
   /** A page's 64 tokens back into a place. */
   decode(layer: number, page: number, place: number): void;
   /** Everything a table holds now, decoded. */
@@ -91,6 +140,8 @@ export interface Store {
    *
    * @param out  f32, the length of all queries together
    */
-  attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output;
+  attend(
+    layer: number, tables: readonly PageTable[], queries: readonly (Float32Array | GpuTokens)[], scale: number, out: Float32Array | GpuTarget
+  ): Output;
   dispose(): void;
 }

@@ -1,7 +1,7 @@
 // KVCache: the memory for every layer's pages, shared by the sequences it makes.
 
-import type { Backend, Output, Store } from './backend.ts';
-import { checkFloats, checkObject, checkPositive, plural, wholeTokens } from './check.ts';
+import { isGpuTokens, type Backend, type GpuTarget, type GpuTokens, type Input, type Output, type Store } from './backend.ts';
+import { checkFloats, checkInput, checkLength, checkObject, checkOneOf, checkPositive, checkTarget, plural, wholeTokens } from './check.ts';
 import { readFile } from './file.ts';
 import { Pool } from './pool.ts';
 import { Sequence } from './sequence.ts';
@@ -10,8 +10,8 @@ import { cacheShape, type CacheOptions, type CacheShape } from './shape.ts';
 export interface AttendOptions {
   /** Multiplies every logit. Default 1/√headDim. */
   readonly scale?: number;
-  /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding. */
-  readonly out?: Float32Array;
+  /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
+  readonly out?: Float32Array | GpuTarget;
 }
 
 /**
@@ -91,6 +91,56 @@ export class KVCache {
   }
 
   /**
+   * Append tokens to a layer of several sequences: a batch's decoding step in one go.
+   *
+   * @param sequences  distinct sequences of this cache
+   * @param layer      0 to layers − 1
+   * @param keys       for every sequence what `Sequence.append` takes
+   * @param values     likewise
+   * @throws {TypeError | RangeError} as `Sequence.append` does; nothing is appended to any sequence then
+   *
+   * @example
+   * cache.append([chat, branch], layer, [k1, k2], [v1, v2]);
+   */
+  append(sequences: readonly Sequence[], layer: number, keys: readonly Input[], values: readonly Input[]): void {
+    const { store, pool, pending } = this;
+    const { kvHeads, headDim, maxAppend } = this.shape;
+    this.#checkBatch(sequences, { keys, values });
+    const counts = sequences.map((sequence, n) => {
+      sequence.table(layer);
+      const [keysName, valuesName] = sequences.length === 1 ? ['keys', 'values'] : [`keys[${n}]`, `values[${n}]`];
+      const length = checkInput(keysName!, keys[n]!, store.takesBuffers, kvHeads * headDim);
+      const tokens = wholeTokens(keysName!, length, kvHeads, headDim);
+      const valuesLength = checkInput(valuesName!, values[n]!, store.takesBuffers, kvHeads * headDim);
+      checkLength(valuesName!, valuesLength, length, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${headDim}`);
+      if (tokens > maxAppend) {
+        throw new RangeError(`"${keysName}" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
+      }
+      return tokens;
+    });
+    pool.checkRoom(layer, counts.reduce((sum, tokens) => sum + tokens, 0));
+
+    // Sequences that are not in this batch may be at the same layer, in another; those that are at another layer have attended
+    // to theirs. This bounds the raw memory that prompts need, to one layer's tokens.
+    this.seal([...pending].filter(sequence => sequence.pending !== layer || sequences.includes(sequence)));
+    store.write(sequences.map((sequence, n) => ({ keys: keys[n]!, values: values[n]!, runs: sequence.extend(layer, counts[n]!) })));
+  }
+
+  /** @internal Codes the complete windows of sequences, those of one layer in one go. */
+  seal(sequences: readonly Sequence[]): void {
+    const layers = new Map<number, { places: number[]; pages: number[] }>();
+    for (const sequence of sequences) {
+      const { pending: layer } = sequence;
+      let windows = layers.get(layer);
+      if (!windows) layers.set(layer, windows = { places: [], pages: [] });
+      sequence.takeComplete(windows.places, windows.pages);
+    }
+    for (const [layer, { places, pages }] of layers) {
+      if (places.length > 0) this.store.encode(layer, places, pages);
+    }
+  }
+
+  /**
    * Attention for a batch: one launch for all sequences, whatever their lengths.
    *
    * @param sequences  distinct sequences of this cache
@@ -102,41 +152,60 @@ export class KVCache {
    * @example
    * const out = await cache.attend([chat, branch], layer, [q1, q2]).read();
    */
-  attend(sequences: readonly Sequence[], layer: number, queries: readonly Float32Array[], options: AttendOptions = {}): Output {
+  attend(sequences: readonly Sequence[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options: AttendOptions = {}): Output {
     const { queryHeads, headDim } = this.shape;
     const { store } = this;
+    const perToken = queryHeads * headDim;
     checkObject('options', options);
-    if (!Array.isArray(sequences)) throw new TypeError(`"sequences" expected array, got ${typeof sequences}`);
-    if (!Array.isArray(queries)) throw new TypeError(`"queries" expected array, got ${typeof queries}`);
-    if (queries.length !== sequences.length) {
-      throw new RangeError(`"queries" expected length ${sequences.length} (one for each sequence), got ${queries.length}`);
-    }
+    this.#checkBatch(sequences, { queries });
     let total = 0;
     const tables = sequences.map((sequence, n) => {
-      if (!(sequence instanceof Sequence) || sequence.cache !== this) {
-        throw new TypeError(`"sequences[${n}]" expected sequence of this cache`);
-      }
-      if (sequences.indexOf(sequence) !== n) throw new RangeError(`"sequences[${n}]" expected a distinct sequence`);
       const name = sequences.length === 1 ? 'query' : `queries[${n}]`;
       const table = sequence.table(layer);
       const query = queries[n]!;
-      if (!(query instanceof Float32Array)) throw new TypeError(`"${name}" expected Float32Array`);
-      const tokens = wholeTokens(name, query.length, queryHeads, headDim);
+      let tokens: number;
+      if (query instanceof Float32Array) {
+        tokens = wholeTokens(name, query.length, queryHeads, headDim);
+        checkFloats(name, query, query.length, '');
+      } else {
+        if (typeof query !== 'object' || query === null || !isGpuTokens(query)) throw new TypeError(`"${name}" expected Float32Array`);
+        tokens = checkInput(name, query, store.takesBuffers, perToken) / perToken;
+        checkOneOf(`${name}.format`, query.format ?? 'f32', ['f32']);
+      }
       if (tokens > table.length) {
         throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
       }
-      checkFloats(name, query, query.length, '');
-      total += query.length;
+      total += tokens * perToken;
       return table;
     });
     const scale = options.scale ?? 1 / Math.sqrt(headDim);
     checkPositive('scale', scale);
     const out = options.out ?? new Float32Array(total);
-    if (options.out !== undefined) {
-      if (!(out instanceof Float32Array)) throw new TypeError('"out" expected Float32Array');
-      if (out.length !== total) throw new RangeError(`"out" expected length ${total} (that of the queries), got ${out.length}`);
+    if (!(out instanceof Float32Array)) {
+      if (typeof out !== 'object' || !('buffer' in out) || ArrayBuffer.isView(out)) throw new TypeError('"out" expected Float32Array');
+      checkTarget('out', out, store.takesBuffers, total * 4);
+    } else if (out.length !== total) {
+      throw new RangeError(`"out" expected length ${total} (that of the queries), got ${out.length}`);
     }
     return store.attend(layer, tables, queries, scale, out);
+  }
+
+  /** Distinct, open sequences of this cache, and for each one of every list. */
+  #checkBatch(sequences: readonly Sequence[], lists: Record<string, readonly unknown[]>): void {
+    this.store;   // throws if disposed
+    if (!Array.isArray(sequences)) throw new TypeError(`"sequences" expected array, got ${typeof sequences}`);
+    for (const [name, list] of Object.entries(lists)) {
+      if (!Array.isArray(list)) throw new TypeError(`"${name}" expected array, got ${typeof list}`);
+      if (list.length !== sequences.length) {
+        throw new RangeError(`"${name}" expected length ${sequences.length} (one for each sequence), got ${list.length}`);
+      }
+    }
+    sequences.forEach((sequence, n) => {
+      if (!(sequence instanceof Sequence) || sequence.cache !== this) {
+        throw new TypeError(`"sequences[${n}]" expected sequence of this cache`);
+      }
+      if (sequences.indexOf(sequence) !== n) throw new RangeError(`"sequences[${n}]" expected a distinct sequence`);
+    });
   }
 
   /** Gives the memory back. Every sequence is disposed with it. */

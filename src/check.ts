@@ -1,6 +1,7 @@
 // Checks at the public edge. The success path allocates nothing; messages are built only to be thrown, all in one form:
 // what is wrong, what was expected with its arithmetic, what came. Nothing behind this edge checks again.
 
+import { isGpuTokens, type GpuTarget, type Input } from './backend.ts';
 import { HALF_MAX, isFloat16Array, type Data } from './half.ts';
 
 export function checkInteger(name: string, value: unknown, low: number, high: number): asserts value is number {
@@ -51,6 +52,43 @@ export function checkFloats(name: string, data: unknown, length: number, arithme
 
 export function checkLength(name: string, actual: number, expected: number, arithmetic: string): void {
   if (actual !== expected) throw new RangeError(`"${name}" expected length ${expected} (${arithmetic}), got ${actual}`);
+}
+
+const COPY_SRC = 4;
+const COPY_DST = 8;
+
+/**
+ * Kind and finiteness of keys, values or queries, and the number of their elements.
+ *
+ * @param takesBuffers  whether the backend takes GPUBuffers
+ */
+export function checkInput(name: string, input: Input, takesBuffers: boolean, perToken: number): number {
+  if (typeof input !== 'object' || input === null || !isGpuTokens(input)) {
+    checkData(name, input);
+    return input.length;
+  }
+  const { format = 'f32', tokens } = input;
+  checkInteger(`${name}.tokens`, tokens, 1, 2 ** 24);
+  checkOneOf(`${name}.format`, format, ['f32', 'f16']);
+  checkBuffer(name, input, takesBuffers, tokens * perToken * (format === 'f16' ? 2 : 4), COPY_SRC);
+  return tokens * perToken;
+}
+
+/** A range of a GPUBuffer that holds `bytes` bytes and may be copied from or to. */
+export function checkBuffer(name: string, { buffer, offset = 0 }: GpuTarget, takesBuffers: boolean, bytes: number, usage: 4 | 8): void {
+  if (!takesBuffers) throw new TypeError(`"${name}" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer`);
+  if (typeof buffer?.size !== 'number' || typeof buffer.usage !== 'number') throw new TypeError(`"${name}.buffer" expected GPUBuffer, got ${kind(buffer)}`);
+  checkInteger(`${name}.offset`, offset, 0, 2 ** 40);
+  if (offset % 4 !== 0) throw new RangeError(`"${name}.offset" expected multiple of 4, got ${offset}`);
+  if (buffer.size < offset + bytes) {
+    throw new RangeError(`"${name}.buffer" expected at least ${offset + bytes} bytes (${bytes} from offset ${offset}), got ${buffer.size}`);
+  }
+  if ((buffer.usage & usage) === 0) throw new RangeError(`"${name}.buffer" expected usage ${usage === COPY_SRC ? 'COPY_SRC' : 'COPY_DST'}, got ${buffer.usage}`);
+}
+
+/** A GPUBuffer for results of `bytes` bytes. */
+export function checkTarget(name: string, target: GpuTarget, takesBuffers: boolean, bytes: number): void {
+  checkBuffer(name, target, takesBuffers, bytes, COPY_DST);
 }
 
 /** The number of tokens in `data`, which must hold whole ones, at least one. */

@@ -1,27 +1,45 @@
-// Opens the backend that was asked for, WebAssembly unless told otherwise. Never falls back from one to another.
+// Opens a backend: the one asked for, or the one that is faster here. Never falls back without saying so in `reason`.
 
 import { BackendError, type Backend, type BackendName } from './backend.ts';
-import { checkObject, checkOneOf } from './check.ts';
+import { checkInteger, checkObject, checkOneOf } from './check.ts';
+import { describe, findAdapter, requestDevice, type Found } from './gpu.ts';
 import { openReference } from './reference-backend.ts';
+import { cacheShape } from './shape.ts';
+import { tryStep, type StepShape } from './step.ts';
 import { openWasm, type WasmVariant } from './wasm.ts';
 
 export interface OpenOptions {
-  /** Insist on a backend. Default `webgpu` where a `device` is given, else `wasm`. */
+  /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` is; else the faster one. */
   readonly prefer?: BackendName;
   /** Insist on one of the wasm binaries: `scalar`, `simd128` or `relaxed`. */
   readonly variant?: WasmVariant;
   /** An engine's own device for the webgpu backend; it stays the engine's. By default one is requested. */
   readonly device?: GPUDevice;
+  /**
+   * What `new KVCache` will be given, capacity apart: backends are timed with it, and the GPU's kernels compiled for it ahead.
+   * By default that of a model of a billion parameters: 8 KV heads of 64, 32 query heads.
+   */
+  readonly shape?: StepShape;
+  /** Sequences that are attended to at once. Default 1. */
+  readonly batch?: number;
+  /** Tokens of each. Default 2,048. */
+  readonly context?: number;
 }
 
+/** Llama 3.2 1B's attention. */
+const TYPICAL: StepShape = { layers: 1, kvHeads: 8, queryHeads: 32, headDim: 64 };
+
 /**
- * Opens a backend: WebAssembly, in the best binary the engine validates, unless `prefer` or `device` asks for another.
+ * Opens a backend. Unless one is insisted on, this is WebAssembly, in the best binary the engine validates, or WebGPU where
+ * there is a real GPU that computes rightly and is faster: both are timed for some tens of milliseconds, and `reason` says what
+ * was measured, or why there was nothing to measure. A software adapter is never chosen.
  *
- * WebGPU (experimental) is never chosen unasked, not even where there is a GPU: it has yet to be timed on real ones. It must
- * first give the reference's results in a self-test. In Node it takes the optional package `webgpu`, which is not imported before.
+ * A GPU must first give the reference's results in a self-test. In Node it takes the optional package `webgpu`, which is only
+ * loaded where `prefer` asks for it, or `shape`, `batch` or `context` says what to choose for: it is 132 MB, and prints to the
+ * terminal where there is no GPU.
  *
  * @throws {TypeError | RangeError} for options of the wrong kind or value
- * @throws {BackendError}           if the engine cannot run what was asked for, or a GPU computes wrongly
+ * @throws {BackendError}           if the engine cannot run what was insisted on, or a GPU computes wrongly
  *
  * @example
  * const backend = await openBackend();
@@ -29,25 +47,82 @@ export interface OpenOptions {
  */
 export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   checkObject('options', options);
-  const { device, prefer = device === undefined ? 'wasm' : 'webgpu', variant } = options;
-  checkOneOf('prefer', prefer, ['wasm', 'webgpu', 'reference']);
+  const { device, variant, shape, batch = 1, context = 2048 } = options;
+  const { prefer = device !== undefined ? 'webgpu' : variant !== undefined ? 'wasm' : undefined } = options;
+  if (prefer !== undefined) checkOneOf('prefer', prefer, ['wasm', 'webgpu', 'reference']);
   if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
   if (device !== undefined) {
     checkObject('device', device);
     if (prefer !== 'webgpu') throw new RangeError(`"prefer" expected webgpu (a device is given), got ${prefer}`);
   }
+  checkInteger('batch', batch, 1, 65536);
+  checkInteger('context', context, 1, 2 ** 24);
+  if (shape !== undefined) {
+    checkObject('shape', shape);
+    cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
+  }
   if (prefer === 'reference') return openReference();
   if (prefer === 'wasm') return openWasm(variant);
-  return openWebGpu(device);
+  if (prefer === 'webgpu') {
+    const given = device && { device, description: describe(device.adapterInfo) };
+    const found = given ?? await requestDevice(await findAdapter());
+    const backend = await openWebGpu(found, !given, given ? 'its device was given' : 'it was asked for');
+    if (shape) await compile(backend, shape);
+    return backend;
+  }
+  return choose(shape ?? TYPICAL, batch, context, shape !== undefined || options.batch !== undefined || options.context !== undefined);
 }
 
-async function openWebGpu(device: GPUDevice | undefined): Promise<Backend> {
-  // Imported here, so that bundlers that split code load no shaders for those who never ask.
-  const [{ findDevice, webGpuBackend }, { selfTest }] = await Promise.all([import('./webgpu.ts'), import('./selftest.ts')]);
-  const found = await findDevice(device);
-  const backend = webGpuBackend(found, device ? 'its device was given' : 'it was asked for');
+/** The faster of WebAssembly and WebGPU. */
+async function choose(shape: StepShape, batch: number, context: number, load: boolean): Promise<Backend> {
+  const cpu = (reason: string): Promise<Backend> => openWasm(undefined, reason);
+  let gpu: Backend;
+  let found: Found;
+  try {
+    const adapter = await findAdapter(load);
+    if (adapter.software) return cpu(`webgpu has a software adapter only: ${adapter.description}`);
+    found = await requestDevice(adapter);
+    gpu = await openWebGpu(found, true, 'it was chosen');
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error;
+    return cpu(error.message);
+  }
+  const wasm = await openWasm().catch((error: unknown) => {
+    if (error instanceof BackendError) return error;
+    found.device.destroy();
+    throw error;
+  });
+  if (wasm instanceof BackendError) {
+    await compile(gpu, shape);
+    return { ...gpu, reason: wasm.message };
+  }
+  const times = [await tryStep(wasm, shape, batch, context), await tryStep(gpu, shape, batch, context)] as const;
+  const said = [wasm, gpu].map(({ name, variant }, n) => {
+    const time = times[n]!;
+    return time instanceof BackendError ? time.message : `${name} ${variant} ${time.toPrecision(3)} ms`;
+  });
+  const reason = `a layer's step of ${batch} × ${context} tokens takes ${said.join(', ')} on ${found.description}`;
+  const [onCpu, onGpu] = times.map(time => time instanceof BackendError ? Infinity : time) as [number, number];
+  if (onGpu < onCpu) {
+    await compile(gpu, shape);   // what overrides need beyond what was timed
+    return { ...gpu, reason };
+  }
+  found.device.destroy();
+  return cpu(reason);
+}
+
+/** Compiles what caches of this shape need, whatever their size. */
+async function compile(backend: Backend, shape: StepShape): Promise<void> {
+  await backend.prepare?.(cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 }));
+}
+
+/** A backend on a device that has passed its self-test. */
+async function openWebGpu(found: Found, own: boolean, reason: string): Promise<Backend> {
+  // Imported here, so that bundlers that split code load no shaders for those who have no GPU.
+  const [{ webGpuBackend }, { selfTest }] = await Promise.all([import('./webgpu.ts'), import('./selftest.ts')]);
+  const backend = webGpuBackend(found, reason);
   const fault = await selfTest(backend).catch((error: Error) => error.message);
   if (fault === undefined) return backend;
-  if (!device) found.device.destroy();
+  if (own) found.device.destroy();
   throw new BackendError('webgpu', `failed its self-test on ${found.description}: ${fault}`);
 }

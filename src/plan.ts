@@ -1,7 +1,10 @@
-// What a cache costs, before it is made.
+// What a cache costs, before it is made: bytes, and on which backend how many milliseconds.
 
+import type { Backend } from './backend.ts';
+import { checkInteger, checkObject } from './check.ts';
 import { WINDOW } from './layout.ts';
 import { cacheShape, type CacheOptions } from './shape.ts';
+import { tryStep } from './step.ts';
 
 export interface Plan {
   /** Bytes of one more token once it is coded: all layers, metadata counted. */
@@ -18,15 +21,52 @@ export interface Plan {
   readonly bytes: number;
 }
 
+/** What to time: every batch with every context, on every backend. */
+export interface PlanGrid {
+  readonly backends: readonly Backend[];
+  /** Sequences that are attended to at once. */
+  readonly batch: readonly number[];
+  /** Tokens of each. */
+  readonly context: readonly number[];
+}
+
+/** A decoding step of one layer: a token appended to every sequence, all attended to, the result read. */
+export interface StepTime {
+  readonly batch: number;
+  readonly context: number;
+  /** On every backend, in the grid's order, the mean of several; NaN where it refused the memory. */
+  readonly milliseconds: readonly number[];
+  /** The fastest, unless all refused. */
+  readonly fastest: Backend | undefined;
+}
+
+export interface TimedPlan extends Plan {
+  readonly steps: readonly StepTime[];
+}
+
 /**
- * The bytes of a cache with these options.
+ * The bytes of a cache with these options; with a grid also how long steps take on backends, so that one sees where one
+ * overtakes the other. Times are measured here and now: some tens of milliseconds a cell, or three steps.
  *
- * @throws {TypeError | RangeError} for options that `new KVCache` would refuse
+ * @throws {TypeError | RangeError} for options that `new KVCache` would refuse, or a grid of the wrong kind or values
  *
  * @example
- * plan({ layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: 'nsn2' }).bitsPerElement;   // 2.41
+ * const options = { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: 'nsn2' } as const;
+ * plan(options).bitsPerElement;   // 2.41
+ * const backends = [await openBackend({ variant: 'scalar' }), await openBackend({ variant: 'simd128' })];
+ * const { steps } = await plan(options, { backends, batch: [1, 4], context: [1024] });
+ * console.log(steps.map(({ batch, fastest }) => `${batch}: ${fastest?.variant}`));
  */
-export function plan(options: CacheOptions): Plan {
+export function plan(options: CacheOptions): Plan;
+export function plan(options: CacheOptions, grid: PlanGrid): Promise<TimedPlan>;
+export function plan(options: CacheOptions, grid?: PlanGrid): Plan | Promise<TimedPlan> {
+  const bytes = planBytes(options);
+  if (grid === undefined) return bytes;
+  checkGrid(grid);
+  return timeGrid(options, grid).then(steps => ({ ...bytes, steps }));
+}
+
+function planBytes(options: CacheOptions): Plan {
   const shape = cacheShape(options);
   const elements = 2 * shape.layers * shape.kvHeads * shape.headDim;
   const bytesPerToken = shape.pages.reduce((sum, page) => sum + page.bytes, 0) / WINDOW;
@@ -40,4 +80,32 @@ export function plan(options: CacheOptions): Plan {
     rawBytes,
     bytes: pageBytes + rawBytes
   };
+}
+
+function checkGrid(grid: PlanGrid): void {
+  checkObject('grid', grid);
+  const { backends } = grid;
+  if (!Array.isArray(backends) || backends.some(backend => typeof backend?.createStore !== 'function')) {
+    throw new TypeError('"grid.backends" expected array of what openBackend() resolves to');
+  }
+  for (const name of ['batch', 'context'] as const) {
+    if (!Array.isArray(grid[name])) throw new TypeError(`"grid.${name}" expected array of integers, got ${typeof grid[name]}`);
+    grid[name].forEach((value, i) => checkInteger(`grid.${name}[${i}]`, value, 1, name === 'batch' ? 65536 : 2 ** 24));
+  }
+}
+
+async function timeGrid(options: CacheOptions, { backends, batch, context }: PlanGrid): Promise<StepTime[]> {
+  const steps: StepTime[] = [];
+  for (const sequences of batch) {
+    for (const tokens of context) {
+      const milliseconds: number[] = [];
+      for (const backend of backends) {
+        const time = await tryStep(backend, options, sequences, tokens);
+        milliseconds.push(typeof time === 'number' ? time : NaN);
+      }
+      const least = Math.min(...milliseconds.filter(time => !Number.isNaN(time)));
+      steps.push({ batch: sequences, context: tokens, milliseconds, fastest: backends[milliseconds.indexOf(least)] });
+    }
+  }
+  return steps;
 }

@@ -1,6 +1,6 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
 
-import type { Backend, Dump, Output, PageTable, Store, Tokens } from './backend.ts';
+import type { Backend, Dump, Output, PageTable, Run, Store, Tokens, Write } from './backend.ts';
 import { fromHalf, HALF_MAX, isFloat16Array, toHalf, type Data } from './half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
@@ -13,6 +13,7 @@ export function openReference(): Backend {
 const SIDES = ['keys', 'values'] as const;
 
 class ReferenceStore implements Store {
+  readonly takesBuffers = false;
   readonly bytes: number;
   readonly #shape: CacheShape;
   readonly #pages: readonly Uint8Array[][];
@@ -31,7 +32,13 @@ class ReferenceStore implements Store {
       + this.#places.reduce((sum, place) => sum + place.byteLength, 0);
   }
 
-  write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void {
+  write(writes: readonly Write[]): void {
+    for (const { keys, values, runs } of writes) {
+      for (const run of runs) this.#writeRun(run, keys as Data, values as Data);
+    }
+  }
+
+  #writeRun({ place, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
     [keys, values].forEach((data, side) => {
       const halfAt = data instanceof Float32Array ? (i: number) => toHalf(data[i]!)
@@ -54,7 +61,11 @@ class ReferenceStore implements Store {
     new Uint8Array(this.#places[place]!.buffer).set(bytes);
   }
 
-  encode(layer: number, place: number, page: number): void {
+  encode(layer: number, places: readonly number[], numbers: readonly number[]): void {
+    places.forEach((place, n) => this.#encodePage(layer, place, numbers[n]!));
+  }
+
+  #encodePage(layer: number, place: number, page: number): void {
     const { kvHeads, headDim, rope, pages } = this.#shape;
     for (let head = 0; head < kvHeads; head++) {
       SIDES.forEach((side, n) => {

@@ -1,10 +1,9 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
-import type { Output, PageTable, Tokens } from './backend.ts';
+import type { GpuTokens, Input, Output, PageTable, Run, Tokens } from './backend.ts';
 import type { AttendOptions, KVCache } from './cache.ts';
-import { checkData, checkInteger, checkLength, plural, wholeTokens } from './check.ts';
+import { checkInteger } from './check.ts';
 import { writeFile, type FileContents } from './file.ts';
-import type { Data } from './half.ts';
 import { WINDOW } from './layout.ts';
 
 /**
@@ -63,6 +62,7 @@ export class Sequence {
   /** @internal A layer's page table. */
   table(layer: number): PageTable {
     if (!this.#open) throw new TypeError('sequence expected open, got disposed');
+    this.cache.store;   // throws if disposed
     checkInteger('layer', layer, 0, this.#tables.length - 1);
     return this.#tables[layer]!;
   }
@@ -84,32 +84,26 @@ export class Sequence {
    * @example
    * chat.append(0, keys, values);
    */
-  append(layer: number, keys: Data, values: Data): void {
-    const table = this.table(layer);
-    const { pool, store, shape, pending } = this.cache;
-    const { kvHeads, headDim, maxAppend } = shape;
-    checkData('keys', keys);
-    const tokens = wholeTokens('keys', keys.length, kvHeads, headDim);
-    checkData('values', values);
-    checkLength('values', values.length, keys.length, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${headDim}`);
-    if (tokens > maxAppend) throw new RangeError(`"keys" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
-    pool.checkRoom(layer, tokens);
+  append(layer: number, keys: Input, values: Input): void {
+    this.cache.append([this], layer, [keys], [values]);
+  }
 
-    // Other sequences may be at the same layer, in a batch; those that are at another have attended to theirs. This bounds
-    // the raw memory that prompts need, to one layer's tokens.
-    for (const sequence of pending) {
-      if (sequence === this || sequence.#pending !== layer) sequence.seal();
-    }
+  /** @internal Room for tokens at the end of a layer, which then counts them. */
+  extend(layer: number, tokens: number): Run[] {
+    const table = this.table(layer);
+    const { pool, pending } = this.cache;
     pool.held[layer]! += tokens;
     this.#pending = layer;
     pending.add(this);
+    const runs: Run[] = [];
     for (let from = 0; from < tokens;) {
       const { place, at, room } = this.#nextPlace(table);
       const count = Math.min(room, tokens - from);
-      store.write(place, at, keys, values, from, count);
+      runs.push({ place, at, from, tokens: count });
       table.length += count;
       from += count;
     }
+    return runs;
   }
 
   /**
@@ -122,21 +116,31 @@ export class Sequence {
    * @example
    * const out = await chat.attend(0, query).read();
    */
-  attend(layer: number, query: Float32Array, options?: AttendOptions): Output {
+  attend(layer: number, query: Float32Array | GpuTokens, options?: AttendOptions): Output {
     return this.cache.attend([this], layer, [query], options);
   }
 
   /** Codes every complete window now (but the `recent` newest), as the next append would. */
   seal(): void {
     this.table(0);
-    const { pool, store, pending } = this.cache;
-    if (this.#pending < 0) return;
+    if (this.#pending >= 0) this.cache.seal([this]);
+  }
+
+  /** @internal The layer whose complete windows wait to be sealed, or −1. */
+  get pending(): number {
+    return this.#pending;
+  }
+
+  /** @internal Moves the pending layer's complete windows from raw places to pages, both of which are added to the lists. */
+  takeComplete(places: number[], pages: number[]): void {
+    const { pool, pending } = this.cache;
     const layer = this.#pending;
     const table = this.#tables[layer]!;
     const complete = this.#sealedPages(table) - table.pageCount;
     for (let n = 0; n < complete; n++) {
       const page = pool.takePage(layer);
-      store.encode(layer, table.raws[n]!, page);
+      places.push(table.raws[n]!);
+      pages.push(page);
       pool.givePlace(table.raws[n]!);
       table.pages[table.pageCount++] = page;
     }

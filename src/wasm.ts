@@ -2,7 +2,7 @@
 // laid out when it is made; the memory never grows, so views of it stay valid.
 
 import { instantiateSync } from '@assemblyscript/loader';
-import { BackendError, type Backend, type Dump, type Output, type PageTable, type Store, type Tokens } from './backend.ts';
+import { BackendError, type Backend, type Dump, type Output, type PageTable, type Run, type Store, type Tokens, type Write } from './backend.ts';
 import type { Codec } from './codec.ts';
 import { gridOf } from './grid.ts';
 import { isFloat16Array, type Data } from './half.ts';
@@ -50,23 +50,29 @@ const RAW_WORDS = 4;
 /** Query tokens of one call; longer prompts take several. */
 const CALL_TOKENS = 32;
 
-const modules: Record<WasmVariant, () => Promise<{ wasm: string }>> = {
-  scalar: () => import('./generated/scalar.ts'),
-  simd128: () => import('./generated/simd128.ts'),
-  relaxed: () => import('./generated/relaxed.ts')
+const binaries: Record<WasmVariant, () => Promise<string>> = {
+  scalar: async () => (await import('./generated/scalar.ts')).scalar,
+  simd128: async () => (await import('./generated/simd.ts')).simd128,
+  relaxed: async () => (await import('./generated/simd.ts')).relaxed
 };
 
-/** Opens the best binary that this engine validates, or the one asked for. */
-export async function openWasm(variant?: WasmVariant): Promise<Backend> {
-  const { module, ...chosen } = await openModule(variant);
-  return { name: 'wasm', ...chosen, createStore: shape => new WasmStore(module, shape) };
+/**
+ * Opens the best binary that this engine validates, or the one asked for.
+ *
+ * @param because  why this backend; why the binary is added
+ */
+export async function openWasm(variant?: WasmVariant, because?: string): Promise<Backend> {
+  const { module, reason, ...chosen } = await openModule(variant);
+  return {
+    name: 'wasm', ...chosen, reason: because === undefined ? reason : `${because}; ${reason}`, createStore: shape => new WasmStore(module, shape)
+  };
 }
 
 export async function openModule(variant?: WasmVariant): Promise<{ module: WebAssembly.Module; variant: WasmVariant; reason: string }> {
   if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, which this engine lacks');
   let refused = '';
   for (const candidate of variant ? [variant] : (['relaxed', 'simd128', 'scalar'] as const)) {
-    const bytes = Uint8Array.from(atob((await modules[candidate]()).wasm), letter => letter.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(await binaries[candidate]()), letter => letter.charCodeAt(0));
     if (WebAssembly.validate(bytes)) {
       const reason = variant ? `${variant} was asked for` : `this engine validates ${candidate}${refused && `, not ${refused}`}`;
       return { module: await WebAssembly.compile(bytes), variant: candidate, reason };
@@ -185,6 +191,7 @@ export class WasmMemory {
 }
 
 class WasmStore implements Store {
+  readonly takesBuffers = false;
   readonly #shape: CacheShape;
   readonly #memory: WasmMemory;
 
@@ -201,7 +208,13 @@ class WasmStore implements Store {
     return this.#memory.bytes;
   }
 
-  write(place: number, at: number, keys: Data, values: Data, from: number, tokens: number): void {
+  write(writes: readonly Write[]): void {
+    for (const { keys, values, runs } of writes) {
+      for (const run of runs) this.#writeRun(run, keys as Data, values as Data);
+    }
+  }
+
+  #writeRun({ place, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
     const capacity = this.#placeTokens(place);
     const perToken = kvHeads * headDim;
@@ -225,8 +238,10 @@ class WasmStore implements Store {
     this.#memory.u8.set(bytes, this.#place(place));
   }
 
-  encode(layer: number, place: number, page: number): void {
-    this.#memory.kernels.encodePage(this.#struct(layer), this.#place(place), this.#page(layer, page));
+  encode(layer: number, places: readonly number[], pages: readonly number[]): void {
+    for (let n = 0; n < places.length; n++) {
+      this.#memory.kernels.encodePage(this.#struct(layer), this.#place(places[n]!), this.#page(layer, pages[n]!));
+    }
   }
 
   decode(layer: number, page: number, place: number): void {
@@ -391,17 +406,13 @@ function sideStruct({ codec, rowBytes, s2, s1, scales, o }: BlockLayout, constan
   return struct(
     codec.channels, rowBytes, s2, s1, scales, o,
     constant(codec.codebook),
-    grid ? 0 : constant(columnsOf(codec)),
     constant(halfNormsOf(codec)),
+    grid ? 0 : constant(roundedOf(codec)),
+    new Float32Array([grid ? 0 : marginOf(codec)]),
     grid ? constant(grid.bytes) : 0,
     grid?.cells ?? 0,
     new Float32Array([grid?.scale ?? 0])
   );
-}
-
-/** f32 [channels, 256] */
-function columnsOf({ channels, codebook }: Codec): Float32Array {
-  return Float32Array.from(codebook, (_, i) => codebook[(i % 256) * channels + Math.floor(i / 256)]!);
 }
 
 /** f32 [256]: ‖C‖²/2 */
@@ -411,4 +422,27 @@ function halfNormsOf({ channels, codebook }: Codec): Float32Array {
     for (let k = 0; k < channels; k++) sum += codebook[c * channels + k]! ** 2;
     return sum / 2;
   });
+}
+
+/** i16 [4, 128, 2] codewords · 2¹², then i32 [128] ‖C‖²/2 · 2²⁴: the half of 256 codewords of 8 channels that the rest negates. */
+function roundedOf(codec: Codec): Uint8Array {
+  const pairs = Int16Array.from({ length: 1024 }, (_, i) => {
+    const codeword = (i >> 1) % 128;
+    const channel = 2 * (i >> 8) + (i & 1);
+    return Math.round(codec.codebook[codeword * 8 + channel]! * 2 ** 12);
+  });
+  const halfNorms = Int32Array.from(halfNormsOf(codec).subarray(0, 128), x => Math.round(x * 2 ** 24));
+  const bytes = new Uint8Array(pairs.byteLength + halfNorms.byteLength);
+  bytes.set(new Uint8Array(pairs.buffer));
+  bytes.set(new Uint8Array(halfNorms.buffer), pairs.byteLength);
+  return bytes;
+}
+
+/** The largest ‖C‖₁, and ½: 2¹¹ units of a rounded score are more than f32 is off by. */
+function marginOf({ channels, codebook }: Codec): number {
+  let largest = 0;
+  for (let at = 0; at < codebook.length; at += channels) {
+    largest = Math.max(largest, codebook.subarray(at, at + channels).reduce((sum, x) => sum + Math.abs(x), 0));
+  }
+  return largest + 0.5;
 }

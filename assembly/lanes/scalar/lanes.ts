@@ -41,6 +41,10 @@ export const LANE_BYTES: usize = 4;
 @inline export function vintSplat(x: i32): IntLanes { return x; }
 @inline export function vintAdd(a: IntLanes, b: IntLanes): IntLanes { return a + b; }
 @inline export function vintSub(a: IntLanes, b: IntLanes): IntLanes { return a - b; }
+@inline export function vintAbs(a: IntLanes): IntLanes { return abs<i32>(a); }
+@inline export function vintMax(a: IntLanes, b: IntLanes): IntLanes { return max<i32>(a, b); }
+/** The largest lane. */
+@inline export function vintLargest(a: IntLanes): i32 { return a; }
 @inline export function vfromInt(a: IntLanes): Lanes { return <f32>a; }
 /** The bits of an f32 as an integer, and back. */
 @inline export function vbits(a: Lanes): IntLanes { return reinterpret<i32>(a); }

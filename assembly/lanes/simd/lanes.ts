@@ -45,6 +45,13 @@ export const LANE_BYTES: usize = 16;
 @inline export function vintSplat(x: i32): IntLanes { return i32x4.splat(x); }
 @inline export function vintAdd(a: IntLanes, b: IntLanes): IntLanes { return i32x4.add(a, b); }
 @inline export function vintSub(a: IntLanes, b: IntLanes): IntLanes { return i32x4.sub(a, b); }
+@inline export function vintAbs(a: IntLanes): IntLanes { return i32x4.abs(a); }
+@inline export function vintMax(a: IntLanes, b: IntLanes): IntLanes { return i32x4.max_s(a, b); }
+/** The largest lane: not vertical, but a maximum knows no order. */
+@inline export function vintLargest(a: IntLanes): i32 {
+  const pairs = i32x4.max_s(a, i32x4.shuffle(a, a, 2, 3, 0, 1));
+  return max(i32x4.extract_lane(pairs, 0), i32x4.extract_lane(pairs, 1));
+}
 @inline export function vfromInt(a: IntLanes): Lanes { return f32x4.convert_i32x4_s(a); }
 /** The bits of f32 lanes as integers, and back: free. */
 @inline export function vbits(a: Lanes): IntLanes { return a; }

@@ -1,0 +1,102 @@
+// Times a decoding step on a backend: what openBackend() chooses by, and what plan() shows. Never asserts, only measures.
+
+import { BackendError, type Backend, type PageTable, type Store } from './backend.ts';
+import { WINDOW } from './layout.ts';
+import { cacheShape, type CacheOptions } from './shape.ts';
+
+/** A cache's options without its size, which follows from what is timed. */
+export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
+
+/** Bytes of distinct pages, or one sequence's; beyond them sequences share, so that a large batch needs no large memory to be timed. */
+const PAGE_BYTES = 2 ** 28;
+/** Different windows that fill the pages, over and over. */
+const WINDOWS = 4;
+/** How long a cell is timed, and how many steps at least. */
+const BUDGET_MS = 40;
+const STEPS = 2;
+
+/**
+ * Milliseconds of a decoding step of one layer, the mean of several: a token is appended to every sequence, all are attended
+ * to, and the result is read as an array.
+ *
+ * @param shape    one of its layers, that with the default codecs, is timed
+ * @param batch    sequences
+ * @param context  tokens of each
+ * @throws {BackendError} if the backend has no memory for it
+ */
+export async function timeStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number> {
+  const { overrides: _, ...layer } = shape;
+  const sized = (pages: number): CacheOptions => ({ ...layer, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
+  const { sinks, pages: [page] } = cacheShape(sized(1));
+  const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
+  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / page!.bytes)));
+  const options = cacheShape(sized(distinct));
+  const { kvHeads, queryHeads, headDim } = options;
+
+  await backend.prepare?.(options);
+  const store = backend.createStore(options);
+  try {
+    await store.ready;
+    await fill(store, kvHeads * headDim, distinct);
+    const tables = Array.from({ length: batch }, (_, n): PageTable => ({
+      length: sinks + WINDOW * pageCount + 1,
+      sinkPlace: sinks === 0 ? -1 : options.rawPages + n,
+      pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
+      pageCount,
+      raws: Uint32Array.of(n),
+      rawCount: 1
+    }));
+    const token = noise(kvHeads * headDim);
+    const queries = tables.map(() => noise(queryHeads * headDim));
+    const out = new Float32Array(batch * queryHeads * headDim);
+    const writes = tables.map((_, place) => ({ keys: token, values: token, runs: [{ place, at: 0, from: 0, tokens: 1 }] }));
+    const step = async (): Promise<void> => {
+      store.write(writes);
+      await store.attend(0, tables, queries, 1 / Math.sqrt(headDim), out).read();
+    };
+    await step();   // warms up
+    // Many steps by one look at the clock: a page's may tick in whole milliseconds, and single steps would take none.
+    const begin = performance.now();
+    let elapsedMs = 0;
+    let steps = 0;
+    while (steps < STEPS || elapsedMs < BUDGET_MS) {
+      await step();
+      steps++;
+      elapsedMs = performance.now() - begin;
+    }
+    return elapsedMs / steps;
+  } finally {
+    store.dispose();
+  }
+}
+
+/** As timeStep, or why it could not be timed. */
+export async function tryStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number | BackendError> {
+  try {
+    return await timeStep(backend, shape, batch, context);
+  } catch (error) {
+    if (error instanceof BackendError) return error;
+    throw error;
+  }
+}
+
+/** Fills all pages, of which only a few are coded: coding is what takes long. */
+async function fill(store: Store, perToken: number, pages: number): Promise<void> {
+  const coded = Math.min(WINDOWS, pages);
+  const x = noise(WINDOW * perToken * WINDOWS);
+  for (let n = 0; n < coded; n++) {
+    const rows = x.subarray(n * WINDOW * perToken, (n + 1) * WINDOW * perToken);
+    store.write([{ keys: rows, values: rows, runs: [{ place: 0, at: 0, from: 0, tokens: WINDOW }] }]);
+    store.encode(0, [0], [n]);
+  }
+  const table = { length: 0, sinkPlace: -1, pages: Uint32Array.from({ length: coded }, (_, n) => n), pageCount: coded, raws: new Uint32Array(0), rawCount: 0 };
+  const bytes = (await store.dump(0, table)).pages;
+  for (let n = coded; n < pages; n++) store.setPage(0, n, bytes[n % coded]!);
+}
+
+/** Near-normal numbers, the same every time. */
+export function noise(count: number): Float32Array {
+  let state = 1;
+  const uniform = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
+  return Float32Array.from({ length: count }, () => uniform() + uniform() + uniform() + uniform() - 2);
+}
