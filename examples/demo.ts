@@ -8,7 +8,7 @@ import { BackendError, openBackend, type Backend, type OpenOptions } from 'nsnqu
 import { BaselineRow, f32, q4_0, q8_0, withHadamard } from './demo/baselines.ts';
 import { NsnRow, type NsnOptions } from './demo/nsn.ts';
 import { measureQuality } from './demo/quality.ts';
-import { readRecording, type Recording } from './demo/recording.ts';
+import { newestQueries, readRecording, type Recording } from './demo/recording.ts';
 import { renderReport } from './demo/report.ts';
 import { InputError } from './demo/safetensors.ts';
 import { layerTable, nameOf, notes, protocolTable, resultTable, toMarkdown, type Measured, type Result } from './demo/tables.ts';
@@ -19,7 +19,8 @@ interface Options {
   report: string;
   json?: string;
   sinks: number;
-  backend: 'wasm' | 'reference';
+  queries?: number;
+  backend: 'wasm' | 'webgpu' | 'reference';
   variant?: OpenOptions['variant'];
 }
 
@@ -29,7 +30,8 @@ const program = new Command('demo')
   .option('--report <file>', 'where the HTML report goes', 'report.html')
   .option('--json <file>', 'where the results go as JSON')
   .option('--sinks <n>', 'first tokens that stay raw, 0 to 64', parseSinks, 4)
-  .addOption(new Option('--backend <name>', 'where kernels run').choices(['wasm', 'reference']).default('wasm'))
+  .option('--queries <n>', 'positions whose attention is compared, the newest (default: all that are recorded; a software GPU wants few)', parseQueries)
+  .addOption(new Option('--backend <name>', 'where kernels run').choices(['wasm', 'webgpu', 'reference']).default('wasm'))
   .addOption(new Option('--variant <name>', 'insist on a wasm binary').choices(['scalar', 'simd128', 'relaxed']));
 
 try {
@@ -40,9 +42,9 @@ try {
   process.exitCode = 1;
 }
 
-async function demo({ input, report, json, sinks, backend: prefer, variant }: Options): Promise<void> {
-  if (prefer === 'reference' && variant !== undefined) throw new InputError('"--variant" expected with --backend wasm, got --backend reference');
-  const recording = readRecording(readFileSync(input));
+async function demo({ input, report, json, sinks, queries, backend: prefer, variant }: Options): Promise<void> {
+  if (prefer !== 'wasm' && variant !== undefined) throw new InputError(`"--variant" expected with --backend wasm, got --backend ${prefer}`);
+  const recording = newestQueries(readRecording(readFileSync(input)), queries);
   const backend = await openBackend({ prefer, variant });
   const { results, tables } = await measure(recording, backend, sinks);
   const facts = factsOf(recording, backend);
@@ -142,6 +144,11 @@ function parseSinks(text: string): number {
   const sinks = Number(text);
   if (!/^\d+$/.test(text) || sinks > 64) throw new InvalidArgumentError('expected integer from 0 to 64');
   return sinks;
+}
+
+function parseQueries(text: string): number {
+  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('expected integer of at least 1');
+  return Number(text);
 }
 
 /** Errors that say all there is to say: of the input, of the backend, of the file system, of the cache's limits. */

@@ -1,10 +1,11 @@
 // Checks what a cache attends to against f64 attention over the tokens it says it holds.
 
-import { type KVCache, type Sequence } from 'nsnquant';
+import type { KVCache, Sequence } from 'nsnquant';
+import type { Tested } from './backends.ts';
 import * as brute from './brute.ts';
-import { withinFloatRule } from './compare.ts';
+import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
-import { meanTermShare } from './tolerance.ts';
+import { meanTermShare, REORDERED } from './tolerance.ts';
 
 export interface Expected {
   readonly exact: Float64Array;
@@ -58,4 +59,15 @@ export async function attendWithinRule(
   const { exact, naive, extra } = await expectedAttention(sequence, layer, query, pages, scale);
   withinFloatRule(what, out, exact, naive, sequence.cache.shape.headDim, extra);
   return out;
+}
+
+/**
+ * Outputs of the same attention, asked for in other ways: the same bits, but on a GPU, which splits a context by what else is in
+ * the call, and adds up what it has split.
+ */
+export function sameAttention({ gpu }: Pick<Tested, 'gpu'>, what: string, actual: Float32Array, expected: Float32Array): void {
+  if (!gpu) return sameBits(what, actual, expected);
+  if (actual.length !== expected.length) throw new Error(`${what} expected ${expected.length} numbers, got ${actual.length}`);
+  const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  expected.forEach((value, i) => atMost(`${what}: difference at ${i}`, Math.abs(actual[i]! - value), REORDERED * largest));
 }

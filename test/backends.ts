@@ -2,19 +2,28 @@
 
 import { openBackend, type Backend } from 'nsnquant';
 import { openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
+import { openDevice, required, scattered, untested } from './gpu.ts';
 
 export interface Tested {
-  /** As titles have it: `reference`, `wasm scalar`, `wasm simd128`, `wasm relaxed`. */
+  /** As titles have it: `reference`, `wasm scalar`, `wasm simd128`, `wasm relaxed`, `webgpu`. */
   readonly name: string;
   readonly backend: Backend;
+  /**
+   * Whether this is a GPU. There a new shape compiles pipelines, for seconds each on a software adapter: where many shapes say
+   * the same of a cache, take a few. And floats that are added up in other pieces differ in their last bits.
+   */
+  readonly gpu: boolean;
+}
+
+export interface TestedVerbs extends Tested {
   /** The verbs of `nsnquant/kernels` on this backend. */
   kernels(options: KernelOptions): Promise<Verbs>;
 }
 
 type Choice = Pick<KernelOptions, 'prefer' | 'variant'>;
 
-async function open(name: string, choice: Choice): Promise<Tested> {
-  return { name, backend: await openBackend(choice), kernels: options => openKernels({ ...options, ...choice }) };
+async function open(name: string, choice: Choice): Promise<TestedVerbs> {
+  return { name, backend: await openBackend(choice), gpu: false, kernels: options => openKernels({ ...options, ...choice }) };
 }
 
 /** `(module (func (param v128 v128 v128) (result v128) … f32x4.relaxed_madd))`: what the engine says, asked without the package. */
@@ -38,6 +47,22 @@ export const relaxed = hasRelaxed ? await open('wasm relaxed', { variant: 'relax
 if (!relaxed) console.log('relaxed skipped: this engine does not validate relaxed SIMD');
 
 /** Those that are WebAssembly. */
-export const wasm: readonly Tested[] = [scalar, simd128, ...(relaxed ? [relaxed] : [])];
+export const wasm: readonly TestedVerbs[] = [scalar, simd128, ...(relaxed ? [relaxed] : [])];
 
-export const backends: readonly Tested[] = [reference, ...wasm];
+/** The device that this file's tests share, or why there is none. */
+export const gpu = await openDevice();
+if (typeof gpu !== 'string') console.log(`webgpu: ${gpu.description}`);
+else if (required) throw new Error(`webgpu: ${gpu}`);
+else console.log(`webgpu skipped: ${gpu}`);
+
+/** WebGPU as it is. */
+export const webgpu: Tested | undefined = typeof gpu === 'string' ? undefined : { name: 'webgpu', backend: untested(gpu), gpu: true };
+
+/** WebGPU with bindings of 128 KiB, the least that 64 query heads a KV head take, and every page in one of its own. The same pipelines: it costs no compiling. */
+export const scatteredWebgpu: Tested | undefined =
+  typeof gpu === 'string' ? undefined : { name: 'webgpu, scattered', backend: scattered(gpu, 2 ** 17), gpu: true };
+
+/** Those that have verbs as functions. */
+export const withVerbs: readonly TestedVerbs[] = [reference, ...wasm];
+
+export const backends: readonly Tested[] = [...withVerbs, ...(webgpu && scatteredWebgpu ? [webgpu, scatteredWebgpu] : [])];

@@ -2,8 +2,8 @@
 
 import { KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { attendWithinRule, expectedAttention } from './attention.ts';
-import { backends, reference, simd128, wasm } from './backends.ts';
+import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
+import { backends, reference, simd128, wasm, webgpu, type Tested } from './backends.ts';
 import { atMost, refuses, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
 import { rounded } from './half.ts';
@@ -37,7 +37,8 @@ function extend(sequence: Sequence, from: number, to: number, size = Infinity): 
 /** All that can be seen of a sequence: its file, its length. Leaves it sealed. */
 const seen = async (sequence: Sequence) => sequence.save();
 
-for (const { name, backend } of backends) {
+for (const tested of backends) {
+  const { name, backend } = tested;
   const open = (options: Partial<Options> = {}) => new KVCache(backend, { ...base, ...options });
   const query = (cache: KVCache, tokens = 1) => normal(tokens, cache.shape.queryHeads * cache.shape.headDim, 70);
 
@@ -152,7 +153,7 @@ for (const { name, backend } of backends) {
       const branch = chat.fork();
       sameBits('file', await seen(branch), await seen(chat));
       const q = query(cache);
-      sameBits('attention', await branch.attend(1, q).read(), await chat.attend(1, q).read());
+      sameAttention(tested, 'attention', await branch.attend(1, q).read(), await chat.attend(1, q).read());
 
       extend(branch, 150, 230);
       extend(chat, 300, 310);
@@ -261,7 +262,7 @@ for (const { name, backend } of backends) {
         const back = cache.restore(file);
         assert.is(back.length, tokens);
         sameBits('file', await seen(back), file);
-        if (tokens > 0) sameBits('attention', await back.attend(1, query(cache)).read(), await chat.attend(1, query(cache)).read());
+        if (tokens > 0) sameAttention(tested, 'attention', await back.attend(1, query(cache)).read(), await chat.attend(1, query(cache)).read());
         extend(chat, tokens, tokens + 70);
         extend(back, tokens, tokens + 70);
         sameBits('files after more tokens', await seen(back), await seen(chat));
@@ -354,7 +355,7 @@ for (const { name, backend } of backends) {
         const out = await sequence.attend(0, q).read();
         await refuses(() => sequence.append(0, ...stream(0, 32, 0, 1)), RangeError,
           '"capacity" expected at most 200 tokens, got 201 (200 held + 1 more)');
-        sameBits('attention', await sequence.attend(0, q).read(), out);
+        sameAttention(tested, 'attention', await sequence.attend(0, q).read(), out);
         sameBits('file', await seen(sequence), await seen(extend(open({ sinks }).sequence(), 0, 100)));
         other.crop(95);
         extend(sequence, 100, 105);
@@ -503,7 +504,11 @@ class Model {
   }
 }
 
-for (const { name, backend } of [simd128, reference]) {
+/** Operations of a test: as many as take a second or two where each takes microseconds, milliseconds, or waits for a queue. */
+const operationsOn = ({ backend, gpu }: Tested) => (gpu ? 200 : backend === reference.backend ? 150 : 1500);
+
+for (const tested of [simd128, reference, ...(webgpu ? [webgpu] : [])]) {
+  const { name, backend } = tested;
   group(`random operations on ${name}`, test => {
     for (const { sinks, recent, maxAppend, seed } of [
       { sinks: 4, recent: 0, maxAppend: 300, seed: 1 },
@@ -531,7 +536,7 @@ for (const { name, backend } of [simd128, reference]) {
         const overflow = (layer: number, more: number): string =>
           `"capacity" expected at most ${capacity} tokens, got ${held(layer) + more} (${held(layer)} held + ${more} more)`;
 
-        const operations = backend === reference.backend ? 150 : 1500;
+        const operations = operationsOn(tested);
         for (let step = 0; step < operations; step++) {
           const chosen = open[below(next, open.length)];
           const action = next();

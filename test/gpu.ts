@@ -1,21 +1,139 @@
-// Dawn, as the package `webgpu` brings it to Node, for the tests alone.
+// A GPU device for the tests: the engine's own, or in Node that of the package `webgpu` (Dawn), as it is and with something
+// altered. Must stay the only test file that builds on what is inside src/webgpu.ts.
 
-type Dawn = { create(flags: string[]): GPU };
+import type { Backend } from 'nsnquant';
+import type { PageTable, Store } from '../src/backend.ts';
+// Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
+import { webGpuBackend } from '../src/webgpu.ts';
 
-/** Whether NSN_REQUIRE makes a missing adapter a failure. */
-export const required = /\b(webgpu|all)\b/.test(process.env.NSN_REQUIRE ?? '');
+export interface Gpu {
+  readonly device: GPUDevice;
+  /** The adapter, in its own words. */
+  readonly description: string;
+}
+
+const globals = globalThis as { Bun?: unknown; Deno?: unknown; process?: NodeJS.Process; navigator?: { gpu?: GPU } };
+
+/** A variable of the environment; a page has its query instead (browser/chromium.ts). */
+const variable = (name: string) => (globals.process ? globals.process.env[name] : new URLSearchParams(location.search).get(name)) ?? '';
+
+/** Why this run is to do without a GPU; test/lanes.ts says so of lanes that have none, or repeat another. */
+const without = variable('NSN_WITHOUT_WEBGPU');
+
+/** Whether NSN_REQUIRE makes a missing device a failure. */
+export const required = without === '' && /\b(webgpu|all)\b/.test(variable('NSN_REQUIRE'));
 
 /** Kept: Dawn lives as long as its reference does. */
 const kept: GPU[] = [];
 
-/** A GPU, or why there is none. */
+/** Dawn in Node, or why it does not load. */
 export async function dawn(...flags: string[]): Promise<GPU | string> {
   const name = 'webgpu';   // in a variable: the tests are bundled, the package is not
   try {
-    const gpu = ((await import(name)) as Dawn).create(flags);
+    const gpu = ((await import(name)) as { create(flags: string[]): GPU }).create(flags);
     kept.push(gpu);
     return gpu;
   } catch (error) {
     return (error as Error).message.split('\n')[0]!;
   }
+}
+
+/** A new device with the default limits and no optional feature, or why there is none. */
+export async function openDevice(): Promise<Gpu | string> {
+  if (without !== '') return without;
+  const node = globals.process !== undefined && globals.Deno === undefined;
+  const gpu = node ? await dawn() : globals.navigator?.gpu ?? 'this engine has no navigator.gpu';
+  if (typeof gpu === 'string') return gpu;
+  const adapter = await gpu.requestAdapter();
+  if (!adapter) return 'there is no adapter, and test/lanes.ts found no SwiftShader';
+  const { vendor, architecture, description } = adapter.info;
+  return {
+    device: sharingPipelines(await adapter.requestDevice()),
+    description: [vendor, architecture, description].filter(part => part !== '').join(' '),
+  };
+}
+
+/** A backend on a device that no self-test has seen. */
+export const untested = ({ device, description }: Gpu): Backend => webGpuBackend({ device, description }, 'to be tested');
+
+/** An object, mostly a device, that does one thing differently. */
+export function altered<T extends object>(object: T, changes: object): T {
+  return new Proxy(object, {
+    get(target, key) {
+      if (key in changes) return changes[key as keyof object];
+      const value = Reflect.get(target, key, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
+/** A device that can bind no more than `bytes`: what a cache holds must then lie in many pieces. */
+export function bindingAtMost(bytes: number, { device, description }: Gpu): Gpu {
+  const limits = altered(device.limits, { maxStorageBufferBindingSize: bytes, maxBufferSize: bytes });
+  return { device: altered(device, { limits }), description: `${description}, bindings of ${bytes} bytes` };
+}
+
+/**
+ * A backend on a device that binds no more than `bytes`, and whose pages lie one to a buffer: every sequence of two pages crosses
+ * from one buffer to the next. Numbers of pages are made to leave the others of a buffer out; nothing else is changed.
+ */
+export function scattered(gpu: Gpu, bytes: number): Backend {
+  const backend = untested(bindingAtMost(bytes, gpu));
+  return {
+    ...backend,
+    createStore(shape) {
+      const stride = Math.max(...shape.pages.map(page => Math.floor(bytes / page.bytes)));
+      const store = backend.createStore({ ...shape, pagesPerLayer: shape.pagesPerLayer * stride });
+      const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
+      const changes: Partial<Store> = {
+        setPage: (layer, page, bytes) => store.setPage(layer, page * stride, bytes),
+        encode: (layer, places, pages) => store.encode(layer, places, pages.map(page => page * stride)),
+        decode: (layer, page, place) => store.decode(layer, page * stride, place),
+        read: (layer, table) => store.read(layer, apart(table)),
+        dump: (layer, table) => store.dump(layer, apart(table)),
+        attend: (layer, tables, queries, scale, out) => store.attend(layer, tables.map(apart), queries, scale, out),
+      };
+      return altered(store, changes);
+    },
+  };
+}
+
+/** A device on which `from` reads `to` throughout one shader. */
+export function miscompiling({ device }: Gpu, shader: string, from: string, to: string): GPUDevice {
+  return altered(device, {
+    adapterInfo: { vendor: 'test', architecture: '', description: 'miscompiling' },
+    createShaderModule({ label, code }: GPUShaderModuleDescriptor) {
+      if (label === shader && !code.includes(from)) throw new Error(`the test expected "${from}" in ${shader}.wgsl`);
+      return device.createShaderModule({ label: label!, code: label === shader ? code.replaceAll(from, to) : code });
+    },
+  });
+}
+
+/**
+ * Compiles equal pipelines once, whichever backend asks for them: SwiftShader takes seconds for one, and a file of tests has
+ * several backends on its device. Equal text has equal bindings, so that each backend's bind groups fit.
+ */
+function sharingPipelines(device: GPUDevice): GPUDevice {
+  const codes = new Map<GPUShaderModule, string>();
+  const pipelines = new Map<string, GPUComputePipeline>();
+  const keyOf = ({ compute: { module, constants } }: GPUComputePipelineDescriptor) => JSON.stringify([codes.get(module), constants]);
+  return altered(device, {
+    createShaderModule(descriptor: GPUShaderModuleDescriptor) {
+      const module = device.createShaderModule(descriptor);
+      codes.set(module, descriptor.code);
+      return module;
+    },
+    createComputePipeline(descriptor: GPUComputePipelineDescriptor) {
+      const key = keyOf(descriptor);
+      let pipeline = pipelines.get(key);
+      if (!pipeline) pipelines.set(key, pipeline = device.createComputePipeline(descriptor));
+      return pipeline;
+    },
+    async createComputePipelineAsync(descriptor: GPUComputePipelineDescriptor) {
+      const key = keyOf(descriptor);
+      let pipeline = pipelines.get(key);
+      if (!pipeline) pipelines.set(key, pipeline = await device.createComputePipelineAsync(descriptor));
+      return pipeline;
+    },
+  });
 }

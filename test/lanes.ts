@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { outcome, type Outcome } from './outcome.ts';
 import { sandbox } from './sandbox.ts';
-import { chromium, chromiumPath } from './browser/chromium.ts';
+import { chromium, chromiumPath, ownAdapter } from './browser/chromium.ts';
 
 export interface Lane {
   readonly name: string;
@@ -24,27 +24,31 @@ const bin = (name: string) => fileURLToPath(new URL(`../node_modules/.bin/${name
 
 const sourceMaps = ['--enable-source-maps'];   // stack traces then name lines of test/*.ts, as Deno's do unasked
 
+const vulkan = softwareVulkan();
+
 export const lanes: readonly Lane[] = [
-  command('node', process.execPath, sourceMaps, softwareVulkan()),
+  command('node', process.execPath, sourceMaps, vulkan),
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane.
   ...(Number.parseInt(process.versions.node) < 22
-    ? [command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'])]
+    ? [command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'], {
+      NSN_WITHOUT_WEBGPU: 'the lane node runs it',
+    })]
     : []),
   // manual, cached-only: imports are found in node_modules as it lies there and nothing is fetched. To read fixtures, and the
   // environment for uvu's NO_COLOR, are all the permissions given: a library that wanted more would fail here.
   command('deno', bin('deno'), [
     'run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env',
-  ]),
-  command('bun', bin('bun'), ['run', '--no-install']),
+  ], vulkan),
+  command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
   chromium,
 ];
 
 /**
- * Points Dawn (test/webgpu.node.test.ts) at SwiftShader, which every Chromium brings for Linux, and at the Vulkan loader beside
- * it: the same adapter wherever the tests run. Where a driver is chosen already, or none is found, nothing is changed.
+ * Points Dawn in Node and wgpu in Deno at SwiftShader, which every Chromium brings for Linux, and at the Vulkan loader beside it:
+ * the same adapter wherever the tests run. Where another is asked for, or none is found, nothing is changed.
  */
-function softwareVulkan(): NodeJS.ProcessEnv {
-  if (process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES) return {};
+export function softwareVulkan(): NodeJS.ProcessEnv {
+  if (ownAdapter || process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES) return {};
   // Beside the executable, unless that is a script of the distribution's.
   const folders = ['/usr/lib/chromium', '/usr/lib64/chromium-browser', '/usr/lib/chromium-browser', '/opt/google/chrome'];
   if (existsSync(chromiumPath)) folders.unshift(dirname(realpathSync(chromiumPath)));

@@ -3,7 +3,7 @@
 import { codecs, KVCache, plan, type CodecName, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
-import { backends, reference as referenceBackend, simd128 } from './backends.ts';
+import { reference as referenceBackend, simd128, withVerbs } from './backends.ts';
 import { group } from './group.ts';
 import { halfValue, rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
@@ -132,7 +132,7 @@ group('page layout', test => {
     }
   });
 
-  for (const { name, backend, kernels } of backends) {
+  for (const { name, backend, kernels } of withVerbs) {
     test(`the header says what the page is: ${name}`, async () => {
       for (const [keys, values] of [['nsn4', 'nsn2'], ['nsn1', 'nsn4'], ['nsn2', 'nsn1']] as const) {
         for (const rope of [undefined, exactRope(72)]) {

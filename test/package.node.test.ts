@@ -15,9 +15,9 @@ const manifest = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'
 
 /**
  * Bytes of `import { openBackend, KVCache } from 'nsnquant'`, minified and gzipped, all three binaries and the shaders in it:
- * 56,742 measured. A bundler that splits code loads one binary, and shaders only where they are asked for.
+ * 63,623 measured. A bundler that splits code loads the scalar binary or the two others, and shaders only where they are asked for.
  */
-const importLimitBytes = 60_000;
+const importLimitBytes = 64_000;
 
 /** Bytes of `import { codecs } from 'nsnquant'`, minified: the codebooks. 10,288 measured. */
 const codecsLimitBytes = 10_500;

@@ -9,8 +9,8 @@ const list = (text: string) => text.split(',').map(item => item.trim()).filter(i
 const { lane, file, timeout } = program
   .option('--lane <names>', `only these, comma separated: ${lanes.map(lane => lane.name).join(', ')}`, list)
   .option('--file <names>', 'only these test files, comma separated, without .test.ts or .node.test.ts', list)
-  .option('--timeout <seconds>', 'for each file in each lane', Number, 300)
-  .addHelpText('after', '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.')
+  .option('--timeout <seconds>', 'for each file in each lane', Number, 900)
+  .addHelpText('after', '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.')
   .parse()
   .opts<{ lane?: string[]; file?: string[]; timeout: number }>();
 const required = list(process.env.NSN_REQUIRE ?? '');
@@ -44,6 +44,11 @@ function shortName(file: string): string {
   return file.replace(/(\.node)?\.test\.ts$/, '');
 }
 
+/** Files that take the longest, on a software adapter a minute or more, begin first: the last workers then end together. */
+function minutes(file: string): number {
+  return ({ shapes: 3, attend: 2, cache: 1 } as Record<string, number>)[shortName(file)] ?? 0;
+}
+
 function refuseUnknown(where: string, names: readonly string[] | undefined, known: readonly string[]): void {
   for (const name of names ?? []) {
     if (!known.includes(name)) program.error(`"${where}" expected ${known.join(', ')}, got ${name}`);
@@ -52,7 +57,7 @@ function refuseUnknown(where: string, names: readonly string[] | undefined, know
 
 async function runLane({ name, open }: Lane): Promise<void> {
   // Files that need child processes or look at the repository say the same everywhere: once, in Node, is enough.
-  const queue = files.filter(file => name === 'node' || !file.endsWith('.node.test.ts'));
+  const queue = files.filter(file => name === 'node' || !file.endsWith('.node.test.ts')).sort((a, b) => minutes(b) - minutes(a));
   if (queue.length === 0) return;
   const runtime = await open().catch((error: Error) => {
     const fails = required.includes(name) || required.includes('all');

@@ -28,6 +28,12 @@ export const NEAR_TIE = 1e-5;
  */
 export const meanTermShare = (headDim: number) => 5e-4 * Math.sqrt(Math.max(1, headDim / 128));
 
+/**
+ * What attention on a GPU may differ by, as a share of the largest number, when the same context is split and added up otherwise:
+ * 16 ulps of f32, as ATOL, once for either order.
+ */
+export const REORDERED = 2 * ATOL;
+
 /** What a 4-bit rounding in f32 may take for the other side of a tie: 8 ulps of the largest number in the group. */
 export const RTN_TIE = 2 ** -21;
 
@@ -62,6 +68,20 @@ export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 
  */
 export function memoryBound({ headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
   return 2 ** 19 + headDim * (6144 + 8 * Math.max(32, sequences) * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64);
+}
+
+/**
+ * Bytes that WebGPU may take beyond plan(): 8 MiB in which a call's keys and values are staged, or one window where that is more;
+ * 64 KiB for jobs, codebooks and small things; a pair's angles; 128 query tokens (or one for every sequence) in and out; partial
+ * results, a coded and a raw one for each of these tokens' blocks of four rows and a quarter more, and of 1024 workgroups besides;
+ * for every layer the list of such work, raw runs and page numbers.
+ */
+export function gpuMemoryBound({ layers, headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
+  const tokens = Math.max(128, sequences);
+  const spans = 2.5 * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
+  const windows = sequences * Math.ceil(capacity / 64);
+  return 2 ** 23 + 2 ** 16 + headDim * (256 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * spans * kvHeads * (2 + headDim)
+    + layers * 16 * (3 + tokens + 1.5 * spans + 3 * windows);
 }
 
 /**

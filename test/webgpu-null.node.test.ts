@@ -1,10 +1,15 @@
-// Compiles every shader for every codec and head dimension on Dawn's null backend, with the default limits and no optional
-// feature. Nothing is executed there.
+// Compiles every shader for every pair of codecs, head dimension, kind of RoPE and size of query group on Dawn's null backend,
+// with the default limits and no optional feature. Nothing is executed there.
+
 import { codecs, KVCache, type CodecName } from 'nsnquant';
-// Not by openBackend: a backend that executes nothing fails its self-test.
-import { webGpuBackend } from '../src/webgpu.ts';
-import { dawn, required } from './gpu.ts';
+import * as assert from 'uvu/assert';
+import { altered, dawn, required, untested } from './gpu.ts';
 import { group } from './group.ts';
+
+const names = Object.keys(codecs) as CodecName[];
+const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
+/** Query heads of a KV head: those of models, and what fills a workgroup's blocks of four rows by one, and not. */
+const groups = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 32, 64];
 
 const gpu = await dawn('backend=null');
 const device = typeof gpu === 'string' ? gpu : (await (await gpu.requestAdapter())?.requestDevice()) ?? 'Dawn has no null backend';
@@ -15,26 +20,48 @@ group('webgpu on the null backend', test => {
     else test.skip('every pipeline compiles', device);
     return;
   }
-  for (const codec of Object.keys(codecs) as CodecName[]) {
-    for (const rotation of ['none', 'partial', 'full'] as const) {
-      test(`every pipeline compiles for ${codec} and every head dimension, RoPE ${rotation}`, async () => {
-        const open = createStores(device, codec, rotation);
-        for (const cache of open) {
-          await cache.ready;
-          cache.dispose();
+  let compiled = 0;
+  const counting = altered(device, {
+    createComputePipelineAsync: (descriptor: GPUComputePipelineDescriptor) => {
+      compiled++;
+      return device.createComputePipelineAsync(descriptor);
+    },
+  });
+  const backend = untested({ device: counting, description: 'null' });
+
+  /** Compiles all that a cache of this shape could ask for. */
+  const prepare = async (headDim: number, keys: CodecName, values: CodecName, pairs: number, interleaved: boolean, queryHeads: number) => {
+    const cache = new KVCache(backend, {
+      layers: 1, kvHeads: 1, queryHeads, headDim, keys, values, capacity: 64, sequences: 1,
+      ...(pairs > 0 && { rope: { invFreq: new Float32Array(pairs).fill(0.1), interleaved } }),
+    });
+    await backend.prepare!(cache.shape);
+    await cache.ready;
+    cache.dispose();
+  };
+
+  for (const keys of names) {
+    for (const values of names) {
+      test(`every pipeline compiles for ${keys} keys and ${values} values, every head dimension and kind of RoPE`, async () => {
+        for (const headDim of headDims) {
+          await prepare(headDim, keys, values, 0, false, 3);
+          await prepare(headDim, keys, values, headDim / 4, true, 3);
+          await prepare(headDim, keys, values, headDim / 2, false, 3);
         }
       });
     }
   }
-});
 
-function* createStores(device: GPUDevice, codec: CodecName, rotation: 'none' | 'partial' | 'full'): Generator<KVCache> {
-  const backend = webGpuBackend({ device, description: 'null' }, 'to compile');
-  for (let headDim = 32; headDim <= 512; headDim += 8) {
-    const pairs = { none: 0, partial: headDim / 4, full: headDim / 2 }[rotation];
-    yield new KVCache(backend, {
-      layers: 1, kvHeads: 1, queryHeads: 3, headDim, keys: codec, values: codec, capacity: 64, sequences: 1,
-      ...(pairs && { rope: { invFreq: new Float32Array(pairs).fill(0.1), interleaved: false } })
-    });
-  }
-}
+  test('every pipeline compiles for every size of query group', async () => {
+    for (const headDim of [32, 64, 80, 128, 512]) {
+      for (const queryHeads of groups) await prepare(headDim, 'nsn4', 'nsn2', headDim / 2, false, queryHeads);
+    }
+  });
+
+  test('none was left out', () => {
+    console.log(`${compiled} pipelines`);
+    // Of every pair of codecs and head dimension at least values' encoder and decoder, which no RoPE changes, and for every kind
+    // of RoPE keys' two and attention for one number of rows.
+    assert.ok(compiled >= 9 * headDims.length * (2 + 3 * 3), `${compiled}`);
+  });
+});

@@ -70,6 +70,14 @@ export function readRecording(file: Uint8Array): Recording {
   return { ...metadata, tokens, queryTokens, kvHeads, queryHeads, headDim, layers };
 }
 
+/** The recording with its newest queries alone. */
+export function newestQueries(recording: Recording, count = recording.queryTokens): Recording {
+  const { queryTokens, queryHeads, headDim, layers } = recording;
+  if (count > queryTokens) throw new InputError(`"--queries" expected at most ${queryTokens} (all that are recorded), got ${count}`);
+  const from = (queryTokens - count) * queryHeads * headDim;
+  return { ...recording, queryTokens: count, layers: layers.map(layer => ({ ...layer, queries: layer.queries.subarray(from) })) };
+}
+
 /** The numbers N of the tensors layers.N.k, .v and .q, in order. */
 function layerIndices({ tensors }: Safetensors): number[] {
   const indices = new Set<number>();

@@ -13,13 +13,18 @@ import { sandbox } from '../sandbox.ts';
 
 const contentTypes: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript' };
 
+/** Whether the tests run on the adapter that this machine has: a real GPU, it is hoped. SwiftShader is the same everywhere. */
+export const ownAdapter = process.env.NSN_ADAPTER === 'own';
+
+const webgpu = ['--enable-unsafe-webgpu', '--enable-features=Vulkan', ...(ownAdapter ? [] : ['--use-webgpu-adapter=swiftshader'])];
+
 export const chromiumPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 
 export const chromium: Lane = {
   name: 'chromium',
   async open() {
     if (!existsSync(chromiumPath)) throw new Error(`no ${chromiumPath}; CHROMIUM_PATH may name another`);
-    const browser = await playwright.chromium.launch({ executablePath: chromiumPath });
+    const browser = await playwright.chromium.launch({ executablePath: chromiumPath, args: webgpu });
     const server = createServer(async (request, response) => {
       const { pathname } = new URL(request.url!, 'http://localhost');
       const path = localPath(pathname);
@@ -34,7 +39,7 @@ export const chromium: Lane = {
     const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     return {
       version: browser.version(),
-      run: (file, timeoutMs) => runPage(browser, `${origin}/?${file}`, timeoutMs),
+      run: (file, timeoutMs) => runPage(browser, `${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '' })}`, timeoutMs),
       async close() {
         await browser.close();
         server.close();

@@ -1,0 +1,124 @@
+// An engine's own GPUBuffers in and out: the same as arrays, in the order of the queue. Where there is a device; elsewhere the refusals.
+import { KVCache, openBackend, type GpuTokens } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { refuses } from './compare.ts';
+import { openDevice, required, untested } from './gpu.ts';
+import { group } from './group.ts';
+import { halfBits, rounded } from './half.ts';
+import { keyLike, normal } from './inputs.ts';
+
+const STORAGE = 128;
+const COPY_SRC = 4;
+const COPY_DST = 8;
+
+const options = { layers: 1, kvHeads: 2, queryHeads: 6, headDim: 64, capacity: 512, sequences: 2 } as const;
+const width = options.kvHeads * options.headDim;
+const queryWidth = options.queryHeads * options.headDim;
+const gpu = await openDevice();
+
+group('GPUBuffers without the webgpu backend', test => {
+  test('are refused, and nothing is appended', async () => {
+    const sequence = new KVCache(await openBackend({ prefer: 'wasm' }), options).sequence();
+    const tokens = { buffer: {} as GPUBuffer, tokens: 1 };
+    await refuses(() => sequence.append(0, tokens, tokens), TypeError, '"keys" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer');
+    sequence.append(0, new Float32Array(width), new Float32Array(width));
+    await refuses(() => sequence.attend(0, tokens), TypeError, '"query" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer');
+    await refuses(() => sequence.attend(0, new Float32Array(queryWidth), { out: tokens }), TypeError,
+      '"out" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer');
+    assert.is(sequence.length, 1);
+  });
+});
+
+group('GPUBuffers', test => {
+  if (typeof gpu === 'string') {
+    if (required) test('there is a device', () => { throw new Error(gpu); });
+    else test.skip('everything on a device', gpu);
+    return;
+  }
+  const { device } = gpu;
+  const backend = untested(gpu);
+
+  /** A buffer that holds `data` from byte `offset` on. */
+  const bufferOf = (data: Float32Array | Uint16Array, offset = 0, usage = STORAGE | COPY_SRC | COPY_DST): GPUBuffer => {
+    const buffer = device.createBuffer({ size: Math.ceil((offset + data.byteLength) / 4) * 4, usage });
+    device.queue.writeBuffer(buffer, offset, data as Float32Array<ArrayBuffer>);
+    return buffer;
+  };
+  const [keys, values] = [keyLike(200, width, 90), normal(200, width, 91)];
+
+  test('append() and attend() give what arrays give, whole prompts and single tokens, f32 and f16', async () => {
+    const cache = new KVCache(backend, options);
+    const [plain, given] = [cache.sequence(), cache.sequence()];
+    for (const [from, to] of [[0, 150], [150, 151], [151, 200]] as const) {
+      const [k, v] = [keys, values].map(x => x.slice(from * width, to * width)) as [Float32Array, Float32Array];
+      const f16 = halfBits(rounded(v));
+      plain.append(0, k, f16);
+      const tokens = to - from;
+      given.append(0, { buffer: bufferOf(k, 12), offset: 12, tokens }, { buffer: bufferOf(f16, 256), offset: 256, tokens, format: 'f16' });
+      const query = normal(tokens, queryWidth, 92);
+      const out = bufferOf(new Float32Array(tokens * queryWidth + 2));
+      const expected = await plain.attend(0, query).read();
+      const output = given.attend(0, { buffer: bufferOf(query, 4), offset: 4, tokens }, { out: { buffer: out, offset: 8 } });
+      // The same kernels over the same numbers: equal to the bit.
+      assert.equal(await output.read(), expected);
+      // A buffer in, an array out, and the other way around.
+      assert.equal(await given.attend(0, { buffer: bufferOf(query), tokens }).read(), expected);
+      assert.equal(await given.attend(0, query, { out: { buffer: out } }).read(), expected);
+    }
+    assert.equal(await given.save(), await plain.save());
+    cache.dispose();
+  });
+
+  test('what a buffer held when the call returned counts, whatever is written into it later', async () => {
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    const first = keys.slice(0, 5 * width);
+    const [k, v] = [bufferOf(first), bufferOf(first)];
+    sequence.append(0, { buffer: k, tokens: 5 }, { buffer: v, tokens: 5 });
+    for (const buffer of [k, v]) device.queue.writeBuffer(buffer, 0, new Float32Array(5 * width));
+    const expected = cache.sequence();
+    expected.append(0, first, first);
+    assert.equal(await sequence.decode(0), await expected.decode(0));
+  });
+
+  test('a batch takes buffers and arrays side by side', async () => {
+    const cache = new KVCache(backend, options);
+    const sequences = [cache.sequence(), cache.sequence()];
+    const both = bufferOf(keys.slice(0, 2 * width));
+    const row = (n: number): GpuTokens => ({ buffer: both, tokens: 1, offset: n * width * 4 });
+    cache.append(sequences, 0, [row(0), keys.slice(width, 2 * width)], [row(0), row(1)]);
+    const query = normal(2, queryWidth, 93);
+    const out = bufferOf(new Float32Array(2 * queryWidth));
+    const read = await cache.attend(sequences, 0, [{ buffer: bufferOf(query), tokens: 1 }, query.slice(queryWidth)], { out: { buffer: out } }).read();
+    // One token each: attention gives back its value, once for every query head of the KV head.
+    const expected = rounded(keys.slice(0, 2 * width));
+    for (let i = 0; i < read.length; i++) {
+      const [n, head, channel] = [Math.floor(i / queryWidth), Math.floor(i % queryWidth / 192), i % 64];
+      assert.ok(Math.abs(read[i]! - expected[n * width + head * 64 + channel]!) < 1e-6 * (1 + Math.abs(read[i]!)));
+    }
+  });
+
+  test('append() and attend() refuse buffers that do not fit, and change nothing', async () => {
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    const good = { buffer: bufferOf(keys.slice(0, 2 * width)), tokens: 2 };
+    const unreadable = bufferOf(keys.slice(0, 2 * width), 0, STORAGE | COPY_DST);
+    const bytes = 2 * width * 4;
+    await refuses(() => sequence.append(0, { ...good, tokens: 3 }, good), RangeError,
+      `"keys.buffer" expected at least ${bytes * 1.5} bytes (${bytes * 1.5} from offset 0), got ${bytes}`);
+    await refuses(() => sequence.append(0, { ...good, offset: 4 }, good), RangeError, `"keys.buffer" expected at least ${bytes + 4} bytes (${bytes} from offset 4), got ${bytes}`);
+    await refuses(() => sequence.append(0, { ...good, offset: 2, tokens: 1 }, good), RangeError, '"keys.offset" expected multiple of 4, got 2');
+    await refuses(() => sequence.append(0, { ...good, tokens: 0 }, good), RangeError, '"keys.tokens" expected integer from 1 to 16777216, got 0');
+    await refuses(() => sequence.append(0, good, { ...good, tokens: 1 }), RangeError, `"values" expected length ${2 * width} (2 tokens × 2 heads × 64), got ${width}`);
+    await refuses(() => sequence.append(0, { ...good, format: 'f64' as 'f32' }, good), RangeError, '"keys.format" expected f32 or f16, got f64');
+    await refuses(() => sequence.append(0, { ...good, buffer: unreadable }, good), RangeError, `"keys.buffer" expected usage COPY_SRC, got ${STORAGE | COPY_DST}`);
+    await refuses(() => sequence.append(0, { ...good, buffer: new ArrayBuffer(8) as never }, good), TypeError, '"keys.buffer" expected GPUBuffer, got ArrayBuffer');
+    assert.is(sequence.length, 0);
+    sequence.append(0, good, good);
+    const query = new Float32Array(queryWidth);
+    await refuses(() => sequence.attend(0, query, { out: { buffer: bufferOf(query, 0, STORAGE | COPY_DST), offset: 4 } }), RangeError,
+      `"out.buffer" expected at least ${queryWidth * 4 + 4} bytes (${queryWidth * 4} from offset 4), got ${queryWidth * 4}`);
+    await refuses(() => sequence.attend(0, { buffer: bufferOf(query), tokens: 1, format: 'f16' }), RangeError, '"query.format" expected f32, got f16');
+    assert.is(sequence.length, 2);
+  });
+});

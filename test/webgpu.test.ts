@@ -1,0 +1,222 @@
+// What is WebGPU's own: a device that openBackend() is given, one that computes wrongly, has no memory, binds little, or is lost.
+// What it has in common with other backends is tested with them (backends.ts).
+
+import { BackendError, KVCache, openBackend, type CacheOptions, type Sequence } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
+import { gpu, simd128 } from './backends.ts';
+import { refuses, sameBits, withinFloatRule } from './compare.ts';
+import { altered, bindingAtMost, miscompiling, untested, type Gpu } from './gpu.ts';
+import { group, type Register } from './group.ts';
+import { bells, keyLike, ropes } from './inputs.ts';
+
+/** The first shape of the self-test, in layers: most of its pipelines are compiled once for the whole file. */
+const options = {
+  layers: 2, kvHeads: 2, queryHeads: 6, headDim: 32, capacity: 1024, sequences: 4, rope: ropes(32)['halves']!,
+} satisfies CacheOptions;
+
+const queriesOf = ({ shape }: KVCache, tokens: number, seed = 9) => bells(tokens, shape.queryHeads * shape.headDim, seed);
+
+/** A sealed sequence of `tokens` tokens. */
+function filled(cache: KVCache, tokens: number, seed = 1): Sequence {
+  const { layers, kvHeads, headDim, maxAppend } = cache.shape;
+  const width = kvHeads * headDim;
+  const sequence = cache.sequence();
+  for (let layer = 0; layer < layers; layer++) {
+    const [keys, values] = [keyLike(tokens, width, seed + layer), bells(tokens, width, seed + 10 + layer)];
+    for (let from = 0; from < tokens; from += maxAppend) {
+      const rows = (x: Float32Array) => x.subarray(from * width, Math.min(from + maxAppend, tokens) * width);
+      sequence.append(layer, rows(keys), rows(values));
+    }
+  }
+  sequence.seal();
+  return sequence;
+}
+
+/** Refuses with a BackendError of `webgpu` whose message matches. */
+async function refusesDevice(run: () => unknown, message: RegExp): Promise<void> {
+  let thrown: unknown;
+  try {
+    await run();
+  } catch (error) {
+    thrown = error;
+  }
+  // By name: backends that gpu.ts opens have a class of their own.
+  const { name, backend, message: got } = thrown as BackendError;
+  assert.is(name, 'BackendError', String(thrown));
+  assert.is(backend, 'webgpu');
+  assert.match(got, message);
+}
+
+if (typeof gpu === 'string') {
+  group('webgpu', test => test.skip('everything on a device', gpu as string));
+} else {
+  const found = gpu;
+  group('a webgpu device that computes wrongly', test => mistakenTests(test, found));
+  group('a webgpu device', test => deviceTests(test, found));
+  group('a webgpu device that binds little', test => limitTests(test, found));
+  // The last: the device is gone afterwards.
+  group('a webgpu device that is lost', test => lossTests(test, found));
+}
+
+function mistakenTests(test: Register, gpu: Gpu): void {
+  // One mistake in each shader, as a compiler or a driver might make it; f16 that reads as 0 was met in the field.
+  const mistakes: readonly (readonly [shader: string, what: string, from: string, to: string, message: string])[] = [
+    ['write', 'no signs', '& 0x8000', '& 0', 'encode differs from the reference in [\\d.]+ % of bytes'],
+    ['encode', 'the farthest codeword', 'score > best', '-score > best', 'encode differs from the reference in [\\d.]+ % of bytes'],
+    ['attend', 'f16 as 0', 'unpack2x16float(book', '0 * unpack2x16float(book', 'attend differs from the reference by [\\d.]+'],
+    ['merge', 'a quotient off by 1 %', 'sum / total', 'sum * 1.01 / total', 'attend differs from the reference by [\\d.]+'],
+    ['decode', 'a sign', 'SCALE + turnedMean', 'SCALE - turnedMean', 'decode differs from the reference by [\\d.]+'],
+  ];
+  for (const [shader, what, from, to, message] of mistakes) {
+    test(`in ${shader}, ${what}, is refused by openBackend() with what differs`, () => refusesDevice(
+      () => openBackend({ device: miscompiling(gpu, shader, from, to) }),
+      new RegExp(`^webgpu backend failed its self-test on test miscompiling: ${message}$`)
+    ));
+  }
+}
+
+function deviceTests(test: Register, gpu: Gpu): void {
+  test('openBackend() takes a device that is given and names it', async () => {
+    const backend = await openBackend({ device: gpu.device });
+    assert.is(backend.name, 'webgpu');
+    assert.is(backend.variant, 'baseline');
+    assert.match(backend.reason, gpu.description);
+  });
+
+  test('openBackend() refuses a device for another backend', async () => {
+    await refuses(() => openBackend({ prefer: 'wasm', device: gpu.device }), RangeError, '"prefer" expected webgpu (a device is given), got wasm');
+  });
+
+  test('read() of an earlier attend() is not changed by a later one', async () => {
+    const cache = new KVCache(untested(gpu), options);
+    const sequence = filled(cache, 90);
+    const queries = [1, 2].map(seed => queriesOf(cache, 1, seed));
+    const [first, second] = queries.map(query => sequence.attend(0, query));
+    const later = await second!.read();
+    sameBits('the first', await first!.read(), await sequence.attend(0, queries[0]!).read());
+    sameBits('the second', later, await sequence.attend(0, queries[1]!).read());
+    assert.is(await second!.read(), later);
+    cache.dispose();
+  });
+
+  test('attend() launches as many dispatches for a batch of long contexts as for one short', async () => {
+    const passes: number[] = [];
+    const device = altered(gpu.device, {
+      createCommandEncoder: () => {
+        const encoder = gpu.device.createCommandEncoder();
+        return altered(encoder, {
+          beginComputePass: () => {
+            const pass = encoder.beginComputePass();
+            passes.push(0);
+            return altered(pass, {
+              dispatchWorkgroups: (...counts: [number, number, number]) => {
+                passes[passes.length - 1]!++;
+                pass.dispatchWorkgroups(...counts);
+              },
+            });
+          },
+        });
+      },
+    });
+    const cache = new KVCache(untested({ ...gpu, device }), options);
+    const sequences = [10, 300, 200, 90].map((tokens, n) => filled(cache, tokens, n));
+    const count = async (chosen: readonly Sequence[]) => {
+      passes.length = 0;
+      await cache.attend(chosen, 0, chosen.map(() => queriesOf(cache, 1))).read();
+      return passes.slice();
+    };
+    assert.equal(await count(sequences.slice(0, 1)), [2]);
+    assert.equal(await count(sequences), [2]);
+    cache.dispose();
+  });
+
+  test('memory that the device refuses rejects `ready`, and whatever is read', async () => {
+    const device = altered(gpu.device, {
+      popErrorScope: async () => {
+        await gpu.device.popErrorScope();
+        return { message: 'no room' };
+      },
+    });
+    const cache = new KVCache(untested({ ...gpu, device }), options);
+    const message = /^webgpu backend expected \d+ bytes for capacity 1024, got: no room$/;
+    await refusesDevice(() => cache.ready, message);
+    const sequence = filled(cache, 70);
+    await refusesDevice(() => sequence.attend(0, queriesOf(cache, 1)).read(), message);
+    await refusesDevice(() => sequence.decode(0), message);
+    await refusesDevice(() => sequence.save(), message);
+    cache.dispose();
+  });
+}
+
+function limitTests(test: Register, gpu: Gpu): void {
+  const one = { ...options, layers: 1, sequences: 2, recent: 8, maxAppend: 400 };
+  for (const [name, bytes, shape, long] of [
+    ['64 KiB', 2 ** 16, { ...one, capacity: 2400 }, 1900],
+    ['1 MiB', 2 ** 20, { ...one, capacity: 5000, kvHeads: 8, queryHeads: 24, headDim: 64, rope: ropes(64)['halves']! }, 3000],
+  ] as const) {
+    test(`with bindings of ${name} pages and raw windows lie in several buffers, and all is as elsewhere`, async () => {
+      const cache = new KVCache(untested(bindingAtMost(bytes, gpu)), shape);
+      const there = new KVCache(simd128.backend, shape);
+      const { pagesPerLayer, pages, rawPages, rawPageBytes } = cache.shape;
+      assert.ok(pagesPerLayer * pages[0]!.bytes > 2 * bytes, 'pages fill more than two buffers');
+      assert.ok(rawPages * rawPageBytes > 2 * bytes, 'raw windows fill more than two buffers');
+
+      // The long sequence's pages come from a file, to which some are added beyond the first buffer.
+      const sequences = [cache.restore(await filled(there, long).save()), filled(cache, 300, 20)];
+      const width = shape.kvHeads * shape.headDim;
+      sequences[0]!.append(0, keyLike(200, width, 3), bells(200, width, 4));
+      for (const sequence of sequences) sequence.seal();
+      const queries = [queriesOf(cache, 1, 5), queriesOf(cache, 3, 6)];
+      const batch = await cache.attend(sequences, 0, queries).read();
+      sameAttention({ gpu: true }, 'the long one', batch.subarray(0, queries[0]!.length), await sequences[0]!.attend(0, queries[0]!).read());
+      sameAttention({ gpu: true }, 'the short one', batch.subarray(queries[0]!.length), await sequences[1]!.attend(0, queries[1]!).read());
+      for (const [n, sequence] of sequences.entries()) {
+        await attendWithinRule(`sequence ${n}`, sequence, queries[n]!);
+        const file = await sequence.save();
+        const restored = new KVCache(simd128.backend, shape).restore(file);
+        sameBits('file by way of WebAssembly', await restored.save(), file);
+        await attendWithinRule(`sequence ${n} on WebAssembly`, restored, queries[n]!);
+        sequence.crop(sequence.length - 210);   // into a page, back to raw windows
+        await attendWithinRule(`sequence ${n}, cut`, sequence, queries[n]!);
+      }
+      cache.dispose();
+    });
+  }
+
+  test('a page that no binding can hold is refused at once', () => refusesDevice(
+    () => new KVCache(untested(bindingAtMost(2 ** 16, gpu)), { layers: 1, kvHeads: 64, queryHeads: 64, headDim: 512, capacity: 64 }),
+    /^webgpu backend expected at most 65536 bytes for .+ \(the device's limit\), got \d+$/
+  ));
+}
+
+function lossTests(test: Register, gpu: Gpu): void {
+  test('rejects pending and later reads with a BackendError, and a saved sequence goes on elsewhere', async () => {
+    const backend = untested(gpu);
+    const cache = new KVCache(backend, options);
+    const sequence = filled(cache, 150);
+    const file = await sequence.save();
+    const query = queriesOf(cache, 2);
+    const before = await sequence.attend(0, query).read();
+    const lost = /^webgpu backend (lost its device \(destroyed\)|expected its device to finish, which failed)/;
+    const pending = [sequence.attend(0, query).read(), sequence.decode(1), sequence.save()].map(read => refusesDevice(() => read, lost));
+    gpu.device.destroy();
+    await Promise.all(pending);
+    await gpu.device.lost;
+    for (const read of [() => sequence.attend(0, query).read(), () => sequence.decode(0), () => sequence.save()]) await refusesDevice(read, lost);
+    await refusesDevice(() => new KVCache(backend, options), lost);
+
+    // What the CPU knows of the sequence is whole.
+    assert.is(sequence.length, 150);
+    assert.is(sequence.sealed.tokens, 128);
+    sequence.crop(100);
+    sequence.dispose();
+    cache.dispose();
+
+    const there = new KVCache(simd128.backend, options).restore(file);
+    sameBits('file', await there.save(), file);
+    await attendWithinRule('attention there', there, query);
+    const { exact, naive } = await expectedAttention(there, 0, query, 2);
+    withinFloatRule('attention before', before, exact, naive, 32);
+  });
+}
