@@ -2,9 +2,8 @@
 // (bench/dense), in cache and with many heads walked so that dense keys and values leave the last-level cache.
 
 import { codecs, KVCache, openBackend, type Backend, type CodecName } from 'nsnquant';
-import { attend } from 'nsnquant/reference';
 import { openDense, type Kind } from './dense.ts';
-import { invFreq, keysAndValues, normals, relativeError, type KeysAndValues } from './data.ts';
+import { exactAttention, feed, invFreq, keysAndValues, normals, relativeError, type KeysAndValues } from './data.ts';
 import { markdown, type Context } from './table.ts';
 import { race } from './timing.ts';
 
@@ -68,10 +67,7 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
   const data = Array.from({ length: Math.min(heads, 4) }, (_, head) => keysAndValues(head + 1, tokens, headDim));
   const normal = normals(99);
   const queries = Float32Array.from({ length: heads * groups * headDim }, normal);
-  const exact = Array.from({ length: groups }, (_, g) => {
-    const query = queries.subarray(g * headDim, (g + 1) * headDim);
-    return Array.from(attend(Float64Array.from(query, x => x / Math.sqrt(headDim)), data[0]!.keys, data[0]!.values));
-  }).flat();
+  const exact = exactAttention(queries.subarray(0, groups * headDim), data[0]!, headDim);
 
   const cells: Record<string, Cell> = {};
   const keep = (name: string, time: number, bytes: number, out: Float32Array): void => {
@@ -108,19 +104,7 @@ function cacheOf(backend: Backend, codec: CodecName, { headDim, groups, tokens, 
     rope: { invFreq: invFreq(headDim), interleaved: false }, sequences: 1, maxAppend: 64
   });
   const sequence = cache.sequence();
-  const [keys, values] = [new Float32Array(64 * heads * headDim), new Float32Array(64 * heads * headDim)];
-  for (let from = 0; from < tokens; from += 64) {
-    for (let t = 0; t < 64; t++) {
-      for (let head = 0; head < heads; head++) {
-        const source = data[head % data.length]!;
-        const at = (from + t) * headDim;
-        keys.set(source.keys.subarray(at, at + headDim), (t * heads + head) * headDim);
-        values.set(source.values.subarray(at, at + headDim), (t * heads + head) * headDim);
-      }
-    }
-    sequence.append(0, keys, values);
-  }
-  sequence.seal();
+  feed(sequence, 0, data, tokens, { kvHeads: heads, headDim });
   const out = new Float32Array(queries.length);
   const run = (): void => void sequence.attend(0, queries, { out });
   run();

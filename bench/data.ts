@@ -1,5 +1,8 @@
 // Seeded data that looks like a cache: normal values; keys with channel means before RoPE, as real ones have.
 
+import type { Sequence } from 'nsnquant';
+import { attend } from 'nsnquant/reference';
+
 export interface KeysAndValues {
   /** f32 [tokens, headDim] */
   readonly keys: Float32Array;
@@ -43,6 +46,32 @@ export function keysAndValues(seed: number, tokens: number, headDim: number): Ke
     for (let i = 0; i < headDim; i++) values[t * headDim + i] = valueMean[i]! + normal();
   }
   return { keys, values };
+}
+
+/** Appends `tokens` tokens to a layer; KV head h is heads[h % heads.length]. */
+export function feed(sequence: Sequence, layer: number, heads: readonly KeysAndValues[], tokens: number, { kvHeads, headDim }: { kvHeads: number; headDim: number }): void {
+  const step = 64;
+  for (let first = 0; first < tokens; first += step) {
+    const count = Math.min(step, tokens - first);
+    const rows = (side: 'keys' | 'values'): Float32Array => {
+      const x = new Float32Array(count * kvHeads * headDim);
+      for (let row = 0; row < count * kvHeads; row++) {
+        const at = (first + Math.floor(row / kvHeads)) * headDim;
+        x.set(heads[row % kvHeads % heads.length]![side].subarray(at, at + headDim), row * headDim);
+      }
+      return x;
+    };
+    sequence.append(layer, rows('keys'), rows('values'));
+  }
+  sequence.seal();
+}
+
+/** Attention in f64 of queries that share a KV head: f32 [queries, headDim]. */
+export function exactAttention(queries: Float32Array, { keys, values }: KeysAndValues, headDim: number): number[] {
+  return Array.from({ length: queries.length / headDim }, (_, n) => {
+    const query = queries.subarray(n * headDim, (n + 1) * headDim);
+    return Array.from(attend(Float64Array.from(query, x => x / Math.sqrt(headDim)), keys, values));
+  }).flat();
 }
 
 /** ‖x − exact‖ / ‖exact‖ */
