@@ -3,11 +3,11 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
 import { codecs, openBackend, type CodecName } from 'nsnquant';
-import { Chat, type Transcript } from './engine/chat.ts';
+import { Chat, type Ending, type Transcript } from './engine/chat.ts';
 import { InputError } from './engine/source.ts';
 import { NsnCache } from './caches/nsn.ts';
 import { openModel } from './node.ts';
-import { commonOptions, count, facts, run, type CommonOptions } from './program.ts';
+import { amount, commonOptions, count, facts, run, status, threadText, type CommonOptions } from './program.ts';
 import { generator } from './stats.ts';
 
 interface Options extends CommonOptions {
@@ -20,8 +20,20 @@ interface Options extends CommonOptions {
   seed: number;
 }
 
+interface Conversation {
+  readonly cache: NsnCache;
+  readonly chat: Chat;
+}
+
+/** What is said of an answer that ended so. */
+type Endings = Readonly<Record<Ending, string>>;
+
 const MAX_APPEND = 512;
-const HELP = '/save FILE, /load FILE, /new, /quit';
+const HELP = `/save FILE  keeps the conversation, its cache in FILE and its text in FILE.json
+/load FILE  goes on with a kept one
+/new        forgets everything
+/quit       ends; so does Ctrl-C, which during an answer stops the answer
+/help       says this`;
 
 await run(async () => {
   const names = Object.keys(codecs);
@@ -30,24 +42,42 @@ await run(async () => {
     .addOption(new Option('--keys <codec>', 'codec of the keys').choices(names).default('nsn4'))
     .addOption(new Option('--values <codec>', 'codec of the values').choices(names).default('nsn2'))
     .option('--capacity <tokens>', "tokens that the cache holds (default: the model's context)", count)
-    .option('--temperature <t>', '0 takes the likeliest token always', Number, 0)
     .option('--answer <tokens>', 'of one answer at most', count, 512)
-    .option('--top-p <p>', 'the likeliest tokens of this probability are drawn from', Number, 0.9)
-    .option('--seed <n>', 'of the drawing', Number, 1)
+    .option('--temperature <t>', '0 takes the likeliest token always', amount, 0)
+    .option('--top-p <p>', 'the likeliest tokens of this probability are drawn from', amount, 0.9)
+    .option('--seed <n>', 'of the drawing', count, 1)
     .parse()
     .opts<Options>();
-  const backend = await openBackend();
+  const { keys, values } = options;
+  const backend = await openBackend({ prefer: options.backend });
+  status('loading the model');
   const model = await openModel(options.model, options);
+  status('');
   const capacity = Math.min(options.capacity ?? model.config.context, model.config.context);
   const maxAppend = Math.min(MAX_APPEND, capacity);
-  const open = (): { cache: NsnCache; chat: Chat } => {
-    const cache = new NsnCache(backend, model.config, { keys: options.keys, values: options.values, capacity, maxAppend, sinks: 4, recent: 0, rope: true });
+  const open = (): Conversation => {
+    const cache = new NsnCache(backend, model.config, { keys, values, capacity, maxAppend, sinks: 4, recent: 0, rope: true });
     return { cache, chat: new Chat(model, cache, { capacity, maxAppend, maxAnswer: options.answer, temperature: options.temperature, topP: options.topP, random: generator(options.seed) }) };
   };
+  const endings: Endings = {
+    'stop token': '',
+    'longest answer': `[cut after ${options.answer} tokens; --answer allows more]\n`,
+    capacity: `[the cache is full with ${capacity} tokens; ${capacity < model.config.context ? '--capacity allows more, ' : ''}/new starts anew]\n`,
+    aborted: '[stopped]\n'
+  };
 
-  console.log(`${facts(model, backend, options).join('\n')}\nkeys ${options.keys}, values ${options.values}, ${capacity} tokens at most; ${HELP}`);
-  let { cache, chat } = open();
+  console.log(`${facts(model, backend, threadText(options.threads)).join('\n')}\nkeys ${keys}, values ${values}, ${capacity} tokens at most; /help says what else there is`);
+  let current = open();
+  let answering: AbortController | undefined;
   const lines = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY });
+  const interrupt = (): void => {
+    // Whoever asks again does not want to wait for a prompt that is still being read.
+    if (answering?.signal.aborted) process.exit(130);
+    if (answering) answering.abort();
+    else lines.close();
+  };
+  lines.on('SIGINT', interrupt);
+  process.on('SIGINT', interrupt);
   lines.setPrompt('\n> ');
   lines.prompt();
   for await (const line of lines) {
@@ -56,54 +86,78 @@ await run(async () => {
     if (command === '/quit') break;
     try {
       if (command === '/new') {
-        cache.dispose();
-        ({ cache, chat } = open());
+        current.cache.dispose();
+        current = open();
       } else if (command === '/save') {
-        await save(named(file), cache, chat);
+        await save(named(file), current);
       } else if (command === '/load') {
-        await load(named(file), cache, chat);
+        await load(named(file), current);
       } else if (text.startsWith('/')) {
         console.log(HELP);
       } else if (text !== '') {
-        await answer(text, cache, chat);
+        answering = new AbortController();
+        await answer(text, current, endings, answering.signal);
       }
     } catch (error) {
       if (!(error instanceof InputError || error instanceof RangeError || (error instanceof Error && 'syscall' in error))) throw error;
       console.log(error.message);
+    } finally {
+      answering = undefined;
     }
     lines.prompt();
   }
   lines.close();
 });
 
-async function answer(question: string, cache: NsnCache, chat: Chat): Promise<void> {
+async function answer(question: string, { cache, chat }: Conversation, endings: Endings, signal: AbortSignal): Promise<void> {
   const begin = performance.now();
-  let first = 0;
-  let pieces = 0;
-  for await (const piece of chat.ask(question)) {
-    if (pieces++ === 0) first = performance.now();
-    process.stdout.write(piece);
+  let first: { ms: number; length: number } | undefined;
+  const reading = (done: number, total: number): void => {
+    if (total > MAX_APPEND) status(done < total ? `read ${done} of ${total} tokens` : '');
+  };
+  const pieces = chat.ask(question, { signal, reading });
+  let step = await pieces.next();
+  for (; !step.done; step = await pieces.next()) {
+    first ??= { ms: performance.now(), length: cache.length };
+    process.stdout.write(step.value);
   }
-  const seconds = (performance.now() - first) / 1000;
   const { length, bytes } = cache;
   const { layers, kvHeads, headDim } = cache.cache.shape;
   const f16 = length * layers * kvHeads * headDim * 2 * 2;
-  console.log(`\n[${length} tokens, ${kilobytes(bytes)} in the cache (f16: ${kilobytes(f16)}), first after ${((first - begin) / 1000).toFixed(1)} s, then ${((pieces - 1) / seconds).toFixed(1)} tokens/s]`);
+  const speed = first ? `, first after ${((first.ms - begin) / 1000).toFixed(1)} s, then ${((length - first.length) / (performance.now() - first.ms) * 1000).toFixed(1)} tokens/s` : '';
+  console.log(`\n${endings[step.value]}[${length} tokens, ${kilobytes(bytes)} in the cache (f16: ${kilobytes(f16)})${speed}]`);
 }
 
 /** The cache as the library saves it, and beside it what the conversation needs to go on. */
-async function save(file: string, cache: NsnCache, chat: Chat): Promise<void> {
+async function save(file: string, { cache, chat }: Conversation): Promise<void> {
   const bytes = await cache.sequence.save();
   await writeFile(file, bytes);
   await writeFile(`${file}.json`, JSON.stringify(chat.transcript));
   console.log(`saved ${cache.length} tokens: ${kilobytes(bytes.length)}`);
 }
 
-async function load(file: string, cache: NsnCache, chat: Chat): Promise<void> {
-  const transcript = JSON.parse(await readFile(`${file}.json`, 'utf8')) as Transcript;
-  cache.restore(new Uint8Array(await readFile(file)));
-  chat.resume(transcript);
+async function load(file: string, { cache, chat }: Conversation): Promise<void> {
+  const bytes = new Uint8Array(await readFile(file));
+  const transcript = readTranscript(await readFile(`${file}.json`, 'utf8'), `${file}.json`);
+  const before = await cache.sequence.save();
+  try {
+    cache.restore(bytes);
+    chat.resume(transcript);
+  } catch (error) {
+    cache.restore(before);
+    throw error;
+  }
   console.log(`loaded ${cache.length} tokens; the last question was: ${transcript.messages.findLast(({ role }) => role === 'user')?.content ?? ''}`);
+}
+
+function readTranscript(text: string, name: string): Transcript {
+  try {
+    const { messages, tokens } = JSON.parse(text) as Transcript;
+    if (Array.isArray(messages) && Array.isArray(tokens)) return { messages, tokens };
+  } catch {
+    // Said below.
+  }
+  throw new InputError(`${name}: expected the text of a kept conversation, got something else`);
 }
 
 function named(file: string | undefined): string {

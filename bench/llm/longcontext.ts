@@ -2,170 +2,140 @@
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { WINDOW } from './caches/cache.ts';
-import { methodName, openCache, parseMethods, type Method } from './caches/methods.ts';
-import type { Model } from './engine/model.ts';
+import { methodName, openCache, parseMethods, raw, type Method } from './caches/methods.ts';
+import type { Cache, Model } from './engine/model.ts';
 import { argmax } from './engine/sample.ts';
 import { InputError } from './engine/source.ts';
+import { windowChunks } from './evaluate.ts';
+import { hide, MAX_NEEDLES, type Needle } from './haystack.ts';
 import { readText } from './node.ts';
-import { commonOptions, count, counts, facts, openAll, run, status, type CommonOptions, type Opened } from './program.ts';
-import { generator } from './stats.ts';
-import { short, toMarkdown } from './table.ts';
+import { commonOptions, count, counts, facts, openAll, outputFile, run, status, threadText, type CommonOptions, type Opened } from './program.ts';
+import { logProbability, mean } from './stats.ts';
+import { toMarkdown } from './table.ts';
 
 interface Options extends CommonOptions {
   lengths: number[];
   depths: number[];
   trials: number;
+  digits: number;
   methods: string;
   json?: string;
 }
 
-interface Needle {
-  /** Share of the text before it. */
+interface Score {
+  readonly trial: number;
   readonly depth: number;
-  readonly text: string;
-  readonly question: readonly number[];
-  readonly answer: readonly number[];
-}
-
-interface Haystack {
-  readonly tokens: readonly number[];
-  readonly needles: readonly Needle[];
+  /** ln p of the right answer, all its tokens. */
+  readonly logProbability: number;
+  /** Whether every token of it was the likeliest. */
+  readonly found: boolean;
 }
 
 /** A row, as --json writes it. */
 interface Row {
   readonly method: string;
   readonly length: number;
-  /** Mean over needles of ln p(answer). */
-  readonly logProbability: number;
-  readonly logProbabilityByDepth: readonly number[];
-  /** Needles whose every token was the likeliest. */
-  readonly found: number;
-  readonly needles: number;
+  /** What the cache held at the end of the last book. */
   readonly bytes: number;
+  readonly scores: readonly Score[];
 }
-
-const TOWNS = ['Aldermoor', 'Brightwater', 'Castlebrook', 'Dunhaven', 'Eastmere', 'Foxbury', 'Greywick', 'Hollowfield'];
-const DIGITS = 5;
 
 await run(async () => {
   const options = commonOptions(new Command('longcontext'))
     .description('Finds numbers hidden in a book.')
     .option('--lengths <list>', 'tokens before the questions', counts, [1024, 2048, 4096, 8000])
-    .option('--depths <list>', 'where numbers hide, in percent', counts, [5, 25, 50, 75, 95])
-    .option('--trials <n>', 'books of every length', count, 1)
-    .option('--methods <list>', 'as for quality', 'raw,nsn1,nsn2,nsn4/nsn2,nsn4,q8_0,q4_0+hadamard,kivi2,turbo2')
-    .option('--json <file>', 'where the results go as JSON')
+    .option('--depths <list>', 'where numbers hide, in percent of the book, ascending', counts, [5, 25, 50, 75, 95])
+    .option('--trials <n>', 'books of every length', count, 2)
+    .option('--digits <n>', 'of a number', count, 5)
+    .option('--methods <list>', 'as for quality; raw is always among them', 'nsn1,nsn2,nsn4/nsn2,nsn4,q4_0+hadamard,kivi2,turbo2')
+    .option('--json <file>', 'where the results go as JSON', outputFile)
     .parse()
     .opts<Options>();
-  if (options.depths.length > TOWNS.length || options.depths.some(depth => depth > 100)) {
-    throw new InputError(`"--depths" expected at most ${TOWNS.length} numbers from 1 to 100, got ${options.depths.join(',')}`);
+  const { lengths, depths, trials, digits } = options;
+  if (depths.length > MAX_NEEDLES || depths.some((depth, i) => depth > 100 || depth <= (depths[i - 1] ?? 0))) {
+    throw new InputError(`"--depths" expected at most ${MAX_NEEDLES} ascending numbers from 1 to 100, got ${depths.join(',')}`);
   }
+  const methods = [raw, ...parseMethods(options.methods).filter(method => method.keys !== 'raw')];
   const opened = await openAll(options);
   const { context } = opened.config;
-  const longest = Math.max(...options.lengths);
+  const longest = Math.max(...lengths);
   if (longest + WINDOW > context) throw new InputError(`"--lengths" expected at most ${context - WINDOW} tokens (the model's context less a question), got ${longest}`);
   status('tokenizing');
-  const book = opened.model.encode((await readText('war-and-peace')).slice(0, 6 * longest * (options.trials + 1)));
+  const book = opened.model.encode((await readText('war-and-peace')).slice(0, 6 * longest * (trials + 1)));
 
-  const methods = parseMethods(options.methods);
   const rows: Row[] = [];
-  for (const length of options.lengths) {
+  for (const length of lengths) {
     for (const method of methods) {
-      rows.push(await measure(opened, method, length, book, options));
-      status(`${length} tokens: ${methodName(method)} found ${rows.at(-1)!.found} of ${rows.at(-1)!.needles}`);
+      const row = await measure(opened, method, length, book, options);
+      rows.push(row);
+      status(`${length} tokens, ${row.method}: ln p ${average(row.scores).toFixed(2)}, found ${row.scores.filter(({ found }) => found).length}/${row.scores.length}`);
     }
   }
   status('');
-  console.log([...facts(opened.model, opened.backend, options), `${options.trials} × ${options.depths.length} numbers of ${DIGITS} digits, at ${options.depths.join(', ')} % of War and Peace's beginning`].join('\n'));
-  console.log(`\n${table(rows, methods, options.lengths)}`);
+  console.log([
+    ...facts(opened.model, opened.backend, threadText(options.threads)),
+    `${trials} books of every length, each with ${depths.length} numbers of ${digits} digits, at ${depths.join(', ')} %`
+  ].join('\n'));
+  console.log(`\n${table(rows, depths)}`);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
 });
 
-async function measure(opened: Opened, method: Method, length: number, book: readonly number[], { depths, trials }: Options): Promise<Row> {
+async function measure(opened: Opened, method: Method, length: number, book: readonly number[], { depths, digits, trials }: Options): Promise<Row> {
   const { sinks } = method.options;
-  const scores: { depth: number; logProbability: number; found: boolean }[] = [];
+  const scores: Score[] = [];
   let bytes = 0;
   for (let trial = 0; trial < trials; trial++) {
     // Ends where a window does: questions then find it coded, and leave nothing coded behind.
-    const { tokens, needles } = hide(opened.model, book.slice(trial * length), sinks + Math.floor((length - sinks) / WINDOW) * WINDOW, depths, trial);
+    const whole = sinks + Math.floor((length - sinks) / WINDOW) * WINDOW;
+    const { tokens, needles } = hide(opened.model, book.slice(trial * length), whole, depths, digits, trial);
     const cache = openCache(method, opened, tokens.length + 2 * WINDOW, sinks + WINDOW);
-    for (let from = 0; from < tokens.length;) {
-      const to = from === 0 ? sinks + WINDOW : from + WINDOW;
-      await opened.model.forward(tokens.slice(from, to), cache);
-      from = to;
-    }
+    for (const [from, to] of windowChunks(tokens.length, sinks)) await opened.model.forward(tokens.slice(from, to), cache);
     for (const needle of needles) {
-      scores.push({ depth: needle.depth, ...await ask(opened.model, cache, needle) });
+      scores.push({ trial, depth: needle.depth, ...await ask(opened.model, cache, needle) });
       bytes = cache.bytes;
       cache.crop(tokens.length);
     }
     cache.dispose();
   }
-  const average = (of: readonly { logProbability: number }[]): number => of.reduce((sum, { logProbability }) => sum + logProbability, 0) / of.length;
-  return {
-    method: methodName(method),
-    length,
-    logProbability: average(scores),
-    logProbabilityByDepth: depths.map(depth => average(scores.filter(score => score.depth === depth))),
-    found: scores.filter(({ found }) => found).length,
-    needles: scores.length,
-    bytes
-  };
-}
-
-/** A book of `length` tokens with its numbers in it. */
-function hide(model: Model, book: readonly number[], length: number, depths: readonly number[], trial: number): Haystack {
-  const random = generator(trial + 1);
-  const needles = depths.map((depth, i): Needle => {
-    const number = Array.from({ length: DIGITS }, () => Math.floor(random() * 10)).join('');
-    const sentence = `The secret number of ${TOWNS[i]} is`;
-    return {
-      depth,
-      text: `\n\n${sentence} ${number}.\n\n`,
-      question: model.encode(`\n\nRemember the secret numbers that were mentioned above. ${sentence}`),
-      answer: model.encode(` ${number}`)
-    };
-  });
-  const coded = needles.map(({ text }) => model.encode(text));
-  const rest = length - coded.reduce((sum, { length: size }) => sum + size, 0);
-  if (rest <= 0 || book.length < rest) throw new InputError(`"--lengths" expected fewer tokens than the book has and more than its needles, got ${length}`);
-  const tokens: number[] = [];
-  let from = 0;
-  needles.forEach(({ depth }, i) => {
-    const to = Math.floor(rest * depth / 100);
-    tokens.push(...book.slice(from, to), ...coded[i]!);
-    from = to;
-  });
-  tokens.push(...book.slice(from, rest));
-  return { tokens, needles };
+  return { method: methodName(method), length, bytes, scores };
 }
 
 /** Question and answer in one call, so that the answer is scored token by token. */
-async function ask(model: Model, cache: Parameters<Model['forward']>[1], { question, answer }: Needle): Promise<{ logProbability: number; found: boolean }> {
+async function ask(model: Model, cache: Cache, { question, answer }: Needle): Promise<Pick<Score, 'logProbability' | 'found'>> {
   const { width, vocabulary } = model.config;
   const hidden = await model.forward([...question, ...answer.slice(0, -1)], cache);
   const logits = await model.logits(hidden.slice((question.length - 1) * width));
-  let logProbability = 0;
-  let found = true;
-  answer.forEach((token, i) => {
-    const row = logits.subarray(i * vocabulary, (i + 1) * vocabulary);
-    const best = argmax(row);
-    let sum = 0;
-    for (const logit of row) sum += Math.exp(logit - row[best]!);
-    logProbability += row[token]! - row[best]! - Math.log(sum);
-    found &&= best === token;
-  });
-  return { logProbability, found };
+  const rows = answer.map((_, i) => logits.subarray(i * vocabulary, (i + 1) * vocabulary));
+  return {
+    logProbability: answer.reduce((sum, token, i) => sum + logProbability(rows[i]!, token), 0),
+    found: answer.every((token, i) => argmax(rows[i]!) === token)
+  };
 }
 
-function table(rows: readonly Row[], methods: readonly Method[], lengths: readonly number[]): string {
+/** By depth: the difference to raw; in raw's own rows ln p. */
+function table(rows: readonly Row[], depths: readonly number[]): string {
   return toMarkdown({
-    headers: ['cache', ...lengths.flatMap(length => [`${length}: ln p`, 'found', 'MiB'])],
+    headers: ['cache', 'tokens', 'MiB', 'found', 'ln p', 'difference', '±', ...depths.map(depth => `at ${depth} %`)],
     textColumns: 1,
-    rows: methods.map(method => [methodName(method), ...lengths.flatMap(length => {
-      const row = rows.find(each => each.method === methodName(method) && each.length === length)!;
-      return [short(row.logProbability), `${row.found}/${row.needles}`, (row.bytes / 2 ** 20).toFixed(1)];
-    })])
+    rows: rows.map(({ method, length, bytes, scores }) => {
+      const { scores: rawScores } = rows.find(row => row.length === length)!;
+      const differences = scores.map((score, i) => ({ ...score, logProbability: score.logProbability - rawScores[i]!.logProbability }));
+      const isRaw = scores === rawScores;
+      const shown = isRaw ? scores : differences;
+      return [
+        method, `${length}`, (bytes / 2 ** 20).toFixed(1), `${scores.filter(({ found }) => found).length}/${scores.length}`,
+        average(scores).toFixed(2), ...isRaw ? ['–', '–'] : [average(differences).toFixed(2), differences.length > 1 ? standardError(differences).toFixed(2) : '–'],
+        ...depths.map(depth => average(shown.filter(score => score.depth === depth)).toFixed(2))
+      ];
+    })
   });
+}
+
+function average(scores: readonly Score[]): number {
+  return mean(Float64Array.from(scores, score => score.logProbability));
+}
+
+function standardError(scores: readonly Score[]): number {
+  const center = average(scores);
+  return Math.sqrt(scores.reduce((sum, score) => sum + (score.logProbability - center) ** 2, 0) / (scores.length * (scores.length - 1)));
 }

@@ -38,7 +38,9 @@ async function download(name: string): Promise<string> {
 
 export async function fileSource(path: string): Promise<Source> {
   const unreadable = (error: Error): never => { throw new InputError(`"--model" expected a readable file, got ${error.message}`); };
-  const { size } = await stat(path).catch(unreadable);
+  const stats = await stat(path).catch(unreadable);
+  if (!stats.isFile()) throw new InputError(`"--model" expected a file, got ${path}, which is none`);
+  const { size } = stats;
   return {
     name: basename(path),
     size,

@@ -1,15 +1,21 @@
 // What the programs share: options, the lines that say where numbers come from, errors as one sentence.
+import { accessSync, constants } from 'node:fs';
+import { dirname } from 'node:path';
 import { availableParallelism, cpus } from 'node:os';
-import { BackendError, openBackend, type Backend } from 'nsnquant';
-import { InvalidArgumentError, type Command } from 'commander';
+import { BackendError, openBackend, type Backend, type BackendName } from 'nsnquant';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { DenseAttention } from './caches/dense.ts';
 import type { Resources } from './caches/methods.ts';
 import { Model } from './engine/model.ts';
 import { InputError } from './engine/source.ts';
 import { openModel, runtime } from './node.ts';
 
-export interface CommonOptions {
+export interface ModelOptions {
   model?: string;
+  backend: BackendName;
+}
+
+export interface CommonOptions extends ModelOptions {
   threads: number;
 }
 
@@ -23,7 +29,9 @@ export function commonOptions(command: Command): Command {
 
 export function modelOption(command: Command): Command {
   return command
-    .option('--model <file>', 'a GGUF file, or OWNER/NAME/FILE.gguf on Hugging Face (default: NSN_MODEL, or the file beside the repository)');
+    .option('--model <file>', 'a GGUF file, or OWNER/NAME/FILE.gguf on Hugging Face (default: NSN_MODEL, or the file beside the repository)')
+    // Never what the machine would choose: the same command has to measure the same everywhere.
+    .addOption(new Option('--backend <name>', "where nsnquant's attention runs").choices(['wasm', 'webgpu', 'reference']).default('wasm'));
 }
 
 /** For commander: an integer of at least 1. */
@@ -37,21 +45,41 @@ export function counts(text: string): number[] {
   return text.split(',').map(count);
 }
 
-export async function openAll({ model: file, threads }: CommonOptions): Promise<Opened> {
-  const backend = await openBackend();
+/** For commander: a number of at least 0. */
+export function amount(text: string): number {
+  if (!/^\d+(\.\d+)?$/.test(text)) throw new InvalidArgumentError('expected number of at least 0');
+  return Number(text);
+}
+
+/** For commander: a file for results. That it can be written is known before hours of measuring. */
+export function outputFile(path: string): string {
+  try {
+    accessSync(dirname(path), constants.W_OK);
+  } catch {
+    throw new InvalidArgumentError('expected a file in a folder that can be written to');
+  }
+  return path;
+}
+
+export async function openAll({ model: file, threads, backend: prefer }: CommonOptions): Promise<Opened> {
+  const backend = await openBackend({ prefer });
   const model = await openModel(file, { threads });
   const dense = await DenseAttention.open(runtime, model.config, { threads });
   return { model, config: model.config, backend, dense };
 }
 
 /** The first lines of every report. */
-export function facts({ config }: Model, backend: Backend, { threads }: CommonOptions): string[] {
+export function facts({ config }: Model, backend: Backend, threads: string): string[] {
   return [
     `model: ${config.name}: ${config.layers} layers, ${config.queryHeads} query heads, ${config.kvHeads} KV heads of ${config.headDim}`,
     `machine: ${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${availableParallelism()} processors; Node ${process.versions.node}`,
-    `attention: ${backend.name} ${backend.variant}; host engine: onnxruntime-node, ${threads === 1 ? '1 thread' : `${threads} threads`}`,
+    `attention: ${backend.name} ${backend.variant}; host engine: onnxruntime-node, ${threads}`,
     `date: ${new Date().toISOString().slice(0, 10)}; command: ${['npm run', process.env.npm_lifecycle_event ?? 'program', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')}`
   ];
+}
+
+export function threadText(threads: number): string {
+  return threads === 1 ? '1 thread' : `${threads} threads`;
 }
 
 /** Errors that say all there is to say end the program with their sentence; others with a stack. */

@@ -5,7 +5,7 @@ import { methodName, openCache, parseMethods, type Method } from './caches/metho
 import { Compare, measure, rawLogits } from './evaluate.ts';
 import { findModel, readText, runtime, textNames } from './node.ts';
 import { InputError } from './engine/source.ts';
-import { commonOptions, count, facts, openAll, run, status, type CommonOptions, type Opened } from './program.ts';
+import { commonOptions, count, facts, openAll, outputFile, run, status, threadText, type CommonOptions, type Opened } from './program.ts';
 import { fingerprint, State, type Measurement } from './state.ts';
 import { resultTable, writeReport, type Result } from './quality-report.ts';
 import { bootstrap, join, summarize } from './stats.ts';
@@ -13,7 +13,7 @@ import { toMarkdown } from './table.ts';
 
 const METHODS = [
   'raw',
-  'nsn1', 'nsn2', 'nsn4', 'nsn4/nsn2', 'nsn2/nsn4', 'nsn2/nsn1', 'nsn4/nsn1',
+  'nsn1', 'nsn2', 'nsn4', 'nsn4/nsn2', 'nsn4/nsn1', 'nsn2/nsn4', 'nsn2/nsn1', 'nsn1/nsn4', 'nsn1/nsn2',
   'nsn2@sinks=0', 'nsn4/nsn2@sinks=0', 'nsn4@sinks=0', 'nsn2@rope=off', 'nsn4/nsn2@rope=off', 'nsn2@recent=1', 'paper2', 'paper2@sinks=0',
   'q8_0', 'q4_0', 'q4_0+hadamard', 'q4_0+hadamard@sinks=4', 'kivi2', 'kivi2@sinks=4', 'turbo2', 'turbo3', 'turbo4', 'turbo2@sinks=4', 'turbo4@sinks=4'
 ].join(',');
@@ -37,8 +37,8 @@ await run(async () => {
     .option('--tokens <n>', 'of every sequence', count, 2048)
     .option('--stride <n>', 'from the start of a sequence to the start of the next, in tokens (default: --tokens)', count)
     .option('--methods <list>', 'KEYS[/VALUES][@sinks=N,recent=N,rope=off], comma separated', METHODS)
-    .option('--json <file>', 'where the results go as JSON')
-    .option('--report <file>', 'where the HTML report goes', 'quality.html')
+    .option('--json <file>', 'where the results go as JSON', outputFile)
+    .option('--report <file>', 'where the HTML report goes', outputFile, 'quality.html')
     .option('--fresh', 'measure again what an earlier run measured');
   const options = program.parse().opts<Options>();
   const methods = parseMethods(options.methods);
@@ -46,7 +46,7 @@ await run(async () => {
   const results: Result[] = [];
   for (const text of options.text.split(',')) results.push(...await measureText(text, methods, opened, options));
 
-  const lines = [...facts(opened.model, opened.backend, options), `${options.sequences} sequences of ${options.tokens} tokens of every text, ${options.stride ?? options.tokens} tokens from start to start`];
+  const lines = [...facts(opened.model, opened.backend, threadText(options.threads)), `${options.sequences} sequences of ${options.tokens} tokens of every text, ${options.stride ?? options.tokens} tokens from start to start`];
   console.log(lines.join('\n'));
   for (const text of new Set(results.map(result => result.text))) {
     console.log(`\n${text}\n\n${toMarkdown(resultTable(results.filter(result => result.text === text)))}`);
@@ -73,7 +73,7 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
     // Only where something is left to compare with it.
     let reference: Float32Array | undefined;
     for (const [index, method] of methods.entries()) {
-      const key = `${text} ${sequence * stride} ${tokens} ${methodName(method)}`;
+      const key = `${text} ${sequence * stride} ${tokens} ${methodName(method)} ${opened.backend.name} ${opened.backend.variant}`;
       let measured = options.fresh ? undefined : state.get(key);
       if (!measured) {
         const begin = performance.now();

@@ -1,20 +1,20 @@
 // `npm run speed`: milliseconds per generated token and the attention's share, prefill and the encoder's share, bytes; by context and threads.
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { codecs } from 'nsnquant';
 import { FixedCache } from './caches/fixed.ts';
-import { methodName, openCache, parseMethod, parseMethods } from './caches/methods.ts';
+import { methodName, openCache, parseMethods, raw, type Method } from './caches/methods.ts';
 import { NsnCache } from './caches/nsn.ts';
 import { TimedCache } from './caches/timed.ts';
 import type { WindowedCache } from './caches/windowed.ts';
 import type { Cache } from './engine/model.ts';
 import { InputError } from './engine/source.ts';
 import { readText } from './node.ts';
-import { count, counts, facts, modelOption, openAll, run, status, type Opened } from './program.ts';
+import { count, counts, facts, modelOption, openAll, outputFile, run, status, threadText, type ModelOptions, type Opened } from './program.ts';
 import { quantile } from './stats.ts';
 import { toMarkdown } from './table.ts';
 
-interface Options {
-  model?: string;
+interface Options extends ModelOptions {
   contexts: number[];
   threadCounts: number[];
   methods: string;
@@ -30,19 +30,27 @@ interface Row {
   readonly tokenMs: number;
   readonly attendMs: number;
   readonly encodeMs: number;
-  /** Tokens per second while the context was read, from the first token on. */
+  /** Tokens per second while the context was read, from the first token on. Null where there are kernels for single tokens alone. */
   readonly prefillPerSecond: number | null;
+  readonly prefillAttendShare: number | null;
   /** Share of prefill that sealing windows took. */
   readonly prefillEncodeShare: number | null;
-  readonly prefillAttendShare: number | null;
   readonly bytes: number;
   /** Everything that the cache has allocated for its capacity. */
   readonly allocated: number | null;
 }
 
+/** The model with a host engine of so many threads. */
+interface Engine extends Opened {
+  readonly threads: number;
+  /** What all but the cache took to read a context, in milliseconds, by its tokens: the same with every cache. */
+  readonly hostMs: Map<number, number>;
+}
+
 /** Tokens of one call while a prompt is read. */
 const CHUNK = 512;
 const WARM_UP = 4;
+const NO_PREFILL = { prefillPerSecond: null, prefillAttendShare: null, prefillEncodeShare: null };
 
 await run(async () => {
   const options = modelOption(new Command('speed'))
@@ -51,80 +59,92 @@ await run(async () => {
     .option('--thread-counts <list>', 'threads of the host engine, one table for each', counts, [1, 2])
     .option('--methods <list>', 'codecs of nsnquant', 'nsn1,nsn2,nsn4/nsn2,nsn4')
     .option('--steps <n>', 'measured tokens after each context', count, 64)
-    .option('--json <file>', 'where the results go as JSON')
+    .option('--json <file>', 'where the results go as JSON', outputFile)
     .parse()
     .opts<Options>();
-  const rows: Row[] = [];
-  for (const threads of options.threadCounts) {
-    const opened = await openAll({ model: options.model, threads });
-    if (rows.length === 0) console.log(facts(opened.model, opened.backend, { threads }).join('\n'));
-    const longest = Math.max(...options.contexts) + options.steps + WARM_UP;
+  const { contexts, threadCounts, steps } = options;
+  if (contexts.some((context, i) => context <= (contexts[i - 1] ?? 0))) throw new InputError(`"--contexts" expected ascending numbers, got ${contexts.join(',')}`);
+  const methods = parseMethods(options.methods);
+  if (!methods.every(({ keys }) => keys in codecs)) throw new InputError(`"--methods" expected codecs of nsnquant, got ${options.methods}`);
+  const longest = contexts.at(-1)! + steps + WARM_UP;
+  const engines: Engine[] = [];
+  for (const threads of threadCounts) {
+    const opened = await openAll({ ...options, threads });
     if (longest > opened.config.context) {
-      throw new InputError(`"--contexts" expected at most ${opened.config.context - options.steps - WARM_UP} tokens (the model's context less those measured), got ${Math.max(...options.contexts)}`);
+      throw new InputError(`"--contexts" expected at most ${opened.config.context - steps - WARM_UP} tokens (the model's context less those measured), got ${contexts.at(-1)}`);
     }
-    status('tokenizing');
-    const ids = opened.model.encode((await readText('war-and-peace')).slice(0, 8 * longest)).slice(0, longest);
-    rows.push(...await measureDense(opened, ids, options, threads));
-    for (const method of parseMethods(options.methods)) rows.push(...await measureMethod(opened, methodName(method), ids, options, threads));
-    await opened.model.release();
+    engines.push({ ...opened, threads, hostMs: new Map() });
   }
+  const { model, backend } = engines[0]!;
+  status('tokenizing');
+  const ids = model.encode((await readText('war-and-peace')).slice(0, 8 * longest)).slice(0, longest);
+  const rows: Row[] = [];
+  for (const engine of engines) rows.push(...await measureDense(engine, ids, options));
+  for (const method of methods) rows.push(...await measureMethod(engines, method, ids, options));
   status('');
-  for (const threads of options.threadCounts) console.log(`\n${threadText(threads)} of the host engine\n\n${table(rows.filter(row => row.threads === threads))}`);
+  console.log(facts(model, backend, threadCounts.map(threadText).join(' or ')).join('\n'));
+  for (const threads of threadCounts) console.log(`\n${threadText(threads)} of the host engine\n\n${table(rows.filter(row => row.threads === threads))}`);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
 });
 
 /** Raw f32 by the host engine and by WebAssembly, int8 by WebAssembly: the same prompt serves them all. */
-async function measureDense(opened: Opened, ids: number[], { contexts, steps }: Options, threads: number): Promise<Row[]> {
+async function measureDense(engine: Engine, ids: readonly number[], { contexts, steps }: Options): Promise<Row[]> {
   const rows: Row[] = [];
-  const cache = openCache(parseMethod('raw'), opened, ids.length, CHUNK) as WindowedCache;
-  const prefill = new TimedCache(cache);
-  let prefillMs = 0;
+  const { threads, config, backend } = engine;
+  const cache = openCache(raw, engine, ids.length, CHUNK) as WindowedCache;
+  const timed = new TimedCache(cache);
+  let allMs = 0;
   for (const context of contexts) {
     status(`${threadText(threads)}, raw, ${context} tokens`);
-    prefillMs += await read(opened, prefill, ids, context);
-    const shares = { prefillPerSecond: context / prefillMs * 1000, prefillEncodeShare: null, prefillAttendShare: prefill.attendMs / prefillMs };
+    allMs += await read(engine, timed, ids, context);
+    const hostMs = allMs - timed.attendMs - timed.appendMs;
+    engine.hostMs.set(context, hostMs);
     for (const [method, kind] of [['f32', 'f32'], ['int8 (as q8_0)', 'int8']] as const) {
-      const fixed = await FixedCache.open(opened.config, kind, opened.backend.variant === 'relaxed', cache);
-      rows.push({ method, threads, context, ...await decode(opened, fixed, ids, context, steps), ...(kind === 'f32' ? shares : { ...shares, prefillPerSecond: null, prefillAttendShare: null }), bytes: fixed.bytes, allocated: null });
+      const fixed = await FixedCache.open(config, kind, backend.variant === 'relaxed', cache);
+      rows.push({ method, threads, context, ...await decode(engine, fixed, ids, context, steps), ...NO_PREFILL, bytes: fixed.bytes, allocated: null });
     }
-    const host = await decode(opened, cache, ids, context, steps);
+    const bytes = cache.bytes;
+    rows.push({ method: 'f32 by the host engine', threads, context, ...await decode(engine, cache, ids, context, steps), ...prefill(context, hostMs, timed), bytes, allocated: null });
     cache.crop(context);
-    rows.push({ method: 'f32 by the host engine', threads, context, ...host, ...shares, bytes: cache.bytes, allocated: null });
   }
   return rows;
 }
 
-async function measureMethod(opened: Opened, method: string, ids: number[], { contexts, steps }: Options, threads: number): Promise<Row[]> {
+/** The prompt is read once, by the engine with the most threads: how long the cache takes does not depend on them. */
+async function measureMethod(engines: readonly Engine[], method: Method, ids: readonly number[], { contexts, steps }: Options): Promise<Row[]> {
   const rows: Row[] = [];
-  const cache = openCache(parseMethod(method), opened, ids.length, CHUNK);
+  const fastest = engines.reduce((most, engine) => (engine.threads > most.threads ? engine : most));
+  const cache = openCache(method, fastest, ids.length, CHUNK);
   const timed = new TimedCache(cache);
-  let prefillMs = 0;
-  let tokens = 0;
   for (const context of contexts) {
-    status(`${threadText(threads)}, ${method}, ${context} tokens`);
-    const begin = cache.length;
-    prefillMs += await read(opened, timed, ids, context);
-    tokens += context - begin;
+    status(`${methodName(method)}, ${context} tokens`);
+    await read(fastest, timed, ids, context);
     const { bytes } = cache;
-    const shares = { prefillPerSecond: tokens / prefillMs * 1000, prefillEncodeShare: timed.appendMs / prefillMs, prefillAttendShare: timed.attendMs / prefillMs };
-    rows.push({
-      method, threads, context, ...await decode(opened, cache, ids, context, steps), ...shares, bytes,
-      allocated: cache instanceof NsnCache ? cache.cache.bytes : null
-    });
+    const allocated = cache instanceof NsnCache ? cache.cache.bytes : null;
+    for (const engine of engines) {
+      const times = await decode(engine, cache, ids, context, steps);
+      cache.crop(context);
+      rows.push({ method: methodName(method), threads: engine.threads, context, ...times, ...prefill(context, engine.hostMs.get(context)!, timed), bytes, allocated });
+    }
   }
   cache.dispose();
   return rows;
 }
 
+function prefill(context: number, hostMs: number, { attendMs, appendMs }: TimedCache): Pick<Row, 'prefillPerSecond' | 'prefillAttendShare' | 'prefillEncodeShare'> {
+  const allMs = hostMs + attendMs + appendMs;
+  return { prefillPerSecond: context / allMs * 1000, prefillAttendShare: attendMs / allMs, prefillEncodeShare: appendMs / allMs };
+}
+
 /** Reads the prompt on to `context` tokens; milliseconds. */
-async function read({ model }: Opened, cache: Cache, ids: readonly number[], context: number): Promise<number> {
+async function read({ model }: Engine, cache: Cache, ids: readonly number[], context: number): Promise<number> {
   const begin = performance.now();
   while (cache.length < context) await model.forward(ids.slice(cache.length, Math.min(context, cache.length + CHUNK)), cache);
   return performance.now() - begin;
 }
 
 /** Token by token: medians, and the mean of encoding, as only one token in 64 seals a window. */
-async function decode({ model }: Opened, cache: Cache, ids: readonly number[], context: number, steps: number): Promise<Pick<Row, 'tokenMs' | 'attendMs' | 'encodeMs'>> {
+async function decode({ model }: Engine, cache: Cache, ids: readonly number[], context: number, steps: number): Promise<Pick<Row, 'tokenMs' | 'attendMs' | 'encodeMs'>> {
   const timed = new TimedCache(cache);
   const host: number[] = [];
   const attend: number[] = [];
@@ -142,10 +162,6 @@ async function decode({ model }: Opened, cache: Cache, ids: readonly number[], c
   }
   const attendMs = quantile(Float64Array.from(attend), 0.5);
   return { attendMs, encodeMs: encode, tokenMs: quantile(Float64Array.from(host), 0.5) + attendMs + encode };
-}
-
-function threadText(threads: number): string {
-  return threads === 1 ? '1 thread' : `${threads} threads`;
 }
 
 function table(rows: readonly Row[]): string {

@@ -76,6 +76,12 @@ export function quantile(values: Float64Array, q: number): number {
   return sorted[low]! + (at - low) * (sorted[high]! - sorted[low]!);
 }
 
+/** ln p of a token, by its row of logits. */
+export function logProbability(logits: Float32Array, token: number): number {
+  const max = logits.reduce((most, logit) => Math.max(most, logit), -Infinity);
+  return logits[token]! - max - Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - max), 0));
+}
+
 export function join(parts: readonly TokenStats[]): TokenStats {
   const all = (name: keyof TokenStats): Float64Array => Float64Array.from(parts.flatMap(part => [...part[name]]));
   return { nll: all('nll'), rawNll: all('rawNll'), kld: all('kld'), same: all('same') };

@@ -23,6 +23,16 @@ export interface ChatOptions extends SampleOptions {
   readonly maxAnswer: number;
 }
 
+export interface AskOptions {
+  /** Ends the answer early. What was said until then stays in the conversation; before the first letter nothing does. */
+  readonly signal?: AbortSignal;
+  /** Called, and awaited, whenever part of the prompt has been read, with tokens. */
+  readonly reading?: (done: number, total: number) => unknown;
+}
+
+/** Why an answer ended: the model said so, `maxAnswer`, the cache is full, or the signal. */
+export type Ending = 'stop token' | 'longest answer' | 'capacity' | 'aborted';
+
 /** What a conversation is besides its cache: what has to be kept with a saved one. */
 export interface Transcript {
   readonly messages: readonly Message[];
@@ -63,11 +73,11 @@ export class Chat {
   }
 
   /**
-   * The answer, piece by piece. Ends at one of the model's stop tokens, after `maxAnswer` tokens, or when the cache is full.
+   * The answer, piece by piece; why it ended is what the generator returns.
    *
    * @throws {InputError} before anything runs, if the conversation no longer fits
    */
-  async *ask(question: string): AsyncGenerator<string> {
+  async *ask(question: string, { signal, reading }: AskOptions = {}): AsyncGenerator<string, Ending> {
     const messages: Message[] = [...this.#messages, { role: 'user', content: question }];
     const prompt = this.#model.encode(this.#template.render({ messages, add_generation_prompt: true }));
     const { capacity, maxAppend, maxAnswer } = this.#options;
@@ -82,12 +92,20 @@ export class Chat {
     this.#tokens.length = same;
 
     let hidden = new Float32Array();
-    for (let from = same; from < prompt.length; from += maxAppend) hidden = await this.#run(prompt.slice(from, from + maxAppend));
+    for (let from = same; from < prompt.length; from += maxAppend) {
+      hidden = await this.#run(prompt.slice(from, from + maxAppend));
+      await reading?.(this.#cache.length - same, prompt.length - same);
+      if (signal?.aborted) return 'aborted';
+    }
     const answer: number[] = [];
     let shown = '';
-    for (;;) {
+    let ending: Ending | undefined;
+    while (!ending) {
       const token = sample(await this.#model.logits(hidden.slice(-this.#model.config.width)), this.#options);
-      if (this.#model.stops.has(token)) break;
+      if (this.#model.stops.has(token)) {
+        ending = 'stop token';
+        break;
+      }
       answer.push(token);
       const text = this.#model.tokenizer.decode(answer, { skip_special_tokens: true });
       // A letter of several bytes may still be incomplete.
@@ -95,10 +113,14 @@ export class Chat {
         yield text.slice(shown.length);
         shown = text;
       }
-      if (answer.length >= maxAnswer || this.#cache.length >= capacity) break;
-      hidden = await this.#run([token]);
+      if (signal?.aborted) ending = 'aborted';
+      else if (answer.length >= maxAnswer) ending = 'longest answer';
+      else if (this.#cache.length >= capacity) ending = 'capacity';
+      else hidden = await this.#run([token]);
     }
+    if (ending === 'aborted' && shown === '') return ending;
     this.#messages = [...messages, { role: 'assistant', content: shown }];
+    return ending;
   }
 
   async #run(tokens: readonly number[]): Promise<Float32Array<ArrayBuffer>> {

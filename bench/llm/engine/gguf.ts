@@ -42,6 +42,11 @@ export class Gguf {
     this.config = config;
   }
 
+  /** Bytes of all tensors as f32. */
+  get floatBytes(): number {
+    return 4 * [...this.#tensors.values()].reduce((sum, { shape }) => sum + elementCount(shape), 0);
+  }
+
   has(name: string): boolean {
     return this.#tensors.has(name);
   }
@@ -86,7 +91,7 @@ export async function openGguf(source: Source): Promise<Gguf> {
     }
     const sizes = shape.map(Number);
     const info = { type, shape: sizes, offset: dataOffset + Number(offset) };
-    end = Math.max(end, info.offset + tensorBytes(type, sizes.reduce((product, size) => product * size, 1)));
+    end = Math.max(end, info.offset + tensorBytes(type, elementCount(sizes)));
     tensors.set(name, info);
   }
   if (end > source.size) throw truncated(source, end);
@@ -116,6 +121,10 @@ async function header(source: Source) {
   }
 }
 
+function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
 function truncated(source: Source, needed: number | undefined): InputError {
   const expected = needed === undefined ? 'a complete header' : `at least ${needed.toLocaleString('en-US')} bytes`;
   return new InputError(`${source.name}: expected ${expected}, got a file that ends after ${source.size.toLocaleString('en-US')} bytes; it is cut short, download it again`);
@@ -127,10 +136,11 @@ function find(source: Source, tensors: ReadonlyMap<string, TensorInfo>, name: st
   return info;
 }
 
-function tensorNames(layers: number): string[] {
+/** One by one: a damaged file may speak of any number of layers. */
+function* tensorNames(layers: number): Generator<string> {
+  yield* ['token_embd.weight', 'output_norm.weight'];
   const parts = ['attn_norm', 'attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_norm', 'ffn_gate', 'ffn_up', 'ffn_down'];
-  const ofLayers = Array.from({ length: layers }, (_, layer) => parts.map(part => `blk.${layer}.${part}.weight`));
-  return ['token_embd.weight', 'output_norm.weight', ...ofLayers.flat()];
+  for (let layer = 0; layer < layers; layer++) yield* parts.map(part => `blk.${layer}.${part}.weight`);
 }
 
 function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<string, TensorInfo>, factors: Float32Array | undefined): Config {
@@ -139,9 +149,16 @@ function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<str
     if (typeof value !== 'number' && typeof value !== 'bigint') throw new InputError(`${source.name}: expected a number for "${key}", got ${typeof value}`);
     return Number(value);
   };
-  const width = number('llama.embedding_length');
-  const queryHeads = number('llama.attention.head_count');
-  const headDim = number('llama.attention.key_length', width / queryHeads);
+  const checked = (key: string, expected: string, holds: (value: number) => boolean, otherwise?: number): number => {
+    const value = number(key, otherwise);
+    if (!holds(value)) throw new InputError(`${source.name}: "${key}" expected ${expected}, got ${value}`);
+    return value;
+  };
+  const [columns, vocabulary] = find(source, tensors, 'token_embd.weight').shape as [number, number];
+  const width = checked('llama.embedding_length', `${columns} (the columns of token_embd.weight)`, value => value === columns);
+  const queryHeads = checked('llama.attention.head_count', 'integer of at least 1', value => Number.isInteger(value) && value >= 1);
+  const kvHeads = checked('llama.attention.head_count_kv', `a divisor of ${queryHeads} (the query heads)`, value => queryHeads % value === 0 && value >= 1, queryHeads);
+  const headDim = checked('llama.attention.key_length', 'multiple of 8 from 32 to 512', value => value % 8 === 0 && value >= 32 && value <= 512, width / queryHeads);
   const scaling = metadata['llama.rope.scaling.type'] ?? 'none';
   if (scaling !== 'none' && scaling !== 'linear') {
     throw new InputError(`${source.name}: "llama.rope.scaling.type" expected none or linear, got ${String(scaling)}`);
@@ -149,20 +166,21 @@ function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<str
   if (number('llama.expert_count', 0) > 0) {
     throw new InputError(`${source.name}: expected a dense model, got a mixture of ${number('llama.expert_count')} experts`);
   }
-  const stretch = scaling === 'linear' ? number('llama.rope.scaling.factor', 1) : 1;
-  const dims = number('llama.rope.dimension_count', headDim);
-  const base = number('llama.rope.freq_base', 10000);
+  const positive = (key: string, otherwise?: number): number => checked(key, 'number above 0', value => value > 0 && value < Infinity, otherwise);
+  const stretch = scaling === 'linear' ? positive('llama.rope.scaling.factor', 1) : 1;
+  const dims = checked('llama.rope.dimension_count', `even integer up to ${headDim} (the channels of a head)`, value => value % 2 === 0 && value >= 2 && value <= headDim, headDim);
+  const base = positive('llama.rope.freq_base', 10000);
   return {
     name: String(metadata['general.name'] ?? source.name),
-    layers: number('llama.block_count'),
+    layers: checked('llama.block_count', 'integer of at least 1', value => Number.isInteger(value) && value >= 1),
     queryHeads,
-    kvHeads: number('llama.attention.head_count_kv', queryHeads),
+    kvHeads,
     headDim,
     width,
     inner: number('llama.feed_forward_length'),
-    vocabulary: find(source, tensors, 'token_embd.weight').shape[1]!,
+    vocabulary,
     context: number('llama.context_length'),
-    epsilon: number('llama.attention.layer_norm_rms_epsilon'),
+    epsilon: positive('llama.attention.layer_norm_rms_epsilon'),
     rope: {
       invFreq: Float64Array.from({ length: dims / 2 }, (_, pair) => base ** (-2 * pair / dims) / stretch / (factors?.[pair] ?? 1)),
       interleaved: true

@@ -4,12 +4,13 @@ import type { Config, Gguf } from './gguf.ts';
 import { encodeModel, type Attribute, type Constant, type Graph, type Node, type Port } from './onnx.ts';
 
 /**
- * The model's graphs in order: layers + 1 segments, then the head. Each is made when it is asked for: one is in memory at a time.
+ * The model's graphs: the head, then layers + 1 segments in order. Each is made when it is asked for: one is in memory at a time.
+ * The head is the largest by far: coming first, it leaves the others the memory that reading it took.
  *
+ *   head           hidden                  → logits
  *   first segment  x, cos, sin             → q, k, v
  *   inner          x, attention, cos, sin  → x, q, k, v
  *   last           x, attention            → hidden      (after the final norm)
- *   head           hidden                  → logits
  *
  *   x          f32 [tokens, width]
  *   attention  f32 [tokens, queryHeads · headDim]
@@ -17,6 +18,7 @@ import { encodeModel, type Attribute, type Constant, type Graph, type Node, type
  *   cos, sin   f32 [tokens, pairs], of every token's angles
  */
 export async function* modelGraphs(gguf: Gguf): AsyncGenerator<Uint8Array> {
+  yield await headGraph(gguf);
   const { layers } = gguf.config;
   for (let segment = 0; segment <= layers; segment++) {
     const builder = new Builder(gguf, `segment ${segment}`);
@@ -34,7 +36,6 @@ export async function* modelGraphs(gguf: Gguf): AsyncGenerator<Uint8Array> {
     else builder.output('hidden', normalized, ['tokens', gguf.config.width]);
     yield builder.encode();
   }
-  yield await headGraph(gguf);
 }
 
 /** Queries, keys and values, and RoPE. */

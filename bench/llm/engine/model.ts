@@ -18,6 +18,8 @@ export interface Cache {
 }
 
 export interface OpenOptions extends HostOptions {
+  /** Bytes that the host engine can hold of weights, which it takes as f32. Default: any number. */
+  readonly weightBytes?: number;
   /** Called with 0 to 1. */
   readonly progress?: (done: number) => void;
 }
@@ -39,14 +41,18 @@ export class Model {
     this.chatTemplate = gguf.metadata['tokenizer.chat_template'] as string | undefined;
     const ends = ['eos', 'eot'].map(name => gguf.metadata[`tokenizer.ggml.${name}_token_id`]).filter(id => id !== undefined);
     this.stops = new Set(ends.map(Number));
-    this.#head = sessions.at(-1)!;
-    this.#segments = sessions.slice(0, -1);
+    this.#head = sessions[0]!;
+    this.#segments = sessions.slice(1);
     this.#embeddings = embeddings;
   }
 
   /** @throws {InputError} for a file that the engine cannot run */
   static async open(runtime: OnnxRuntime, source: Source, options: OpenOptions = {}): Promise<Model> {
     const gguf = await openGguf(source);
+    const { weightBytes = Infinity } = options;
+    if (gguf.floatBytes > weightBytes) {
+      throw new InputError(`${source.name}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`);
+    }
     const tokenizer = openTokenizer(gguf);
     const { width, vocabulary, layers } = gguf.config;
     const embeddings = await gguf.packed('token_embd.weight', width, vocabulary);
@@ -119,4 +125,8 @@ export class Model {
     });
     return out;
   }
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 2 ** 30).toPrecision(3)} GiB`;
 }

@@ -48,6 +48,17 @@ group('GGUF', test => {
   test('a missing tensor is named', () => refuses(
     () => openGguf(tinySource({ without: ['blk.1.ffn_up.weight'] })), /^tiny\.gguf: expected tensor "blk\.1\.ffn_up\.weight", got a file without it$/
   ));
+  test('a damaged size is named before anything is made of it', async () => {
+    for (const [metadata, message] of [
+      [{ 'llama.embedding_length': 64 + 130 * 2 ** 24 }, /^tiny\.gguf: "llama\.embedding_length" expected 64 \(the columns of token_embd\.weight\), got 2181038144$/],
+      [{ 'llama.block_count': 2 ** 31 }, /^tiny\.gguf: expected tensor "blk\.2\.attn_norm\.weight", got a file without it$/],
+      [{ 'llama.attention.head_count': 0 }, /^tiny\.gguf: "llama\.attention\.head_count" expected integer of at least 1, got 0$/],
+      [{ 'llama.attention.head_count_kv': 3 }, /^tiny\.gguf: "llama\.attention\.head_count_kv" expected a divisor of 2 \(the query heads\), got 3$/],
+      [{ 'llama.attention.key_length': 2 ** 31 }, /^tiny\.gguf: "llama\.attention\.key_length" expected multiple of 8 from 32 to 512, got 2147483648$/],
+      [{ 'llama.attention.layer_norm_rms_epsilon': -0.5 }, /^tiny\.gguf: "llama\.attention\.layer_norm_rms_epsilon" expected number above 0, got -0\.5$/],
+      [{ 'llama.rope.dimension_count': 66 }, /^tiny\.gguf: "llama\.rope\.dimension_count" expected even integer up to 32 \(the channels of a head\), got 66$/]
+    ] as const) await refuses(() => openGguf(tinySource({ metadata })), message);
+  });
   test('a tensor of an unknown type is named with the types that work', () => refuses(
     () => openGguf(tinySource({ type: 10 })), /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got GGML type 10; convert/
   ));

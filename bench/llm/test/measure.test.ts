@@ -5,7 +5,9 @@ import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { sample } from '../engine/sample.ts';
 import { windowChunks } from '../evaluate.ts';
-import { bootstrap, generator, quantile, summarize } from '../stats.ts';
+import { hide } from '../haystack.ts';
+import { plot } from '../plot.ts';
+import { bootstrap, generator, logProbability, quantile, summarize } from '../stats.ts';
 import { group } from './group.ts';
 
 /** f32 [64, 64], normal. */
@@ -82,7 +84,51 @@ group('statistics', test => {
     const width = ci.kld[1] - ci.kld[0];
     assert.ok(width > 0.045 && width < 0.08, `${width}`);
   });
+  test('ln p is that of a softmax, whatever is added to the logits', () => {
+    for (const shift of [0, 1000]) assert.ok(Math.abs(logProbability(Float32Array.of(shift, shift + Math.log(3)), 1) - Math.log(0.75)) < 1e-4);
+  });
   test('the same seed gives the same intervals', () => assert.equal(bootstrap(stats, { draws: 50 }), bootstrap(stats, { draws: 50 })));
+});
+
+group('haystack', test => {
+  // One token a letter.
+  const letters = { encode: (text: string) => [...text].map(letter => letter.codePointAt(0)!) };
+  const text = (tokens: readonly number[]): string => String.fromCodePoint(...tokens);
+  const book = letters.encode('abcdefghij'.repeat(200));
+  const { tokens, needles } = hide(letters, book, 1500, [5, 50, 95], 4, 0);
+  test('has the length that was asked for, and the book around its numbers', () => {
+    assert.is(tokens.length, 1500);
+    assert.is(text(tokens).replace(/\n\nThe secret[^\n]*\n\n/g, ''), text(book).slice(0, 1500 - text(tokens).match(/\n\nThe secret[^\n]*\n\n/g)!.join('').length));
+  });
+  test('hides every number at its depth, and asks for it as it was said', () => {
+    for (const { depth, question, answer } of needles) {
+      const number = text(answer).trim();
+      assert.match(number, /^\d{4}$/);
+      const said = `${text(question).split('. ')[1]} ${number}.`;
+      assert.ok(text(tokens).includes(said), said);
+      // Other numbers lie around it, too.
+      assert.ok(Math.abs(text(tokens).indexOf(said) / 1500 - depth / 100) < 0.13, `${text(tokens).indexOf(said)} for ${depth} %`);
+    }
+  });
+  test('other trials hide other numbers, of other towns', () => {
+    const other = hide(letters, book, 1500, [5, 50, 95], 4, 1);
+    assert.not.equal(other.needles.map(({ answer }) => answer), needles.map(({ answer }) => answer));
+    assert.not.equal(other.needles[0]!.question, needles[0]!.question);
+  });
+  test('a book that is too short is refused', () => assert.throws(() => hide(letters, book.slice(0, 100), 1500, [5], 4, 0), /"--lengths" expected more tokens/));
+});
+
+group('plot', test => {
+  test('no label covers another', () => {
+    // Ten methods in nearly one place.
+    const svg = plot(Array.from({ length: 10 }, (_, i) => ({ name: `method ${i}`, color: '#123456', bits: 3 + i / 100, codedBits: 2.9, kld: 0.01 + i / 1e5 })));
+    const labels = [...svg.matchAll(/<text[^>]*?(?: x="([-\d.]+)")?[^>]*?(?: y="([-\d.]+)")?[^>]*?transform="translate\(([-\d.]+) ([-\d.]+)\)"[^>]*>method \d<\/text>/g)]
+      .map(([, x = '0', y = '0', left, top]) => [Number(x) + Number(left), Number(y) + Number(top)] as const);
+    assert.is(labels.length, 10);
+    labels.forEach(([x, y], i) => labels.slice(i + 1).forEach(([otherX, otherY]) => {
+      assert.ok(Math.abs(y - otherY) > 10 || Math.abs(x - otherX) > 50, `${x} ${y} and ${otherX} ${otherY}`);
+    }));
+  });
 });
 
 group('sample', test => {
