@@ -1,0 +1,199 @@
+// The worker's side: a model, a cache, one conversation. Knows nothing of the page; what it refuses it refuses in a sentence.
+import { env, InferenceSession, Tensor } from 'onnxruntime-web/wasm';
+import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm';
+import { BackendError, openBackend, plan, type Backend, type CodecName } from 'nsnquant';
+import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
+import { Chat, type Ending, type Transcript } from '../../../bench/llm/engine/chat.ts';
+import { Model } from '../../../bench/llm/engine/model.ts';
+import { InputError } from '../../../bench/llm/engine/source.ts';
+import { openSource, type Chosen } from './sources.ts';
+
+env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
+env.wasm.numThreads = 1;   // more would need cross-origin isolation
+
+/** A WebAssembly memory ends at 4 GiB, and a matrix is there up to four times while it is read. */
+const WEIGHT_BYTES = 3 * 2 ** 30;
+/** Tokens of one call while a prompt is read: a window, so that the page hears of it and can stop it often. */
+const MAX_APPEND = 64;
+
+export type Attention = 'wasm' | 'webgpu';
+
+export interface Settings {
+  readonly attention: Attention;
+  readonly keys: CodecName;
+  readonly values: CodecName;
+  /** Tokens that the cache holds; the model's context where that is less. */
+  readonly capacity: number;
+}
+
+export interface AskOptions {
+  readonly temperature: number;
+  readonly maxAnswer: number;
+}
+
+/** What an opened model is. */
+export interface ModelFacts {
+  readonly layers: number;
+  readonly queryHeads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly context: number;
+}
+
+/** What a cache is, before anything is in it. */
+export interface CacheFacts {
+  /** The backend's variant, and why it was picked. */
+  readonly variant: string;
+  readonly reason: string;
+  readonly capacity: number;
+  /** All that was allocated. */
+  readonly allocatedBytes: number;
+  readonly bytesPerToken: number;
+  readonly bitsPerElement: number;
+  readonly f16BytesPerToken: number;
+  /** Tokens of the conversation, which the cache has yet to read. */
+  readonly unread: number;
+}
+
+/** What the cache holds, at one moment. */
+export interface Held {
+  readonly tokens: number;
+  readonly bytes: number;
+}
+
+export type Report =
+  | { readonly kind: 'reading'; readonly done: number; readonly total: number; readonly ms: number; readonly held: Held }
+  | { readonly kind: 'piece'; readonly text: string; readonly tokens: number; readonly ms: number; readonly attentionMs: number; readonly held: Held };
+
+export type Listen<T> = (event: T) => unknown;
+
+/** nsnquant's cache with a stopwatch at its attention. */
+class PageCache extends NsnCache {
+  attentionMs = 0;
+
+  override async attend(layer: number, query: Float32Array): Promise<Float32Array> {
+    const begin = performance.now();
+    const out = await super.attend(layer, query);
+    this.attentionMs += performance.now() - begin;
+    return out;
+  }
+
+  get held(): Held {
+    return { tokens: this.length, bytes: this.length === 0 ? 0 : this.bytes };
+  }
+}
+
+const NOTHING: Transcript = { messages: [], tokens: [] };
+
+export class Conversation {
+  readonly #backends = new Map<Attention, Backend>();
+  #model: Model | undefined;
+  #cache: PageCache | undefined;
+  #settings: Settings | undefined;
+  #transcript = NOTHING;
+  /** Tokens that the transcript was when it was last read. */
+  #length = 0;
+  #stop = new AbortController();
+
+  /** Opens a model; one conversation opens one. `loaded` hears 0 to 1. */
+  async open(chosen: Chosen, loaded: Listen<number>): Promise<ModelFacts> {
+    const source = await openSource(chosen, loaded);
+    this.#model = await Model.open({ InferenceSession, Tensor }, source, { weightBytes: WEIGHT_BYTES, progress: loaded });
+    const { layers, queryHeads, kvHeads, headDim, context } = this.#model.config;
+    return { layers, queryHeads, kvHeads, headDim, context };
+  }
+
+  /**
+   * A new, empty cache; the next question reads the conversation into it. Where it is refused the old one stays in use.
+   *
+   * @throws {BackendError} if the backend is missing here, computes wrongly, or has no memory for the cache
+   */
+  async configure(settings: Settings): Promise<CacheFacts> {
+    const { config } = this.#opened();
+    let backend = this.#backends.get(settings.attention);
+    if (!backend) {
+      backend = await openBackend({ prefer: settings.attention });
+      this.#backends.set(settings.attention, backend);
+    }
+    const { keys, values } = settings;
+    const capacity = Math.min(settings.capacity, config.context);
+    const options = { keys, values, capacity, maxAppend: Math.min(MAX_APPEND, capacity), sinks: 4, recent: 0 };
+    const cache = new PageCache(backend, config, { ...options, rope: true });
+    await cache.cache.ready;
+    this.#cache?.dispose();
+    this.#cache = cache;
+    this.#settings = settings;
+    this.#transcript = { ...this.#transcript, tokens: [] };
+    const { layers, kvHeads, queryHeads, headDim, rope } = config;
+    const { bytesPerToken, bitsPerElement, f16BytesPerToken } = plan({ layers, kvHeads, queryHeads, headDim, rope, ...options });
+    return { variant: backend.variant, reason: backend.reason, capacity, allocatedBytes: cache.cache.bytes, bytesPerToken, bitsPerElement, f16BytesPerToken, unread: this.#length };
+  }
+
+  /** Answers, reporting every piece. Resolves to why the answer ended. */
+  async ask(question: string, { temperature, maxAnswer }: AskOptions, listen: Listen<Report>): Promise<Ending> {
+    const model = this.#opened();
+    if (!this.#cache) await this.configure(this.#settings!);
+    const cache = this.#cache!;
+    const chat = new Chat(model, cache, { capacity: cache.cache.shape.capacity, maxAppend: MAX_APPEND, maxAnswer, temperature, topP: 0.9, random: Math.random });
+    chat.resume(this.#transcript);
+    this.#stop = new AbortController();
+
+    let before = performance.now();
+    let tokensBefore = 0;
+    const sinceLast = (): number => {
+      const now = performance.now();
+      const ms = now - before;
+      before = now;
+      return ms;
+    };
+    try {
+      const pieces = chat.ask(question, {
+        signal: this.#stop.signal,
+        reading: (done, total) => {
+          tokensBefore = cache.length;
+          return listen({ kind: 'reading', done, total, ms: sinceLast(), held: cache.held });
+        }
+      });
+      for (;;) {
+        cache.attentionMs = 0;
+        const { done, value } = await pieces.next();
+        if (done) return value;
+        const { held } = cache;
+        // Awaited: while the page hears of it, this worker hears whether to stop.
+        await listen({ kind: 'piece', text: value, tokens: held.tokens - tokensBefore, ms: sinceLast(), attentionMs: cache.attentionMs, held });
+        before = performance.now();
+        tokensBefore = held.tokens;
+      }
+    } catch (error) {
+      // What fails in the middle leaves layers of different lengths: the next question gets a new cache, and a new device if
+      // this one failed. The conversation stays.
+      if (!(error instanceof InputError)) {
+        cache.dispose();
+        this.#cache = undefined;
+        if (error instanceof BackendError) this.#backends.delete(error.backend as Attention);
+      }
+      throw error;
+    } finally {
+      const { messages, tokens } = chat.transcript;
+      this.#transcript = { messages, tokens: this.#cache ? tokens : [] };
+      this.#length = tokens.length;
+    }
+  }
+
+  /** Ends the answer that is being made, after its next token. */
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  /** Forgets the conversation. */
+  restart(): void {
+    this.#cache?.crop(0);
+    this.#transcript = NOTHING;
+    this.#length = 0;
+  }
+
+  #opened(): Model {
+    if (!this.#model) throw new Error('conversation expected open, got one without a model');
+    return this.#model;
+  }
+}

@@ -1,0 +1,8 @@
+// `npm test`: builds the page and runs the tests against it in Chromium. The last line says how many passed.
+import { readdirSync } from 'node:fs';
+import { finish } from '../../../test/group.ts';
+import { buildPage } from '../build.ts';
+
+await buildPage();
+for (const name of readdirSync(import.meta.dirname).filter(name => name.endsWith('.test.ts')).sort()) await import(`./${name}`);
+await finish();
