@@ -142,7 +142,7 @@ group('bad input', test => {
     ['no GGUF', { name: 'notes.txt', bytes: new TextEncoder().encode('no model') }, /expected a GGUF file, got one whose header cannot be read/],
     ['an empty file', { name: 'empty.gguf', bytes: new Uint8Array() }, /expected a complete header, got a file that ends after 0 bytes/],
     ['a missing tensor', { name: 'less.gguf', bytes: tinyGguf({ without: ['blk.1.ffn_up.weight'] }) }, /expected tensor "blk\.1\.ffn_up\.weight", got a file without it$/],
-    ['a head dimension that no codec has', { name: 'heads.gguf', bytes: tinyGguf({ metadata: { 'llama.attention.key_length': 16 }, shapes: odd() }) }, /"headDim" expected integer from 32 to 512, got 16/i]
+    ['a head dimension that no codec has', { name: 'heads.gguf', bytes: tinyGguf({ metadata: { 'llama.attention.key_length': 16 }, shapes: odd() }) }, /"llama\.attention\.key_length" expected multiple of 8 from 32 to 512, got 16$/]
   ];
   test('is refused in a sentence, and a good file works afterwards', () => withPage(async driver => {
     for (const [what, file, message] of bad) {
