@@ -76,8 +76,11 @@ export class WindowedCache implements HeldCache {
   }
 
   crop(length: number): void {
+    const { keys, sinks } = this.#options;
     for (const layer of this.#layers) {
-      const coded = layer.coded === 0 ? 0 : this.#options.sinks + layer.coded * WINDOW;
+      // Nothing was lost where nothing is coded.
+      if (keys.raw) layer.coded = Math.min(layer.coded, Math.floor(Math.max(0, length - sinks) / WINDOW));
+      const coded = layer.coded === 0 ? 0 : sinks + layer.coded * WINDOW;
       if (length < coded || length > layer.length) throw new RangeError(`"length" expected integer from ${coded} to ${layer.length}, got ${length}`);
       layer.length = length;
     }

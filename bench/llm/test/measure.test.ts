@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert';
 import { codecs } from 'nsnquant';
 import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
+import { WindowedCache } from '../caches/windowed.ts';
 import { sample } from '../engine/sample.ts';
 import { windowChunks } from '../evaluate.ts';
 import { hide } from '../haystack.ts';
@@ -24,6 +25,24 @@ function relativeError(name: string): number {
 }
 
 group('formats', test => {
+  test('what is raw may be cropped anywhere, what is coded only behind it', () => {
+    const config = { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64 };
+    const filled = (name: string) => {
+      const format = formats.get(name)!;
+      const cache = new WindowedCache(config as never, undefined as never, { capacity: 200, keys: format, values: format, sinks: 0 });
+      for (let n = 0; n < 3; n++) cache.append(0, normalWindow(n).subarray(0, 60 * 64), normalWindow(n).subarray(0, 60 * 64));
+      return cache;
+    };
+    const raw = filled('raw');
+    const before = raw.held(0).keys.slice(0, 50 * 64);
+    raw.crop(50);
+    assert.is(raw.length, 50);
+    assert.equal(raw.held(0).keys, before);
+    raw.append(0, normalWindow(3), normalWindow(3));
+    assert.is(raw.length, 114);
+    assert.throws(() => filled('q8_0').crop(50), /^"length" expected integer from 64 to 180, got 50$/);
+  });
+
   test('bits with metadata are what the formats are known for', () => {
     const bits = (name: string): number => formats.get(name)!.windowBytes(64) * 8 / (64 * 64);
     assert.equal(['q8_0', 'q4_0', 'kivi2', 'turbo2', 'turbo3', 'turbo4'].map(bits), [8.5, 4.5, 3, 2.25, 3.25, 4.25]);
