@@ -4,7 +4,7 @@ import { BackendError, type Backend, type BackendName } from './backend.ts';
 import { checkInteger, checkObject, checkOneOf } from './check.ts';
 import { describe, findAdapter, requestDevice, type Found } from './gpu.ts';
 import { openReference } from './reference-backend.ts';
-import { cacheShape } from './shape.ts';
+import { cacheShape, type CacheShape } from './shape.ts';
 import { tryStep, type StepShape } from './step.ts';
 import { openWasm, type WasmVariant } from './wasm.ts';
 
@@ -59,7 +59,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   checkInteger('context', context, 1, 2 ** 24);
   if (shape !== undefined) {
     checkObject('shape', shape);
-    cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
+    withoutSize(shape);
   }
   if (prefer === 'reference') return openReference();
   if (prefer === 'wasm') return openWasm(variant);
@@ -108,12 +108,17 @@ async function choose(shape: StepShape, batch: number, context: number, load: bo
     return { ...gpu, reason };
   }
   found.device.destroy();
-  return cpu(reason);
+  return { ...wasm, reason: `${reason}; ${wasm.reason}` };
 }
 
 /** Compiles what caches of this shape need, whatever their size. */
 async function compile(backend: Backend, shape: StepShape): Promise<void> {
-  await backend.prepare?.(cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 }));
+  await backend.prepare?.(withoutSize(shape));
+}
+
+/** The shape, checked; of the smallest size, on which no kernel depends. */
+function withoutSize(shape: StepShape): CacheShape {
+  return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
 }
 
 /** A backend on a device that has passed its self-test. */

@@ -46,7 +46,7 @@ export interface TimedPlan extends Plan {
 
 /**
  * The bytes of a cache with these options; with a grid also how long steps take on backends, so that one sees where one
- * overtakes the other. Times are measured here and now: some tens of milliseconds a cell, or three steps.
+ * overtakes the other. Times are measured here and now: some tens of milliseconds a cell, or two steps.
  *
  * @throws {TypeError | RangeError} for options that `new KVCache` would refuse, or a grid of the wrong kind or values
  *
