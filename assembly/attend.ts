@@ -5,45 +5,17 @@ import { Lanes, LANE_BYTES, vadd } from "lanes";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
 import { fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
+import { decodedPages } from "./prompt";
 import { moveMaximum, rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, combine, hide, meanCoefficients, scan } from "./scores";
 import { blockBytes, GROUP, GROUP_BYTES, Shape, TILE_ROW, WINDOW } from "./shape";
 import { HEADROOM, HIDDEN } from "./softmax";
+import { Item, LIMITS, MOST, OUT, pageBlocks, Raw, stateBytes, SUM } from "./state";
 
 /** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
 const CHUNK: usize = 32;
-/** Lane groups that share one widening of a raw window. */
-const BLOCK_GROUPS: usize = 16;
-const PAGE_HEADER: usize = 16;
-
-/** One sequence of a batch: its queries and where its tokens lie. */
-@unmanaged
-export class Item {
-  queries: usize;       // f32 [tokens, queryHeads, headDim]
-  out: usize;           // the same shape
-  tokens: usize;        // query tokens: the newest of the sequence, or a run of them
-  position: usize;      // of the first query token
-  pages: usize;         // u32 [pageCount]: page numbers, oldest first
-  pageCount: usize;
-  pagePosition: usize;  // of the first page's first token
-  raws: usize;          // Raw [rawCount]
-  rawCount: usize;
-}
-
-/** A run of raw tokens. */
-@unmanaged
-class Raw {
-  address: usize;       // f16 [kvHeads, 2, capacity, headDim]
-  capacity: usize;
-  tokens: usize;
-  position: usize;
-}
-
-/** One lane group's record in Shape.states: these, then out and q, f32 [headDim, GROUP] each. */
-const MOST: usize = 0;
-const SUM: usize = 16;
-const LIMITS: usize = 32;
-const OUT: usize = 48;
+/** Lane groups that share one widening of a raw window, or one decoding of a page. */
+const BLOCK_GROUPS: usize = 64;
 
 /** Offsets in Shape.row. */
 const S1: usize = 0;
@@ -78,15 +50,17 @@ export function attend(shape: Shape, items: usize, count: usize, scale: f32): vo
   }
 }
 
-/** Up to BLOCK_GROUPS lane groups: each over the coded pages, then all over every raw window, widened once for them. */
+/** Up to BLOCK_GROUPS lane groups: over the coded pages, then over every raw window, widened once for them. */
 function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize, scale: f32): void {
   const headDim = shape.headDim;
-  const vectorBytes = headDim << 4;
-  const stateBytes = OUT + 2 * vectorBytes;
-  const end = shape.states + ((rows + GROUP - 1) / GROUP) * stateBytes;
-  for (let state = shape.states, row = first; state < end; state += stateBytes, row += GROUP) {
+  const bytes = stateBytes(headDim);
+  const end = shape.states + (rows + GROUP - 1) / GROUP * bytes;
+  for (let state = shape.states, row = first; state < end; state += bytes, row += GROUP) {
     open(shape, item, head, row, min<usize>(first + rows - row, GROUP), scale, state);
-    if (item.pageCount > 0) codedPages(shape, item, head, state);
+  }
+  if (item.pageCount > 0) {
+    if (LANE_BYTES == GROUP_BYTES && item.decoded) decodedPages(shape, item, head, shape.states, end);
+    else for (let state = shape.states; state < end; state += bytes) codedPages(shape, item, head, state);
   }
 
   const keys = shape.tile, values = keys + headDim * TILE_ROW;
@@ -96,10 +70,10 @@ function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize,
     const address = raw.address + head * 2 * sideBytes;
     widen(address, raw.tokens * headDim, keys);
     widen(address + sideBytes, raw.tokens * headDim, values);
-    for (let state = shape.states; state < end; state += stateBytes) rawWindow(shape, raw, keys, values, state);
+    for (let state = shape.states; state < end; state += bytes) rawWindow(shape, raw, keys, values, state);
   }
 
-  for (let state = shape.states, row = first; state < end; state += stateBytes, row += GROUP) {
+  for (let state = shape.states, row = first; state < end; state += bytes, row += GROUP) {
     close(shape, item, head, row, min<usize>(first + rows - row, GROUP), state);
   }
 }
@@ -138,7 +112,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const row = shape.row, q = state + OUT + (headDim << 4);
   const s1 = row + S1, s2 = row + S2, o = row + O;
   const keyBytes = blockBytes(keys, headDim);
-  const headOffset = PAGE_HEADER + head * (keyBytes + blockBytes(values, headDim));
+  const headOffset = head * (keyBytes + blockBytes(values, headDim));
   const valueRows = headDim / values.channels;
   // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
   const visible = <usize>load<f32>(state + LIMITS);
@@ -152,13 +126,13 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
     for (let column: usize = 0; column < keys.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        scan(pageAddress(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
+        scan(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
       }
     }
 
     for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) store<f32>(row + TOP + lane, HIDDEN);
     for (let n: usize = 0; n < chunk; n++) {
-      const page = pageAddress(shape, item, from + n) + headOffset;
+      const page = pageBlocks(shape, item, from + n) + headOffset;
       const scores = shape.scores + n * (WINDOW * GROUP_BYTES);
       const position = item.pagePosition + (from + n) * WINDOW;
       const hidden = position + WINDOW > visible;
@@ -176,7 +150,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     }
 
     for (let n: usize = 0; n < chunk; n++) {
-      const page = pageAddress(shape, item, from + n) + headOffset + keyBytes;
+      const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
       unpackNorms(values, page, s1, s2);
       unpackMean(values, page, headDim, o);
       weigh(shape.scores + n * (WINDOW * GROUP_BYTES), s1, s2, state + MOST, state + SUM, row + SHARE);
@@ -184,7 +158,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     }
     for (let column: usize = 0; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        fill(pageAddress(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
+        fill(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
       }
     }
   }
@@ -228,10 +202,6 @@ function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: us
   }
   rawWeights(shape.scores, raw.tokens, state + MOST, state + SUM);
   rawMix(shape.scores, values, raw.tokens, headDim, out);
-}
-
-@inline function pageAddress(shape: Shape, item: Item, n: usize): usize {
-  return shape.pages + <usize>load<u32>(item.pages + (n << 2)) * shape.pageBytes;
 }
 
 function addRows(x: usize, y: usize, bytes: usize): void {

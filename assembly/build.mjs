@@ -1,4 +1,5 @@
-// Compiles the three binaries and embeds them in ES modules: no asset paths, works in every bundler and runtime.
+// Compiles the three binaries and embeds them in ES modules: no asset paths, works in every bundler and runtime. In hexadecimal:
+// gzip finds whole bytes in it (11.5 KB a SIMD binary; 14.1 in base64).
 
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -7,7 +8,7 @@ import { createRequire } from 'node:module';
 const asc = createRequire(import.meta.url).resolve('assemblyscript/bin/asc.js');
 const folder = 'src/generated';
 
-/** Characters of base64: three quarters of what gzip looks back. */
+/** Digits of one piece: three quarters of what gzip looks back. */
 const PIECE = 24576;
 
 rmSync(folder, { recursive: true, force: true });   // what an earlier version generated would be compiled and packed
@@ -16,7 +17,7 @@ const [scalar, simd128, relaxed] = ['scalar', 'simd128', 'relaxed'].map(target =
   // A process each: the compiler keeps the first target's lanes for the next.
   const outFile = `${folder}/${target}.wasm`;
   execFileSync(process.execPath, [asc, '--config', 'asconfig.json', '--target', target, '--outFile', outFile], { stdio: 'inherit' });
-  return readFileSync(outFile).toString('base64');
+  return readFileSync(outFile).toString('hex');
 });
 write('scalar', `export const scalar = '${scalar}';`);
 

@@ -10,7 +10,7 @@ import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './comp
 import { group } from './group.ts';
 import { halfBits, rounded } from './half.ts';
 import { inputs, keyLike, normal, ropes, turned, type Input } from './inputs.ts';
-import { QUALITY } from './tolerance.ts';
+import { DECODED_ROWS, QUALITY } from './tolerance.ts';
 
 type Options = ConstructorParameters<typeof KVCache>[1];
 
@@ -75,6 +75,7 @@ cases.push(
   { title: 'queries from the first token on, sinks sealed over', options: { sinks: 4 }, counts: [140], queries: 140, seal: true },
   { title: 'queries from the first token on, without sinks', options: { sinks: 0, headDim: 32 }, counts: [140], queries: 140, seal: true },
   { title: '40 queries of 8 heads: more than one call holds', options: { queryHeads: 8, headDim: 32 }, counts: [100, 40], queries: 40 },
+  { title: '100 queries of 3 heads: two calls, in a full cache', options: { queryHeads: 3, headDim: 32, capacity: 448, sequences: 1 }, counts: [346, 100], queries: 100 },
   { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10, headDim: 32 }, counts: [90, 7], queries: 7 },
 );
 
@@ -97,7 +98,8 @@ for (const tested of backends) {
 }
 
 group('attend', test => {
-  for (const { title } of cases) {
+  // The scalar binary looks codes up where the others decode pages.
+  for (const { title } of cases.filter(({ options, queries = 1 }) => queries * (options.queryHeads ?? base.queryHeads) / (options.kvHeads ?? base.kvHeads) < DECODED_ROWS)) {
     test(`attend() on simd128 gives the bits of scalar: ${title}`, () => {
       const [a, b] = [outputs.get(`${simd128.name} ${title}`), outputs.get(`${scalar.name} ${title}`)];
       assert.ok(a && b);

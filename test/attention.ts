@@ -5,12 +5,12 @@ import type { Tested } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
-import { meanTermShare, REORDERED } from './tolerance.ts';
+import { DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
 
 export interface Expected {
   readonly exact: Float64Array;
   readonly naive: Float64Array;
-  /** What the i16 sum of the mean's part of logits may move an element by. */
+  /** What integers of 16 bits, in the mean's part of logits and in prompts, may move an element by. */
   readonly extra: Float64Array;
 }
 
@@ -24,13 +24,18 @@ export async function expectedAttention(
 ): Promise<Expected> {
   const { shape } = sequence.cache;
   const { keys, values } = await sequence.decode(layer);
-  const slack = logitSlack(sequence.cache, readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages), layer, query, scale);
+  const coded = readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages);
+  const mean = meanSlack(sequence.cache, coded, layer, query, scale);
+  const integers = integerSlack(sequence.cache, pages, query, keys, scale);
+  const slack = integers === undefined
+    ? { logit: mean }
+    : { logit: (row: number, token: number) => mean(row, token) + integers(row, token), windows: { first: shape.sinks, count: pages, share: INTEGER_SHARE } };
   const { out: exact, moved: extra } = brute.attention(query, keys, values, shape, scale, brute.f64, slack);
   return { exact, extra, naive: brute.attention(query, keys, values, shape, scale, brute.f32).out };
 }
 
-/** How far a query row's logit of a token may be off: nothing but for coded tokens, whose mean is summed in i16. */
-export function logitSlack(cache: KVCache, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
+/** How far a query row's logit of a token may be off where codes are looked up: nothing but for coded tokens, whose mean is summed in i16. */
+function meanSlack(cache: KVCache, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
   const { kvHeads, queryHeads, headDim, sinks, rope } = cache.shape;
   const [keys, values] = codecsOf(cache, layer);
   const blocks = pages.map(page => Array.from({ length: kvHeads }, (_, head) => {
@@ -47,6 +52,19 @@ export function logitSlack(cache: KVCache, pages: readonly Uint8Array[], layer: 
     const key = row * blocks.length + page;
     if (!terms.has(key)) terms.set(key, brute.meanTerm(query, row * headDim, block.o, headDim, rope));
     return share * block.s1[(token - sinks) % 64]! * terms.get(key)!;
+  };
+}
+
+/** The same where pages are decoded for many rows, which wasm does: keys and queries are rounded to integers. */
+function integerSlack({ backend, shape }: KVCache, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
+  const { kvHeads, queryHeads, headDim, sinks } = shape;
+  const groups = queryHeads / kvHeads;
+  if (backend.name !== 'wasm' || query.length / (kvHeads * headDim) < DECODED_ROWS) return undefined;
+  const norms = (x: Float32Array) => brute.norms(x, headDim, brute.f64).map(norm => norm * Math.sqrt(headDim));
+  const [queryNorms, keyNorms] = [norms(query), norms(keys)];
+  return (row: number, token: number): number => {
+    if (token < sinks || token >= sinks + 64 * pages) return 0;
+    return INTEGER_SHARE * scale * queryNorms[row]! * keyNorms[token * kvHeads + Math.floor((row % queryHeads) / groups)]!;
   };
 }
 

@@ -188,15 +188,23 @@ export interface AttentionShape {
   readonly headDim: number;
 }
 
+/** What a kernel's rounding may be off by, besides that of f32. */
+export interface Slack {
+  /** Of the logit of query row r (token · queryHeads + head) and token t. */
+  logit(row: number, token: number): number;
+  /** Of weights and values that are rounded to integers, window by window. */
+  readonly windows?: { readonly first: number; readonly count: number; readonly share: number };
+}
+
 /**
  * Causal attention of the newest queries [n, queryHeads, headDim] over keys and values [tokens, kvHeads, headDim].
  *
- * @param slack  how far a logit may be off: of query row r (token · queryHeads + head) and token t
- * @returns      the output and, to first order, how far such logits can move it: Σ p·slack·|v − out|
+ * @returns  the output and, to first order, how far `slack` can move it: Σ p·logit·|v − out|, and for every window
+ *           share · √(Σp · max p) · ‖V‖₂ of the channel's tokens
  */
 export function attention(
   queries: Numbers, keys: Numbers, values: Numbers, { kvHeads, queryHeads, headDim }: AttentionShape, scale: number, round: Round,
-  slack?: (row: number, token: number) => number
+  slack?: Slack
 ): { out: Float64Array; moved: Float64Array } {
   const tokens = keys.length / (kvHeads * headDim);
   const rows = queries.length / headDim;
@@ -225,9 +233,21 @@ export function attention(
     for (let i = 0; i < headDim; i++) out[to + i] = round(out[to + i]! / sum);
     if (!slack) continue;
     for (let t = 0; t < visible; t++) {
-      const by = (p[t]! / sum) * slack(row, t);
+      const by = (p[t]! / sum) * slack.logit(row, t);
       if (by === 0) continue;
       for (let i = 0; i < headDim; i++) moved[to + i]! += by * Math.abs(values[rowAt(t) + i]! - out[to + i]!);
+    }
+    for (let window = 0; window < (slack.windows?.count ?? 0); window++) {
+      const begin = slack.windows!.first + 64 * window;
+      const end = Math.min(begin + 64, visible);
+      if (begin >= end) break;
+      const weights = p.subarray(begin, end);
+      const by = slack.windows!.share * Math.sqrt(weights.reduce((a, b) => a + b) * Math.max(...weights)) / sum;
+      for (let i = 0; i < headDim; i++) {
+        let squares = 0;
+        for (let t = begin; t < begin + 64; t++) squares += values[rowAt(t) + i]! ** 2;
+        moved[to + i]! += by * Math.sqrt(squares);
+      }
     }
   }
   return { out, moved };

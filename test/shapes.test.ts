@@ -13,6 +13,7 @@ import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';
+import { DECODED_ROWS } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const all = Object.keys(inputs);
@@ -55,7 +56,7 @@ interface Counts extends Ties {
 for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
   const counts: Partial<Record<CodecName, Counts>> = {};
 
-  for (const { title, headDim, keys, values, rope, groups } of shapes.filter(shape => shape.gpu || (!tested.gpu && (shape.headDim <= 128 || shape.keys === shape.values)))) {
+  for (const { title, headDim, keys, values, rope, groups, gpu } of shapes.filter(shape => shape.gpu || (!tested.gpu && (shape.headDim <= 128 || shape.keys === shape.values)))) {
     group(`${title} on ${tested.name}`, test => {
       const kvHeads = 2;
       const width = kvHeads * headDim;
@@ -128,6 +129,18 @@ for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
         sequence.append(0, rope ? turnedHeads(x, rope) : x, normal(142, width, 2));
         sequence.append(0, keyLike(2, width, 3), normal(2, width, 4));
         await attendWithinRule(title, sequence, normal(3, width * groups, 99));
+        if (!prompts) cache().dispose();
+      });
+
+      // The brute force takes long: for every head dimension, every pair of codecs and every RoPE once.
+      const prompts = gpu && !tested.gpu && tested !== reference;
+      if (prompts) test('attend() of a prompt, for which pages are decoded, is attention over decode()', async () => {
+        const asked = Math.ceil((DECODED_ROWS + 1) / groups);   // an odd number of lane groups, most of them
+        const x = keyLike(70, width, 5);
+        const sequence = cache().sequence();
+        sequence.append(0, rope ? turnedHeads(x, rope) : x, normal(70, width, 6));
+        sequence.append(0, keyLike(asked, width, 7), normal(asked, width, 8));
+        await attendWithinRule(title, sequence, normal(asked, width * groups, 98));
         cache().dispose();
       });
     });

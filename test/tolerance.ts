@@ -29,6 +29,18 @@ export const NEAR_TIE = 1e-5;
 export const meanTermShare = (headDim: number) => 5e-4 * Math.sqrt(Math.max(1, headDim / 128));
 
 /**
+ * Rows (query tokens × query heads per KV head) from which src/wasm.ts may decode pages instead of looking codes up.
+ */
+export const DECODED_ROWS = 96;
+
+/**
+ * Of decoded pages, keys, queries, values and weights are integers: each is off by half a 32,766th of its vector's norm at most,
+ * 0.29 of one in the root mean square, in random directions. A product of two such vectors is off by √2 · 0.29 of one; five of
+ * these deviations.
+ */
+export const INTEGER_SHARE = 5 * Math.SQRT2 * 0.29 / 32766;
+
+/**
  * What attention on a GPU may differ by, as a share of the largest number, when the same context is split and added up otherwise:
  * 16 ulps of f32, as ATOL, once for either order.
  */
@@ -63,11 +75,13 @@ export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 
 
 /**
  * Bytes that WebAssembly may take beyond plan(): 512 KiB for the engine, codebooks, grids and scratch of one size; a channel's
- * tables of logits (4 KiB at four bits), two windows in f32 and partial sums (2 KiB), 32 query tokens (or one for every
- * sequence) in and out, and two windows of all KV heads coming in; page numbers and raw runs.
+ * tables of logits (4 KiB at four bits), two windows in f32 and partial sums (2 KiB), sums, queries and their integers of
+ * 256 rows and four more (40 bytes a channel for every four), 256 rows of every KV head (or one token of every sequence) in and
+ * out, and two windows of all KV heads coming in; page numbers and raw runs.
  */
 export function memoryBound({ headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
-  return 2 ** 19 + headDim * (6144 + 8 * Math.max(32, sequences) * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64);
+  const tokens = Math.max(256 * kvHeads / queryHeads, sequences);
+  return 2 ** 19 + headDim * (6144 + 40 * 65 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64);
 }
 
 /**
