@@ -74,21 +74,26 @@ async function runLane({ name, open }: Lane): Promise<void> {
   const worker = async () => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
       if (name === 'chromium') await bundleForPage(file);
-      report(name, file, await runtime.run(bundled(file), timeout * 1000));
+      const began = performance.now();
+      const outcome = await runtime.run(bundled(file), timeout * 1000);
+      report(name, file, outcome, secondsSince(began));
     }
   };
   await Promise.all(Array.from({ length: Math.min(availableParallelism(), 4) }, worker));
   await runtime.close();
 
-  const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${name}: ${totals.passed - before.passed} passed, ${totals.failed - before.failed} failed in ${fileCount} files, ${seconds} s`);
+  console.log(`${name}: ${totals.passed - before.passed} passed, ${totals.failed - before.failed} failed in ${fileCount} files, ${secondsSince(started)}`);
 }
 
-function report(lane: string, file: string, { output, passed, failed, skipped, problem }: Outcome): void {
+function secondsSince(start: number): string {
+  return `${((performance.now() - start) / 1000).toFixed(1)} s`;
+}
+
+function report(lane: string, file: string, { output, passed, failed, skipped, problem }: Outcome, took: string): void {
   totals.passed += passed;
   totals.failed += failed;
   totals.skipped += skipped;
-  console.log(`── ${lane} ${file}\n${output}`);
+  console.log(`── ${lane} ${file}, ${took}\n${output}`);
   if (problem !== undefined) console.log(problem);
   if (failed > 0) problems.push(`${lane} ${file} failed: ${problem?.split('\n')[0] ?? `${failed} of ${passed + failed} tests`}`);
 }
