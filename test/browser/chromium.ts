@@ -20,11 +20,15 @@ const webgpu = ['--enable-unsafe-webgpu', '--enable-features=Vulkan', ...(ownAda
 
 export const chromiumPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 
+const launch = () => playwright.chromium.launch({ executablePath: chromiumPath, args: webgpu });
+
 export const chromium: Lane = {
   name: 'chromium',
   async open() {
     if (!existsSync(chromiumPath)) throw new Error(`no ${chromiumPath}; CHROMIUM_PATH may name another`);
-    const browser = await playwright.chromium.launch({ executablePath: chromiumPath, args: webgpu });
+    const probe = await launch();
+    const version = probe.version();
+    await probe.close();
     const server = createServer(async (request, response) => {
       const { pathname } = new URL(request.url!, 'http://localhost');
       const path = localPath(pathname);
@@ -38,10 +42,10 @@ export const chromium: Lane = {
     await new Promise<void>(listening => server.listen(0, '127.0.0.1', listening));
     const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     return {
-      version: browser.version(),
-      run: (file, timeoutMs) => runPage(browser, `${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '' })}`, timeoutMs),
+      version,
+      run: (file, timeoutMs) => runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '' })}`, timeoutMs)
+        .catch((error: Error) => outcome('', error.message)),
       async close() {
-        await browser.close();
         server.close();
       },
     };
@@ -54,7 +58,9 @@ function localPath(pathname: string): string {
   return join(sandbox, pathname.startsWith('/fixtures/') ? '.' : 'page', pathname);
 }
 
-async function runPage(browser: playwright.Browser, url: string, timeoutMs: number): Promise<Outcome> {
+/** In a browser of its own: all pages of one share a GPU process, in which SwiftShader compiles for one at a time. */
+async function runPage(url: string, timeoutMs: number): Promise<Outcome> {
+  const browser = await launch();
   const page = await browser.newPage();
   let printed = '';
   const problem = await new Promise<string | undefined>(resolve => {
@@ -76,6 +82,6 @@ async function runPage(browser: playwright.Browser, url: string, timeoutMs: numb
     page.on('crash', () => end('the page crashed'));
     page.goto(url).catch(error => end(error.message));
   });
-  await page.close();
+  await browser.close();
   return outcome(printed, problem);
 }
