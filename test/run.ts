@@ -46,7 +46,7 @@ function shortName(file: string): string {
 
 /** Files that take the longest, on a software adapter a minute or more, begin first: the last workers then end together. */
 function minutes(file: string): number {
-  return ({ shapes: 3, attend: 2, cache: 1, examples: 1 } as Record<string, number>)[shortName(file)] ?? 0;
+  return ({ shapes: 3, attend: 2, cache: 1, choose: 1, errors: 1, examples: 1, webgpu: 1 } as Record<string, number>)[shortName(file)] ?? 0;
 }
 
 function refuseUnknown(where: string, names: readonly string[] | undefined, known: readonly string[]): void {
