@@ -1,10 +1,10 @@
 // Attention of one token's queries over a whole context: nsnquant's codecs against dense f32, f16 and int8 of our own
 // (bench/dense), in cache and with many heads walked so that dense keys and values leave the last-level cache.
 
-import { codecs, KVCache, openBackend, type Backend, type CodecName } from 'nsnquant';
-import { openDense, type Kind } from './dense.ts';
-import { exactAttention, feed, invFreq, keysAndValues, normals, relativeError, type KeysAndValues } from './data.ts';
-import { markdown, type Context } from './table.ts';
+import { type Backend, type CodecName, codecs, KVCache, openBackend } from 'nsnquant';
+import { exactAttention, feed, invFreq, type KeysAndValues, keysAndValues, normals, relativeError } from './data.ts';
+import { type Kind, openDense } from './dense.ts';
+import { type Context, markdown } from './table.ts';
 import { race } from './timing.ts';
 
 const KINDS: readonly Kind[] = ['f32', 'f16', 'int8'];
@@ -31,8 +31,10 @@ export async function attendTable(context: Context): Promise<void> {
       }
     }
   }
-  print('\n### Attend, one KV head\n\nns per cached token for all query heads of the KV head, and relative error against exact '
-    + 'attention in f64; dense is the fastest of its forms in each cell. ×: speed against dense f32.\n');
+  print(
+    '\n### Attend, one KV head\n\nns per cached token for all query heads of the KV head, and relative error against exact ' +
+      'attention in f64; dense is the fastest of its forms in each cell. ×: speed against dense f32.\n'
+  );
   print(markdown(['headDim', 'query heads', 'tokens', ...heads()], rows, 0));
 }
 
@@ -85,23 +87,40 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
         cell.attend(head, queries.subarray(head * groups * headDim, (head + 1) * groups * headDim), out, form);
       }
     };
-    const times = race({
-      ...Object.fromEntries(ours.map(({ codec, run }) => [codec, run])),
-      ...Object.fromEntries(cell.forms.map(form => [form, () => walk(form)]))
-    }, quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.3 : 0.1 });
+    const times = race(
+      {
+        ...Object.fromEntries(ours.map(({ codec, run }) => [codec, run])),
+        ...Object.fromEntries(cell.forms.map(form => [form, () => walk(form)]))
+      },
+      quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.3 : 0.1 }
+    );
     for (const { codec, bytes, out } of ours) keep(codec, times[codec]!, bytes / (tokens * heads), out);
     for (const form of cell.forms) {
-      walk(form);   // ends with head 0, whose exact result is known
+      walk(form); // ends with head 0, whose exact result is known
       keep(kind, times[form]!, cell.headBytes / tokens, out);
     }
   }
   return cells;
 }
 
-function cacheOf(backend: Backend, codec: CodecName, { headDim, groups, tokens, heads }: AttendShape, data: readonly KeysAndValues[], queries: Float32Array) {
+function cacheOf(
+  backend: Backend,
+  codec: CodecName,
+  { headDim, groups, tokens, heads }: AttendShape,
+  data: readonly KeysAndValues[],
+  queries: Float32Array
+) {
   const cache = new KVCache(backend, {
-    layers: 1, kvHeads: heads, queryHeads: heads * groups, headDim, capacity: tokens, keys: codec, values: codec,
-    rope: { invFreq: invFreq(headDim), interleaved: false }, sequences: 1, maxAppend: 64
+    layers: 1,
+    kvHeads: heads,
+    queryHeads: heads * groups,
+    headDim,
+    capacity: tokens,
+    keys: codec,
+    values: codec,
+    rope: { invFreq: invFreq(headDim), interleaved: false },
+    sequences: 1,
+    maxAppend: 64
   });
   const sequence = cache.sequence();
   feed(sequence, 0, data, tokens, { kvHeads: heads, headDim });
@@ -118,7 +137,10 @@ function heads(): string[] {
 function describe(cells: Record<string, Cell>): string[] {
   const f32 = cells['f32']!;
   return [
-    f32.ns.toFixed(1), (f32.bytes / f32.ns).toFixed(1), cells['f16']!.ns.toFixed(1), cells['int8']!.ns.toFixed(1),
+    f32.ns.toFixed(1),
+    (f32.bytes / f32.ns).toFixed(1),
+    cells['f16']!.ns.toFixed(1),
+    cells['int8']!.ns.toFixed(1),
     ...CODECS.flatMap(codec => {
       const { ns, bytes, error } = cells[codec]!;
       return [ns.toFixed(1), (bytes / ns).toFixed(1), (f32.ns / ns).toFixed(2), error.toFixed(3)];

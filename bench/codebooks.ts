@@ -27,9 +27,9 @@ const pairs = 128;
 const magnitudes = 256;
 const trainingVectors = 2_000_000;
 const annealingSteps = 1000;
-const annealingVectors = 40_000;   // vectors per annealing step, from successive parts of the training draws
-const annealingNoise = 0.05;       // standard deviation of the noise of the first step, per channel
-const polishingSteps = 10;         // Lloyd's iterations over all training vectors
+const annealingVectors = 40_000; // vectors per annealing step, from successive parts of the training draws
+const annealingNoise = 0.05; // standard deviation of the noise of the first step, per channel
+const polishingSteps = 10; // Lloyd's iterations over all training vectors
 const freshVectors = 1_000_000;
 const cosineChannels = 128;
 const trainingSeed = 1;
@@ -38,7 +38,10 @@ const freshSeed = 3;
 
 /** sfc32: uniform integers from 0 to 2³² − 1. */
 function random(seed: number): () => number {
-  let a = seed | 0, b = 0x9e3779b9 | 0, c = 0x243f6a88, counter = 1;
+  let a = seed | 0,
+    b = 0x9e3779b9 | 0,
+    c = 0x243f6a88,
+    counter = 1;
   const next = (): number => {
     const t = (a + b + counter) | 0;
     counter = (counter + 1) | 0;
@@ -67,9 +70,11 @@ function normals(count: number, seed: number): Float32Array {
   const uniform = (): number => (next() + 0.5) / 2147483648 - 1;
   const out = new Float32Array(count);
   for (let i = 0; i < count; ) {
-    const u = uniform(), v = uniform(), s = u * u + v * v;
+    const u = uniform(),
+      v = uniform(),
+      s = u * u + v * v;
     if (s >= 1) continue;
-    const scale = Math.sqrt(-2 * log(s) / s);
+    const scale = Math.sqrt((-2 * log(s)) / s);
     out[i++] = u * scale;
     out[i++] = v * scale;
   }
@@ -93,11 +98,14 @@ function draws(channels: number, count: number, vectors: number, seed: number): 
  * Returns the mean squared error per channel.
  */
 function nearest(
-  x: Float32Array, half: Float64Array, channels: number, visit: (vector: number, codeword: number, sign: number) => void
+  x: Float32Array,
+  half: Float64Array,
+  channels: number,
+  visit: (vector: number, codeword: number, sign: number) => void
 ): number {
   const count = half.length / channels;
   const halfNorms = new Float64Array(count);
-  for (let i = 0; i < half.length; i++) halfNorms[Math.floor(i / channels)]! += half[i]! * half[i]! / 2;
+  for (let i = 0; i < half.length; i++) halfNorms[Math.floor(i / channels)]! += (half[i]! * half[i]!) / 2;
   const v = new Float64Array(channels);
   let error = 0;
   for (let start = 0, vector = 0; start < x.length; start += channels, vector++) {
@@ -106,7 +114,9 @@ function nearest(
       v[j] = x[start + j]!;
       norm += v[j]! * v[j]!;
     }
-    let best = -Infinity, codeword = 0, sign = 1;
+    let best = -Infinity,
+      codeword = 0,
+      sign = 1;
     for (let k = 0, p = 0; k < count; k++) {
       let product = 0;
       for (let j = 0; j < channels; j++) product += v[j]! * half[p++]!;
@@ -125,7 +135,8 @@ function nearest(
 
 /** One of Lloyd's iterations, folded: a vector nearest to −c pulls c by its negation. An empty cell keeps its codeword. */
 function lloyd(x: Float32Array, half: Float64Array, channels: number): void {
-  const sums = new Float64Array(half.length), counts = new Float64Array(half.length / channels);
+  const sums = new Float64Array(half.length),
+    counts = new Float64Array(half.length / channels);
   nearest(x, half, channels, (vector, codeword, sign) => {
     counts[codeword]!++;
     for (let j = 0; j < channels; j++) sums[codeword * channels + j]! += sign * x[vector * channels + j]!;
@@ -145,7 +156,7 @@ function train(channels: number, count: number): Float64Array {
   const half = Float64Array.from(x.subarray(0, count * channels));
   const noise = normals(annealingSteps * half.length, noiseSeed);
   for (let step = 0; step < annealingSteps; step++) {
-    const start = step * annealingVectors % trainingVectors;
+    const start = (step * annealingVectors) % trainingVectors;
     lloyd(x.subarray(start * channels, (start + annealingVectors) * channels), half, channels);
     const left = 1 - step / annealingSteps;
     const deviation = annealingNoise * left * Math.sqrt(left);
@@ -181,13 +192,18 @@ function measure(codebook: Uint16Array, channels: number, count: number): { mse:
   for (let row = 0; row < rows; row++) {
     const y = x.subarray(row * cosineChannels, (row + 1) * cosineChannels);
     const scale = Math.sqrt(cosineChannels / y.reduce((sum, value) => sum + value * value, 0));
-    y.forEach((value, i) => { y[i] = value * scale; });
+    y.forEach((value, i) => {
+      y[i] = value * scale;
+    });
   }
-  const products = new Float64Array(rows), norms = new Float64Array(rows), decodedNorms = new Float64Array(rows);
+  const products = new Float64Array(rows),
+    norms = new Float64Array(rows),
+    decodedNorms = new Float64Array(rows);
   nearest(x.subarray(0, rows * cosineChannels), half, channels, (vector, codeword, sign) => {
-    const row = Math.floor(vector * channels / cosineChannels);
+    const row = Math.floor((vector * channels) / cosineChannels);
     for (let j = 0; j < channels; j++) {
-      const value = x[vector * channels + j]!, decoded = sign * half[codeword * channels + j]!;
+      const value = x[vector * channels + j]!,
+        decoded = sign * half[codeword * channels + j]!;
       products[row]! += value * decoded;
       norms[row]! += value * value;
       decodedNorms[row]! += decoded * decoded;
@@ -212,7 +228,10 @@ function entry(name: string, channels: number, count: number): string {
   const view = new DataView(bytes.buffer);
   codebook.forEach((bits, i) => view.setUint16(i * 2, bits, true));
   const checksum = hex(fnv1a(bytes));
-  const lines = Buffer.from(bytes).toString('base64').match(/.{1,120}/g)!.map(line => `      '${line}'`);
+  const lines = Buffer.from(bytes)
+    .toString('base64')
+    .match(/.{1,120}/g)!
+    .map(line => `      '${line}'`);
   const { mse, cosine } = measure(codebook, channels, count);
   console.log(`| ${name} | ${mse.toFixed(6)} | ${cosine.toFixed(6)} | ${checksum} |`);
   return `{\n    channels: ${channels},\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  }`;

@@ -49,7 +49,13 @@ export function keysAndValues(seed: number, tokens: number, headDim: number): Ke
 }
 
 /** Appends `tokens` tokens to a layer; KV head h is heads[h % heads.length]. */
-export function feed(sequence: Sequence, layer: number, heads: readonly KeysAndValues[], tokens: number, { kvHeads, headDim }: { kvHeads: number; headDim: number }): void {
+export function feed(
+  sequence: Sequence,
+  layer: number,
+  heads: readonly KeysAndValues[],
+  tokens: number,
+  { kvHeads, headDim }: { kvHeads: number; headDim: number }
+): void {
   const step = 64;
   for (let first = 0; first < tokens; first += step) {
     const count = Math.min(step, tokens - first);
@@ -57,7 +63,7 @@ export function feed(sequence: Sequence, layer: number, heads: readonly KeysAndV
       const x = new Float32Array(count * kvHeads * headDim);
       for (let row = 0; row < count * kvHeads; row++) {
         const at = (first + Math.floor(row / kvHeads)) * headDim;
-        x.set(heads[row % kvHeads % heads.length]![side].subarray(at, at + headDim), row * headDim);
+        x.set(heads[(row % kvHeads) % heads.length]![side].subarray(at, at + headDim), row * headDim);
       }
       return x;
     };
@@ -70,7 +76,13 @@ export function feed(sequence: Sequence, layer: number, heads: readonly KeysAndV
 export function exactAttention(queries: Float32Array, { keys, values }: KeysAndValues, headDim: number): number[] {
   return Array.from({ length: queries.length / headDim }, (_, n) => {
     const query = queries.subarray(n * headDim, (n + 1) * headDim);
-    return Array.from(attend(Float64Array.from(query, x => x / Math.sqrt(headDim)), keys, values));
+    return Array.from(
+      attend(
+        Float64Array.from(query, x => x / Math.sqrt(headDim)),
+        keys,
+        values
+      )
+    );
   }).flat();
 }
 

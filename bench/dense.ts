@@ -15,7 +15,7 @@ export type Kind = 'f32' | 'f16' | 'int8';
 export const forms = {
   f32: ['stream', 'streamLines', 'streamPages', 'tile', 'tilePages'],
   f16: ['stream', 'streamLines', 'streamPages', 'tile', 'tilePages'],
-  int8: ['tile', 'tileLines', 'tilePages'],
+  int8: ['tile', 'tileLines', 'tilePages']
 } as const satisfies Record<Kind, readonly string[]>;
 
 export interface DenseShape {
@@ -114,7 +114,9 @@ export class DenseCell {
     this.#memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     this.#q = new Float32Array(this.#memory.buffer, q, groups * headDim); // the memory never grows: views may be kept
     this.#out = new Float32Array(this.#memory.buffer, out, groups * headDim);
-    const abort = (): never => { throw new Error('bench/dense aborted'); };
+    const abort = (): never => {
+      throw new Error('bench/dense aborted');
+    };
     this.#kernels = new WebAssembly.Instance(module, { env: { memory: this.#memory, abort } }).exports as unknown as Kernels;
     for (const form of this.forms) this.#attend.set(form, this.#kernels[kind + form[0]!.toUpperCase() + form.slice(1)]!);
   }
@@ -151,8 +153,13 @@ export class DenseCell {
     if (!kernel) throw new RangeError(`"form" expected ${this.forms.join(', ')}, got ${form}`);
     this.#q.set(q);
     kernel(
-      this.#q.byteOffset, this.#keys + head * this.#stride, this.#values + head * this.#stride,
-      this.#work, this.#out.byteOffset, this.shape.tokens, this.shape.groups
+      this.#q.byteOffset,
+      this.#keys + head * this.#stride,
+      this.#values + head * this.#stride,
+      this.#work,
+      this.#out.byteOffset,
+      this.shape.tokens,
+      this.shape.groups
     );
     out.set(this.#out);
   }
@@ -222,7 +229,9 @@ export function verify(dense: Dense): Record<Kind, number> {
               const error = relativeError(out, expected[head]!);
               worst[kind] = Math.max(worst[kind], error);
               if (!(error <= TOLERANCE[kind])) {
-                throw new Error(`${kind} ${form} expected error <= ${TOLERANCE[kind]}, got ${error} (${headDim} × ${tokens} tokens × ${groups} query heads)`);
+                throw new Error(
+                  `${kind} ${form} expected error <= ${TOLERANCE[kind]}, got ${error} (${headDim} × ${tokens} tokens × ${groups} query heads)`
+                );
               }
             }
           }

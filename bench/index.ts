@@ -1,8 +1,8 @@
 // npm run bench: every verb, and attention against dense baselines of our own, in one process. Prints Markdown.
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { cpus } from 'node:os';
 import { writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { openBackend, type WasmVariant } from 'nsnquant';
 import { attendTable, walkTable } from './attend.ts';
@@ -21,7 +21,8 @@ const { variant, quick, only, headDim, queryHeads, gpuMemory, out } = new Comman
   .addOption(new Option('--gpu-memory <GiB>', 'what one cell of the webgpu table may fill').argParser(positive).default(8))
   .option('--quick', 'fewer shapes and shorter sampling, to see that it runs')
   .option('--out <file>', 'write the Markdown there too')
-  .parse().opts<{ variant: WasmVariant; quick?: boolean; only?: string; headDim?: string; queryHeads?: string; gpuMemory: number; out?: string }>();
+  .parse()
+  .opts<{ variant: WasmVariant; quick?: boolean; only?: string; headDim?: string; queryHeads?: string; gpuMemory: number; out?: string }>();
 
 const lines: string[] = [];
 const print = (text: string): void => {
@@ -29,14 +30,20 @@ const print = (text: string): void => {
   lines.push(text);
 };
 
-await openBackend({ variant });   // refuses at once what this engine cannot run
+await openBackend({ variant }); // refuses at once what this engine cannot run
 const tables = { verbs: verbsTable, attend: attendTable, walk: walkTable, prompt: promptTable, webgpu: webGpuTable };
 const gpu = only && only !== 'webgpu' ? 'not asked for' : await openGpu();
 if (gpu === NO_ADAPTER) await onSoftwareVulkan();
 print(machine());
 const context: Context = {
-  variant, quick: quick ?? false, headDim: headDim ? Number(headDim) : undefined, queryHeads: queryHeads ? Number(queryHeads) : undefined,
-  gpu, gpuMemory, print, progress: text => process.stderr.write(`\r${text.padEnd(78)}`)
+  variant,
+  quick: quick ?? false,
+  headDim: headDim ? Number(headDim) : undefined,
+  queryHeads: queryHeads ? Number(queryHeads) : undefined,
+  gpu,
+  gpuMemory,
+  print,
+  progress: text => process.stderr.write(`\r${text.padEnd(78)}`)
 };
 for (const [name, table] of Object.entries(tables)) {
   if (only && only !== name) continue;
@@ -56,7 +63,10 @@ async function onSoftwareVulkan(): Promise<void> {
   const { softwareVulkan } = await import('../test/lanes.ts');
   const variables = softwareVulkan();
   if (Object.keys(variables).length === 0) return;
-  const { status } = spawnSync(process.execPath, [...process.execArgv, ...process.argv.slice(1)], { env: { ...process.env, ...variables }, stdio: 'inherit' });
+  const { status } = spawnSync(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+    env: { ...process.env, ...variables },
+    stdio: 'inherit'
+  });
   process.exit(status ?? 1);
 }
 
@@ -64,9 +74,9 @@ function machine(): string {
   const { bun, deno } = process.versions;
   const runtime = bun ? `Bun ${bun}` : deno ? `Deno ${deno}` : `Node ${process.version}`;
   return [
-    `${cpus()[0]?.model.trim()}, ${cpus().length} cores · ${runtime} (V8 ${process.versions.v8}) · wasm ${variant}`
-      + `${typeof gpu === 'string' ? '' : ` · WebGPU ${gpu.name}`}`
-      + ` · commit ${commit()} · ${new Date().toISOString().slice(0, 10)}`,
+    `${cpus()[0]?.model.trim()}, ${cpus().length} cores · ${runtime} (V8 ${process.versions.v8}) · wasm ${variant}` +
+      `${typeof gpu === 'string' ? '' : ` · WebGPU ${gpu.name}`}` +
+      ` · commit ${commit()} · ${new Date().toISOString().slice(0, 10)}`,
     'One thread, WebGPU apart. Fastest of all samples, competitors interleaved.'
   ].join('\n');
 }

@@ -1,12 +1,12 @@
 // Every verb on a window that stays in cache: the kernels alone, without the copies that `nsnquant/kernels` makes.
 
-import { codecs, type CodecName } from '../src/codec.ts';
-import * as reference from '../src/reference.ts';
+import { type CodecName, codecs } from '../src/codec.ts';
 import { blockLayout, hadamardSize, WINDOW } from '../src/layout.ts';
+import * as reference from '../src/reference.ts';
 import { cacheShape } from '../src/shape.ts';
 import { openModule, WasmMemory } from '../src/wasm.ts';
 import { invFreq, keysAndValues, normals, relativeError } from './data.ts';
-import { markdown, type Context } from './table.ts';
+import { type Context, markdown } from './table.ts';
 import { race } from './timing.ts';
 
 const HEADS = 4;
@@ -20,15 +20,28 @@ export async function verbsTable({ variant, quick, print, progress }: Context): 
       rows.push(...verbRows(module, codec, headDim, quick));
     }
   }
-  print('\n### Verbs\n\nns per token of one head, one side; scores and mix serve four query heads; GB/s of f32 tokens and of codes. '
-    + 'Error: relative to the f64 reference on the same input; of quantize, the share of codes that differ (near ties).\n');
+  print(
+    '\n### Verbs\n\nns per token of one head, one side; scores and mix serve four query heads; GB/s of f32 tokens and of codes. ' +
+      'Error: relative to the f64 reference on the same input; of quantize, the share of codes that differ (near ties).\n'
+  );
   print(markdown(['verb', 'codec', 'headDim', 'ns/token', 'GB/s', 'x memcpy', 'error'], rows, 2));
 }
 
 function verbRows(module: WebAssembly.Module, name: CodecName, headDim: number, quick: boolean): string[][] {
   const codec = codecs[name];
   const rope = { invFreq: invFreq(headDim), interleaved: false };
-  const shape = cacheShape({ layers: 1, kvHeads: 1, queryHeads: HEADS, headDim, capacity: WINDOW, keys: name, values: name, rope, sinks: 0, sequences: 1 });
+  const shape = cacheShape({
+    layers: 1,
+    kvHeads: 1,
+    queryHeads: HEADS,
+    headDim,
+    capacity: WINDOW,
+    keys: name,
+    values: name,
+    rope,
+    sinks: 0,
+    sequences: 1
+  });
   const memory = new WasmMemory(module, shape);
   const { kernels, f32, u8, tile, row, input, output, shapes } = memory;
   const layout = blockLayout(codec, headDim);
@@ -79,48 +92,117 @@ function verbRows(module: WebAssembly.Module, name: CodecName, headDim: number, 
   const codeBytes = layout.bytes / WINDOW;
   if (name === 'nsn2') {
     verbs.push(
-      ['normalize', 2 * tileBytes, normalize, () => load(keys), () => {
-        const exact = f64(keys);
-        reference.normalize(exact, headDim);
-        return relativeError(unload(), exact);
-      }],
-      ['shift', 2 * tileBytes, shift, () => load(keys), () => {
-        const exact = f64(keys);
-        reference.shift(exact, headDim, rope);
-        return relativeError(unload(), exact);
-      }],
-      ['hadamard', 2 * tileBytes, hadamard, () => load(y), () => {
-        const exact = f64(y);
-        reference.hadamard(exact, headDim);
-        return relativeError(unload(), exact);
-      }]
+      [
+        'normalize',
+        2 * tileBytes,
+        normalize,
+        () => load(keys),
+        () => {
+          const exact = f64(keys);
+          reference.normalize(exact, headDim);
+          return relativeError(unload(), exact);
+        }
+      ],
+      [
+        'shift',
+        2 * tileBytes,
+        shift,
+        () => load(keys),
+        () => {
+          const exact = f64(keys);
+          reference.shift(exact, headDim, rope);
+          return relativeError(unload(), exact);
+        }
+      ],
+      [
+        'hadamard',
+        2 * tileBytes,
+        hadamard,
+        () => load(y),
+        () => {
+          const exact = f64(y);
+          reference.hadamard(exact, headDim);
+          return relativeError(unload(), exact);
+        }
+      ]
     );
   }
   verbs.push(
-    ['quantize', tileBytes, quantize, () => load(y), () => {
-      const exact = reference.quantize(f64(y), quantizer);
-      const perRow = headDim / codec.channels;
-      return exact.reduce((sum, code, i) => sum + Number(u8[block + Math.floor(i / perRow) * layout.rowBytes + (i % perRow)] !== code), 0) / exact.length;
-    }],
-    ['encode', tileBytes, encode, () => f32.set(keys, input / 4), () => {
-      const exact = reference.decode(reference.encode(keys, headDim, quantizer, rope), quantizer, rope);
-      decode();
-      return relativeError(unload(), exact);
-    }],
-    ['decode', tileBytes + codeBytes, decode, () => { f32.set(keys, input / 4); encode(); }, () => {
-      const exact = reference.decode(reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim), quantizer, rope);
-      return relativeError(unload(), exact);
-    }],
-    ['scores', codeBytes, () => kernels.scores(shapes, input, block, output), () => { f32.set(keys, input / 4); encode(); lanes(q, headDim); }, () => {
-      const window = reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim);
-      const exact = Array.from({ length: HEADS }, (_, head) => Array.from(reference.scores(q.subarray(head * headDim, (head + 1) * headDim), window, quantizer, rope)));
-      return relativeError(unlanes(WINDOW), exact.flat());
-    }],
-    ['mix', codeBytes, () => { lanes(weights, WINDOW); kernels.mix(shapes, input, block, output); }, () => { f32.set(keys, input / 4); encode(); lanes(weights, WINDOW); }, () => {
-      const window = reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim);
-      const exact = Array.from({ length: HEADS }, (_, head) => Array.from(reference.mix(weights.subarray(head * WINDOW, (head + 1) * WINDOW), window, quantizer)));
-      return relativeError(unlanes(headDim), exact.flat());
-    }]
+    [
+      'quantize',
+      tileBytes,
+      quantize,
+      () => load(y),
+      () => {
+        const exact = reference.quantize(f64(y), quantizer);
+        const perRow = headDim / codec.channels;
+        return (
+          exact.reduce((sum, code, i) => sum + Number(u8[block + Math.floor(i / perRow) * layout.rowBytes + (i % perRow)] !== code), 0) /
+          exact.length
+        );
+      }
+    ],
+    [
+      'encode',
+      tileBytes,
+      encode,
+      () => f32.set(keys, input / 4),
+      () => {
+        const exact = reference.decode(reference.encode(keys, headDim, quantizer, rope), quantizer, rope);
+        decode();
+        return relativeError(unload(), exact);
+      }
+    ],
+    [
+      'decode',
+      tileBytes + codeBytes,
+      decode,
+      () => {
+        f32.set(keys, input / 4);
+        encode();
+      },
+      () => {
+        const exact = reference.decode(reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim), quantizer, rope);
+        return relativeError(unload(), exact);
+      }
+    ],
+    [
+      'scores',
+      codeBytes,
+      () => kernels.scores(shapes, input, block, output),
+      () => {
+        f32.set(keys, input / 4);
+        encode();
+        lanes(q, headDim);
+      },
+      () => {
+        const window = reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim);
+        const exact = Array.from({ length: HEADS }, (_, head) =>
+          Array.from(reference.scores(q.subarray(head * headDim, (head + 1) * headDim), window, quantizer, rope))
+        );
+        return relativeError(unlanes(WINDOW), exact.flat());
+      }
+    ],
+    [
+      'mix',
+      codeBytes,
+      () => {
+        lanes(weights, WINDOW);
+        kernels.mix(shapes, input, block, output);
+      },
+      () => {
+        f32.set(keys, input / 4);
+        encode();
+        lanes(weights, WINDOW);
+      },
+      () => {
+        const window = reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim);
+        const exact = Array.from({ length: HEADS }, (_, head) =>
+          Array.from(reference.mix(weights.subarray(head * WINDOW, (head + 1) * WINDOW), window, quantizer))
+        );
+        return relativeError(unlanes(headDim), exact.flat());
+      }
+    ]
   );
 
   return verbs.map(([verb, bytes, run, prepare, check]) => {
@@ -135,8 +217,13 @@ function verbRows(module: WebAssembly.Module, name: CodecName, headDim: number, 
     );
     const perToken = times['verb']! / WINDOW;
     return [
-      verb, verbs.length > 5 && ['normalize', 'shift', 'hadamard'].includes(verb) ? 'any' : name, String(headDim),
-      perToken.toFixed(1), (bytes / perToken).toFixed(2), (times['verb']! / times['memcpy']!).toFixed(0), error.toExponential(1)
+      verb,
+      verbs.length > 5 && ['normalize', 'shift', 'hadamard'].includes(verb) ? 'any' : name,
+      String(headDim),
+      perToken.toFixed(1),
+      (bytes / perToken).toFixed(2),
+      (times['verb']! / times['memcpy']!).toFixed(0),
+      error.toExponential(1)
     ];
   });
 }

@@ -1,13 +1,18 @@
 // Attention of many query tokens at once, as a prompt asks for it, over coded tokens alone.
 
-import { KVCache, openBackend, type CodecName } from 'nsnquant';
+import { type CodecName, KVCache, openBackend } from 'nsnquant';
 import { feed, invFreq, keysAndValues, normals } from './data.ts';
 import { openDense } from './dense.ts';
-import { markdown, type Context } from './table.ts';
+import { type Context, markdown } from './table.ts';
 import { race } from './timing.ts';
 
 const GROUPS = 4;
-const PAIRS: readonly (readonly [keys: CodecName, values: CodecName])[] = [['nsn1', 'nsn1'], ['nsn2', 'nsn2'], ['nsn4', 'nsn2'], ['nsn4', 'nsn4']];
+const PAIRS: readonly (readonly [keys: CodecName, values: CodecName])[] = [
+  ['nsn1', 'nsn1'],
+  ['nsn2', 'nsn2'],
+  ['nsn4', 'nsn2'],
+  ['nsn4', 'nsn4']
+];
 
 export async function promptTable({ variant, quick, headDim: only, print, progress }: Context): Promise<void> {
   const backend = await openBackend({ variant });
@@ -20,7 +25,15 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
       cell.fill(0, data[0]!.keys, data[0]!.values);
       const sequences = PAIRS.map(([keys, values]) => {
         const cache = new KVCache(backend, {
-          layers: 1, kvHeads: 1, queryHeads: GROUPS, headDim, capacity: tokens, keys, values, rope: { invFreq: invFreq(headDim), interleaved: false }, sequences: 1
+          layers: 1,
+          kvHeads: 1,
+          queryHeads: GROUPS,
+          headDim,
+          capacity: tokens,
+          keys,
+          values,
+          rope: { invFreq: invFreq(headDim), interleaved: false },
+          sequences: 1
         });
         const sequence = cache.sequence();
         feed(sequence, 0, data, tokens, { kvHeads: 1, headDim });
@@ -30,15 +43,21 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
         progress(`prompt: headDim ${headDim}, ${tokens} tokens, ${asked} query tokens`);
         const queries = Float32Array.from({ length: asked * GROUPS * headDim }, normals(asked));
         const out = new Float32Array(queries.length);
-        const times = race({
-          ...Object.fromEntries(cell.forms.map(form => [form, () => cell.attend(0, queries.subarray(0, GROUPS * headDim), out, form)])),
-          ...Object.fromEntries(sequences.map((sequence, n) => [PAIRS[n]!.join('/'), () => sequence.attend(0, queries, { out })]))
-        }, quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: 0.1 });
+        const times = race(
+          {
+            ...Object.fromEntries(cell.forms.map(form => [form, () => cell.attend(0, queries.subarray(0, GROUPS * headDim), out, form)])),
+            ...Object.fromEntries(sequences.map((sequence, n) => [PAIRS[n]!.join('/'), () => sequence.attend(0, queries, { out })]))
+          },
+          quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: 0.1 }
+        );
         // Query token n of the newest sees tokens − asked + n + 1.
         const seen = tokens - (asked - 1) / 2;
         const f32 = Math.min(...cell.forms.map(form => times[form]!)) / tokens;
         rows.push([
-          `${headDim}`, `${tokens}`, `${asked}`, f32.toFixed(1),
+          `${headDim}`,
+          `${tokens}`,
+          `${asked}`,
+          f32.toFixed(1),
           ...PAIRS.flatMap(pair => {
             const ns = times[pair.join('/')]! / (asked * seen);
             return [ns.toFixed(1), (f32 / ns).toFixed(2)];
@@ -47,6 +66,20 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
       }
     }
   }
-  print(`\n### Attend, a prompt\n\nns per query token (of ${GROUPS} query heads) and cached token, of one KV head; ×: speed against dense f32, one query token a time.\n`);
-  print(markdown(['headDim', 'tokens', 'query tokens', 'f32', ...PAIRS.flatMap(([keys, values]) => [keys === values ? keys : `${keys}/${values}`, '×'])], rows, 0));
+  print(
+    `\n### Attend, a prompt\n\nns per query token (of ${GROUPS} query heads) and cached token, of one KV head; ×: speed against dense f32, one query token a time.\n`
+  );
+  print(
+    markdown(
+      [
+        'headDim',
+        'tokens',
+        'query tokens',
+        'f32',
+        ...PAIRS.flatMap(([keys, values]) => [keys === values ? keys : `${keys}/${values}`, '×'])
+      ],
+      rows,
+      0
+    )
+  );
 }

@@ -1,14 +1,14 @@
 // The WebGPU tables: attention of a batch against dense f32 and f16 of our own (gpu/dense.wgsl) on the same device, and verbs; what
 // can be counted without a GPU is in gpu/portable.ts. Times of a software adapter are printed as such, over a small grid.
 
-import { KVCache, openBackend, type Backend, type Output, type Sequence } from 'nsnquant';
-import { exactAttention, feed, keysAndValues, normals, relativeError, type KeysAndValues } from './data.ts';
-import { cacheOptions, filledCache, formats, savedSequence, sequenceBytes, tokenBytes, type CellShape } from './gpu/caches.ts';
+import { type Backend, KVCache, type Output, openBackend, type Sequence } from 'nsnquant';
+import { exactAttention, feed, type KeysAndValues, keysAndValues, normals, relativeError } from './data.ts';
+import { type CellShape, cacheOptions, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './gpu/caches.ts';
 import { Bandwidth, Dense, elementBytes, type Kind } from './gpu/dense.ts';
 import type { Gpu } from './gpu/device.ts';
 import { bytesTable, countsTable } from './gpu/portable.ts';
 import { Watch } from './gpu/watch.ts';
-import { markdown, type Context } from './table.ts';
+import { type Context, markdown } from './table.ts';
 
 /** As of many models of 1 to 8 billion parameters. */
 const HEADS = { kvHeads: 8, group: 4, headDim: 128 } as const;
@@ -61,24 +61,47 @@ export async function webGpuTable(context: Context): Promise<void> {
       progress(`webgpu: ${batch} × ${tokens}`);
       const shape = fit({ batch, context: tokens, kvHeads, group, headDim, layers: 1 }, context.gpuMemory, gpu.software);
       if (typeof shape === 'string') print(`\n${batch} × ${tokens} left out: ${shape}`);
-      else rows.push(...await cell(context, { gpu, watch, backend, bandwidth, peak }, shape, heads));
+      else rows.push(...(await cell(context, { gpu, watch, backend, bandwidth, peak }, shape, heads)));
     }
   }
   rows.sort((a, b) => Number(a[0]) - Number(b[0]));
-  print(`\n#### Attend, one decoding step of one layer\n\n${labels(gpu, watch)} ${kvHeads} KV heads (fewer where --gpu-memory ${context.gpuMemory} GiB would not hold them), `
-    + `${group} query heads each, headDim ${headDim}; no two sequences share memory, and caches are cold. Dense: flash decoding of our own (bench/gpu/dense.wgsl), the fastest of its forms in each `
-    + `cell. Reading memory: ${peak.toFixed(1)} GB/s, by bench/gpu/bandwidth.wgsl; roofline: the share of the time that reading the bytes needs at that speed. Error: relative, against `
-    + 'attention in f64.\n');
-  print(markdown([
-    'batch', 'context', 'KV heads', 'keys / values', 'µs', 'median', 'wall µs', 'ns a token and head', 'B a token and head', 'GB/s', 'roofline', '× f32', '× f16', 'error'
-  ], rows, 0));
+  print(
+    `\n#### Attend, one decoding step of one layer\n\n${labels(gpu, watch)} ${kvHeads} KV heads (fewer where --gpu-memory ${context.gpuMemory} GiB would not hold them), ` +
+      `${group} query heads each, headDim ${headDim}; no two sequences share memory, and caches are cold. Dense: flash decoding of our own (bench/gpu/dense.wgsl), the fastest of its forms in each ` +
+      `cell. Reading memory: ${peak.toFixed(1)} GB/s, by bench/gpu/bandwidth.wgsl; roofline: the share of the time that reading the bytes needs at that speed. Error: relative, against ` +
+      'attention in f64.\n'
+  );
+  print(
+    markdown(
+      [
+        'batch',
+        'context',
+        'KV heads',
+        'keys / values',
+        'µs',
+        'median',
+        'wall µs',
+        'ns a token and head',
+        'B a token and head',
+        'GB/s',
+        'roofline',
+        '× f32',
+        '× f16',
+        'error'
+      ],
+      rows,
+      0
+    )
+  );
   await verbsTable(context, gpu, watch, backend);
   bandwidth.dispose();
   gpu.device.destroy();
 }
 
 function labels(gpu: Gpu, watch: Watch): string {
-  const clock = watch.timestamps ? 'µs: the compute passes by timestamps, fastest sample and median; wall: with uploads and submission.' : 'µs by wall clock, this device has no timestamps.';
+  const clock = watch.timestamps
+    ? 'µs: the compute passes by timestamps, fastest sample and median; wall: with uploads and submission.'
+    : 'µs by wall clock, this device has no timestamps.';
   return `${gpu.name}. ${gpu.software ? '**A software adapter: these times say nothing about GPUs.** ' : ''}${clock}`;
 }
 
@@ -110,7 +133,12 @@ interface Bench {
 }
 
 /** Rows of one batch and context. One dense kind at a time is in memory beside the codecs. */
-async function cell({ quick, print }: Context, { gpu, watch, backend, bandwidth, peak }: Bench, shape: CellShape, heads: readonly KeysAndValues[]): Promise<string[][]> {
+async function cell(
+  { quick, print }: Context,
+  { gpu, watch, backend, bandwidth, peak }: Bench,
+  shape: CellShape,
+  heads: readonly KeysAndValues[]
+): Promise<string[][]> {
   const { batch, context, kvHeads, group, headDim, layers } = shape;
   const where = `${batch} × ${context}`;
   const rounds = gpu.software ? 1 : quick ? 5 : 30;
@@ -150,7 +178,7 @@ async function cell({ quick, print }: Context, { gpu, watch, backend, bandwidth,
   }
   for (const cache of caches) cache.dispose();
 
-  const least = (name: string): number | undefined => times.has(name) ? Math.min(...times.get(name)!.samples) : undefined;
+  const least = (name: string): number | undefined => (times.has(name) ? Math.min(...times.get(name)!.samples) : undefined);
   return results.map(({ entry, error }) => {
     const { samples, walls } = times.get(entry.name)!;
     const ns = Math.min(...samples);
@@ -160,8 +188,20 @@ async function cell({ quick, print }: Context, { gpu, watch, backend, bandwidth,
       return other === undefined ? '–' : (other / ns).toFixed(2);
     };
     return [
-      String(batch), String(context), String(kvHeads), entry.name, micro(ns), micro(median(samples)), micro(Math.min(...walls)), (ns / tokens).toPrecision(3), (entry.bytes / tokens).toFixed(1),
-      (entry.bytes / ns).toPrecision(3), `${(100 * entry.bytes / ns / peak).toFixed(0)} %`, against('f32'), against('f16'), error.toPrecision(2)
+      String(batch),
+      String(context),
+      String(kvHeads),
+      entry.name,
+      micro(ns),
+      micro(median(samples)),
+      micro(Math.min(...walls)),
+      (ns / tokens).toPrecision(3),
+      (entry.bytes / tokens).toFixed(1),
+      (entry.bytes / ns).toPrecision(3),
+      `${((100 * entry.bytes) / ns / peak).toFixed(0)} %`,
+      against('f32'),
+      against('f16'),
+      error.toPrecision(2)
     ];
   });
 }
@@ -174,19 +214,28 @@ function cacheEntry(name: string, cache: KVCache, sequences: readonly Sequence[]
   return {
     name,
     bytes,
-    run: layer => { outputs.push(cache.attend(sequences, layer, each)); },
+    run: layer => {
+      outputs.push(cache.attend(sequences, layer, each));
+    },
     settle: async () => {
       await Promise.all(outputs.map(output => output.read()));
       outputs = [];
     },
-    output: async () => (await cache.attend(sequences, 0, each).read()).subarray(0, queryHeads / kvHeads * headDim)
+    output: async () => (await cache.attend(sequences, 0, each).read()).subarray(0, (queryHeads / kvHeads) * headDim)
   };
 }
 
 /** With the form that is the fastest here. Throws if a form is wrong. */
-async function denseEntry(watch: Watch, bandwidth: Bandwidth, dense: Dense, queries: Float32Array, exact: readonly number[], software: boolean): Promise<Entry> {
+async function denseEntry(
+  watch: Watch,
+  bandwidth: Bandwidth,
+  dense: Dense,
+  queries: Float32Array,
+  exact: readonly number[],
+  software: boolean
+): Promise<Entry> {
   const { group, headDim, layers } = dense.shape;
-  const scaled = queries.map(x => x * Math.LOG2E / Math.sqrt(headDim));
+  const scaled = queries.map(x => (x * Math.LOG2E) / Math.sqrt(headDim));
   let form = dense.forms[0]!;
   const entry: Entry = {
     name: dense.kind,
@@ -204,7 +253,8 @@ async function denseEntry(watch: Watch, bandwidth: Bandwidth, dense: Dense, quer
     const times = new Map<string, Times>();
     await race(watch, bandwidth, [entry], layers, software ? 1 : 4, times);
     const error = relativeError(await entry.output(), exact);
-    if (!(error <= TOLERANCE[dense.kind])) throw new Error(`dense ${dense.kind} expected error <= ${TOLERANCE[dense.kind]}, got ${error} (${JSON.stringify(form)})`);
+    if (!(error <= TOLERANCE[dense.kind]))
+      throw new Error(`dense ${dense.kind} expected error <= ${TOLERANCE[dense.kind]}, got ${error} (${JSON.stringify(form)})`);
     const ns = Math.min(...times.get(entry.name)!.samples);
     if (ns < fastest.ns) fastest = { form, ns };
   }
@@ -213,8 +263,16 @@ async function denseEntry(watch: Watch, bandwidth: Bandwidth, dense: Dense, quer
 }
 
 /** Samples every competitor in turn, each after a read of other memory that leaves the caches cold. */
-async function race(watch: Watch, bandwidth: Bandwidth, entries: readonly Entry[], layers: number, rounds: number, times: Map<string, Times>): Promise<void> {
-  for (let round = -1; round < rounds; round++) {   // the first warms up
+async function race(
+  watch: Watch,
+  bandwidth: Bandwidth,
+  entries: readonly Entry[],
+  layers: number,
+  rounds: number,
+  times: Map<string, Times>
+): Promise<void> {
+  for (let round = -1; round < rounds; round++) {
+    // the first warms up
     for (const entry of entries) {
       bandwidth.read(bandwidth.forms[0]!);
       const { wallNs, gpuNs } = await watch.time(() => {
@@ -269,8 +327,10 @@ async function verbsTable({ quick, print, progress }: Context, { software }: Gpu
     cache.dispose();
     rows.push([format.name, ...[best.passes, best.encode, best.decode].map(ns => (ns / (2 * kvHeads * context)).toFixed(1))]);
   }
-  print(`\n#### Encode and decode\n\nns of one token, head and side, over ${context} tokens: append() in steps of 64 and seal(), ${watch.timestamps ? 'compute passes by timestamps and ' : ''}wall clock; `
-    + 'decode() by wall clock, read back into arrays. Both copy plain numbers between the processor and the device.\n');
+  print(
+    `\n#### Encode and decode\n\nns of one token, head and side, over ${context} tokens: append() in steps of 64 and seal(), ${watch.timestamps ? 'compute passes by timestamps and ' : ''}wall clock; ` +
+      'decode() by wall clock, read back into arrays. Both copy plain numbers between the processor and the device.\n'
+  );
   print(markdown(['keys / values', 'encode', 'encode, wall', 'decode, wall'], rows));
 }
 

@@ -4,15 +4,15 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { BackendError, openBackend, type Backend, type OpenOptions } from 'nsnquant';
+import { type Backend, BackendError, type OpenOptions, openBackend } from 'nsnquant';
 import { BaselineRow, f32, q4_0, q8_0, withHadamard } from './demo/baselines.ts';
-import { NsnRow, type NsnOptions } from './demo/nsn.ts';
+import { type NsnOptions, NsnRow } from './demo/nsn.ts';
 import { measureQuality } from './demo/quality.ts';
-import { newestQueries, readRecording, type Recording } from './demo/recording.ts';
+import { newestQueries, type Recording, readRecording } from './demo/recording.ts';
 import { renderReport } from './demo/report.ts';
 import { InputError } from './demo/safetensors.ts';
-import { layerTable, nameOf, notes, protocolTable, resultTable, toMarkdown, type Measured, type Result } from './demo/tables.ts';
-import { PASSES, timeDense, timeNsn, type Times } from './demo/timing.ts';
+import { layerTable, type Measured, nameOf, notes, protocolTable, type Result, resultTable, toMarkdown } from './demo/tables.ts';
+import { PASSES, type Times, timeDense, timeNsn } from './demo/timing.ts';
 
 interface Options {
   input: string;
@@ -30,7 +30,11 @@ const program = new Command('demo')
   .option('--report <file>', 'where the HTML report goes', 'report.html')
   .option('--json <file>', 'where the results go as JSON')
   .option('--sinks <n>', 'first tokens that stay raw, 0 to 64', parseSinks, 4)
-  .option('--queries <n>', 'positions whose attention is compared, the newest (default: all that are recorded; a software GPU wants few)', parseQueries)
+  .option(
+    '--queries <n>',
+    'positions whose attention is compared, the newest (default: all that are recorded; a software GPU wants few)',
+    parseQueries
+  )
   .addOption(new Option('--backend <name>', 'where kernels run').choices(['wasm', 'webgpu', 'reference']).default('wasm'))
   .addOption(new Option('--variant <name>', 'insist on a wasm binary').choices(['scalar', 'simd128', 'relaxed']));
 
@@ -58,7 +62,14 @@ async function demo({ input, report, json, sinks, queries, backend: prefer, vari
   writeFileSync(report, renderReport({ title, facts, results, tables, notes: explained }));
   console.log(`\nreport: ${report}`);
   if (json !== undefined) {
-    writeFileSync(json, `${JSON.stringify(results.map(({ codedBits, ...result }): Result => result), null, 2)}\n`);
+    writeFileSync(
+      json,
+      `${JSON.stringify(
+        results.map(({ codedBits, ...result }): Result => result),
+        null,
+        2
+      )}\n`
+    );
     console.log(`json: ${json}`);
   }
 }
@@ -80,7 +91,9 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
     new BaselineRow(hadamard, recording, window),
     ...nsn.map(options => new NsnRow(backend, recording, options))
   ];
-  const others = [q8_0, hadamard].flatMap(format => [everyToken, windowAndSinks].map(protocol => new BaselineRow(format, recording, protocol)));
+  const others = [q8_0, hadamard].flatMap(format =>
+    [everyToken, windowAndSinks].map(protocol => new BaselineRow(format, recording, protocol))
+  );
 
   const bar = new SingleBar({ format: '{stage} {bar} {percentage}%', clearOnComplete: true, hideCursor: true });
   const step = Math.ceil(recording.tokens / 16); // of the bar, for each row that is timed
@@ -102,15 +115,17 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
       })
     ];
     const elements = 2 * recording.tokens * recording.layers.length * recording.kvHeads * recording.headDim;
-    const results = rows.map((row, i): Measured => ({
-      keys: row.keys,
-      values: row.values,
-      bitsPerElement: 8 * row.bytes / elements,
-      bytes: row.bytes,
-      ...qualities[i]!,
-      ...times[i]!,
-      codedBits: row.codedBits
-    }));
+    const results = rows.map(
+      (row, i): Measured => ({
+        keys: row.keys,
+        values: row.values,
+        bitsPerElement: (8 * row.bytes) / elements,
+        bytes: row.bytes,
+        ...qualities[i]!,
+        ...times[i]!,
+        codedBits: row.codedBits
+      })
+    );
     const protocols = [q8_0, hadamard].map((format, i) => ({
       name: format.name,
       everyToken: qualities[rows.length + 2 * i]!.outputError,
@@ -131,7 +146,10 @@ function factsOf(recording: Recording, backend: Backend): [name: string, text: s
   return [
     ['model', model ?? 'not named in the file'],
     ['text', text ?? 'not named in the file'],
-    ['shape', `${tokens} tokens, queries of the last ${queryTokens}; layers ${layers.map(({ index }) => index).join(', ')}; ${queryHeads} query heads, ${kvHeads} KV heads of ${headDim}; RoPE ${rope ? 'known' : 'not known'}`],
+    [
+      'shape',
+      `${tokens} tokens, queries of the last ${queryTokens}; layers ${layers.map(({ index }) => index).join(', ')}; ${queryHeads} query heads, ${kvHeads} KV heads of ${headDim}; RoPE ${rope ? 'known' : 'not known'}`
+    ],
     ['machine', `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${availableParallelism()} cores`],
     ['runtime', runtime],
     ['kernels', `${backend.name} ${backend.variant} (${backend.reason})`],
@@ -153,6 +171,10 @@ function parseQueries(text: string): number {
 
 /** Errors that say all there is to say: of the input, of the backend, of the file system, of the cache's limits. */
 function isForUser(error: unknown): error is Error {
-  return error instanceof InputError || error instanceof BackendError || error instanceof RangeError
-    || (error instanceof Error && 'syscall' in error);
+  return (
+    error instanceof InputError ||
+    error instanceof BackendError ||
+    error instanceof RangeError ||
+    (error instanceof Error && 'syscall' in error)
+  );
 }

@@ -16,7 +16,7 @@ const bufferOf = (elements: number, value: number): GPUBuffer => {
 const backend = await openBackend({ device });
 console.log(backend.reason);
 const cache = new KVCache(backend, { layers: 1, kvHeads: 2, queryHeads: 4, headDim: 64, capacity: 1024 });
-await cache.ready;   // the memory is granted
+await cache.ready; // the memory is granted
 const chat = cache.sequence();
 
 const tokens = 100;
@@ -28,4 +28,4 @@ const out = bufferOf(4 * 64, 0);
 chat.append(0, { buffer: keys, tokens }, { buffer: values, tokens });
 const result = chat.attend(0, { buffer: query, tokens: 1 }, { out: { buffer: out } });
 // What the engine submits from here on finds the result in `out`. Reading it is for this example only:
-console.log((await result.read())[0]);   // 0.25: every value is
+console.log((await result.read())[0]); // 0.25: every value is

@@ -16,7 +16,8 @@ export class Arena {
     let n = 0;
     let used = 0;
     for (const { count, bytes } of sizes) {
-      if (count > 0 && bytes > limit) throw new BackendError('webgpu', `expected at most ${limit} bytes for one page (the device's limit), got ${bytes}`);
+      if (count > 0 && bytes > limit)
+        throw new BackendError('webgpu', `expected at most ${limit} bytes for one page (the device's limit), got ${bytes}`);
       for (let i = 0; i < count; i++, n++) {
         if (used + bytes > limit) {
           this.chunks.push(create(used));

@@ -141,7 +141,11 @@ export interface Store {
    * @param out  f32, the length of all queries together
    */
   attend(
-    layer: number, tables: readonly PageTable[], queries: readonly (Float32Array | GpuTokens)[], scale: number, out: Float32Array | GpuTarget
+    layer: number,
+    tables: readonly PageTable[],
+    queries: readonly (Float32Array | GpuTokens)[],
+    scale: number,
+    out: Float32Array | GpuTarget
   ): Output;
   dispose(): void;
 }

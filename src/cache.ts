@@ -1,11 +1,11 @@
 // KVCache: the memory for every layer's pages, shared by the sequences it makes.
 
-import { isGpuTokens, type Backend, type GpuTarget, type GpuTokens, type Input, type Output, type Store } from './backend.ts';
+import { type Backend, type GpuTarget, type GpuTokens, type Input, isGpuTokens, type Output, type Store } from './backend.ts';
 import { checkFloats, checkInput, checkLength, checkObject, checkOneOf, checkPositive, checkTarget, plural, wholeTokens } from './check.ts';
 import { readFile } from './file.ts';
 import { Pool } from './pool.ts';
 import { Sequence } from './sequence.ts';
-import { cacheShape, type CacheOptions, type CacheShape } from './shape.ts';
+import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
 
 export interface AttendOptions {
   /** Multiplies every logit. Default 1/√headDim. */
@@ -82,7 +82,7 @@ export class KVCache {
    * @throws {RangeError} if the bytes are of another version, or of a cache of another shape
    */
   restore(bytes: Uint8Array): Sequence {
-    this.store;   // throws if disposed
+    this.store; // throws if disposed
     const contents = readFile(this.shape, bytes);
     this.shape.pages.forEach((_, layer) => this.pool.checkRoom(layer, contents.length));
     const sequence = new Sequence(this);
@@ -118,7 +118,10 @@ export class KVCache {
       }
       return tokens;
     });
-    pool.checkRoom(layer, counts.reduce((sum, tokens) => sum + tokens, 0));
+    pool.checkRoom(
+      layer,
+      counts.reduce((sum, tokens) => sum + tokens, 0)
+    );
 
     // Sequences that are not in this batch may be at the same layer, in another; those that are at another layer have attended
     // to theirs. This bounds the raw memory that prompts need, to one layer's tokens.
@@ -132,7 +135,7 @@ export class KVCache {
     for (const sequence of sequences) {
       const { pending: layer } = sequence;
       let windows = layers.get(layer);
-      if (!windows) layers.set(layer, windows = { places: [], pages: [] });
+      if (!windows) layers.set(layer, (windows = { places: [], pages: [] }));
       sequence.takeComplete(windows.places, windows.pages);
     }
     for (const [layer, { places, pages }] of layers) {
@@ -152,7 +155,12 @@ export class KVCache {
    * @example
    * const out = await cache.attend([chat, branch], layer, [q1, q2]).read();
    */
-  attend(sequences: readonly Sequence[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options: AttendOptions = {}): Output {
+  attend(
+    sequences: readonly Sequence[],
+    layer: number,
+    queries: readonly (Float32Array | GpuTokens)[],
+    options: AttendOptions = {}
+  ): Output {
     const { queryHeads, headDim } = this.shape;
     const { store } = this;
     const perToken = queryHeads * headDim;
@@ -192,7 +200,7 @@ export class KVCache {
 
   /** Distinct, open sequences of this cache, and for each one of every list. */
   #checkBatch(sequences: readonly Sequence[], lists: Record<string, readonly unknown[]>): void {
-    this.store;   // throws if disposed
+    this.store; // throws if disposed
     if (!Array.isArray(sequences)) throw new TypeError(`"sequences" expected array, got ${typeof sequences}`);
     for (const [name, list] of Object.entries(lists)) {
       if (!Array.isArray(list)) throw new TypeError(`"${name}" expected array, got ${typeof list}`);

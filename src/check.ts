@@ -1,8 +1,8 @@
 // Checks at the public edge. The success path allocates nothing; messages are built only to be thrown, all in one form:
 // what is wrong, what was expected with its arithmetic, what came. Nothing behind this edge checks again.
 
-import { isGpuTokens, type GpuTarget, type Input } from './backend.ts';
-import { HALF_MAX, isFloat16Array, type Data } from './half.ts';
+import { type GpuTarget, type Input, isGpuTokens } from './backend.ts';
+import { type Data, HALF_MAX, isFloat16Array } from './half.ts';
 
 export function checkInteger(name: string, value: unknown, low: number, high: number): asserts value is number {
   if (typeof value !== 'number') throw new TypeError(`"${name}" expected integer, got ${kind(value)}`);
@@ -77,13 +77,15 @@ export function checkInput(name: string, input: Input, takesBuffers: boolean, pe
 /** A range of a GPUBuffer that holds `bytes` bytes and may be copied from or to. */
 export function checkBuffer(name: string, { buffer, offset = 0 }: GpuTarget, takesBuffers: boolean, bytes: number, usage: 4 | 8): void {
   if (!takesBuffers) throw new TypeError(`"${name}" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer`);
-  if (typeof buffer?.size !== 'number' || typeof buffer.usage !== 'number') throw new TypeError(`"${name}.buffer" expected GPUBuffer, got ${kind(buffer)}`);
+  if (typeof buffer?.size !== 'number' || typeof buffer.usage !== 'number')
+    throw new TypeError(`"${name}.buffer" expected GPUBuffer, got ${kind(buffer)}`);
   checkInteger(`${name}.offset`, offset, 0, 2 ** 40);
   if (offset % 4 !== 0) throw new RangeError(`"${name}.offset" expected multiple of 4, got ${offset}`);
   if (buffer.size < offset + bytes) {
     throw new RangeError(`"${name}.buffer" expected at least ${offset + bytes} bytes (${bytes} from offset ${offset}), got ${buffer.size}`);
   }
-  if ((buffer.usage & usage) === 0) throw new RangeError(`"${name}.buffer" expected usage ${usage === COPY_SRC ? 'COPY_SRC' : 'COPY_DST'}, got ${buffer.usage}`);
+  if ((buffer.usage & usage) === 0)
+    throw new RangeError(`"${name}.buffer" expected usage ${usage === COPY_SRC ? 'COPY_SRC' : 'COPY_DST'}, got ${buffer.usage}`);
 }
 
 /** A GPUBuffer for results of `bytes` bytes. */

@@ -29,8 +29,15 @@ const BINDINGS: Record<ShaderName, readonly GPUBufferBindingType[]> = {
   encode: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   decode: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   attend: [
-    'read-only-storage', 'read-only-storage', 'read-only-storage', 'read-only-storage',
-    'read-only-storage', 'read-only-storage', 'read-only-storage', 'storage', 'uniform'
+    'read-only-storage',
+    'read-only-storage',
+    'read-only-storage',
+    'read-only-storage',
+    'read-only-storage',
+    'read-only-storage',
+    'read-only-storage',
+    'storage',
+    'uniform'
   ],
   merge: ['read-only-storage', 'read-only-storage', 'storage']
 };
@@ -52,10 +59,12 @@ export class Device {
 
   /** Compiles side by side, and without blocking, what `pipeline` would compile one by one. */
   async prepare(programs: readonly Program[]): Promise<void> {
-    await Promise.all(programs.map(async program => {
-      const key = keyOf(program);
-      if (!this.#pipelines.has(key)) this.#pipelines.set(key, await this.gpu.createComputePipelineAsync(this.#descriptor(program)));
-    })).catch((cause: Error) => {
+    await Promise.all(
+      programs.map(async program => {
+        const key = keyOf(program);
+        if (!this.#pipelines.has(key)) this.#pipelines.set(key, await this.gpu.createComputePipelineAsync(this.#descriptor(program)));
+      })
+    ).catch((cause: Error) => {
       throw this.lost ?? new BackendError('webgpu', `expected its shaders to compile, got: ${cause.message}`, cause);
     });
   }
@@ -65,11 +74,14 @@ export class Device {
     let pipeline = this.#pipelines.get(key);
     if (!pipeline) {
       this.gpu.pushErrorScope('validation');
-      this.#pipelines.set(key, pipeline = this.gpu.createComputePipeline(this.#descriptor(program)));
+      this.#pipelines.set(key, (pipeline = this.gpu.createComputePipeline(this.#descriptor(program))));
       // Whoever reads next will meet it; a device that is lost meanwhile says so itself.
-      this.gpu.popErrorScope().then(error => {
-        if (error) this.lost ??= new BackendError('webgpu', `expected its shaders to compile, got: ${error.message}`, error);
-      }, () => {});
+      this.gpu.popErrorScope().then(
+        error => {
+          if (error) this.lost ??= new BackendError('webgpu', `expected its shaders to compile, got: ${error.message}`, error);
+        },
+        () => {}
+      );
     }
     return pipeline;
   }
@@ -93,9 +105,10 @@ export class Device {
     const bytes = ranges.reduce((sum, range) => sum + range[2], 0);
     const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
     const kept = this.#readBuffers.findIndex(buffer => buffer.size === size);
-    const target = kept >= 0
-      ? this.#readBuffers.splice(kept, 1)[0]!
-      : this.gpu.createBuffer({ label: 'read back', size, usage: USAGE.MAP_READ | USAGE.COPY_DST });
+    const target =
+      kept >= 0
+        ? this.#readBuffers.splice(kept, 1)[0]!
+        : this.gpu.createBuffer({ label: 'read back', size, usage: USAGE.MAP_READ | USAGE.COPY_DST });
     let at = 0;
     for (const [buffer, offset, count] of ranges) {
       encoder.copyBufferToBuffer(buffer, offset, target, at, count);
@@ -106,7 +119,7 @@ export class Device {
       try {
         await target.mapAsync(MAP_READ, 0, bytes);
         copy = target.getMappedRange(0, bytes).slice(0);
-        target.unmap();   // Deno maps a buffer of a device that is lost, and then refuses to unmap it
+        target.unmap(); // Deno maps a buffer of a device that is lost, and then refuses to unmap it
       } catch (cause) {
         throw this.lost ?? new BackendError('webgpu', 'expected its device to finish, which failed', cause);
       }
@@ -130,7 +143,7 @@ export class Device {
       });
       const module = this.gpu.createShaderModule({ label: name, code: shaders[name] });
       const layout = this.gpu.createPipelineLayout({ label: name, bindGroupLayouts: [bindings] });
-      this.#shaders.set(name, shader = { module, bindings, layout });
+      this.#shaders.set(name, (shader = { module, bindings, layout }));
     }
     return shader;
   }

@@ -85,7 +85,8 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
     const tensor = header[name];
     if (!tensor) throw new RangeError(`file expected tensor ${name}, got none`);
     const { dtype, shape: size, data_offsets: offsets } = tensor as Partial<Tensor>;
-    if (!Array.isArray(size) || !Array.isArray(offsets)) throw new RangeError(`file expected ${name} with shape and data_offsets, got none`);
+    if (!Array.isArray(size) || !Array.isArray(offsets))
+      throw new RangeError(`file expected ${name} with shape and data_offsets, got none`);
     const [begin, end] = offsets as unknown as [number, number];
     const count = rowBytes === 0 ? 0 : (end - begin) / rowBytes;
     if (dtype !== 'U8' || size[0] !== count || size[1] !== rowBytes || !(begin >= 0)) {

@@ -29,7 +29,7 @@ export async function findAdapter(load = true): Promise<Adapter> {
     throw new BackendError('webgpu', `expected an adapter, got: ${cause.message}`, cause);
   });
   if (!adapter) throw new BackendError('webgpu', 'expected an adapter, got none');
-  const info = adapter.info as GPUAdapterInfo | undefined;   // browsers of 2023 have none
+  const info = adapter.info as GPUAdapterInfo | undefined; // browsers of 2023 have none
   const description = describe(info);
   return { adapter, description, software: info?.isFallbackAdapter === true || SOFTWARE.test(description) };
 }
@@ -50,14 +50,20 @@ async function findGpu(load: boolean): Promise<GPU> {
   const scope = globalThis as { navigator?: { gpu?: GPU }; process?: { versions?: Record<string, string> } };
   if (scope.navigator?.gpu) return scope.navigator.gpu;
   const versions = scope.process?.versions;
-  if (!versions?.['node'] || versions['bun'] || versions['deno']) throw new BackendError('webgpu', 'expected navigator.gpu, which this engine lacks');
-  if (!load) throw new BackendError('webgpu', 'is looked for in Node where "shape", "batch" or "context" says what for, or "prefer" asks for it');
-  const name = 'webgpu';   // in a variable, so that no bundler resolves it: the package is for Node alone
+  if (!versions?.['node'] || versions['bun'] || versions['deno'])
+    throw new BackendError('webgpu', 'expected navigator.gpu, which this engine lacks');
+  if (!load)
+    throw new BackendError('webgpu', 'is looked for in Node where "shape", "batch" or "context" says what for, or "prefer" asks for it');
+  const name = 'webgpu'; // in a variable, so that no bundler resolves it: the package is for Node alone
   try {
     const dawn = (await import(name)) as { create(options: string[]): GPU };
-    return dawnGpu ??= dawn.create([]);
+    return (dawnGpu ??= dawn.create([]));
   } catch (cause) {
-    throw new BackendError('webgpu', `expected the package "webgpu", which did not load: ${(cause as Error).message.split('\n')[0]}`, cause);
+    throw new BackendError(
+      'webgpu',
+      `expected the package "webgpu", which did not load: ${(cause as Error).message.split('\n')[0]}`,
+      cause
+    );
   }
 }
 

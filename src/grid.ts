@@ -32,7 +32,7 @@ const built = new Map<string, Grid>();
 /** The grid of a codec of 2 or 4 channels, built once. */
 export function gridOf(codec: Codec): Grid {
   let grid = built.get(codec.name);
-  if (!grid) built.set(codec.name, grid = build(codec));
+  if (!grid) built.set(codec.name, (grid = build(codec)));
   return grid;
 }
 
@@ -59,7 +59,7 @@ function build({ channels, codebook }: Codec): Grid {
   for (let cell = 0; cell < count / 2; cell++) {
     const block = setBox(cell, 2);
     let list = blocks.get(block);
-    if (!list) blocks.set(block, list = nearestSomewhere(every));
+    if (!list) blocks.set(block, (list = nearestSomewhere(every)));
     setBox(cell, 1);
     lists[cell] = nearestSomewhere(list);
     lists[count - 1 - cell] = lists[cell]!.map(c => c ^ 128).sort();
@@ -123,7 +123,7 @@ function pack(lists: readonly Uint8Array[], channels: 2 | 4, codebook: Float32Ar
     const key = list.join();
     let first = seen.get(key);
     if (first === undefined) {
-      seen.set(key, first = groups.length / LANES);
+      seen.set(key, (first = groups.length / LANES));
       for (let i = 0; i < count * LANES; i++) groups.push(list[Math.min(i, list.length - 1)]!);
     }
     heads[cell] = ((heads.byteLength + first * GROUP_BYTES[channels]) << 8) | count;

@@ -3,10 +3,10 @@
 
 import type { BackendName } from './backend.ts';
 import { checkFloats, checkInteger, checkObject, checkOneOf, plural } from './check.ts';
-import { codecs, type CodecName } from './codec.ts';
-import { blockLayout, hadamardSize, WINDOW, type BlockLayout, type Rope } from './layout.ts';
+import { type CodecName, codecs } from './codec.ts';
+import { type BlockLayout, blockLayout, hadamardSize, type Rope, WINDOW } from './layout.ts';
 import * as reference from './reference.ts';
-import { cacheShape, type CacheShape } from './shape.ts';
+import { type CacheShape, cacheShape } from './shape.ts';
 import { openModule, WasmMemory, type WasmVariant } from './wasm.ts';
 
 export interface KernelOptions {
@@ -60,7 +60,15 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
   checkOneOf('prefer', prefer, ['wasm', 'reference']);
   if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
   const shape = cacheShape({
-    layers: 1, kvHeads: 1, queryHeads: 4, headDim, capacity: WINDOW, keys: codec, values: codec, sinks: 0, sequences: 1,
+    layers: 1,
+    kvHeads: 1,
+    queryHeads: 4,
+    headDim,
+    capacity: WINDOW,
+    keys: codec,
+    values: codec,
+    sinks: 0,
+    sequences: 1,
     ...(rope && { rope })
   });
   if (prefer === 'reference') return new ReferenceVerbs(shape);
@@ -275,13 +283,23 @@ class ReferenceVerbs extends CheckedVerbs implements Verbs {
   }
 
   scores(queries: Float32Array, block: Uint8Array): Float32Array {
-    return this.#perHead(queries, this.headsOf('queries', queries, this.headDim), WINDOW,
-      (query, window) => reference.scores(query, window, this.#quantizer, this.shape.rope), block);
+    return this.#perHead(
+      queries,
+      this.headsOf('queries', queries, this.headDim),
+      WINDOW,
+      (query, window) => reference.scores(query, window, this.#quantizer, this.shape.rope),
+      block
+    );
   }
 
   mix(weights: Float32Array, block: Uint8Array): Float32Array {
-    return this.#perHead(weights, this.headsOf('weights', weights, WINDOW), this.headDim,
-      (row, window) => reference.mix(row, window, this.#quantizer), block);
+    return this.#perHead(
+      weights,
+      this.headsOf('weights', weights, WINDOW),
+      this.headDim,
+      (row, window) => reference.mix(row, window, this.#quantizer),
+      block
+    );
   }
 
   get #quantizer(): reference.Quantizer {
@@ -302,8 +320,11 @@ class ReferenceVerbs extends CheckedVerbs implements Verbs {
   }
 
   #perHead(
-    x: Float32Array, heads: number, width: number,
-    verb: (row: Float32Array, window: reference.CodedWindow) => Float64Array, block: Uint8Array
+    x: Float32Array,
+    heads: number,
+    width: number,
+    verb: (row: Float32Array, window: reference.CodedWindow) => Float64Array,
+    block: Uint8Array
   ): Float32Array {
     const window = this.#unpack(block);
     const out = new Float32Array(heads * width);

@@ -1,11 +1,11 @@
 // Opens a backend: the one asked for, or the one that is faster here. Never falls back without saying so in `reason`.
 
-import { BackendError, type Backend, type BackendName } from './backend.ts';
+import { type Backend, BackendError, type BackendName } from './backend.ts';
 import { checkInteger, checkObject, checkOneOf } from './check.ts';
-import { describe, findAdapter, requestDevice, type Found } from './gpu.ts';
+import { describe, type Found, findAdapter, requestDevice } from './gpu.ts';
 import { openReference } from './reference-backend.ts';
-import { cacheShape, type CacheShape } from './shape.ts';
-import { tryStep, type StepShape } from './step.ts';
+import { type CacheShape, cacheShape } from './shape.ts';
+import { type StepShape, tryStep } from './step.ts';
 import { openWasm, type WasmVariant } from './wasm.ts';
 
 export interface OpenOptions {
@@ -65,7 +65,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   if (prefer === 'wasm') return openWasm(variant);
   if (prefer === 'webgpu') {
     const given = device && { device, description: describe(device.adapterInfo) };
-    const found = given ?? await requestDevice(await findAdapter());
+    const found = given ?? (await requestDevice(await findAdapter()));
     const backend = await openWebGpu(found, !given, given ? 'its device was given' : 'it was asked for');
     if (shape) await compile(backend, shape);
     return backend;
@@ -102,9 +102,9 @@ async function choose(shape: StepShape, batch: number, context: number, load: bo
     return time instanceof BackendError ? time.message : `${name} ${variant} ${time.toPrecision(3)} ms`;
   });
   const reason = `a layer's step of ${batch} × ${context} tokens takes ${said.join(', ')} on ${found.description}`;
-  const [onCpu, onGpu] = times.map(time => time instanceof BackendError ? Infinity : time) as [number, number];
+  const [onCpu, onGpu] = times.map(time => (time instanceof BackendError ? Infinity : time)) as [number, number];
   if (onGpu < onCpu) {
-    await compile(gpu, shape);   // what overrides need beyond what was timed
+    await compile(gpu, shape); // what overrides need beyond what was timed
     return { ...gpu, reason };
   }
   found.device.destroy();

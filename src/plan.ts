@@ -3,7 +3,7 @@
 import type { Backend } from './backend.ts';
 import { checkInteger, checkObject } from './check.ts';
 import { WINDOW } from './layout.ts';
-import { cacheShape, type CacheOptions } from './shape.ts';
+import { type CacheOptions, cacheShape } from './shape.ts';
 import { tryStep } from './step.ts';
 
 export interface Plan {

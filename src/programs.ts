@@ -1,9 +1,9 @@
 // What a cache's shape makes of the shaders: the constants that they read, and the overrides that specialize them.
 
-import { codecs, type CodecName } from './codec.ts';
+import { type CodecName, codecs } from './codec.ts';
 import type { Program } from './device.ts';
 import { toHalf } from './half.ts';
-import { hadamardSize, HEADER_BYTES, pageHeader, WINDOW, type BlockLayout, type PageLayout } from './layout.ts';
+import { type BlockLayout, HEADER_BYTES, hadamardSize, type PageLayout, pageHeader, WINDOW } from './layout.ts';
 import { ropeTables } from './rope.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -67,9 +67,8 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
   const bookWords = WINDOW * (page.keys.codec.channels + (shared ? 0 : page.values.codec.channels));
   const padded = page.keys.rowBytes * page.keys.codec.channels;
   const columns = Math.min(WINDOW, headDim / 2);
-  const prefixed = (prefix: 'KEY' | 'VALUE', layout: BlockLayout): Record<string, number> => Object.fromEntries(
-    Object.entries({ ...side(layout), BLOCK: block[prefix] }).map(([name, value]) => [`${prefix}_${name}`, value])
-  );
+  const prefixed = (prefix: 'KEY' | 'VALUE', layout: BlockLayout): Record<string, number> =>
+    Object.fromEntries(Object.entries({ ...side(layout), BLOCK: block[prefix] }).map(([name, value]) => [`${prefix}_${name}`, value]));
   const attend = (blocks: number): Program => ({
     name: 'attend',
     constants: {

@@ -1,7 +1,7 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
 
 import type { Backend, Dump, Output, PageTable, Run, Store, Tokens, Write } from './backend.ts';
-import { fromHalf, HALF_MAX, isFloat16Array, toHalf, type Data } from './half.ts';
+import { type Data, fromHalf, HALF_MAX, isFloat16Array, toHalf } from './half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
 import type { CacheShape } from './shape.ts';
@@ -21,15 +21,20 @@ class ReferenceStore implements Store {
 
   constructor(shape: CacheShape) {
     this.#shape = shape;
-    this.#pages = shape.pages.map(page => Array.from({ length: shape.pagesPerLayer }, () => {
-      const bytes = new Uint8Array(page.bytes);
-      bytes.set(pageHeader(page));
-      return bytes;
-    }));
-    this.#places = Array.from({ length: shape.rawPages + shape.sinkPlaces }, (_, place) =>
-      new Uint16Array((place < shape.rawPages ? shape.rawPageBytes : shape.sinkBytes) / 2));
-    this.bytes = shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0)
-      + this.#places.reduce((sum, place) => sum + place.byteLength, 0);
+    this.#pages = shape.pages.map(page =>
+      Array.from({ length: shape.pagesPerLayer }, () => {
+        const bytes = new Uint8Array(page.bytes);
+        bytes.set(pageHeader(page));
+        return bytes;
+      })
+    );
+    this.#places = Array.from(
+      { length: shape.rawPages + shape.sinkPlaces },
+      (_, place) => new Uint16Array((place < shape.rawPages ? shape.rawPageBytes : shape.sinkBytes) / 2)
+    );
+    this.bytes =
+      shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0) +
+      this.#places.reduce((sum, place) => sum + place.byteLength, 0);
   }
 
   write(writes: readonly Write[]): void {
@@ -41,9 +46,14 @@ class ReferenceStore implements Store {
   #writeRun({ place, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
     [keys, values].forEach((data, side) => {
-      const halfAt = data instanceof Float32Array ? (i: number) => toHalf(data[i]!)
-        : data instanceof Uint16Array ? (i: number) => data[i]!
-        : isFloat16Array(data) ? (i: number) => toHalf(data[i]!) : () => 0;
+      const halfAt =
+        data instanceof Float32Array
+          ? (i: number) => toHalf(data[i]!)
+          : data instanceof Uint16Array
+            ? (i: number) => data[i]!
+            : isFloat16Array(data)
+              ? (i: number) => toHalf(data[i]!)
+              : () => 0;
       for (let t = 0; t < tokens; t++) {
         for (let head = 0; head < kvHeads; head++) {
           const to = rawOffset(this.#placeTokens(place), headDim, head, side as 0 | 1, at + t);
@@ -81,7 +91,10 @@ class ReferenceStore implements Store {
     for (let head = 0; head < kvHeads; head++) {
       for (const side of [0, 1] as const) {
         const rows = this.#pageRows(layer, page, head, side);
-        this.#places[place]!.set(Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))), rawOffset(WINDOW, headDim, head, side, 0));
+        this.#places[place]!.set(
+          Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))),
+          rawOffset(WINDOW, headDim, head, side, 0)
+        );
       }
     }
   }
@@ -124,7 +137,14 @@ class ReferenceStore implements Store {
           const [keys, values] = heads[Math.floor(h / (queryHeads / kvHeads))]!;
           const from = (t * queryHeads + h) * headDim;
           const query = queries[n]!.subarray(from, from + headDim);
-          out.set(attend(Float64Array.from(query, x => x * scale), keys!.subarray(0, visible), values!.subarray(0, visible)), to);
+          out.set(
+            attend(
+              Float64Array.from(query, x => x * scale),
+              keys!.subarray(0, visible),
+              values!.subarray(0, visible)
+            ),
+            to
+          );
         }
       }
     });

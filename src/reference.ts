@@ -6,8 +6,10 @@
 
 import type { Codec } from './codec.ts';
 import { fromHalf, toHalf } from './half.ts';
+
 export { paper2 } from './paper2.ts';
-import { blockLayout, hadamardSize, MEAN_GROUP, ropePair, WINDOW, type Rope } from './layout.ts';
+
+import { blockLayout, hadamardSize, MEAN_GROUP, type Rope, ropePair, WINDOW } from './layout.ts';
 
 /** Anything a quantizer must be: `codec()` gives the three byte codecs, paper2.ts the paper's own 2-bit form. */
 export interface Quantizer {
@@ -38,18 +40,18 @@ export interface Steps {
 export interface CodedWindow {
   readonly tokens: number;
   readonly headDim: number;
-  readonly codes: Uint16Array;     // [tokens, headDim / channels]
-  readonly s1: Float64Array;       // [tokens], dequantized
-  readonly s2: Float64Array;       // [tokens], rounded to f16
-  readonly o: Float64Array;        // [headDim], dequantized
+  readonly codes: Uint16Array; // [tokens, headDim / channels]
+  readonly s1: Float64Array; // [tokens], dequantized
+  readonly s2: Float64Array; // [tokens], rounded to f16
+  readonly o: Float64Array; // [headDim], dequantized
   readonly s1Group: RtnGroup;
   readonly oGroups: readonly RtnGroup[];
 }
 
 /** One group of asymmetric 4-bit rounding: value = code · scale + min. */
 export interface RtnGroup {
-  readonly scale: number;          // f16
-  readonly min: number;            // f16
+  readonly scale: number; // f16
+  readonly min: number; // f16
   readonly codes: Uint8Array;
 }
 
@@ -111,7 +113,9 @@ export function shift(x: Float64Array, headDim: number, rope?: Rope): { o: Float
   const groups: RtnGroup[] = [];
   for (let i = 0; i < headDim; i += MEAN_GROUP) {
     const group = rtn4(mean.subarray(i, i + MEAN_GROUP));
-    group.codes.forEach((code, k) => { o[i + k] = code * group.scale + group.min; });
+    group.codes.forEach((code, k) => {
+      o[i + k] = code * group.scale + group.min;
+    });
     groups.push(group);
   }
   addMean(x, headDim, o, -1, rope);
@@ -188,9 +192,8 @@ export function encode(tokens: ArrayLike<number>, headDim: number, quantizer: Qu
   const none: RtnGroup = { scale: 0, min: 0, codes: new Uint8Array() };
 
   const first = steps.normalize === false ? { s1: ones(), group: none } : normalize(x, headDim);
-  const mean = steps.shift === false
-    ? { o: new Float64Array(headDim), groups: [] }
-    : shift(x, headDim, steps.unrotate === false ? undefined : rope);
+  const mean =
+    steps.shift === false ? { o: new Float64Array(headDim), groups: [] } : shift(x, headDim, steps.unrotate === false ? undefined : rope);
   const s2 = steps.normalizeAgain === false ? ones() : normalizeAgain(x, headDim);
   if (steps.hadamard !== false) hadamard(x, headDim);
   const codes = quantize(x, quantizer);
@@ -308,7 +311,9 @@ export function pack(window: CodedWindow, codec: Codec): Uint8Array {
   const bytes = new Uint8Array(layout.bytes);
   const view = new DataView(bytes.buffer);
   const perRow = window.headDim / codec.channels;
-  window.codes.forEach((code, i) => { bytes[Math.floor(i / perRow) * layout.rowBytes + (i % perRow)] = code; });
+  window.codes.forEach((code, i) => {
+    bytes[Math.floor(i / perRow) * layout.rowBytes + (i % perRow)] = code;
+  });
   window.s2.forEach((s2, t) => view.setUint16(layout.s2 + 2 * t, toHalf(s2), true));
   packNibbles(bytes, layout.s1, window.s1Group.codes);
   [window.s1Group, ...window.oGroups].forEach(({ scale, min }, g) => {
@@ -395,5 +400,7 @@ function decodeCodes(codes: Uint16Array, quantizer: Quantizer): Float64Array {
 }
 
 function packNibbles(bytes: Uint8Array, at: number, codes: Uint8Array): void {
-  codes.forEach((code, i) => { bytes[at + (i >> 1)]! |= code << (4 * (i & 1)); });
+  codes.forEach((code, i) => {
+    bytes[at + (i >> 1)]! |= code << (4 * (i & 1));
+  });
 }

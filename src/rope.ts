@@ -1,7 +1,7 @@
 // Tables by which kernels turn a window's mean without rotating a key: angles of every token about the window's center, and
 // the basis that ⟨q, RoPEᵤ(o)⟩ is summed in (assembly/scores.ts). One set for the whole cache.
 
-import { WINDOW, type Rope } from './layout.ts';
+import { type Rope, WINDOW } from './layout.ts';
 
 export interface RopeTables {
   readonly pairs: number;
@@ -43,8 +43,14 @@ export function ropeTables(rope: Rope | undefined): RopeTables {
     }
     if (pair < trigPairs) return;
     const terms = pair < tier2 ? POWERS : pair < tier3 ? 2 : 1;
-    powers.set(fit(v => Math.cos(w * REACH * v), 0, terms), pair * 2 * POWERS);
-    powers.set(fit(v => Math.sin(w * REACH * v), 1, terms), pair * 2 * POWERS + POWERS);
+    powers.set(
+      fit(v => Math.cos(w * REACH * v), 0, terms),
+      pair * 2 * POWERS
+    );
+    powers.set(
+      fit(v => Math.sin(w * REACH * v), 1, terms),
+      pair * 2 * POWERS + POWERS
+    );
   });
 
   const functions = trigPairs + POWERS;
@@ -53,9 +59,10 @@ export function ropeTables(rope: Rope | undefined): RopeTables {
   for (let f = 0; f < functions; f++) {
     for (let i = 0; i < HALF; i++) {
       const u = i + 0.5;
-      const [even, odd] = f < trigPairs
-        ? [Math.cos(invFreq[f]! * u), Math.sin(invFreq[f]! * u)]
-        : [(u / REACH) ** (2 * (f - trigPairs)), (u / REACH) ** (2 * (f - trigPairs) + 1)];
+      const [even, odd] =
+        f < trigPairs
+          ? [Math.cos(invFreq[f]! * u), Math.sin(invFreq[f]! * u)]
+          : [(u / REACH) ** (2 * (f - trigPairs)), (u / REACH) ** (2 * (f - trigPairs) + 1)];
       const at = (half: number): number => ((((i >> 3) * 2 + half) * basisPairs + (f >> 1)) * 8 + (i & 7)) * 2 + (f & 1);
       basis[at(0)] = Math.round(even * 32767);
       basis[at(1)] = Math.round(odd * 32767);

@@ -15,9 +15,20 @@ const CODES_TOLERANCE = 0.02;
 /** What differs from the reference, in words; undefined if nothing does. */
 export async function selfTest(backend: Backend): Promise<string | undefined> {
   const invFreq = Array.from({ length: 16 }, (_, i) => 10000 ** (-i / 16));
-  for (const [keys, values] of [['nsn4', 'nsn2'], ['nsn2', 'nsn1']] as const) {
+  for (const [keys, values] of [
+    ['nsn4', 'nsn2'],
+    ['nsn2', 'nsn1']
+  ] as const) {
     const shape = cacheShape({
-      layers: 1, kvHeads: 2, queryHeads: 6, headDim: 32, capacity: 4 * WINDOW, keys, values, sequences: 1, rope: { invFreq, interleaved: false }
+      layers: 1,
+      kvHeads: 2,
+      queryHeads: 6,
+      headDim: 32,
+      capacity: 4 * WINDOW,
+      keys,
+      values,
+      sequences: 1,
+      rope: { invFreq, interleaved: false }
     });
     await backend.prepare?.(shape);
     const tested = backend.createStore(shape);
@@ -26,11 +37,17 @@ export async function selfTest(backend: Backend): Promise<string | undefined> {
       const perToken = shape.kvHeads * shape.headDim;
       const x = noise(2 * (shape.sinks + 3 * WINDOW) * perToken);
       const table: PageTable = {
-        length: shape.sinks + 2 * WINDOW + 17, sinkPlace: shape.rawPages, pages: Uint32Array.of(1, 0), pageCount: 2, raws: Uint32Array.of(0), rawCount: 1
+        length: shape.sinks + 2 * WINDOW + 17,
+        sinkPlace: shape.rawPages,
+        pages: Uint32Array.of(1, 0),
+        pageCount: 2,
+        raws: Uint32Array.of(0),
+        rawCount: 1
       };
       const fill = (store: Store): void => {
         const [k, v] = [x.subarray(0, x.length / 2), x.subarray(x.length / 2)];
-        const write = (place: number, from: number, tokens: number): void => store.write([{ keys: k, values: v, runs: [{ place, at: 0, from, tokens }] }]);
+        const write = (place: number, from: number, tokens: number): void =>
+          store.write([{ keys: k, values: v, runs: [{ place, at: 0, from, tokens }] }]);
         write(table.sinkPlace, 0, shape.sinks);
         for (let n = 0; n < 2; n++) {
           write(0, shape.sinks + n * WINDOW, WINDOW);
@@ -43,7 +60,11 @@ export async function selfTest(backend: Backend): Promise<string | undefined> {
 
       const [got, want] = await Promise.all([tested.dump(0, table), expected.dump(0, table)]);
       let differing = 0;
-      got.pages.forEach((page, n) => page.forEach((byte, i) => { differing += Number(byte !== want.pages[n]![i]); }));
+      got.pages.forEach((page, n) =>
+        page.forEach((byte, i) => {
+          differing += Number(byte !== want.pages[n]![i]);
+        })
+      );
       const share = differing / (2 * got.pages[0]!.length);
       if (share > CODES_TOLERANCE) return `encode differs from the reference in ${(100 * share).toFixed(1)} % of bytes`;
 
@@ -52,8 +73,11 @@ export async function selfTest(backend: Backend): Promise<string | undefined> {
       // One token, as in decoding, and a prompt's several: a GPU has a pipeline for each.
       for (const count of [1, 7]) {
         const query = noise(count * shape.queryHeads * shape.headDim).map(q => q / 2);
-        const outputs = await Promise.all([tested, expected].map(store =>
-          store.attend(0, [table], [query], 1 / Math.sqrt(shape.headDim), new Float32Array(query.length)).read()));
+        const outputs = await Promise.all(
+          [tested, expected].map(store =>
+            store.attend(0, [table], [query], 1 / Math.sqrt(shape.headDim), new Float32Array(query.length)).read()
+          )
+        );
         const error = largestDifference(outputs[0]!, outputs[1]!);
         if (!(error <= OUTPUT_TOLERANCE)) return `attend differs from the reference by ${error.toPrecision(2)}`;
       }
@@ -72,7 +96,7 @@ function largestDifference(a: Float32Array, b: Float32Array): number {
   let largest = a.length === b.length ? 0 : Infinity;
   for (let i = 0; i < a.length; i++) {
     const difference = Math.abs(a[i]! - b[i]!);
-    if (!(difference <= largest)) largest = difference;   // NaN too
+    if (!(difference <= largest)) largest = difference; // NaN too
   }
   return largest;
 }

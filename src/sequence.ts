@@ -3,7 +3,7 @@
 import type { GpuTokens, Input, Output, PageTable, Run, Tokens } from './backend.ts';
 import type { AttendOptions, KVCache } from './cache.ts';
 import { checkInteger } from './check.ts';
-import { writeFile, type FileContents } from './file.ts';
+import { type FileContents, writeFile } from './file.ts';
 import { WINDOW } from './layout.ts';
 
 /**
@@ -23,7 +23,7 @@ export class Sequence {
   /** @internal Use `cache.sequence()`. */
   constructor(cache: KVCache) {
     const { layers, rawPages, pagesPerLayer, sinks, recent, maxAppend } = cache.shape;
-    cache.store;   // throws if disposed
+    cache.store; // throws if disposed
     this.cache = cache;
     this.#slot = cache.pool.takeSlot();
     this.#tables = Array.from({ length: layers }, (_, layer) => ({
@@ -44,10 +44,11 @@ export class Sequence {
   /** Bytes that this sequence's tokens take: coded pages, sinks, raw tokens, page numbers. What forks share counts for each. */
   get bytes(): number {
     const { pages, rawPageBytes, sinkBytes } = this.cache.shape;
-    return this.#tables.reduce((sum, table, layer) => sum
-      + table.pageCount * (pages[layer]!.bytes + 4)
-      + table.rawCount * rawPageBytes
-      + (table.length > 0 ? sinkBytes : 0), 0);
+    return this.#tables.reduce(
+      (sum, table, layer) =>
+        sum + table.pageCount * (pages[layer]!.bytes + 4) + table.rawCount * rawPageBytes + (table.length > 0 ? sinkBytes : 0),
+      0
+    );
   }
 
   /** Bytes of the coded pages alone, and how many tokens they stand for: what a long context costs. */
@@ -62,7 +63,7 @@ export class Sequence {
   /** @internal A layer's page table. */
   table(layer: number): PageTable {
     if (!this.#open) throw new TypeError('sequence expected open, got disposed');
-    this.cache.store;   // throws if disposed
+    this.cache.store; // throws if disposed
     checkInteger('layer', layer, 0, this.#tables.length - 1);
     return this.#tables[layer]!;
   }
@@ -96,7 +97,7 @@ export class Sequence {
     this.#pending = layer;
     pending.add(this);
     const runs: Run[] = [];
-    for (let from = 0; from < tokens;) {
+    for (let from = 0; from < tokens; ) {
       const { place, at, room } = this.#nextPlace(table);
       const count = Math.min(room, tokens - from);
       runs.push({ place, at, from, tokens: count });
@@ -171,7 +172,7 @@ export class Sequence {
     this.table(0);
     const { pool, store, shape } = this.cache;
     this.#tables.forEach((table, layer) => pool.checkRoom(layer, table.length - WINDOW * this.#sealedPages(table)));
-    const fork = new Sequence(this.cache);   // refuses before anything is sealed
+    const fork = new Sequence(this.cache); // refuses before anything is sealed
     this.seal();
     this.#tables.forEach((table, layer) => {
       const to = fork.#tables[layer]!;
@@ -180,7 +181,7 @@ export class Sequence {
       to.pages.set(table.pages);
       for (let n = 0; n < table.pageCount; n++) pool.sharePage(layer, table.pages[n]!);
       if (shape.sinks > 0) store.copyPlace(table.sinkPlace, to.sinkPlace);
-      for (let n = 0; n < table.rawCount; n++) store.copyPlace(table.raws[n]!, to.raws[to.rawCount++] = pool.takePlace());
+      for (let n = 0; n < table.rawCount; n++) store.copyPlace(table.raws[n]!, (to.raws[to.rawCount++] = pool.takePlace()));
       pool.held[layer]! += rawTokens(table);
     });
     return fork;
@@ -240,11 +241,11 @@ export class Sequence {
       table.length = length;
       pool.held[layer]! += length;
       for (const bytes of pages) {
-        const page = table.pages[table.pageCount++] = pool.takePage(layer);
+        const page = (table.pages[table.pageCount++] = pool.takePage(layer));
         store.setPage(layer, page, bytes);
       }
       for (const bytes of raws) {
-        const place = table.raws[table.rawCount++] = pool.takePlace();
+        const place = (table.raws[table.rawCount++] = pool.takePlace());
         store.setPlace(place, bytes);
       }
       if (sinks) store.setPlace(table.sinkPlace, sinks);
@@ -288,7 +289,7 @@ export class Sequence {
       // The cut page becomes the tail.
       const page = table.pages[keep]!;
       this.#release(table, layer, keep, 0);
-      store.decode(layer, page, table.raws[table.rawCount++] = pool.takePlace());
+      store.decode(layer, page, (table.raws[table.rawCount++] = pool.takePlace()));
     } else {
       const pages = Math.min(keep, table.pageCount);
       this.#release(table, layer, pages, Math.ceil(windows) - pages);

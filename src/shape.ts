@@ -1,8 +1,8 @@
 // A cache's options, checked and completed, and the counts that follow from them. Shared by KVCache and plan().
 
 import { checkInteger, checkObject, checkOneOf } from './check.ts';
-import { codecs, type CodecName } from './codec.ts';
-import { pageLayout, rawBytes, WINDOW, type PageLayout, type Rope } from './layout.ts';
+import { type CodecName, codecs } from './codec.ts';
+import { type PageLayout, pageLayout, type Rope, rawBytes, WINDOW } from './layout.ts';
 
 export interface CacheOptions {
   readonly layers: number;
@@ -95,13 +95,11 @@ export function cacheShape(options: CacheOptions): CacheShape {
     recent,
     sequences,
     maxAppend,
-    pages: Object.freeze(Array.from({ length: layers }, (_, layer) => pageLayout(
-      codecs[overrides[layer]?.keys ?? keys],
-      codecs[overrides[layer]?.values ?? values],
-      kvHeads,
-      headDim,
-      rope !== undefined
-    ))),
+    pages: Object.freeze(
+      Array.from({ length: layers }, (_, layer) =>
+        pageLayout(codecs[overrides[layer]?.keys ?? keys], codecs[overrides[layer]?.values ?? values], kvHeads, headDim, rope !== undefined)
+      )
+    ),
     pagesPerLayer: Math.floor(capacity / WINDOW),
     rawPages: sequences * layers * (1 + recent) + staged,
     rawPageBytes: rawBytes(kvHeads, headDim, WINDOW),

@@ -1,8 +1,8 @@
 // Times a decoding step on a backend: what openBackend() chooses by, and what plan() shows. Never asserts, only measures.
 
-import { BackendError, type Backend, type PageTable, type Store } from './backend.ts';
+import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
 import { WINDOW } from './layout.ts';
-import { cacheShape, type CacheOptions } from './shape.ts';
+import { type CacheOptions, cacheShape } from './shape.ts';
 
 /** A cache's options without its size, which follows from what is timed. */
 export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
@@ -26,8 +26,18 @@ const STEPS = 2;
  */
 export async function timeStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number> {
   const { overrides: _, ...layer } = shape;
-  const sized = (pages: number): CacheOptions => ({ ...layer, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
-  const { sinks, pages: [page] } = cacheShape(sized(1));
+  const sized = (pages: number): CacheOptions => ({
+    ...layer,
+    layers: 1,
+    recent: 0,
+    capacity: WINDOW * pages,
+    sequences: batch,
+    maxAppend: 1
+  });
+  const {
+    sinks,
+    pages: [page]
+  } = cacheShape(sized(1));
   const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
   const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / page!.bytes)));
   const options = cacheShape(sized(distinct));
@@ -38,14 +48,17 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
   try {
     await store.ready;
     await fill(store, kvHeads * headDim, distinct);
-    const tables = Array.from({ length: batch }, (_, n): PageTable => ({
-      length: sinks + WINDOW * pageCount + 1,
-      sinkPlace: sinks === 0 ? -1 : options.rawPages + n,
-      pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
-      pageCount,
-      raws: Uint32Array.of(n),
-      rawCount: 1
-    }));
+    const tables = Array.from(
+      { length: batch },
+      (_, n): PageTable => ({
+        length: sinks + WINDOW * pageCount + 1,
+        sinkPlace: sinks === 0 ? -1 : options.rawPages + n,
+        pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
+        pageCount,
+        raws: Uint32Array.of(n),
+        rawCount: 1
+      })
+    );
     const token = noise(kvHeads * headDim);
     const queries = tables.map(() => noise(queryHeads * headDim));
     const out = new Float32Array(batch * queryHeads * headDim);
@@ -54,7 +67,7 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
       store.write(writes);
       await store.attend(0, tables, queries, 1 / Math.sqrt(headDim), out).read();
     };
-    await step();   // warms up
+    await step(); // warms up
     // Many steps by one look at the clock: a page's may tick in whole milliseconds, and single steps would take none.
     const begin = performance.now();
     let elapsedMs = 0;
@@ -89,7 +102,14 @@ async function fill(store: Store, perToken: number, pages: number): Promise<void
     store.write([{ keys: rows, values: rows, runs: [{ place: 0, at: 0, from: 0, tokens: WINDOW }] }]);
     store.encode(0, [0], [n]);
   }
-  const table = { length: 0, sinkPlace: -1, pages: Uint32Array.from({ length: coded }, (_, n) => n), pageCount: coded, raws: new Uint32Array(0), rawCount: 0 };
+  const table = {
+    length: 0,
+    sinkPlace: -1,
+    pages: Uint32Array.from({ length: coded }, (_, n) => n),
+    pageCount: coded,
+    raws: new Uint32Array(0),
+    rawCount: 0
+  };
   const bytes = (await store.dump(0, table)).pages;
   for (let n = coded; n < pages; n++) store.setPage(0, n, bytes[n % coded]!);
 }

@@ -2,11 +2,21 @@
 // laid out when it is made; the memory never grows, so views of it stay valid.
 
 import { instantiateSync } from '@assemblyscript/loader';
-import { BackendError, type Backend, type Dump, type Output, type PageTable, type Run, type Store, type Tokens, type Write } from './backend.ts';
+import {
+  type Backend,
+  BackendError,
+  type Dump,
+  type Output,
+  type PageTable,
+  type Run,
+  type Store,
+  type Tokens,
+  type Write
+} from './backend.ts';
 import type { Codec } from './codec.ts';
 import { gridOf } from './grid.ts';
-import { isFloat16Array, type Data } from './half.ts';
-import { blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW, type BlockLayout } from './layout.ts';
+import { type Data, isFloat16Array } from './half.ts';
+import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from './layout.ts';
 import { ropeTables } from './rope.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -69,7 +79,10 @@ const binaries: Record<WasmVariant, () => Promise<string>> = {
 export async function openWasm(variant?: WasmVariant, because?: string): Promise<Backend> {
   const { module, reason, ...chosen } = await openModule(variant);
   return {
-    name: 'wasm', ...chosen, reason: because === undefined ? reason : `${because}; ${reason}`, createStore: shape => new WasmStore(module, shape)
+    name: 'wasm',
+    ...chosen,
+    reason: because === undefined ? reason : `${because}; ${reason}`,
+    createStore: shape => new WasmStore(module, shape)
   };
 }
 
@@ -156,7 +169,7 @@ export class WasmMemory {
     this.row = arena.take(ROW_BYTES);
     const scores = arena.take(CHUNK_TOKENS * GROUP * 4);
     const states = arena.take((BLOCK_GROUPS + 1) * (64 + 40 * headDim));
-    this.callTokens = Math.max(Math.floor(BLOCK_GROUPS * GROUP / (queryHeads / kvHeads)), shape.sequences);
+    this.callTokens = Math.max(Math.floor((BLOCK_GROUPS * GROUP) / (queryHeads / kvHeads)), shape.sequences);
     this.input = arena.take(4 * headDim * Math.max(this.callTokens * queryHeads, 2 * WINDOW * kvHeads));
     this.output = arena.take(4 * headDim * this.callTokens * queryHeads);
     this.items = arena.take(4 * ITEM_WORDS * this.callTokens);
@@ -167,17 +180,43 @@ export class WasmMemory {
     this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
     const n = hadamardSize(headDim);
     this.shapes = arena.end;
-    shape.pages.forEach((page, layer) => constant(struct(
-      headDim, kvHeads, queryHeads / kvHeads, n, new Float32Array([1 / Math.sqrt(n)]),
-      rope.pairs, shape.rope?.interleaved ? 8 : 4, shape.rope?.interleaved ? 4 : rope.pairs * 4, cos, sin,
-      rope.trigPairs, rope.tier2, rope.tier3, powers, rope.basisPairs, basis,
-      this.sides.get(page.keys.codec)!, this.sides.get(page.values.codec)!, page.bytes, this.pages[layer]!,
-      this.tile, this.row, scores, states
-    )));
+    shape.pages.forEach((page, layer) =>
+      constant(
+        struct(
+          headDim,
+          kvHeads,
+          queryHeads / kvHeads,
+          n,
+          new Float32Array([1 / Math.sqrt(n)]),
+          rope.pairs,
+          shape.rope?.interleaved ? 8 : 4,
+          shape.rope?.interleaved ? 4 : rope.pairs * 4,
+          cos,
+          sin,
+          rope.trigPairs,
+          rope.tier2,
+          rope.tier3,
+          powers,
+          rope.basisPairs,
+          basis,
+          this.sides.get(page.keys.codec)!,
+          this.sides.get(page.values.codec)!,
+          page.bytes,
+          this.pages[layer]!,
+          this.tile,
+          this.row,
+          scores,
+          states
+        )
+      )
+    );
 
     const pages = Math.ceil(arena.end / WASM_PAGE);
     if (pages * WASM_PAGE > MEMORY_LIMIT) {
-      throw new BackendError('wasm', `expected at most ${MEMORY_LIMIT} bytes (32-bit addresses) for capacity ${shape.capacity}, got ${arena.end}`);
+      throw new BackendError(
+        'wasm',
+        `expected at most ${MEMORY_LIMIT} bytes (32-bit addresses) for capacity ${shape.capacity}, got ${arena.end}`
+      );
     }
     let memory: WebAssembly.Memory;
     try {
@@ -226,9 +265,12 @@ class WasmStore implements Store {
     for (const [side, data] of [keys, values].entries()) {
       const half = !(data instanceof Float32Array);
       const view = half ? this.#memory.u16 : this.#memory.f32;
-      const rows = data instanceof Float32Array || data instanceof Uint16Array
-        ? data
-        : isFloat16Array(data) ? new Uint16Array(data.buffer, data.byteOffset, data.length) : data;
+      const rows =
+        data instanceof Float32Array || data instanceof Uint16Array
+          ? data
+          : isFloat16Array(data)
+            ? new Uint16Array(data.buffer, data.byteOffset, data.length)
+            : data;
       view.set(rows.subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
       const to = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
       this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, headDim, to, capacity);
@@ -289,7 +331,8 @@ class WasmStore implements Store {
     const place = (number: number): Uint8Array => u8.slice(this.#place(number), this.#place(number) + this.#placeBytes(number));
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
-        u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)),
+        u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)
+      ),
       raws: Array.from(table.raws.subarray(0, table.rawCount), place),
       sinks: this.#shape.sinks > 0 && table.length > 0 ? place(table.sinkPlace) : undefined
     };
@@ -318,7 +361,7 @@ class WasmStore implements Store {
       const decoded = tokens * rowsPerToken >= PROMPT_ROWS && keys.codec.channels + values.codec.channels < 16;
       // Equal parts: a short last one would decode all pages for a few rows.
       const most = Math.ceil(tokens / Math.ceil(tokens / this.#memory.callTokens));
-      for (let from = 0; from < tokens;) {
+      for (let from = 0; from < tokens; ) {
         const count = Math.min(tokens - from, most, this.#memory.callTokens - call.tokens);
         this.#memory.f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#memory.input / 4 + call.tokens * perToken);
         this.#addItem(call, table, count, table.length - tokens + from, decoded);
@@ -336,7 +379,13 @@ class WasmStore implements Store {
   }
 
   /** Writes an Item (assembly/attend.ts) and the page numbers and raw runs it points at. */
-  #addItem(call: { items: number; tokens: number; pages: number; raws: number }, table: PageTable, tokens: number, position: number, decoded: boolean): void {
+  #addItem(
+    call: { items: number; tokens: number; pages: number; raws: number },
+    table: PageTable,
+    tokens: number,
+    position: number,
+    decoded: boolean
+  ): void {
     const { sinks, queryHeads, headDim } = this.#shape;
     const tokenBytes = 4 * call.tokens * queryHeads * headDim;
     const sinkTokens = Math.min(table.length, sinks);
@@ -417,7 +466,12 @@ function struct(...fields: (number | Float32Array)[]): Uint32Array {
 function sideStruct({ codec, rowBytes, s2, s1, scales, o }: BlockLayout, constant: (data: ArrayBufferView) => number): Uint32Array {
   const grid = codec.channels === 8 ? undefined : gridOf(codec);
   return struct(
-    codec.channels, rowBytes, s2, s1, scales, o,
+    codec.channels,
+    rowBytes,
+    s2,
+    s1,
+    scales,
+    o,
     constant(codec.codebook),
     constant(halfNormsOf(codec)),
     grid ? 0 : constant(roundedOf(codec)),
@@ -455,7 +509,10 @@ function roundedOf(codec: Codec): Uint8Array {
 function marginOf({ channels, codebook }: Codec): number {
   let largest = 0;
   for (let at = 0; at < codebook.length; at += channels) {
-    largest = Math.max(largest, codebook.subarray(at, at + channels).reduce((sum, x) => sum + Math.abs(x), 0));
+    largest = Math.max(
+      largest,
+      codebook.subarray(at, at + channels).reduce((sum, x) => sum + Math.abs(x), 0)
+    );
   }
   return largest + 0.5;
 }

@@ -3,16 +3,26 @@
 
 import { Arena } from './arena.ts';
 import {
-  BackendError, isGpuTokens, type Backend, type Dump, type GpuTarget, type GpuTokens, type Input, type Output, type PageTable, type Store,
-  type Tokens, type Write
+  type Backend,
+  BackendError,
+  type Dump,
+  type GpuTarget,
+  type GpuTokens,
+  type Input,
+  isGpuTokens,
+  type Output,
+  type PageTable,
+  type Store,
+  type Tokens,
+  type Write
 } from './backend.ts';
-import { Device, dispatch, USAGE, type Program, type Range, type ShaderName } from './device.ts';
+import { Device, dispatch, type Program, type Range, type ShaderName, USAGE } from './device.ts';
 import type { Found } from './gpu.ts';
 import { fromHalf, isFloat16Array } from './half.ts';
 import { rawOffset, WINDOW } from './layout.ts';
-import { Constants, layerPrograms, mergeProgram, tileTokens, writeProgram, type LayerPrograms } from './programs.ts';
+import { Constants, type LayerPrograms, layerPrograms, mergeProgram, tileTokens, writeProgram } from './programs.ts';
 import type { CacheShape } from './shape.ts';
-import { blocksFor, Work, type Item, type RawWindow } from './work.ts';
+import { blocksFor, type Item, type RawWindow, Work } from './work.ts';
 
 const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
 /** Bytes of keys, and of values, that are staged on their way in or out: a window at least. */
@@ -37,7 +47,9 @@ export function webGpuBackend({ device, description }: Found, reason: string): B
       const forms = (attend: readonly Program[]): Program[] =>
         [...new Set([blocksFor([shape.queryHeads / shape.kvHeads], attend.length), attend.length])].map(blocks => attend[blocks - 1]!);
       await state.prepare([
-        writeProgram(shape), mergeProgram(shape), ...layers.flatMap(({ encode, decode, attend }) => [...encode, ...decode, ...forms(attend)])
+        writeProgram(shape),
+        mergeProgram(shape),
+        ...layers.flatMap(({ encode, decode, attend }) => [...encode, ...decode, ...forms(attend)])
       ]);
     }
   };
@@ -98,13 +110,23 @@ class WebGpuStore implements Store {
     gpu.pushErrorScope('out-of-memory');
     gpu.pushErrorScope('validation');
     try {
-      this.#raw = new Arena([
-        { count: shape.rawPages, bytes: shape.rawPageBytes },
-        { count: shape.sinkPlaces, bytes: shape.sinkBytes }
-      ], limit, bytes => create('raw places', bytes));
-      const arenas = shape.pages.map(page => new Arena([{ count: shape.pagesPerLayer, bytes: page.bytes }], limit, bytes => create('pages', bytes)));
+      this.#raw = new Arena(
+        [
+          { count: shape.rawPages, bytes: shape.rawPageBytes },
+          { count: shape.sinkPlaces, bytes: shape.sinkBytes }
+        ],
+        limit,
+        bytes => create('raw places', bytes)
+      );
+      const arenas = shape.pages.map(
+        page => new Arena([{ count: shape.pagesPerLayer, bytes: page.bytes }], limit, bytes => create('pages', bytes))
+      );
       const chunkGroups = Math.ceil(Math.max(this.#raw.chunks.length, ...arenas.map(arena => arena.chunks.length)) / 2);
-      this.#rawWindowOf = place => ({ offset: this.#raw.offsetOf[place]!, chunk: this.#raw.chunkOf[place]!, capacity: this.#placeTokens(place) });
+      this.#rawWindowOf = place => ({
+        offset: this.#raw.offsetOf[place]!,
+        chunk: this.#raw.chunkOf[place]!,
+        capacity: this.#placeTokens(place)
+      });
 
       const constants = new Constants(shape);
       this.#constants = create('constants', constants.words.byteLength);
@@ -139,30 +161,44 @@ class WebGpuStore implements Store {
           header: constants.headers.get(page)!,
           work,
           sent,
-          attend: groupParams.map((params, g) => device.bind('attend', [
-            pages.chunkAt(2 * g), pages.chunkAt(2 * g + 1), this.#raw.chunkAt(2 * g), this.#raw.chunkAt(2 * g + 1),
-            this.#constants, work, this.#queries, partials, params
-          ])),
+          attend: groupParams.map((params, g) =>
+            device.bind('attend', [
+              pages.chunkAt(2 * g),
+              pages.chunkAt(2 * g + 1),
+              this.#raw.chunkAt(2 * g),
+              this.#raw.chunkAt(2 * g + 1),
+              this.#constants,
+              work,
+              this.#queries,
+              partials,
+              params
+            ])
+          ),
           merge: device.bind('merge', [work, partials, this.#output])
         };
       });
     } catch (error) {
       for (const buffer of this.#buffers) buffer.destroy();
-      for (let scope = 0; scope < 2; scope++) gpu.popErrorScope().catch(() => {});   // the error on its way says more
+      for (let scope = 0; scope < 2; scope++) gpu.popErrorScope().catch(() => {}); // the error on its way says more
       throw error;
     }
     const failed = (error: GPUError | null): void => {
-      if (error) this.#failure ??= new BackendError('webgpu', `expected ${this.bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`, error);
+      if (error)
+        this.#failure ??= new BackendError(
+          'webgpu',
+          `expected ${this.bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`,
+          error
+        );
     };
     // A lost device rejects these, and whatever is read.
     const settled = Promise.all([gpu.popErrorScope().then(failed, () => {}), gpu.popErrorScope().then(failed, () => {})]);
     this.ready = settled.then(() => this.#check());
-    this.ready.catch(() => {});   // whoever reads will meet it
+    this.ready.catch(() => {}); // whoever reads will meet it
   }
 
   write(writes: readonly Write[]): void {
     const perToken = this.#shape.kvHeads * this.#shape.headDim;
-    let used = 0;   // staged tokens
+    let used = 0; // staged tokens
     let jobs: number[][] = [];
     let places: number[] = [];
     let copies: ((encoder: GPUCommandEncoder) => void)[] = [];
@@ -187,7 +223,7 @@ class WebGpuStore implements Store {
     };
     for (const { keys, values, runs } of writes) {
       const halves = Number(isHalf(keys)) + 2 * Number(isHalf(values));
-      for (let n = 0; n < runs.length;) {
+      for (let n = 0; n < runs.length; ) {
         if (used + runs[n]!.tokens > this.#stagedTokens || jobs.length === JOBS) flush();
         const { from } = runs[n]!;
         const begin = used;
@@ -195,7 +231,7 @@ class WebGpuStore implements Store {
         for (; n < runs.length && used + staged + runs[n]!.tokens <= this.#stagedTokens && jobs.length < JOBS; n++) {
           const { place, at, tokens } = runs[n]!;
           // Rows of f16 lie at the beginning of the room for f32.
-          const word = (half: boolean): number => begin * perToken + staged * perToken / (half ? 2 : 1);
+          const word = (half: boolean): number => begin * perToken + (staged * perToken) / (half ? 2 : 1);
           places.push(place);
           jobs.push([word(isHalf(keys)), word(isHalf(values)), 0, tokens, at, this.#placeTokens(place), halves, 0]);
           staged += tokens;
@@ -227,9 +263,18 @@ class WebGpuStore implements Store {
 
   encode(layer: number, places: readonly number[], pages: readonly number[]): void {
     const { programs, pages: arena, header } = this.#layers[layer]!;
-    for (const [placeChunk, pageChunk, numbers] of groups(places.length, n => [this.#raw.chunkOf[places[n]!]!, arena.chunkOf[pages[n]!]!])) {
+    for (const [placeChunk, pageChunk, numbers] of groups(places.length, n => [
+      this.#raw.chunkOf[places[n]!]!,
+      arena.chunkOf[pages[n]!]!
+    ])) {
       this.#setJobs(numbers.flatMap(n => [this.#raw.offsetOf[places[n]!]! / 4, arena.offsetOf[pages[n]!]! / 4, header, 0]));
-      const bindings = this.#bind('encode', [this.#raw.chunks[placeChunk]!, this.#constants, this.#jobs, arena.chunks[pageChunk]!], layer, placeChunk, pageChunk);
+      const bindings = this.#bind(
+        'encode',
+        [this.#raw.chunks[placeChunk]!, this.#constants, this.#jobs, arena.chunks[pageChunk]!],
+        layer,
+        placeChunk,
+        pageChunk
+      );
       this.#pass('encode', pass => {
         pass.setBindGroup(0, bindings);
         for (const program of programs.encode) {
@@ -256,7 +301,13 @@ class WebGpuStore implements Store {
       const pages = Array.from(table.pages.subarray(first, Math.min(first + windows, pageCount)));
       this.#decodePages(layer, pages);
       const bytes = pages.length * WINDOW * perToken * 4;
-      decoded.push({ first, rows: this.#copyOut([[this.#staged[0], 0, bytes], [this.#staged[1], 0, bytes]]) });
+      decoded.push({
+        first,
+        rows: this.#copyOut([
+          [this.#staged[0], 0, bytes],
+          [this.#staged[1], 0, bytes]
+        ])
+      });
     }
     const places = [
       ...(sinks > 0 && length > 0 ? [{ place: table.sinkPlace, at: 0 }] : []),
@@ -293,7 +344,7 @@ class WebGpuStore implements Store {
       ...(this.#shape.sinks > 0 && table.length > 0 ? [this.#placeRange(table.sinkPlace)] : [])
     ];
     const copies: { count: number; bytes: () => Promise<ArrayBuffer> }[] = [];
-    for (let n = 0; n < ranges.length;) {
+    for (let n = 0; n < ranges.length; ) {
       const first = n;
       for (let bytes = 0; n < ranges.length && (n === first || bytes + ranges[n]![2] <= READ_BYTES); n++) bytes += ranges[n]![2];
       copies.push({ count: n - first, bytes: this.#copyOut(ranges.slice(first, n)) });
@@ -302,16 +353,20 @@ class WebGpuStore implements Store {
     for (const { count, bytes } of copies) {
       const all = new Uint8Array(await bytes());
       let at = 0;
-      for (const end = parts.length + count; parts.length < end;) {
+      for (const end = parts.length + count; parts.length < end; ) {
         const size = ranges[parts.length]![2];
-        parts.push(all.slice(at, at += size));
+        parts.push(all.slice(at, (at += size)));
       }
     }
     return { pages: parts.slice(0, pageCount), raws: parts.slice(pageCount, pageCount + rawCount), sinks: parts[pageCount + rawCount] };
   }
 
   attend(
-    layer: number, tables: readonly PageTable[], queries: readonly (Float32Array | GpuTokens)[], scale: number, out: Float32Array | GpuTarget
+    layer: number,
+    tables: readonly PageTable[],
+    queries: readonly (Float32Array | GpuTokens)[],
+    scale: number,
+    out: Float32Array | GpuTarget
   ): Output {
     const tokenBytes = 4 * this.#shape.queryHeads * this.#shape.headDim;
     const target = out instanceof Float32Array ? undefined : out;
@@ -335,14 +390,14 @@ class WebGpuStore implements Store {
     tables.forEach((table, n) => {
       const query = queries[n]!;
       const tokens = isGpuTokens(query) ? query.tokens : query.byteLength / tokenBytes;
-      for (let from = 0; from < tokens;) {
+      for (let from = 0; from < tokens; ) {
         const count = Math.min(tokens - from, callTokens - used);
         const to = used * tokenBytes;
         if (isGpuTokens(query)) {
           const begin = (query.offset ?? 0) + from * tokenBytes;
           copies.push(encoder => encoder.copyBufferToBuffer(query.buffer, begin, this.#queries, to, count * tokenBytes));
         } else {
-          const rows = query.subarray(from * tokenBytes / 4, (from + count) * tokenBytes / 4) as Float32Array<ArrayBuffer>;
+          const rows = query.subarray((from * tokenBytes) / 4, ((from + count) * tokenBytes) / 4) as Float32Array<ArrayBuffer>;
           this.#device.gpu.queue.writeBuffer(this.#queries, to, rows);
         }
         items.push({ table, tokens: count, position: table.length - tokens + from });
@@ -354,7 +409,7 @@ class WebGpuStore implements Store {
     if (used > 0) flush();
     let result: Promise<Float32Array> | undefined;
     const collect = async (): Promise<Float32Array> => {
-      const into = target ? new Float32Array(done * tokenBytes / 4) : out as Float32Array;
+      const into = target ? new Float32Array((done * tokenBytes) / 4) : (out as Float32Array);
       if (target) parts.push(this.#copyOut([[target.buffer, target.offset ?? 0, done * tokenBytes]]));
       let at = 0;
       for (const bytes of parts) {
@@ -364,7 +419,7 @@ class WebGpuStore implements Store {
       }
       return into;
     };
-    return { read: () => result ??= collect() };
+    return { read: () => (result ??= collect()) };
   }
 
   dispose(): void {
@@ -373,12 +428,15 @@ class WebGpuStore implements Store {
 
   /** One dispatch of attend for every pair of chunks, and one of merge. */
   #launch(
-    layer: number, items: readonly Item[], scale: number, copies: readonly ((encoder: GPUCommandEncoder) => void)[],
+    layer: number,
+    items: readonly Item[],
+    scale: number,
+    copies: readonly ((encoder: GPUCommandEncoder) => void)[],
     finish: (encoder: GPUCommandEncoder) => void
   ): void {
     const { kvHeads } = this.#shape;
     const { programs, pages, pageBytes, attend, merge, work, sent } = this.#layers[layer]!;
-    const pagesPerChunk = Math.max(1, Math.floor((pages.chunks[0]!.size) / pageBytes));
+    const pagesPerChunk = Math.max(1, Math.floor(pages.chunks[0]!.size / pageBytes));
     const plan = this.#work.plan(items, scale, programs.attend.length, attend.length, pagesPerChunk, this.#rawWindowOf);
     // Page numbers change once in 64 tokens: only what differs is sent, the front and the page numbers apart.
     this.#send(work, sent, 0, this.#work.used);
@@ -416,17 +474,19 @@ class WebGpuStore implements Store {
     if (copies.length > 0) this.#device.submit(encoder => copies.forEach(copy => copy(encoder)));
     for (const [chunk, , numbers] of groups(places.length, n => [this.#raw.chunkOf[places[n]!]!, 0])) {
       let most = 0;
-      this.#setJobs(numbers.flatMap(n => {
-        const job = jobs[n]!;
-        job[2] = this.#raw.offsetOf[places[n]!]! / 4;
-        most = Math.max(most, job[3]!);
-        return job;
-      }));
+      this.#setJobs(
+        numbers.flatMap(n => {
+          const job = jobs[n]!;
+          job[2] = this.#raw.offsetOf[places[n]!]! / 4;
+          most = Math.max(most, job[3]!);
+          return job;
+        })
+      );
       const bindings = this.#bind('write', [...this.#staged, this.#jobs, this.#raw.chunks[chunk]!], chunk);
       this.#pass('write', pass => {
         pass.setPipeline(pipeline);
         pass.setBindGroup(0, bindings);
-        pass.dispatchWorkgroups(Math.ceil(most * headDim / 2 / 64), numbers.length, kvHeads);
+        pass.dispatchWorkgroups(Math.ceil((most * headDim) / 2 / 64), numbers.length, kvHeads);
       });
     }
   }
@@ -436,7 +496,7 @@ class WebGpuStore implements Store {
     const { pages, programs } = this.#layers[layer]!;
     const { kvHeads, headDim } = this.#shape;
     // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
-    for (let first = 0; first < numbers.length;) {
+    for (let first = 0; first < numbers.length; ) {
       const chunk = pages.chunkOf[numbers[first]!]!;
       let end = first;
       while (end < numbers.length && pages.chunkOf[numbers[end]!] === chunk) end++;
@@ -444,7 +504,10 @@ class WebGpuStore implements Store {
       this.#pass('decode', pass => {
         programs.decode.forEach((program, side) => {
           pass.setPipeline(this.#device.pipeline(program));
-          pass.setBindGroup(0, this.#bind('decode', [pages.chunks[chunk]!, this.#constants, this.#jobs, this.#staged[side]!], layer, chunk, side));
+          pass.setBindGroup(
+            0,
+            this.#bind('decode', [pages.chunks[chunk]!, this.#constants, this.#jobs, this.#staged[side]!], layer, chunk, side)
+          );
           pass.dispatchWorkgroups(kvHeads, WINDOW / tileTokens(headDim), end - first);
         });
       });
@@ -467,13 +530,15 @@ class WebGpuStore implements Store {
   #bind(name: ShaderName, buffers: readonly GPUBuffer[], ...numbers: number[]): GPUBindGroup {
     const key = `${name} ${numbers.join(' ')}`;
     let bindings = this.#bindings.get(key);
-    if (!bindings) this.#bindings.set(key, bindings = this.#device.bind(name, buffers));
+    if (!bindings) this.#bindings.set(key, (bindings = this.#device.bind(name, buffers)));
     return bindings;
   }
 
   #copyOut(ranges: readonly Range[]): () => Promise<ArrayBuffer> {
     let bytes!: () => Promise<ArrayBuffer>;
-    this.#device.submit(encoder => { bytes = this.#device.readBack(encoder, ranges); });
+    this.#device.submit(encoder => {
+      bytes = this.#device.readBack(encoder, ranges);
+    });
     return () => this.#checked(bytes);
   }
 
@@ -509,7 +574,7 @@ function groups(count: number, chunksOf: (n: number) => [number, number]): [numb
     const [a, b] = chunksOf(n);
     const key = `${a} ${b}`;
     let group = found.get(key);
-    if (!group) found.set(key, group = [a, b, []]);
+    if (!group) found.set(key, (group = [a, b, []]));
     group[2].push(n);
     if (group[2].length === JOBS) {
       full.push(group);

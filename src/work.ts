@@ -78,7 +78,7 @@ export class Work {
     this.callTokens = tokens;
     this.slots = slots();
     this.pages = 4 * (HEADER + tokens + shape.rawPages + Math.min(shape.sinkPlaces, tokens) + tokens * perToken + this.slots);
-    this.words = new Uint32Array(this.pages + Math.ceil(sequences * shape.pagesPerLayer / 4) * 4 + 4);
+    this.words = new Uint32Array(this.pages + Math.ceil((sequences * shape.pagesPerLayer) / 4) * 4 + 4);
   }
 
   /**
@@ -88,7 +88,12 @@ export class Work {
    * @param rawWindowOf  where a raw place lies
    */
   plan(
-    items: readonly Item[], scale: number, mostBlocks: number, chunkGroups: number, pagesPerChunk: number, rawWindowOf: (place: number) => RawWindow
+    items: readonly Item[],
+    scale: number,
+    mostBlocks: number,
+    chunkGroups: number,
+    pagesPerChunk: number,
+    rawWindowOf: (place: number) => RawWindow
   ): Launch {
     const { sinks } = this.#shape;
     const { words } = this;
@@ -111,11 +116,16 @@ export class Work {
       list.raws = raws - list.raw;
     }
 
-    const blocks = blocksFor(items.map(item => item.tokens * this.#group), mostBlocks);
+    const blocks = blocksFor(
+      items.map(item => item.tokens * this.#group),
+      mostBlocks
+    );
     const rows = ROWS * blocks;
-    const workgroups = items.reduce((sum, { tokens }) => sum + Math.ceil(tokens * this.#group / rows), 0);
-    const windows = items.reduce((sum, { table, tokens }) =>
-      sum + Math.ceil(tokens * this.#group / rows) * (table.pageCount + lists.get(table)!.raws), 0);
+    const workgroups = items.reduce((sum, { tokens }) => sum + Math.ceil((tokens * this.#group) / rows), 0);
+    const windows = items.reduce(
+      (sum, { table, tokens }) => sum + Math.ceil((tokens * this.#group) / rows) * (table.pageCount + lists.get(table)!.raws),
+      0
+    );
     // Each workgroup's rows have at most one span of either kind more than their share.
     const perSpan = Math.max(SPAN_WINDOWS, Math.ceil(windows / Math.max(1, Math.floor(this.slots / blocks) - 2 * workgroups)));
 
@@ -131,7 +141,8 @@ export class Work {
       for (let row = 0; row < count * this.#group; row += rows) {
         const first = spans;
         const add = (from: number, to: number, coded: number): void => {
-          for (; from < to; from += perSpan) this.#entry(spansAt + spans++, item, row, from, Math.min(from + perSpan, to) + coded * 2 ** 31);
+          for (; from < to; from += perSpan)
+            this.#entry(spansAt + spans++, item, row, from, Math.min(from + perSpan, to) + coded * 2 ** 31);
         };
         add(0, table.pageCount, 1);
         add(list.raw, list.raw + list.raws, 0);

@@ -1,7 +1,7 @@
 // Attention over a cache, on every backend: against f64 attention over the tokens that the cache says it holds, and against
 // exact attention over the tokens that went in. Head dimensions, codecs and RoPE are shapes.test.ts's.
 
-import { codecs, KVCache, type CodecName, type Sequence } from 'nsnquant';
+import { type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
 import { backends, reference, scalar, simd128, wasm, withVerbs } from './backends.ts';
@@ -9,7 +9,7 @@ import * as brute from './brute.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
 import { halfBits, rounded } from './half.ts';
-import { inputs, keyLike, normal, ropes, turned, type Input } from './inputs.ts';
+import { type Input, inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { DECODED_ROWS, QUALITY } from './tolerance.ts';
 
 type Options = ConstructorParameters<typeof KVCache>[1];
@@ -60,7 +60,9 @@ for (const groups of [1, 3, 4, 5, 8, 64]) {
   for (const queries of [1, 3]) {
     cases.push({
       title: `${groups} query heads per KV head, ${queries === 1 ? '1 query' : `${queries} queries`}`,
-      options: { kvHeads: 2, queryHeads: 2 * groups, headDim: 32 }, counts: [130, 9], queries,
+      options: { kvHeads: 2, queryHeads: 2 * groups, headDim: 32 },
+      counts: [130, 9],
+      queries
     });
   }
 }
@@ -75,8 +77,13 @@ cases.push(
   { title: 'queries from the first token on, sinks sealed over', options: { sinks: 4 }, counts: [140], queries: 140, seal: true },
   { title: 'queries from the first token on, without sinks', options: { sinks: 0, headDim: 32 }, counts: [140], queries: 140, seal: true },
   { title: '40 queries of 8 heads: more than one call holds', options: { queryHeads: 8, headDim: 32 }, counts: [100, 40], queries: 40 },
-  { title: '100 queries of 3 heads: two calls, in a full cache', options: { queryHeads: 3, headDim: 32, capacity: 448, sequences: 1 }, counts: [346, 100], queries: 100 },
-  { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10, headDim: 32 }, counts: [90, 7], queries: 7 },
+  {
+    title: '100 queries of 3 heads: two calls, in a full cache',
+    options: { queryHeads: 3, headDim: 32, capacity: 448, sequences: 1 },
+    counts: [346, 100],
+    queries: 100
+  },
+  { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10, headDim: 32 }, counts: [90, 7], queries: 7 }
 );
 
 const outputs = new Map<string, Float32Array>();
@@ -99,7 +106,9 @@ for (const tested of backends) {
 
 group('attend', test => {
   // The scalar binary looks codes up where the others decode pages.
-  for (const { title } of cases.filter(({ options, queries = 1 }) => queries * (options.queryHeads ?? base.queryHeads) / (options.kvHeads ?? base.kvHeads) < DECODED_ROWS)) {
+  for (const { title } of cases.filter(
+    ({ options, queries = 1 }) => (queries * (options.queryHeads ?? base.queryHeads)) / (options.kvHeads ?? base.kvHeads) < DECODED_ROWS
+  )) {
     test(`attend() on simd128 gives the bits of scalar: ${title}`, () => {
       const [a, b] = [outputs.get(`${simd128.name} ${title}`), outputs.get(`${scalar.name} ${title}`)];
       assert.ok(a && b);
@@ -165,7 +174,7 @@ for (const tested of backends) {
       let at = 0;
       for (const [n, sequence] of sequences.entries()) {
         const single = await sequence.attend(0, queries[n]!).read();
-        sameAttention(tested, `sequence ${n}`, out.subarray(at, at += single.length), single);
+        sameAttention(tested, `sequence ${n}`, out.subarray(at, (at += single.length)), single);
       }
       assert.is(at, out.length);
       cache.dispose();
@@ -194,8 +203,24 @@ for (const tested of backends) {
       const q = query(cache, 3, 12);
       const scale = 1 / 8;
       const out = await sequence.attend(0, q, { scale: 2 * scale }).read();
-      sameAttention(tested, 'scale', out, await sequence.attend(0, q.map(value => 2 * value), { scale }).read());
-      sameAttention(tested, 'the default is 1/√headDim', await sequence.attend(0, q).read(), await sequence.attend(0, q, { scale: 1 / Math.sqrt(64) }).read());
+      sameAttention(
+        tested,
+        'scale',
+        out,
+        await sequence
+          .attend(
+            0,
+            q.map(value => 2 * value),
+            { scale }
+          )
+          .read()
+      );
+      sameAttention(
+        tested,
+        'the default is 1/√headDim',
+        await sequence.attend(0, q).read(),
+        await sequence.attend(0, q, { scale: 1 / Math.sqrt(64) }).read()
+      );
       await attendWithinRule('scale 0.4', sequence, q, { scale: 0.4 });
       cache.dispose();
     });
@@ -220,21 +245,31 @@ for (const tested of backends) {
       sameBits('query', q, copy);
       sameAttention(tested, 'the same again', await sequence.attend(0, q).read(), out);
       assert.is(sequence.length, 210);
-      assert.is(sequence.sealed.tokens, 128);   // 70 tokens of the last call are still raw, a complete window among them
+      assert.is(sequence.sealed.tokens, 128); // 70 tokens of the last call are still raw, a complete window among them
       cache.dispose();
     });
 
     test('what was attended to before leaves no trace: layers of other codecs, zeros, the largest numbers', async () => {
       // headDim 80: rows of nsn1 end in two bytes of padding, at which nsn2 has codes.
       const cache = open({
-        layers: 3, headDim: 80, capacity: 256, keys: 'nsn2', values: 'nsn2', overrides: { 0: { keys: 'nsn1', values: 'nsn1' }, 1: { keys: 'nsn4', values: 'nsn4' } },
+        layers: 3,
+        headDim: 80,
+        capacity: 256,
+        keys: 'nsn2',
+        values: 'nsn2',
+        overrides: { 0: { keys: 'nsn1', values: 'nsn1' }, 1: { keys: 'nsn4', values: 'nsn4' } }
       });
       const sequence = filled(cache, [140, 1], 17);
       sequence.seal();
       const q = query(cache, 1, 18);
       const first = await sequence.attend(2, q).read();
       for (const other of [0, 1, 0, 2, 1]) {
-        await sequence.attend(other, q.map(value => value * 40)).read();
+        await sequence
+          .attend(
+            other,
+            q.map(value => value * 40)
+          )
+          .read();
         sameAttention(tested, `layer 2 after layer ${other}`, await sequence.attend(2, q).read(), first);
       }
       const { exact, naive, extra } = await expectedAttention(sequence, 2, q, 2);
@@ -243,15 +278,22 @@ for (const tested of backends) {
     });
 
     test('overrides give single layers codecs of their own', async () => {
-      const cache = open({ layers: 3, keys: 'nsn1', values: 'nsn1', overrides: { 0: { keys: 'nsn4', values: 'nsn4' }, 2: { values: 'nsn2' } } });
+      const cache = open({
+        layers: 3,
+        keys: 'nsn1',
+        values: 'nsn1',
+        overrides: { 0: { keys: 'nsn4', values: 'nsn4' }, 2: { values: 'nsn2' } }
+      });
       const sequence = cache.sequence();
       const [keys, values] = [keyLike(130, 64, 19), normal(130, 64, 20)];
       for (let layer = 0; layer < 3; layer++) sequence.append(layer, keys, values);
       sequence.seal();
-      const errors = await Promise.all([0, 1, 2].map(async layer => {
-        const held = await sequence.decode(layer);
-        return [relativeL2(held.keys, keys), relativeL2(held.values, values)] as const;
-      }));
+      const errors = await Promise.all(
+        [0, 1, 2].map(async layer => {
+          const held = await sequence.decode(layer);
+          return [relativeL2(held.keys, keys), relativeL2(held.values, values)] as const;
+        })
+      );
       assert.ok(errors[0]![0] < 0.5 * errors[1]![0] && errors[0]![1] < 0.3 * errors[1]![1], 'nsn4 errs less than nsn1');
       assert.is(errors[2]![0], errors[1]![0]);
       assert.ok(errors[2]![1] < 0.7 * errors[1]![1], 'nsn2 errs less than nsn1');
@@ -262,7 +304,10 @@ for (const tested of backends) {
       const Float16Array = (globalThis as { Float16Array?: new (x: ArrayLike<number>) => any }).Float16Array;
       const cache = open({ sequences: 3 });
       const [keys, values] = [rounded(keyLike(100, 64, 21)), rounded(inputs['f16 subnormals']!(100, 64, 22))];
-      const forms: [string, unknown, unknown][] = [['f32', keys, values], ['bits', halfBits(keys), halfBits(values)]];
+      const forms: [string, unknown, unknown][] = [
+        ['f32', keys, values],
+        ['bits', halfBits(keys), halfBits(values)]
+      ];
       if (Float16Array) forms.push(['Float16Array', new Float16Array(keys), new Float16Array(values)]);
       const files: Uint8Array[] = [];
       for (const [, k, v] of forms) {
@@ -283,13 +328,17 @@ for (const tested of backends) {
 
     test('a logit that towers over those of 2,048 tokens before it takes over', async () => {
       // Windows are taken in chunks of 32; the running maximum moves between chunks, once far and once a little.
-      if (tested === reference) return;   // decodes every page for every call: this is a matter of the kernels' loop
+      if (tested === reference) return; // decodes every page for every call: this is a matter of the kernels' loop
       const cache = open({ headDim: 32, queryHeads: 1, capacity: 4416, sequences: 1, sinks: 0 });
       const sequence = cache.sequence();
       const tokens = 4400;
       const [keys, values] = [normal(tokens, 32, 23), normal(tokens, 32, 24)];
       const q = normal(1, 32, 25);
-      for (const [t, towering] of [[100, 1], [3000, 16], [4200, 17]] as const) {
+      for (const [t, towering] of [
+        [100, 1],
+        [3000, 16],
+        [4200, 17]
+      ] as const) {
         for (let i = 0; i < 32; i++) keys[t * 32 + i] = towering * q[i]!;
       }
       sequence.append(0, keys, values);
@@ -304,8 +353,8 @@ group('attention of the cache', test => {
   const shape = { ...base, headDim: 64, queryHeads: 4, kvHeads: 2, capacity: 640 };
   const tokens = 580;
   const kinds: Record<string, () => [keys: Float32Array, values: Float32Array]> = {
-    'normal': () => [normal(tokens, 128, 30), normal(tokens, 128, 31)],
-    'key-like': () => [keyLike(tokens, 128, 32), keyLike(tokens, 128, 33)],
+    normal: () => [normal(tokens, 128, 30), normal(tokens, 128, 31)],
+    'key-like': () => [keyLike(tokens, 128, 32), keyLike(tokens, 128, 33)]
   };
 
   for (const [kind, make] of Object.entries(kinds)) {
@@ -332,7 +381,11 @@ group('attention of the cache', test => {
     const rope = ropes(64)['halves']!;
     const one = { ...shape, kvHeads: 1, queryHeads: 2, keys: 'nsn2', values: 'nsn4' } as const;
     // A mean that is strong in fast pairs too: what turning makes of it within a window is what Shift must undo.
-    const keys = turned(keyLike(tokens, 64, 39).map((value, i) => value + 2 * Math.sin(i % 64)), 64, rope);
+    const keys = turned(
+      keyLike(tokens, 64, 39).map((value, i) => value + 2 * Math.sin(i % 64)),
+      64,
+      rope
+    );
     const values = normal(tokens, 64, 40);
     const q = turned(normal(16, 64, 41), 64, rope, tokens);
     const exact = brute.attention(q, keys, values, one, 1 / 8, brute.f64).out;

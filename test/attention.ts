@@ -20,16 +20,24 @@ export interface Expected {
  * @param pages  coded pages that the layer had when it was attended to
  */
 export async function expectedAttention(
-  sequence: Sequence, layer: number, query: Float32Array, pages: number, scale = 1 / Math.sqrt(sequence.cache.shape.headDim)
+  sequence: Sequence,
+  layer: number,
+  query: Float32Array,
+  pages: number,
+  scale = 1 / Math.sqrt(sequence.cache.shape.headDim)
 ): Promise<Expected> {
   const { shape } = sequence.cache;
   const { keys, values } = await sequence.decode(layer);
   const coded = readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages);
   const mean = meanSlack(sequence.cache, coded, layer, query, scale);
   const integers = integerSlack(sequence.cache, pages, query, keys, scale);
-  const slack = integers === undefined
-    ? { logit: mean }
-    : { logit: (row: number, token: number) => mean(row, token) + integers(row, token), windows: { first: shape.sinks, count: pages, share: INTEGER_SHARE } };
+  const slack =
+    integers === undefined
+      ? { logit: mean }
+      : {
+          logit: (row: number, token: number) => mean(row, token) + integers(row, token),
+          windows: { first: shape.sinks, count: pages, share: INTEGER_SHARE }
+        };
   const { out: exact, moved: extra } = brute.attention(query, keys, values, shape, scale, brute.f64, slack);
   return { exact, extra, naive: brute.attention(query, keys, values, shape, scale, brute.f32).out };
 }
@@ -38,10 +46,12 @@ export async function expectedAttention(
 function meanSlack(cache: KVCache, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
   const { kvHeads, queryHeads, headDim, sinks, rope } = cache.shape;
   const [keys, values] = codecsOf(cache, layer);
-  const blocks = pages.map(page => Array.from({ length: kvHeads }, (_, head) => {
-    const block = readBlock(blockOf(page, head, 0, keys, values, headDim), keys, headDim);
-    return { s1: normsOf(block), o: meanOf(block) };
-  }));
+  const blocks = pages.map(page =>
+    Array.from({ length: kvHeads }, (_, head) => {
+      const block = readBlock(blockOf(page, head, 0, keys, values, headDim), keys, headDim);
+      return { s1: normsOf(block), o: meanOf(block) };
+    })
+  );
   const share = scale * meanTermShare(headDim);
   const terms = new Map<number, number>();
   return (row: number, token: number): number => {
@@ -70,7 +80,10 @@ function integerSlack({ backend, shape }: KVCache, pages: number, query: Float32
 
 /** Attends and holds the output to the float rule. The sequence is sealed afterwards. */
 export async function attendWithinRule(
-  what: string, sequence: Sequence, query: Float32Array, { layer = 0, scale }: { layer?: number; scale?: number } = {}
+  what: string,
+  sequence: Sequence,
+  query: Float32Array,
+  { layer = 0, scale }: { layer?: number; scale?: number } = {}
 ): Promise<Float32Array> {
   const pages = sequence.sealed.tokens / 64;
   const out = await sequence.attend(layer, query, scale === undefined ? {} : { scale }).read();

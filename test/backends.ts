@@ -1,7 +1,7 @@
 // Every backend that the suites run on. One that this engine cannot run is printed, with the reason, never passed over.
 
-import { openBackend, type Backend } from 'nsnquant';
-import { openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
+import { type Backend, openBackend } from 'nsnquant';
+import { type KernelOptions, openKernels, type Verbs } from 'nsnquant/kernels';
 import { openDevice, required, scattered, untested } from './gpu.ts';
 
 export interface Tested {
@@ -28,10 +28,43 @@ async function open(name: string, choice: Choice): Promise<TestedVerbs> {
 
 /** `(module (func (param v128 v128 v128) (result v128) … f32x4.relaxed_madd))`: what the engine says, asked without the package. */
 const relaxedProbe = Uint8Array.of(
-  0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
-  1, 8, 1, 0x60, 3, 0x7b, 0x7b, 0x7b, 1, 0x7b,
-  3, 2, 1, 0,
-  10, 13, 1, 11, 0, 0x20, 0, 0x20, 1, 0x20, 2, 0xfd, 0x85, 0x02, 0x0b
+  0,
+  0x61,
+  0x73,
+  0x6d,
+  1,
+  0,
+  0,
+  0,
+  1,
+  8,
+  1,
+  0x60,
+  3,
+  0x7b,
+  0x7b,
+  0x7b,
+  1,
+  0x7b,
+  3,
+  2,
+  1,
+  0,
+  10,
+  13,
+  1,
+  11,
+  0,
+  0x20,
+  0,
+  0x20,
+  1,
+  0x20,
+  2,
+  0xfd,
+  0x85,
+  0x02,
+  0x0b
 );
 
 // Deno, Bun and Chromium are known to have relaxed SIMD. Were one to lose it, or the probe to be wrong, it must show.

@@ -1,7 +1,7 @@
 // The comparers must bite: what every other test relies on is given right results and wrong ones here, and may pass only the
 // right. Wrong ones are the mistakes that kernels are made of: truncation, a swapped row, a sign, nothing written, NaN.
 
-import { codecs, type CodecName } from 'nsnquant';
+import { type CodecName, codecs } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { simd128 } from './backends.ts';
@@ -10,7 +10,7 @@ import { allFinite, atMost, refuses, relativeL2, sameBits, sameCodes, sameRoundi
 import { group } from './group.ts';
 import { halfBits, halfValue, nearestHalf } from './half.ts';
 import { bells, exactRope, keyLike } from './inputs.ts';
-import { groupValues, meanOf, normsOf, readBlock, type Block, type Group } from './pages.ts';
+import { type Block, type Group, groupValues, meanOf, normsOf, readBlock } from './pages.ts';
 import { ATOL, meanTermShare, NAIVE_ERRORS, NEAR_TIE } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
@@ -58,22 +58,34 @@ function mistakes(x: Float32Array, width: number): Record<string, Float32Array> 
     'NaN for everything': x.slice().fill(NaN),
     'too short': x.slice(0, -1),
     'too long': Float32Array.from([...x, 0]),
-    'empty': new Float32Array(),
+    empty: new Float32Array()
   };
 }
 
-const made = await Promise.all(names.map(async name => {
-  const codec = codecs[name];
-  const verbs = await simd128.kernels({ codec: name, headDim, rope });
-  const y = tokens.slice();
-  verbs.normalize(y);
-  verbs.shift(y);
-  verbs.normalizeAgain(y);
-  verbs.hadamard(y);
-  const bytes = verbs.encode(tokens);
-  const block = readBlock(bytes, codec, headDim);
-  return { name, codec, verbs, y, codes: verbs.quantize(y), bytes, block, window: reference.unpack(bytes, codec, headDim), quantizer: reference.codecQuantizer(codec) };
-}));
+const made = await Promise.all(
+  names.map(async name => {
+    const codec = codecs[name];
+    const verbs = await simd128.kernels({ codec: name, headDim, rope });
+    const y = tokens.slice();
+    verbs.normalize(y);
+    verbs.shift(y);
+    verbs.normalizeAgain(y);
+    verbs.hadamard(y);
+    const bytes = verbs.encode(tokens);
+    const block = readBlock(bytes, codec, headDim);
+    return {
+      name,
+      codec,
+      verbs,
+      y,
+      codes: verbs.quantize(y),
+      bytes,
+      block,
+      window: reference.unpack(bytes, codec, headDim),
+      quantizer: reference.codecQuantizer(codec)
+    };
+  })
+);
 
 group('comparers', test => {
   for (const { name, codec, verbs, y, codes, bytes, block, window, quantizer } of made) {
@@ -114,7 +126,7 @@ group('comparers', test => {
         'every sign wrong': codes.map(code => code ^ 128),
         'one sign wrong': changed(codes, 5, code => code ^ 128),
         'nothing written': new Uint8Array(codes.length),
-        'a row not written': codes.slice().fill(0, -perRow),
+        'a row not written': codes.slice().fill(0, -perRow)
       };
       for (const [what, codes] of Object.entries(wrong)) bites(() => sameCodes(what, codes, y, codec), /expected code/);
       bites(() => sameCodes('short', codes.subarray(1), y, codec), /codes, got/);
@@ -149,14 +161,20 @@ group('comparers', test => {
 
     test(`withinFloatRule() refuses every mistake in decode() and mix(): ${name}`, () => {
       for (const { actual, exact, naive } of [decodedOf(), mixOf()]) {
-        for (const [what, wrong] of Object.entries(mistakes(actual, headDim))) bites(() => withinFloatRule(what, wrong, exact, naive, headDim));
+        for (const [what, wrong] of Object.entries(mistakes(actual, headDim)))
+          bites(() => withinFloatRule(what, wrong, exact, naive, headDim));
       }
     });
 
     test(`withinFloatRule() refuses a wrong logit although the mean's part is forgiven some: ${name}`, () => {
       const { actual, exact, naive, extra } = scoresOf();
       // Roundings of a few 1e-4 are what is forgiven there.
-      const { 'rounded to f16': _half, 'one number off by 1e-4 of itself': _one, 'a scale off by 1e-4': _all, ...gross } = mistakes(actual, 64);
+      const {
+        'rounded to f16': _half,
+        'one number off by 1e-4 of itself': _one,
+        'a scale off by 1e-4': _all,
+        ...gross
+      } = mistakes(actual, 64);
       for (const [what, wrong] of Object.entries(gross)) bites(() => withinFloatRule(what, wrong, exact, naive, 64, extra));
       const o: Group[] = block.o.map(({ scale, min, codes }) => ({ scale: -scale, min: -min, codes }));
       const none: Group[] = block.o.map(({ codes }) => ({ scale: 0, min: 0, codes }));
@@ -180,7 +198,7 @@ group('comparers', test => {
         's2 next in f16': { s2: changed(block.s2, 63, value => halfValue(halfBits([value])[0]! + 1)) },
         's1 swapped': { s1: { ...block.s1, codes: swapped(block.s1.codes, 1, first, first + 1) } },
         'a code of another group': { codes: swapped(block.codes, 1, 0, 1) },
-        'means of other channels': { o: [...block.o].reverse() },
+        'means of other channels': { o: [...block.o].reverse() }
       };
       for (const [what, other] of Object.entries(wrong)) bites(() => withinFloatRule(what, of(other), exact, naive, headDim));
     });
@@ -189,7 +207,7 @@ group('comparers', test => {
       return {
         actual: verbs.decode(bytes),
         exact: reference.decode(window, quantizer, rope),
-        naive: brute.decode(block, codec, headDim, rope, brute.f32),
+        naive: brute.decode(block, codec, headDim, rope, brute.f32)
       };
     }
 
@@ -200,8 +218,9 @@ group('comparers', test => {
         actual: verbs.scores(queries, bytes),
         exact: Float64Array.from(heads.flatMap(query => Array.from(reference.scores(query, window, quantizer, rope)))),
         naive: brute.scores(queries, decodedOf().naive, headDim, brute.f32),
-        extra: Float64Array.from(heads.flatMap(query =>
-          Array.from(s1, norm => meanTermShare(headDim) * norm * brute.meanTerm(query, 0, o, headDim, rope)))),
+        extra: Float64Array.from(
+          heads.flatMap(query => Array.from(s1, norm => meanTermShare(headDim) * norm * brute.meanTerm(query, 0, o, headDim, rope)))
+        )
       };
     }
 
@@ -210,7 +229,7 @@ group('comparers', test => {
       return {
         actual: verbs.mix(weights, bytes),
         exact: Float64Array.from(heads.flatMap(row => Array.from(reference.mix(row, window, quantizer)))),
-        naive: brute.mix(weights, brute.decode(block, codec, headDim, undefined, brute.f32), headDim, brute.f32),
+        naive: brute.mix(weights, brute.decode(block, codec, headDim, undefined, brute.f32), headDim, brute.f32)
       };
     }
   }
@@ -233,15 +252,29 @@ group('comparers', test => {
       }
     }
     bites(() => withinFloatRule('naive too short', exact, exact, naive.subarray(1)));
-    bites(() => withinFloatRule('naive NaN', off(0, 1), exact, changed(naive, 2, () => NaN)));
-    bites(() => withinFloatRule('exact NaN', exact, changed(exact, 2, () => NaN), naive));
+    bites(() =>
+      withinFloatRule(
+        'naive NaN',
+        off(0, 1),
+        exact,
+        changed(naive, 2, () => NaN)
+      )
+    );
+    bites(() =>
+      withinFloatRule(
+        'exact NaN',
+        exact,
+        changed(exact, 2, () => NaN),
+        naive
+      )
+    );
   });
 
   const { block } = made[0]!;
   const norms = brute.norms(tokens, headDim, brute.f64);
   const most = Math.max(...norms);
 
-  test('sameRounding() accepts the kernel\'s norms and the reference\'s', () => {
+  test("sameRounding() accepts the kernel's norms and the reference's", () => {
     sameRounding('kernel', block.s1, norms, most, true);
     sameRounding('reference', reference.rtn4(norms), norms, most);
     const { scale, min, values } = brute.rtn4(norms, nearestHalf);
@@ -254,15 +287,16 @@ group('comparers', test => {
     sameRounding('rounded', { scale, min, codes: place(Math.round) }, norms, most, true);
     const first = codes.findIndex((code, t) => code !== codes[t + 1]);
     const wrong: Record<string, Uint8Array> = {
-      'truncated': place(Math.floor),
+      truncated: place(Math.floor),
       'rounded up': place(Math.ceil),
-      'swapped': swapped(codes, 1, first, first + 1),
+      swapped: swapped(codes, 1, first, first + 1),
       'nibbles swapped': codes.map((_, t) => codes[t ^ 1]!),
       'one off by 1': changed(codes, 7, code => (code < 15 ? code + 1 : code - 1)),
       'nothing written': new Uint8Array(64),
-      'upside down': codes.map(code => 15 - code),
+      'upside down': codes.map(code => 15 - code)
     };
-    for (const [what, codes] of Object.entries(wrong)) bites(() => sameRounding(what, { scale, min, codes }, norms, most, true), /expected code/);
+    for (const [what, codes] of Object.entries(wrong))
+      bites(() => sameRounding(what, { scale, min, codes }, norms, most, true), /expected code/);
     bites(() => sameRounding('short', { scale, min, codes: codes.subarray(1) }, norms, most, true));
   });
 
@@ -292,22 +326,42 @@ group('comparers', test => {
       'the next number': changed(x, 1, () => 1 + 2 ** -23),
       'a number for NaN': changed(x, 2, () => 0),
       'a sign': changed(x, 3, () => -Infinity),
-      'short': x.slice(1),
-      'empty': new Float32Array(),
+      short: x.slice(1),
+      empty: new Float32Array()
     };
     for (const [what, other] of Object.entries(wrong)) {
       bites(() => sameBits(what, other, x));
       bites(() => sameBits(what, x, other));
     }
-    for (let at = 0; at < 64; at++) bites(() => sameBits('codes', changed(new Uint8Array(64), at, () => 1), new Uint8Array(64)));
+    for (let at = 0; at < 64; at++)
+      bites(() =>
+        sameBits(
+          'codes',
+          changed(new Uint8Array(64), at, () => 1),
+          new Uint8Array(64)
+        )
+      );
   });
 
   test('relativeL2() measures: 0 for equal, 1 for zeros, 2 for a wrong sign, NaN for NaN', () => {
     assert.is(relativeL2(tokens, tokens), 0);
     assert.is(relativeL2(new Float32Array(tokens.length), tokens), 1);
-    assert.is(relativeL2(tokens.map(value => -value), tokens), 2);
+    assert.is(
+      relativeL2(
+        tokens.map(value => -value),
+        tokens
+      ),
+      2
+    );
     assert.ok(relativeL2(swapped(tokens, headDim, 0, 1), tokens) > 0.01);
-    assert.ok(Number.isNaN(relativeL2(changed(tokens, 9, () => NaN), tokens)));
+    assert.ok(
+      Number.isNaN(
+        relativeL2(
+          changed(tokens, 9, () => NaN),
+          tokens
+        )
+      )
+    );
     assert.ok(Number.isNaN(relativeL2(tokens.subarray(1), tokens)));
   });
 
@@ -320,23 +374,35 @@ group('comparers', test => {
   test('allFinite() refuses NaN and infinities, wherever they are', () => {
     allFinite('tokens', tokens);
     for (const wrong of [NaN, Infinity, -Infinity]) {
-      for (const at of [0, tokens.length - 1]) bites(() => allFinite('tokens', changed(tokens, at, () => wrong)), /finite/);
+      for (const at of [0, tokens.length - 1])
+        bites(
+          () =>
+            allFinite(
+              'tokens',
+              changed(tokens, at, () => wrong)
+            ),
+          /finite/
+        );
     }
   });
 
   test('refuses() accepts one class and one message, thrown or rejected', async () => {
-    const fail = (error: Error) => () => { throw error; };
+    const fail = (error: Error) => () => {
+      throw error;
+    };
     await refuses(fail(new RangeError('x')), RangeError, 'x');
     await refuses(() => Promise.reject(new RangeError('x')), RangeError, 'x');
     const wrong: Record<string, () => unknown> = {
       'nothing thrown': () => {},
       'another class': fail(new TypeError('x')),
       'a base class': fail(new Error('x')),
-      'another message': fail(new RangeError('x, and more')),
+      'another message': fail(new RangeError('x, and more'))
     };
     for (const [what, run] of Object.entries(wrong)) {
       let caught: unknown;
-      await refuses(run, RangeError, 'x').catch(error => { caught = error; });
+      await refuses(run, RangeError, 'x').catch(error => {
+        caught = error;
+      });
       assert.instance(caught, Error, what);
     }
   });

@@ -2,7 +2,7 @@
 // reference; with `f32`, every operation rounded, it is the naive implementation that a kernel's error is measured against.
 
 import type { Codec, Rope } from 'nsnquant';
-import { groupValues, meanOf, normsOf, type Block } from './pages.ts';
+import { type Block, groupValues, meanOf, normsOf } from './pages.ts';
 
 /** Applied after every operation. */
 export type Round = (x: number) => number;
@@ -32,7 +32,7 @@ const matrices = new Map<number, Int8Array>();
 
 function matrix(n: number): Int8Array {
   let signs = matrices.get(n);
-  if (!signs) matrices.set(n, signs = Int8Array.from({ length: n * n }, (_, at) => sylvester(Math.floor(at / n), at % n)));
+  if (!signs) matrices.set(n, (signs = Int8Array.from({ length: n * n }, (_, at) => sylvester(Math.floor(at / n), at % n))));
   return signs;
 }
 
@@ -153,7 +153,8 @@ function dot(x: Numbers, xAt: number, y: Numbers, yAt: number, length: number, r
 export function scores(queries: Numbers, tokens: Numbers, headDim: number, round: Round): Float64Array {
   const count = tokens.length / headDim;
   return array((queries.length / headDim) * count).map((_, at) =>
-    dot(queries, Math.floor(at / count) * headDim, tokens, (at % count) * headDim, headDim, round));
+    dot(queries, Math.floor(at / count) * headDim, tokens, (at % count) * headDim, headDim, round)
+  );
 }
 
 /** Sums of tokens [n, headDim] under weights [heads, n]: [heads, headDim]. */
@@ -203,7 +204,12 @@ export interface Slack {
  *           share · √(Σp · max p) · ‖V‖₂ of the channel's tokens
  */
 export function attention(
-  queries: Numbers, keys: Numbers, values: Numbers, { kvHeads, queryHeads, headDim }: AttentionShape, scale: number, round: Round,
+  queries: Numbers,
+  keys: Numbers,
+  values: Numbers,
+  { kvHeads, queryHeads, headDim }: AttentionShape,
+  scale: number,
+  round: Round,
   slack?: Slack
 ): { out: Float64Array; moved: Float64Array } {
   const tokens = keys.length / (kvHeads * headDim);
@@ -242,7 +248,7 @@ export function attention(
       const end = Math.min(begin + 64, visible);
       if (begin >= end) break;
       const weights = p.subarray(begin, end);
-      const by = slack.windows!.share * Math.sqrt(weights.reduce((a, b) => a + b) * Math.max(...weights)) / sum;
+      const by = (slack.windows!.share * Math.sqrt(weights.reduce((a, b) => a + b) * Math.max(...weights))) / sum;
       for (let i = 0; i < headDim; i++) {
         let squares = 0;
         for (let t = begin; t < begin + 64; t++) squares += values[rowAt(t) + i]! ** 2;
@@ -260,6 +266,8 @@ export function rtn4(x: Numbers, half: Round): { scale: number; min: number; val
   const min = half(sorted[0]!);
   // The nearest of the sixteen values, found by trying them all.
   const grid = groupValues({ scale, min, codes: Uint8Array.from({ length: 16 }, (_, code) => code) });
-  const values = Float64Array.from(x, value => grid.reduce((best, candidate) => (Math.abs(candidate - value) < Math.abs(best - value) ? candidate : best)));
+  const values = Float64Array.from(x, value =>
+    grid.reduce((best, candidate) => (Math.abs(candidate - value) < Math.abs(best - value) ? candidate : best))
+  );
   return { scale, min, values };
 }

@@ -1,6 +1,6 @@
 // What a cache says it takes, against what it takes: plan(), cache.bytes, sequence.bytes and the memory itself.
 
-import { codecs, KVCache, plan, type CacheOptions, type CodecName } from 'nsnquant';
+import { type CacheOptions, type CodecName, codecs, KVCache, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { backends, scatteredWebgpu, wasm } from './backends.ts';
 import { atMost } from './compare.ts';
@@ -50,7 +50,7 @@ group('plan', test => {
       [{ sequences: 1, maxAppend: 64 }, 2 * 1 + 1, 2 * 4],
       [{ sequences: 1, maxAppend: 65 }, 2 * 1 + 2, 2 * 4],
       [{ sequences: 3, maxAppend: 1, sinks: 0 }, 3 * 2 + 3, 0],
-      [{ sequences: 3, maxAppend: 1, recent: 2, sinks: 64 }, 3 * 2 * 3 + 3, 3 * 2 * 64],
+      [{ sequences: 3, maxAppend: 1, recent: 2, sinks: 64 }, 3 * 2 * 3 + 3, 3 * 2 * 64]
     ];
     for (const [options, windows, sinks] of cases) {
       const planned = plan({ layers: 2, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 1000, ...options });
@@ -74,7 +74,7 @@ const shapes: readonly (readonly [string, Partial<CacheOptions>])[] = [
   ['largest heads', { headDim: 512, keys: 'nsn4', values: 'nsn1' }],
   ['64 query heads a KV head', { queryHeads: 128 }],
   ['many sequences', { sequences: 100, maxAppend: 1, capacity: 6400 }],
-  ['many tokens', { capacity: 20000, maxAppend: 512 }],
+  ['many tokens', { capacity: 20000, maxAppend: 512 }]
 ];
 
 for (const { name, backend, gpu } of backends.filter(tested => tested !== scatteredWebgpu)) {
@@ -86,13 +86,22 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
         assert.is(cache.bytes, cache.store.bytes);
         assert.ok(cache.bytes >= planned.bytes, `${what} expected at least ${planned.bytes} bytes, got ${cache.bytes}`);
         if (backend.name === 'reference') assert.is(cache.bytes, planned.bytes, what);
-        else atMost(`${what}: tables and scratch`, cache.bytes - planned.bytes, (gpu ? gpuMemoryBound : memoryBound)({ ...small, ...options }));
+        else
+          atMost(
+            `${what}: tables and scratch`,
+            cache.bytes - planned.bytes,
+            (gpu ? gpuMemoryBound : memoryBound)({ ...small, ...options })
+          );
         cache.dispose();
       }
     });
 
     test('of a sequence are its coded pages, raw windows, sinks and page numbers', () => {
-      for (const [sinks, recent] of [[4, 0], [0, 0], [64, 1]] as const) {
+      for (const [sinks, recent] of [
+        [4, 0],
+        [0, 0],
+        [64, 1]
+      ] as const) {
         for (const tokens of [0, 1, 63, 64, 65, 68, 129, 250]) {
           const cache = new KVCache(backend, { ...small, sinks, recent, overrides: { 1: { keys: 'nsn1' } } });
           const sequence = tokens > 0 ? append(cache, tokens) : cache.sequence();
@@ -101,16 +110,20 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
           const sinkBytes = tokens > 0 ? rawBytes(2, 64, sinks) : 0;
           // Of the last layer the windows wait for the next call.
           const pagesOf = [0, 1].map(() => Math.max(0, Math.floor(windows) - recent));
-          const bytesOf = (pages: number, layer: number) => pages * (pageBytes(layer === 0 ? 'nsn4' : 'nsn1', 'nsn2', 2, 64) + 4)
-            + (Math.ceil(windows) - pages) * raw + sinkBytes;
+          const bytesOf = (pages: number, layer: number) =>
+            pages * (pageBytes(layer === 0 ? 'nsn4' : 'nsn1', 'nsn2', 2, 64) + 4) + (Math.ceil(windows) - pages) * raw + sinkBytes;
           const what = `${tokens} tokens, ${sinks} sinks, ${recent} recent`;
           assert.is(sequence.bytes, bytesOf(pagesOf[0]!, 0) + bytesOf(0, 1), `${what}, before seal`);
           sequence.seal();
           assert.is(sequence.bytes, bytesOf(pagesOf[0]!, 0) + bytesOf(pagesOf[1]!, 1), what);
-          assert.equal(sequence.sealed, {
-            bytes: pagesOf[0]! * pageBytes('nsn4', 'nsn2', 2, 64) + pagesOf[1]! * pageBytes('nsn1', 'nsn2', 2, 64),
-            tokens: 64 * pagesOf[0]!,
-          }, what);
+          assert.equal(
+            sequence.sealed,
+            {
+              bytes: pagesOf[0]! * pageBytes('nsn4', 'nsn2', 2, 64) + pagesOf[1]! * pageBytes('nsn1', 'nsn2', 2, 64),
+              tokens: 64 * pagesOf[0]!
+            },
+            what
+          );
         }
       }
     });
@@ -151,7 +164,9 @@ for (const { name, backend } of wasm) {
   group(`memory, ${name}`, test => {
     test('is one of whole pages, allocated at once, and does not grow while decoding', async () => {
       let cache!: KVCache;
-      const memories = memoriesOf(() => { cache = new KVCache(backend, { ...small, layers: 2, recent: 1 }); });
+      const memories = memoriesOf(() => {
+        cache = new KVCache(backend, { ...small, layers: 2, recent: 1 });
+      });
       assert.is(memories.length, 1);
       const [memory] = memories;
       assert.is(memory!.buffer.byteLength, cache.bytes);
@@ -176,7 +191,10 @@ for (const { name, backend } of wasm) {
       // A memory that grows gets another buffer, and the old one is left with no bytes.
       assert.is(memory!.buffer, buffer);
       assert.is(buffer.byteLength, cache.bytes);
-      assert.throws(() => memory!.grow(1), (error: unknown) => error instanceof RangeError);
+      assert.throws(
+        () => memory!.grow(1),
+        (error: unknown) => error instanceof RangeError
+      );
     });
   });
 }

@@ -3,7 +3,7 @@
 import { KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
-import { backends, reference, simd128, wasm, webgpu, type Tested } from './backends.ts';
+import { backends, reference, simd128, type Tested, wasm, webgpu } from './backends.ts';
 import { atMost, refuses, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
 import { rounded } from './half.ts';
@@ -63,7 +63,12 @@ for (const tested of backends) {
       const whole = await seen(extend(cache.sequence(), 0, 210));
       const sequence = cache.sequence();
       for (const layer of [1, 0]) {
-        for (const [from, to] of [[0, 3], [3, 130], [130, 131], [131, 210]] as const) {
+        for (const [from, to] of [
+          [0, 3],
+          [3, 130],
+          [130, 131],
+          [131, 210]
+        ] as const) {
           sequence.append(layer, ...stream(layer, 32, from, to));
           if (to !== 131) sequence.seal();
           sequence.seal();
@@ -89,7 +94,7 @@ for (const tested of backends) {
       const sequence = extend(cache.sequence(), 0, 67);
       assert.is(sequence.sealed.tokens, 0);
       extend(sequence, 67, 68);
-      assert.is(sequence.sealed.tokens, 0);   // 64 tokens after the sinks, complete with this very call
+      assert.is(sequence.sealed.tokens, 0); // 64 tokens after the sinks, complete with this very call
       extend(sequence, 68, 69);
       assert.is(sequence.sealed.tokens, 64);
       extend(sequence, 69, 300);
@@ -173,7 +178,7 @@ for (const tested of backends) {
       const branch = chat.fork();
       const file = await seen(branch);
       chat.dispose();
-      extend(cache.sequence(), 200, 340);   // takes whatever was given back
+      extend(cache.sequence(), 200, 340); // takes whatever was given back
       sameBits('file', await seen(branch), file);
       cache.dispose();
     });
@@ -244,7 +249,10 @@ for (const tested of backends) {
       sequence.append(0, x, x);
       sequence.seal();
       const before = await sequence.decode(0);
-      assert.ok(before.keys.some(value => Math.abs(value) > 2 * 65504), 'the test needs numbers beyond f16');
+      assert.ok(
+        before.keys.some(value => Math.abs(value) > 2 * 65504),
+        'the test needs numbers beyond f16'
+      );
       sequence.crop(40);
       const held = await sequence.decode(0);
       sameBits('keys', held.keys, rounded(before.keys.subarray(0, 40 * 32)));
@@ -262,7 +270,8 @@ for (const tested of backends) {
         const back = cache.restore(file);
         assert.is(back.length, tokens);
         sameBits('file', await seen(back), file);
-        if (tokens > 0) sameAttention(tested, 'attention', await back.attend(1, query(cache)).read(), await chat.attend(1, query(cache)).read());
+        if (tokens > 0)
+          sameAttention(tested, 'attention', await back.attend(1, query(cache)).read(), await chat.attend(1, query(cache)).read());
         extend(chat, tokens, tokens + 70);
         extend(back, tokens, tokens + 70);
         sameBits('files after more tokens', await seen(back), await seen(chat));
@@ -284,19 +293,39 @@ for (const tested of backends) {
       const file = await seen(extend(cache.sequence(), 0, 200));
       const { metadata, header, layers } = readSaved(file);
       assert.equal(metadata, {
-        format: '1', layers: '2', kvHeads: '1', headDim: '32', sinks: '4', codecs: 'nsn4/nsn2 nsn4/nsn2', rope: 'unknown', length: '200',
+        format: '1',
+        layers: '2',
+        kvHeads: '1',
+        headDim: '32',
+        sinks: '4',
+        codecs: 'nsn4/nsn2 nsn4/nsn2',
+        rope: 'unknown',
+        length: '200'
       });
       let at = 0;
-      for (const { dtype, shape, data_offsets: [begin, end] } of Object.values(header)) {
+      for (const {
+        dtype,
+        shape,
+        data_offsets: [begin, end]
+      } of Object.values(header)) {
         assert.is(dtype, 'U8');
         assert.is(begin, at);
-        assert.is(end - begin, shape.reduce((a, b) => a * b));
+        assert.is(
+          end - begin,
+          shape.reduce((a, b) => a * b)
+        );
         at = end;
       }
       const headerBytes = Number(new DataView(file.buffer).getBigUint64(0, true));
       assert.is(headerBytes % 8, 0);
       assert.is(file.length, 8 + headerBytes + at);
-      assert.equal(layers.map(({ pages, raws, sinks }) => [pages.length, raws.length, sinks.length]), [[3, 1, 1], [3, 1, 1]]);
+      assert.equal(
+        layers.map(({ pages, raws, sinks }) => [pages.length, raws.length, sinks.length]),
+        [
+          [3, 1, 1],
+          [3, 1, 1]
+        ]
+      );
       cache.dispose();
     });
 
@@ -324,7 +353,8 @@ for (const tested of backends) {
       const half = 2;
       for (const { sinks } of readSaved(await seen(sequence)).layers) {
         // [head, side, 4 tokens, 32 channels]: only the first token of either side is left.
-        for (const side of [0, 1]) assert.ok(sinks[0]!.subarray((side * 4 + 1) * 32 * half, (side + 1) * 4 * 32 * half).every(byte => byte === 0));
+        for (const side of [0, 1])
+          assert.ok(sinks[0]!.subarray((side * 4 + 1) * 32 * half, (side + 1) * 4 * 32 * half).every(byte => byte === 0));
       }
       cache.dispose();
     });
@@ -353,8 +383,11 @@ for (const tested of backends) {
         const other = extend(cache.sequence(), 100, 200);
         const q = query(cache);
         const out = await sequence.attend(0, q).read();
-        await refuses(() => sequence.append(0, ...stream(0, 32, 0, 1)), RangeError,
-          '"capacity" expected at most 200 tokens, got 201 (200 held + 1 more)');
+        await refuses(
+          () => sequence.append(0, ...stream(0, 32, 0, 1)),
+          RangeError,
+          '"capacity" expected at most 200 tokens, got 201 (200 held + 1 more)'
+        );
         sameAttention(tested, 'attention', await sequence.attend(0, q).read(), out);
         sameBits('file', await seen(sequence), await seen(extend(open({ sinks }).sequence(), 0, 100)));
         other.crop(95);
@@ -369,9 +402,9 @@ for (const tested of backends) {
 
     test('what forks share counts once, what they copy counts again', async () => {
       const cache = open({ capacity: 200, sinks: 4, layers: 1 });
-      const chat = extend(cache.sequence(), 0, 150);   // 4 sinks + 2 pages + 18 raw
-      const branch = chat.fork();                      // 22 more: 172
-      extend(branch, 150, 178);                        // 28 more: 200
+      const chat = extend(cache.sequence(), 0, 150); // 4 sinks + 2 pages + 18 raw
+      const branch = chat.fork(); // 22 more: 172
+      extend(branch, 150, 178); // 28 more: 200
       await refuses(() => extend(chat, 150, 151), RangeError, '"capacity" expected at most 200 tokens, got 201 (200 held + 1 more)');
       await refuses(() => branch.fork(), RangeError, '"capacity" expected at most 200 tokens, got 250 (200 held + 50 more)');
       chat.dispose();
@@ -389,7 +422,7 @@ for (const tested of backends) {
       await refuses(() => chat.crop(127), RangeError, '"capacity" expected at most 200 tokens, got 253 (190 held + 63 more)');
       sameBits('chat', await seen(chat), files[0]!);
       sameBits('branch', await seen(branch), files[1]!);
-      chat.crop(74);   // 10 tokens of the second page: 200
+      chat.crop(74); // 10 tokens of the second page: 200
       await refuses(() => extend(branch, 190, 191), RangeError, '"capacity" expected at most 200 tokens, got 201 (200 held + 1 more)');
       sameBits('branch after the crop', await seen(branch), files[1]!);
       cache.dispose();
@@ -513,7 +546,7 @@ for (const tested of [simd128, reference, ...(webgpu ? [webgpu] : [])]) {
     for (const { sinks, recent, maxAppend, seed } of [
       { sinks: 4, recent: 0, maxAppend: 300, seed: 1 },
       { sinks: 0, recent: 1, maxAppend: 70, seed: 2 },
-      { sinks: 64, recent: 0, maxAppend: 130, seed: 3 },
+      { sinks: 64, recent: 0, maxAppend: 130, seed: 3 }
     ]) {
       test(`a cache does what lists do: sinks ${sinks}, recent ${recent}, maxAppend ${maxAppend}`, async () => {
         const capacity = 420;
@@ -565,23 +598,33 @@ for (const tested of [simd128, reference, ...(webgpu ? [webgpu] : [])]) {
             sequence.seal();
             model.seal();
           } else if (action < 0.86) {
-            model.seal();   // as fork() does first
+            model.seal(); // as fork() does first
             sequence.seal();
             const layer = model.layers.findIndex((state, n) => held(n) + model.raw(state) > capacity);
-            const message = layer < 0
-              ? '"sequences" expected at most 3 open at once (option "sequences"), got one more'
-              : overflow(layer, model.raw(model.layers[layer]!));
+            const message =
+              layer < 0
+                ? '"sequences" expected at most 3 open at once (option "sequences"), got one more'
+                : overflow(layer, model.raw(model.layers[layer]!));
             let fork: Sequence;
-            if (await attempt(layer < 0 && open.length < 3, message, () => { fork = sequence.fork(); })) open.push({ sequence: fork!, model: model.fork() });
+            if (
+              await attempt(layer < 0 && open.length < 3, message, () => {
+                fork = sequence.fork();
+              })
+            )
+              open.push({ sequence: fork!, model: model.fork() });
           } else if (action < 0.96) {
             model.seal();
             sequence.seal();
             const length = below(next, model.length + 1);
             const keep = model.keep(length);
-            const more = (state: (typeof model.layers)[number]): number => length - 64 * Math.min(keep, state.pages.length) - model.raw(state)
-              - 64 * state.pages.slice(keep).filter(page => page.holders === 1).length;
+            const more = (state: (typeof model.layers)[number]): number =>
+              length -
+              64 * Math.min(keep, state.pages.length) -
+              model.raw(state) -
+              64 * state.pages.slice(keep).filter(page => page.holders === 1).length;
             const full = model.layers.findIndex((state, n) => more(state) > 0 && held(n) + more(state) > capacity);
-            if (await attempt(full < 0, full < 0 ? '' : overflow(full, more(model.layers[full]!)), () => sequence.crop(length))) model.crop(length);
+            if (await attempt(full < 0, full < 0 ? '' : overflow(full, more(model.layers[full]!)), () => sequence.crop(length)))
+              model.crop(length);
           } else {
             sequence.dispose();
             model.dispose();

@@ -4,7 +4,7 @@ import { openBackend, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { gpu as found, simd128 } from './backends.ts';
 import { refuses } from './compare.ts';
-import { altered, miscompiling, type Gpu } from './gpu.ts';
+import { altered, type Gpu, miscompiling } from './gpu.ts';
 import { group, type Register } from './group.ts';
 
 /** The attention of the self-test's first cache: its pipelines are compiled already. */
@@ -25,7 +25,7 @@ async function withGpu<T>(gpu: unknown, run: () => Promise<T>): Promise<T> {
 
 /** A GPU with one adapter, of which requestDevice() gives `device`. */
 const gpuOf = (info: Partial<GPUAdapterInfo> | undefined, device: () => Promise<GPUDevice>): unknown => ({
-  requestAdapter: async () => ({ info, limits: { maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28 }, requestDevice: device }),
+  requestAdapter: async () => ({ info, limits: { maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28 }, requestDevice: device })
 });
 const none = () => Promise.reject(new Error('no device today'));
 const hardware = { vendor: 'test', architecture: 'made-up', description: '' };
@@ -48,8 +48,16 @@ group('openBackend() without a GPU to choose', test => {
     cpu(gpuOf(undefined, none), /^webgpu backend expected a device, got: no device today;/));
 
   test('never takes a software adapter, and names it', async () => {
-    for (const description of ['SwiftShader Device (Subzero)', 'llvmpipe (LLVM 15.0.7, 256 bits)', 'Microsoft Basic Render Driver', 'WARP']) {
-      await cpu(gpuOf({ ...hardware, description }, none), /^webgpu has a software adapter only: test made-up (SwiftShader|llvmpipe|Microsoft|WARP)/);
+    for (const description of [
+      'SwiftShader Device (Subzero)',
+      'llvmpipe (LLVM 15.0.7, 256 bits)',
+      'Microsoft Basic Render Driver',
+      'WARP'
+    ]) {
+      await cpu(
+        gpuOf({ ...hardware, description }, none),
+        /^webgpu has a software adapter only: test made-up (SwiftShader|llvmpipe|Microsoft|WARP)/
+      );
     }
     await cpu(gpuOf({ ...hardware, isFallbackAdapter: true }, none), /^webgpu has a software adapter only: test made-up;/);
   });
@@ -73,12 +81,21 @@ group('openBackend() with a GPU to choose', test => {
 function choiceTests(test: Register, gpu: Gpu): void {
   let destroyed = 0;
   /** The tests' device, which outlives them. */
-  const lent = (device: GPUDevice) => altered(device, { destroy: () => { destroyed++; } });
+  const lent = (device: GPUDevice) =>
+    altered(device, {
+      destroy: () => {
+        destroyed++;
+      }
+    });
   const open = (device: GPUDevice) => {
     destroyed = 0;
-    return withGpu(gpuOf(hardware, async () => lent(device)), () => openBackend(small));
+    return withGpu(
+      gpuOf(hardware, async () => lent(device)),
+      () => openBackend(small)
+    );
   };
-  const figures = /^a layer's step of 2 × 300 tokens takes wasm (relaxed|simd128) [\d.e+-]+ ms, webgpu baseline [\d.e+-]+ ms on test made-up/;
+  const figures =
+    /^a layer's step of 2 × 300 tokens takes wasm (relaxed|simd128) [\d.e+-]+ ms, webgpu baseline [\d.e+-]+ ms on test made-up/;
 
   test('takes the CPU where the GPU is slower, says the figures, and lets go of the device', async () => {
     const backend = await open(gpu.device);
@@ -110,12 +127,17 @@ function choiceTests(test: Register, gpu: Gpu): void {
   test('takes the GPU where it is faster, and says the figures', async () => {
     // Time passes fast until the GPU's cache is made for timing, after the first look at the clock.
     let [now, step] = [0, 0];
-    const clock = { now: () => { step ||= 50; return now += step; } };
+    const clock = {
+      now: () => {
+        step ||= 50;
+        return (now += step);
+      }
+    };
     const device = altered(gpu.device, {
       createBuffer(descriptor: GPUBufferDescriptor) {
         if (step > 0) step = 15;
         return gpu.device.createBuffer(descriptor);
-      },
+      }
     });
     const before = Object.getOwnPropertyDescriptor(globalThis, 'performance')!;
     Object.defineProperty(globalThis, 'performance', { value: clock, configurable: true });
@@ -138,7 +160,15 @@ group('plan() with a grid', test => {
   test('gives the bytes, and a time of every backend for every batch and context', async () => {
     const { steps, ...bytes } = await plan(options, grid);
     assert.equal(bytes, plan(options));
-    assert.equal(steps.map(({ batch, context }) => [batch, context]), [[1, 1], [1, 200], [3, 1], [3, 200]]);
+    assert.equal(
+      steps.map(({ batch, context }) => [batch, context]),
+      [
+        [1, 1],
+        [1, 200],
+        [3, 1],
+        [3, 200]
+      ]
+    );
     for (const { milliseconds, fastest } of steps) {
       assert.is(milliseconds.length, 2);
       assert.ok(milliseconds.every(time => time > 0 && time < Infinity));
@@ -148,16 +178,27 @@ group('plan() with a grid', test => {
 
   test('says NaN where a backend has no memory for a cell', async () => {
     // One sequence's pages must be distinct: 2²⁴ tokens of 64 heads are beyond what WebAssembly can address.
-    const { steps } = await plan({ ...options, kvHeads: 64, queryHeads: 64, headDim: 128 }, { backends: [simd128.backend], batch: [1], context: [2 ** 24] });
+    const { steps } = await plan(
+      { ...options, kvHeads: 64, queryHeads: 64, headDim: 128 },
+      { backends: [simd128.backend], batch: [1], context: [2 ** 24] }
+    );
     assert.equal(steps[0]!.milliseconds, [NaN]);
     assert.is(steps[0]!.fastest, undefined);
   });
 
   test('refuses a grid that is none', async () => {
     await refuses(() => plan(options, 3 as never), TypeError, '"grid" expected object, got number');
-    await refuses(() => plan(options, { ...grid, backends: [{}] as never }), TypeError, '"grid.backends" expected array of what openBackend() resolves to');
+    await refuses(
+      () => plan(options, { ...grid, backends: [{}] as never }),
+      TypeError,
+      '"grid.backends" expected array of what openBackend() resolves to'
+    );
     await refuses(() => plan(options, { ...grid, batch: 4 as never }), TypeError, '"grid.batch" expected array of integers, got number');
-    await refuses(() => plan(options, { ...grid, context: [0] }), RangeError, '"grid.context[0]" expected integer from 1 to 16777216, got 0');
+    await refuses(
+      () => plan(options, { ...grid, context: [0] }),
+      RangeError,
+      '"grid.context[0]" expected integer from 1 to 16777216, got 0'
+    );
     await refuses(() => plan({ ...options, headDim: 7 }, grid), RangeError, '"headDim" expected integer from 32 to 512, got 7');
   });
 });

@@ -18,7 +18,9 @@ export function sameBits(what: string, actual: ArrayBufferView, expected: ArrayB
   if (at < 0) return;
   const size = (expected as Uint8Array).BYTES_PER_ELEMENT ?? 1;
   const element = Math.floor(at / size);
-  throw new Error(`${what} expected the same bits, got ${(actual as Uint8Array)[element]} for ${(expected as Uint8Array)[element]} at ${element} of ${b.length / size}`);
+  throw new Error(
+    `${what} expected the same bits, got ${(actual as Uint8Array)[element]} for ${(expected as Uint8Array)[element]} at ${element} of ${b.length / size}`
+  );
 }
 
 /**
@@ -27,9 +29,7 @@ export function sameBits(what: string, actual: ArrayBufferView, expected: ArrayB
  *
  * @param rowLength  0 for one row of everything
  */
-export function withinFloatRule(
-  what: string, actual: Numbers, exact: Numbers, naive: Numbers, rowLength = 0, extra?: Numbers
-): void {
+export function withinFloatRule(what: string, actual: Numbers, exact: Numbers, naive: Numbers, rowLength = 0, extra?: Numbers): void {
   if (actual.length !== exact.length || naive.length !== exact.length) {
     throw new Error(`${what} expected ${exact.length} numbers, got ${actual.length} (naive ${naive.length})`);
   }
@@ -45,7 +45,9 @@ export function withinFloatRule(
     for (let i = row; i < row + width; i++) {
       const error = Math.abs(actual[i]! - exact[i]!);
       if (error <= allowed + (extra?.[i] ?? 0)) continue;
-      throw new Error(`${what} expected ${exact[i]} ± ${allowed + (extra?.[i] ?? 0)} (naive f32 errs by ${naiveError}), got ${actual[i]} at ${i}`);
+      throw new Error(
+        `${what} expected ${exact[i]} ± ${allowed + (extra?.[i] ?? 0)} (naive f32 errs by ${naiveError}), got ${actual[i]} at ${i}`
+      );
     }
   }
 }
@@ -94,7 +96,8 @@ export function sameRounding(what: string, { scale, min, codes }: Group, x: Numb
     const code = codes[i]!;
     // Where the nearest code would make 0 of a nonzero number, the next is right.
     const kept = keep && x[i]! > UNDERFLOW && code > 0 && (code - 1) * scale + min === 0;
-    if (keep && x[i]! > UNDERFLOW && code * scale + min === 0) throw new Error(`${what} expected no value 0 for ${x[i]}, got code ${code} at ${i}`);
+    if (keep && x[i]! > UNDERFLOW && code * scale + min === 0)
+      throw new Error(`${what} expected no value 0 for ${x[i]}, got code ${code} at ${i}`);
     if (!kept) between(`code at ${i}`, code, place - 0.5 - off / scale, place + 0.5 + off / scale);
     else between(`code at ${i}`, code - 1, place - 1 - off / scale, place + 0.5 + off / scale);
   }

@@ -1,7 +1,7 @@
 // encoded.ts must bite, as the other comparers must (bite.test.ts): it is all that holds a GPU's pages. It is given blocks that are
 // right, and the same with one number, nibble, code or byte of padding changed.
 
-import { codecs, type CodecName } from 'nsnquant';
+import { type CodecName, codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { sameAttention } from './attention.ts';
 import { reference, simd128 } from './backends.ts';
@@ -11,7 +11,7 @@ import { rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
 import { sectionsOf } from './pages.ts';
 
-const headDim = 72;   // rows of codes and a group of channels that end in padding
+const headDim = 72; // rows of codes and a group of channels that end in padding
 const rope = exactRope(headDim);
 const tokens = rounded(keyLike(64, headDim, 1));
 const refuses = (run: () => void, message: RegExp) => assert.throws(run, (error: Error) => message.test(error.message));

@@ -21,7 +21,15 @@ export interface Ties {
  * @param x     [64, headDim] of numbers that f16 holds
  * @param rope  of keys, where it is known
  */
-export function encodedFrom(what: string, bytes: Uint8Array, x: Float32Array, codec: Codec, headDim: number, rope: Rope | undefined, ties: Ties): void {
+export function encodedFrom(
+  what: string,
+  bytes: Uint8Array,
+  x: Float32Array,
+  codec: Codec,
+  headDim: number,
+  rope: Rope | undefined,
+  ties: Ties
+): void {
   const block = readBlock(bytes, codec, headDim);
   // Padding is 0 and no bit has another place: what unpacks packs to the same bytes.
   sameBits(`${what}: layout`, reference.pack(reference.unpack(bytes, codec, headDim), codec), bytes);
@@ -65,6 +73,7 @@ export function encodedFrom(what: string, bytes: Uint8Array, x: Float32Array, co
     // The norm, ⟨y, y⟩ and ⟨y, C⟩ each move with y, whose mean square is 1.
     const share = scaleTie(headDim) + 4 * off;
     const [low, high] = [nearestHalf(adjusted * (1 - share)), nearestHalf(adjusted * (1 + share))];
-    if (!(block.s2[t]! >= low && block.s2[t]! <= high)) throw new Error(`${what} expected s2 of token ${t} from ${low} to ${high}, got ${block.s2[t]}`);
+    if (!(block.s2[t]! >= low && block.s2[t]! <= high))
+      throw new Error(`${what} expected s2 of token ${t} from ${low} to ${high}, got ${block.s2[t]}`);
   }
 }

@@ -1,10 +1,10 @@
 // Every refusal word for word with its class, what a refusal leaves behind (nothing), and odd tokens that are none.
 
-import { BackendError, codecs, KVCache, openBackend, plan, type CacheOptions, type CodecName, type Sequence } from 'nsnquant';
+import { BackendError, type CacheOptions, type CodecName, codecs, KVCache, openBackend, plan, type Sequence } from 'nsnquant';
 import { openKernels } from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
 import { sameAttention } from './attention.ts';
-import { backends, scalar, wasm, withVerbs, type Tested } from './backends.ts';
+import { backends, scalar, type Tested, wasm, withVerbs } from './backends.ts';
 import { allFinite, refuses, sameBits } from './compare.ts';
 import { group } from './group.ts';
 import { nearestHalf } from './half.ts';
@@ -39,7 +39,11 @@ async function refusesAll(refusals: Refusals): Promise<void> {
 }
 
 /** Refuses all, and the sequence is as before each time: what waits to be coded waits on. A twin that saw no error says so. */
-async function refusesAndKeeps(tested: Tested, refusals: (cache: KVCache, sequence: Sequence) => Refusals, more: Partial<CacheOptions> = {}): Promise<void> {
+async function refusesAndKeeps(
+  tested: Tested,
+  refusals: (cache: KVCache, sequence: Sequence) => Refusals,
+  more: Partial<CacheOptions> = {}
+): Promise<void> {
   const { cache, sequence } = filled(tested, 140, more);
   const { sequence: twin } = filled(tested, 140, more);
   const { bytes } = sequence;
@@ -72,8 +76,15 @@ const rope = { invFreq: [1, 0.5], interleaved: false };
 
 group('options of a cache', test => {
   const integers: readonly (readonly [name: keyof CacheOptions, low: number, high: number])[] = [
-    ['layers', 1, 4096], ['kvHeads', 1, 1024], ['queryHeads', 1, 64], ['headDim', 32, 512], ['capacity', 1, 2 ** 24],
-    ['sinks', 0, 64], ['recent', 0, 1024], ['sequences', 1, 65536], ['maxAppend', 1, 200],
+    ['layers', 1, 4096],
+    ['kvHeads', 1, 1024],
+    ['queryHeads', 1, 64],
+    ['headDim', 32, 512],
+    ['capacity', 1, 2 ** 24],
+    ['sinks', 0, 64],
+    ['recent', 0, 1024],
+    ['sequences', 1, 65536],
+    ['maxAppend', 1, 200]
   ];
 
   async function optionRefuses(more: object, type: new (...args: any[]) => Error, message: string): Promise<void> {
@@ -84,7 +95,14 @@ group('options of a cache', test => {
 
   for (const [name, low, high] of integers) {
     test(`"${name}" is refused unless it is an integer from ${low} to ${high}`, async () => {
-      for (const [value, kind] of [['8', 'string'], [true, 'boolean'], [8n, 'bigint'], [{}, 'Object'], [[8], 'Array'], [() => 8, 'function']] as const) {
+      for (const [value, kind] of [
+        ['8', 'string'],
+        [true, 'boolean'],
+        [8n, 'bigint'],
+        [{}, 'Object'],
+        [[8], 'Array'],
+        [() => 8, 'function']
+      ] as const) {
         await optionRefuses({ [name]: value }, TypeError, `"${name}" expected integer, got ${kind}`);
       }
       for (const value of [low - 1, high + 1, low + 0.5, NaN, Infinity, -Infinity]) {
@@ -138,7 +156,11 @@ group('options of a cache', test => {
     await optionRefuses({ rope: {} }, TypeError, '"rope.invFreq" expected array of numbers, got undefined');
     await optionRefuses({ rope: { ...rope, invFreq: 10000 } }, TypeError, '"rope.invFreq" expected array of numbers, got number');
     await optionRefuses({ rope: { ...rope, invFreq: [] } }, RangeError, '"rope.invFreq.length" expected integer from 1 to 16, got 0');
-    await optionRefuses({ rope: { ...rope, invFreq: new Float32Array(17) } }, RangeError, '"rope.invFreq.length" expected integer from 1 to 16, got 17');
+    await optionRefuses(
+      { rope: { ...rope, invFreq: new Float32Array(17) } },
+      RangeError,
+      '"rope.invFreq.length" expected integer from 1 to 16, got 17'
+    );
     for (const value of [NaN, Infinity, -Infinity]) {
       await optionRefuses({ rope: { ...rope, invFreq: [1, value] } }, RangeError, `"rope.invFreq[1]" expected finite number, got ${value}`);
     }
@@ -148,7 +170,11 @@ group('options of a cache', test => {
   });
 
   test('options and backend must be objects', async () => {
-    for (const [value, kind] of [[undefined, 'undefined'], [null, 'null'], [8, 'number']] as const) {
+    for (const [value, kind] of [
+      [undefined, 'undefined'],
+      [null, 'null'],
+      [8, 'number']
+    ] as const) {
       await refuses(() => new KVCache(scalar.backend, value as never), TypeError, `"options" expected object, got ${kind}`);
       await refuses(() => plan(value as never), TypeError, `"options" expected object, got ${kind}`);
       await refuses(() => new KVCache(value as never, options), TypeError, `"backend" expected object, got ${kind}`);
@@ -166,7 +192,7 @@ group('options of a cache', test => {
       [open({ prefer: 'webgl' }), RangeError, '"prefer" expected wasm, webgpu or reference, got webgl'],
       [open({ variant: 1 }), TypeError, '"variant" expected string, got number'],
       [open({ variant: null }), TypeError, '"variant" expected string, got null'],
-      [open({ variant: 'avx' }), RangeError, '"variant" expected scalar, simd128 or relaxed, got avx'],
+      [open({ variant: 'avx' }), RangeError, '"variant" expected scalar, simd128 or relaxed, got avx']
     ]);
   });
 
@@ -184,7 +210,9 @@ group('options of a cache', test => {
       const { name, backend, message } = thrown as BackendError;
       assert.is(name, 'BackendError');
       assert.is(backend, 'wasm');
-      const [, limit, got] = /^wasm backend expected at most (\d+) bytes \(32-bit addresses\) for capacity 16777216, got (\d+)$/.exec(message) ?? [message];
+      const [, limit, got] = /^wasm backend expected at most (\d+) bytes \(32-bit addresses\) for capacity 16777216, got (\d+)$/.exec(
+        message
+      ) ?? [message];
       assert.ok(Number(limit) > 2 ** 31 && Number(limit) <= 2 ** 32, message);
       assert.ok(Number(got) > plan(huge).bytes, message);
     });
@@ -202,113 +230,237 @@ function withAt<T extends Float32Array | Uint16Array>(data: T, at: number, value
 
 for (const tested of backends) {
   group(`refusals by a cache on ${tested.name}`, test => {
-    test('append refuses data of the wrong kind or length and changes nothing', () => refusesAndKeeps(tested, (_, s) => [
-      ...([[[1, 2], 'Array'], [null, 'null'], [undefined, 'undefined'], [new Float64Array(TOKEN), 'Float64Array'], [new ArrayBuffer(8), 'ArrayBuffer'],
-        ['x', 'string']] as const).flatMap(([data, kind]): Refusals => [
-        [() => s.append(0, data as never, rows(1)), TypeError, `"keys" expected Float32Array, Uint16Array or Float16Array, got ${kind}`],
-        [() => s.append(0, rows(1), data as never), TypeError, `"values" expected Float32Array, Uint16Array or Float16Array, got ${kind}`],
-      ]),
-      ...[0, 1, TOKEN - 1, TOKEN + 1].map((length): Refusals[number] =>
-        [() => s.append(0, new Float32Array(length), rows(1)), RangeError, `"keys" expected length a multiple of 32 (1 head × 32), got ${length}`]),
-      [() => s.append(0, rows(2), rows(1)), RangeError, '"values" expected length 64 (2 tokens × 1 head × 32), got 32'],
-      [() => s.append(1, rows(1), new Uint16Array(TOKEN - 1)), RangeError, '"values" expected length 32 (1 token × 1 head × 32), got 31'],
-      [() => s.append(1, rows(1), rows(2)), RangeError, '"values" expected length 32 (1 token × 1 head × 32), got 64'],
-    ]));
+    test('append refuses data of the wrong kind or length and changes nothing', () =>
+      refusesAndKeeps(tested, (_, s) => [
+        ...(
+          [
+            [[1, 2], 'Array'],
+            [null, 'null'],
+            [undefined, 'undefined'],
+            [new Float64Array(TOKEN), 'Float64Array'],
+            [new ArrayBuffer(8), 'ArrayBuffer'],
+            ['x', 'string']
+          ] as const
+        ).flatMap(
+          ([data, kind]): Refusals => [
+            [
+              () => s.append(0, data as never, rows(1)),
+              TypeError,
+              `"keys" expected Float32Array, Uint16Array or Float16Array, got ${kind}`
+            ],
+            [
+              () => s.append(0, rows(1), data as never),
+              TypeError,
+              `"values" expected Float32Array, Uint16Array or Float16Array, got ${kind}`
+            ]
+          ]
+        ),
+        ...[0, 1, TOKEN - 1, TOKEN + 1].map((length): Refusals[number] => [
+          () => s.append(0, new Float32Array(length), rows(1)),
+          RangeError,
+          `"keys" expected length a multiple of 32 (1 head × 32), got ${length}`
+        ]),
+        [() => s.append(0, rows(2), rows(1)), RangeError, '"values" expected length 64 (2 tokens × 1 head × 32), got 32'],
+        [() => s.append(1, rows(1), new Uint16Array(TOKEN - 1)), RangeError, '"values" expected length 32 (1 token × 1 head × 32), got 31'],
+        [() => s.append(1, rows(1), rows(2)), RangeError, '"values" expected length 32 (1 token × 1 head × 32), got 64']
+      ]));
 
-    test('append refuses what is not finite or beyond f16, tells where, and changes nothing', () => refusesAndKeeps(tested, (_, s) => [
-      ...beyond.flatMap((value): Refusals => [0, 37, 2 * TOKEN - 1].flatMap((at): Refusals => [
-        [() => s.append(0, withAt(rows(2), at, value), rows(2)), RangeError, `"keys[${at}]" expected number from −65504 to 65504, got ${value}`],
-        [() => s.append(1, rows(2), withAt(rows(2), at, value)), RangeError, `"values[${at}]" expected number from −65504 to 65504, got ${value}`],
-      ])),
-      ...([[0x7c00, 'infinity'], [0xfc00, 'infinity'], [0x7c01, 'NaN'], [0x7e00, 'NaN'], [0xffff, 'NaN']] as const).flatMap(([bits, kind]): Refusals => [
-        [() => s.append(0, withAt(new Uint16Array(TOKEN), 31, bits), rows(1)), RangeError, `"keys[31]" expected finite f16, got ${kind}`],
-        [() => s.append(0, rows(1), withAt(new Uint16Array(TOKEN), 5, bits)), RangeError, `"values[5]" expected finite f16, got ${kind}`],
-      ]),
-    ]));
+    test('append refuses what is not finite or beyond f16, tells where, and changes nothing', () =>
+      refusesAndKeeps(tested, (_, s) => [
+        ...beyond.flatMap(
+          (value): Refusals =>
+            [0, 37, 2 * TOKEN - 1].flatMap(
+              (at): Refusals => [
+                [
+                  () => s.append(0, withAt(rows(2), at, value), rows(2)),
+                  RangeError,
+                  `"keys[${at}]" expected number from −65504 to 65504, got ${value}`
+                ],
+                [
+                  () => s.append(1, rows(2), withAt(rows(2), at, value)),
+                  RangeError,
+                  `"values[${at}]" expected number from −65504 to 65504, got ${value}`
+                ]
+              ]
+            )
+        ),
+        ...(
+          [
+            [0x7c00, 'infinity'],
+            [0xfc00, 'infinity'],
+            [0x7c01, 'NaN'],
+            [0x7e00, 'NaN'],
+            [0xffff, 'NaN']
+          ] as const
+        ).flatMap(
+          ([bits, kind]): Refusals => [
+            [
+              () => s.append(0, withAt(new Uint16Array(TOKEN), 31, bits), rows(1)),
+              RangeError,
+              `"keys[31]" expected finite f16, got ${kind}`
+            ],
+            [
+              () => s.append(0, rows(1), withAt(new Uint16Array(TOKEN), 5, bits)),
+              RangeError,
+              `"values[5]" expected finite f16, got ${kind}`
+            ]
+          ]
+        )
+      ]));
 
     const Half = (globalThis as unknown as { Float16Array?: new (length: number) => { fill(value: number): never } }).Float16Array;
     if (Half) {
-      test('append refuses a Float16Array that is not finite and changes nothing', () => refusesAndKeeps(tested, (_, s) => beyond.slice(0, 3).flatMap((value): Refusals => [
-        [() => s.append(0, new Half(TOKEN).fill(value), rows(1)), RangeError, `"keys[0]" expected number from −65504 to 65504, got ${value}`],
-        [() => s.append(0, rows(1), new Half(TOKEN).fill(value)), RangeError, `"values[0]" expected number from −65504 to 65504, got ${value}`],
-      ])));
+      test('append refuses a Float16Array that is not finite and changes nothing', () =>
+        refusesAndKeeps(tested, (_, s) =>
+          beyond.slice(0, 3).flatMap(
+            (value): Refusals => [
+              [
+                () => s.append(0, new Half(TOKEN).fill(value), rows(1)),
+                RangeError,
+                `"keys[0]" expected number from −65504 to 65504, got ${value}`
+              ],
+              [
+                () => s.append(0, rows(1), new Half(TOKEN).fill(value)),
+                RangeError,
+                `"values[0]" expected number from −65504 to 65504, got ${value}`
+              ]
+            ]
+          )
+        ));
     } else {
       test.skip('append refuses a Float16Array that is not finite and changes nothing', 'this engine has no Float16Array');
     }
 
-    test('an unknown layer is refused by every method that takes one, and nothing changes', () => refusesAndKeeps(tested, (cache, s) =>
-      ([[-1, RangeError, 'integer from 0 to 1, got -1'], [2, RangeError, 'integer from 0 to 1, got 2'], [1.5, RangeError, 'integer from 0 to 1, got 1.5'],
-        [NaN, RangeError, 'integer from 0 to 1, got NaN'], ['x', TypeError, 'integer, got string'], [undefined, TypeError, 'integer, got undefined'],
-      ] as const).flatMap(([layer, type, message]): Refusals => [
-        [() => s.append(layer as never, rows(1), rows(1)), type, `"layer" expected ${message}`],
-        [() => s.attend(layer as never, queries(1)), type, `"layer" expected ${message}`],
-        [() => cache.attend([s], layer as never, [queries(1)]), type, `"layer" expected ${message}`],
-        [() => s.decode(layer as never), type, `"layer" expected ${message}`],
-      ])));
+    test('an unknown layer is refused by every method that takes one, and nothing changes', () =>
+      refusesAndKeeps(tested, (cache, s) =>
+        (
+          [
+            [-1, RangeError, 'integer from 0 to 1, got -1'],
+            [2, RangeError, 'integer from 0 to 1, got 2'],
+            [1.5, RangeError, 'integer from 0 to 1, got 1.5'],
+            [NaN, RangeError, 'integer from 0 to 1, got NaN'],
+            ['x', TypeError, 'integer, got string'],
+            [undefined, TypeError, 'integer, got undefined']
+          ] as const
+        ).flatMap(
+          ([layer, type, message]): Refusals => [
+            [() => s.append(layer as never, rows(1), rows(1)), type, `"layer" expected ${message}`],
+            [() => s.attend(layer as never, queries(1)), type, `"layer" expected ${message}`],
+            [() => cache.attend([s], layer as never, [queries(1)]), type, `"layer" expected ${message}`],
+            [() => s.decode(layer as never), type, `"layer" expected ${message}`]
+          ]
+        )
+      ));
 
     test('append refuses more than the capacity or maxAppend and changes nothing', async () => {
       await refusesAndKeeps(tested, (_, s) => [
         [() => s.append(0, rows(61), rows(61)), RangeError, '"capacity" expected at most 200 tokens, got 201 (140 held + 61 more)'],
         [() => s.append(1, rows(200), rows(200)), RangeError, '"capacity" expected at most 200 tokens, got 340 (140 held + 200 more)'],
-        [() => s.append(0, rows(201), rows(201)), RangeError, '"keys" expected at most 200 tokens a call (option "maxAppend"), got 201'],
+        [() => s.append(0, rows(201), rows(201)), RangeError, '"keys" expected at most 200 tokens a call (option "maxAppend"), got 201']
       ]);
       const small = cacheOn(tested, { maxAppend: 1 }).sequence();
-      await refuses(() => small.append(0, rows(2), rows(2)), RangeError, '"keys" expected at most 1 token a call (option "maxAppend"), got 2');
+      await refuses(
+        () => small.append(0, rows(2), rows(2)),
+        RangeError,
+        '"keys" expected at most 1 token a call (option "maxAppend"), got 2'
+      );
       assert.is((await small.decode(0)).keys.length, 0);
     });
 
-    test('attend refuses queries of the wrong kind, length or content and changes nothing', () => refusesAndKeeps(tested, (_, s) => [
-      [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array'],
-      [() => s.attend(0, undefined as never), TypeError, '"query" expected Float32Array'],
-      [() => s.attend(0, new Uint16Array(2 * TOKEN) as never), TypeError, '"query" expected Float32Array'],
-      ...[0, 63, 65].map((length): Refusals[number] =>
-        [() => s.attend(0, new Float32Array(length)), RangeError, `"query" expected length a multiple of 64 (2 heads × 32), got ${length}`]),
-      [() => s.attend(1, queries(141)), RangeError, '"query" expected at most 140 tokens (all that layer 1 holds), got 141'],
-      ...beyond.map((value): Refusals[number] =>
-        [() => s.attend(0, withAt(queries(2), 101, value)), RangeError, `"query[101]" expected number from −65504 to 65504, got ${value}`]),
-      ...[0, -0, -1, NaN, Infinity].map((scale): Refusals[number] =>
-        [() => s.attend(0, queries(1), { scale }), RangeError, `"scale" expected finite number above 0, got ${scale}`]),
-      [() => s.attend(0, queries(1), { scale: '1' as never }), TypeError, '"scale" expected number, got string'],
-      [() => s.attend(0, queries(1), { out: [] as never }), TypeError, '"out" expected Float32Array'],
-      [() => s.attend(0, queries(1), { out: new Float64Array(64) as never }), TypeError, '"out" expected Float32Array'],
-      [() => s.attend(0, queries(2), { out: new Float32Array(127) }), RangeError, '"out" expected length 128 (that of the queries), got 127'],
-    ]));
+    test('attend refuses queries of the wrong kind, length or content and changes nothing', () =>
+      refusesAndKeeps(tested, (_, s) => [
+        [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array'],
+        [() => s.attend(0, undefined as never), TypeError, '"query" expected Float32Array'],
+        [() => s.attend(0, new Uint16Array(2 * TOKEN) as never), TypeError, '"query" expected Float32Array'],
+        ...[0, 63, 65].map((length): Refusals[number] => [
+          () => s.attend(0, new Float32Array(length)),
+          RangeError,
+          `"query" expected length a multiple of 64 (2 heads × 32), got ${length}`
+        ]),
+        [() => s.attend(1, queries(141)), RangeError, '"query" expected at most 140 tokens (all that layer 1 holds), got 141'],
+        ...beyond.map((value): Refusals[number] => [
+          () => s.attend(0, withAt(queries(2), 101, value)),
+          RangeError,
+          `"query[101]" expected number from −65504 to 65504, got ${value}`
+        ]),
+        ...[0, -0, -1, NaN, Infinity].map((scale): Refusals[number] => [
+          () => s.attend(0, queries(1), { scale }),
+          RangeError,
+          `"scale" expected finite number above 0, got ${scale}`
+        ]),
+        [() => s.attend(0, queries(1), { scale: '1' as never }), TypeError, '"scale" expected number, got string'],
+        [() => s.attend(0, queries(1), { out: [] as never }), TypeError, '"out" expected Float32Array'],
+        [() => s.attend(0, queries(1), { out: new Float64Array(64) as never }), TypeError, '"out" expected Float32Array'],
+        [
+          () => s.attend(0, queries(2), { out: new Float32Array(127) }),
+          RangeError,
+          '"out" expected length 128 (that of the queries), got 127'
+        ]
+      ]));
 
     test('attend refuses every query of a layer that holds no tokens', async () => {
       const cache = cacheOn(tested);
-      await refuses(() => cache.sequence().attend(1, queries(1)), RangeError, '"query" expected at most 0 tokens (all that layer 1 holds), got 1');
+      await refuses(
+        () => cache.sequence().attend(1, queries(1)),
+        RangeError,
+        '"query" expected at most 0 tokens (all that layer 1 holds), got 1'
+      );
     });
 
     test('a refused attention leaves "out" as it was', async () => {
       const { sequence } = filled(tested, 10);
       const out = new Float32Array(64).fill(7);
-      await refuses(() => sequence.attend(0, withAt(queries(1), 0, NaN), { out }), RangeError, '"query[0]" expected number from −65504 to 65504, got NaN');
+      await refuses(
+        () => sequence.attend(0, withAt(queries(1), 0, NaN), { out }),
+        RangeError,
+        '"query[0]" expected number from −65504 to 65504, got NaN'
+      );
       sameBits('out', out, new Float32Array(64).fill(7));
     });
 
-    test('a batch refuses what is no list of distinct sequences of its cache, or does not fit, and changes nothing', () => refusesAndKeeps(tested, (cache, s) => {
-      const other = cache.sequence();
-      const foreign = filled(tested, 10).sequence;
-      const result: Refusals = [
-        [() => cache.attend('x' as never, 0, []), TypeError, '"sequences" expected array, got string'],
-        [() => cache.attend(s as never, 0, [queries(1)]), TypeError, '"sequences" expected array, got object'],
-        [() => cache.attend([s], 0, queries(1) as never), TypeError, '"queries" expected array, got object'],
-        [() => cache.attend([s], 0, undefined as never), TypeError, '"queries" expected array, got undefined'],
-        [() => cache.attend([s], 0, []), RangeError, '"queries" expected length 1 (one for each sequence), got 0'],
-        [() => cache.attend([s, other], 0, [queries(1)]), RangeError, '"queries" expected length 2 (one for each sequence), got 1'],
-        [() => cache.attend([foreign], 0, [queries(1)]), TypeError, '"sequences[0]" expected sequence of this cache'],
-        [() => cache.attend([s, foreign], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected sequence of this cache'],
-        [() => cache.attend([s, {} as never], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected sequence of this cache'],
-        [() => cache.attend([null as never], 0, [queries(1)]), TypeError, '"sequences[0]" expected sequence of this cache'],
-        [() => cache.attend([s, s], 0, [queries(1), queries(1)]), RangeError, '"sequences[1]" expected a distinct sequence'],
-        [() => cache.attend([s, other], 0, [queries(1), queries(1)]), RangeError, '"queries[1]" expected at most 0 tokens (all that layer 0 holds), got 1'],
-        [() => cache.attend([s, other], 0, [[] as never, queries(1)]), TypeError, '"queries[0]" expected Float32Array'],
-        [() => cache.attend([s, other], 0, [new Float32Array(65), queries(1)]), RangeError, '"queries[0]" expected length a multiple of 64 (2 heads × 32), got 65'],
-        [() => cache.attend([s, other], 0, [withAt(queries(1), 3, Infinity), queries(1)]), RangeError, '"queries[0][3]" expected number from −65504 to 65504, got Infinity'],
-        [() => { other.dispose(); return cache.attend([s, other], 0, [queries(1), queries(1)]); }, TypeError, 'sequence expected open, got disposed'],
-      ];
-      return result;
-    }));
+    test('a batch refuses what is no list of distinct sequences of its cache, or does not fit, and changes nothing', () =>
+      refusesAndKeeps(tested, (cache, s) => {
+        const other = cache.sequence();
+        const foreign = filled(tested, 10).sequence;
+        const result: Refusals = [
+          [() => cache.attend('x' as never, 0, []), TypeError, '"sequences" expected array, got string'],
+          [() => cache.attend(s as never, 0, [queries(1)]), TypeError, '"sequences" expected array, got object'],
+          [() => cache.attend([s], 0, queries(1) as never), TypeError, '"queries" expected array, got object'],
+          [() => cache.attend([s], 0, undefined as never), TypeError, '"queries" expected array, got undefined'],
+          [() => cache.attend([s], 0, []), RangeError, '"queries" expected length 1 (one for each sequence), got 0'],
+          [() => cache.attend([s, other], 0, [queries(1)]), RangeError, '"queries" expected length 2 (one for each sequence), got 1'],
+          [() => cache.attend([foreign], 0, [queries(1)]), TypeError, '"sequences[0]" expected sequence of this cache'],
+          [() => cache.attend([s, foreign], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected sequence of this cache'],
+          [() => cache.attend([s, {} as never], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected sequence of this cache'],
+          [() => cache.attend([null as never], 0, [queries(1)]), TypeError, '"sequences[0]" expected sequence of this cache'],
+          [() => cache.attend([s, s], 0, [queries(1), queries(1)]), RangeError, '"sequences[1]" expected a distinct sequence'],
+          [
+            () => cache.attend([s, other], 0, [queries(1), queries(1)]),
+            RangeError,
+            '"queries[1]" expected at most 0 tokens (all that layer 0 holds), got 1'
+          ],
+          [() => cache.attend([s, other], 0, [[] as never, queries(1)]), TypeError, '"queries[0]" expected Float32Array'],
+          [
+            () => cache.attend([s, other], 0, [new Float32Array(65), queries(1)]),
+            RangeError,
+            '"queries[0]" expected length a multiple of 64 (2 heads × 32), got 65'
+          ],
+          [
+            () => cache.attend([s, other], 0, [withAt(queries(1), 3, Infinity), queries(1)]),
+            RangeError,
+            '"queries[0][3]" expected number from −65504 to 65504, got Infinity'
+          ],
+          [
+            () => {
+              other.dispose();
+              return cache.attend([s, other], 0, [queries(1), queries(1)]);
+            },
+            TypeError,
+            'sequence expected open, got disposed'
+          ]
+        ];
+        return result;
+      }));
 
     test('one sequence too many is refused, however it is made, and nothing changes', async () => {
       const message = '"sequences" expected at most 3 open at once (option "sequences"), got one more';
@@ -319,7 +471,7 @@ for (const tested of backends) {
       await refusesAll([
         [() => cache.sequence(), RangeError, message],
         [() => cache.restore(file), RangeError, message],
-        [() => sequence.fork(), RangeError, message],
+        [() => sequence.fork(), RangeError, message]
       ]);
       sameAttention(tested, 'attention', await sequence.attend(1, queries(2)).read(), before);
       sameBits('saved bytes', await sequence.save(), file);
@@ -328,12 +480,16 @@ for (const tested of backends) {
       await refuses(() => cache.sequence(), RangeError, message);
     });
 
-    test('crop refuses a length that is none or beyond the sequence, and changes nothing', () => refusesAndKeeps(tested, (_, s) => [
-      ...[-1, 141, 1.5, NaN, Infinity].map((length): Refusals[number] =>
-        [() => s.crop(length), RangeError, `"length" expected integer from 0 to 140, got ${length}`]),
-      [() => s.crop('1' as never), TypeError, '"length" expected integer, got string'],
-      [() => s.crop(undefined as never), TypeError, '"length" expected integer, got undefined'],
-    ]));
+    test('crop refuses a length that is none or beyond the sequence, and changes nothing', () =>
+      refusesAndKeeps(tested, (_, s) => [
+        ...[-1, 141, 1.5, NaN, Infinity].map((length): Refusals[number] => [
+          () => s.crop(length),
+          RangeError,
+          `"length" expected integer from 0 to 140, got ${length}`
+        ]),
+        [() => s.crop('1' as never), TypeError, '"length" expected integer, got string'],
+        [() => s.crop(undefined as never), TypeError, '"length" expected integer, got undefined']
+      ]));
 
     test('what a fork would copy beyond the capacity is refused and nothing changes', async () => {
       const { cache, sequence } = filled(tested, 132 + 20, { capacity: 160 });
@@ -412,7 +568,7 @@ for (const tested of backends) {
         [() => sequence.decode(0), TypeError, message],
         [() => sequence.fork(), TypeError, message],
         [() => sequence.crop(0), TypeError, message],
-        [() => sequence.save(), TypeError, message],
+        [() => sequence.save(), TypeError, message]
       ]);
       sequence.dispose();
       appendTo(cache.sequence(), 200);
@@ -436,7 +592,7 @@ for (const tested of backends) {
         [() => sequence.decode(0), TypeError, message],
         [() => sequence.fork(), TypeError, message],
         [() => sequence.crop(0), TypeError, message],
-        [() => sequence.save(), TypeError, message],
+        [() => sequence.save(), TypeError, message]
       ]);
       sequence.dispose();
       cache.dispose();
@@ -471,7 +627,10 @@ function withHeader(file: Uint8Array, change: (header: Header) => void): Uint8Ar
 
 /** A copy with bytes of layer 1's second page changed, from `at` on in the page. */
 function withPage(file: Uint8Array, at: number, ...bytes: number[]): Uint8Array {
-  const { data_offsets: [begin], shape: [, pageBytes] } = JSON.parse(textOf(file))['layers.1.pages'];
+  const {
+    data_offsets: [begin],
+    shape: [, pageBytes]
+  } = JSON.parse(textOf(file))['layers.1.pages'];
   const copy = file.slice();
   copy.set(bytes, dataOf(file) + begin + pageBytes + at);
   return copy;
@@ -482,35 +641,78 @@ for (const tested of backends) {
   const file = await saved.save();
   full.dispose();
   const pageBytes: number = JSON.parse(textOf(file))['layers.0.pages'].shape[1];
-  const keeps = (files: readonly (readonly [file: unknown, type: new (...args: any[]) => Error, message: string])[], more: Partial<CacheOptions> = {}) =>
-    refusesAndKeeps(tested, cache => files.map(([file, type, message]) => [() => cache.restore(file as never), type, message] as const), more);
+  const keeps = (
+    files: readonly (readonly [file: unknown, type: new (...args: any[]) => Error, message: string])[],
+    more: Partial<CacheOptions> = {}
+  ) =>
+    refusesAndKeeps(
+      tested,
+      cache => files.map(([file, type, message]) => [() => cache.restore(file as never), type, message] as const),
+      more
+    );
   const NONE = 'file expected a safetensors header, got none';
 
   group(`refusals of files on ${tested.name}`, test => {
-    test('what is no file is refused and changes nothing', () => keeps([
-      [undefined, TypeError, '"bytes" expected Uint8Array, got undefined'],
-      ['file', TypeError, '"bytes" expected Uint8Array, got string'],
-      [new Uint8Array(0), RangeError, NONE],
-      [file.slice(0, 7), RangeError, NONE],
-      [file.slice(0, 8), RangeError, NONE],
-      [file.slice(0, dataOf(file) - 1), RangeError, NONE],
-      [new Uint8Array(64), RangeError, NONE],
-      [new Uint8Array(64).fill(255), RangeError, NONE],
-      [fileOf('no JSON', new Uint8Array(64)), RangeError, 'file expected a safetensors header, got no JSON'],
-      [fileOf('{}', new Uint8Array(64)), RangeError, 'file expected format 1, got none'],
-    ]));
+    test('what is no file is refused and changes nothing', () =>
+      keeps([
+        [undefined, TypeError, '"bytes" expected Uint8Array, got undefined'],
+        ['file', TypeError, '"bytes" expected Uint8Array, got string'],
+        [new Uint8Array(0), RangeError, NONE],
+        [file.slice(0, 7), RangeError, NONE],
+        [file.slice(0, 8), RangeError, NONE],
+        [file.slice(0, dataOf(file) - 1), RangeError, NONE],
+        [new Uint8Array(64), RangeError, NONE],
+        [new Uint8Array(64).fill(255), RangeError, NONE],
+        [fileOf('no JSON', new Uint8Array(64)), RangeError, 'file expected a safetensors header, got no JSON'],
+        [fileOf('{}', new Uint8Array(64)), RangeError, 'file expected format 1, got none']
+      ]));
 
-    test('a file whose metadata differ from the cache is refused by the first that does, and nothing changes', () => keeps([
-      ...([['format', '1', '2'], ['layers', '2', '3'], ['kvHeads', '1', '2'], ['headDim', '32', '64'], ['sinks', '4', '0'],
-        ['codecs', 'nsn4/nsn2 nsn4/nsn2', 'nsn4/nsn2 nsn4/nsn4'], ['rope', 'unknown', '{"invFreq":[1],"interleaved":true}'],
-      ] as const).flatMap(([field, expected, other]) => [
-        [withHeader(file, header => { header.__metadata__[field] = other; }), RangeError, `file expected ${field} ${expected}, got ${other}`] as const,
-        [withHeader(file, header => { delete header.__metadata__[field]; }), RangeError, `file expected ${field} ${expected}, got none`] as const,
-      ]),
-      [withHeader(file, header => { delete (header as Partial<Header>).__metadata__; }), RangeError, 'file expected format 1, got none'],
-      ...['x', '-1', '1.5', 'NaN'].map(length =>
-        [withHeader(file, header => { header.__metadata__['length'] = length; }), RangeError, `file expected length an integer from 0, got ${length}`] as const),
-    ]));
+    test('a file whose metadata differ from the cache is refused by the first that does, and nothing changes', () =>
+      keeps([
+        ...(
+          [
+            ['format', '1', '2'],
+            ['layers', '2', '3'],
+            ['kvHeads', '1', '2'],
+            ['headDim', '32', '64'],
+            ['sinks', '4', '0'],
+            ['codecs', 'nsn4/nsn2 nsn4/nsn2', 'nsn4/nsn2 nsn4/nsn4'],
+            ['rope', 'unknown', '{"invFreq":[1],"interleaved":true}']
+          ] as const
+        ).flatMap(([field, expected, other]) => [
+          [
+            withHeader(file, header => {
+              header.__metadata__[field] = other;
+            }),
+            RangeError,
+            `file expected ${field} ${expected}, got ${other}`
+          ] as const,
+          [
+            withHeader(file, header => {
+              delete header.__metadata__[field];
+            }),
+            RangeError,
+            `file expected ${field} ${expected}, got none`
+          ] as const
+        ]),
+        [
+          withHeader(file, header => {
+            delete (header as Partial<Header>).__metadata__;
+          }),
+          RangeError,
+          'file expected format 1, got none'
+        ],
+        ...['x', '-1', '1.5', 'NaN'].map(
+          length =>
+            [
+              withHeader(file, header => {
+                header.__metadata__['length'] = length;
+              }),
+              RangeError,
+              `file expected length an integer from 0, got ${length}`
+            ] as const
+        )
+      ]));
 
     test('a file of a cache of another shape is refused, whichever of the two it differs in', async () => {
       const unlike: readonly (readonly [more: Partial<CacheOptions>, message: string])[] = [
@@ -522,7 +724,7 @@ for (const tested of backends) {
         [{ values: 'nsn4' }, 'file expected codecs nsn4/nsn4 nsn4/nsn4, got nsn4/nsn2 nsn4/nsn2'],
         [{ overrides: { 1: { keys: 'nsn2' } } }, 'file expected codecs nsn4/nsn2 nsn2/nsn2, got nsn4/nsn2 nsn4/nsn2'],
         [{ rope }, 'file expected rope {"invFreq":[1,0.5],"interleaved":false}, got unknown'],
-        [{ capacity: 139 }, '"capacity" expected at most 139 tokens, got 140 (0 held + 140 more)'],
+        [{ capacity: 139 }, '"capacity" expected at most 139 tokens, got 140 (0 held + 140 more)']
       ];
       for (const [more, message] of unlike) {
         const cache = cacheOn(tested, more);
@@ -530,41 +732,105 @@ for (const tested of backends) {
         for (let n = 0; n < 3; n++) assert.is(cache.sequence().length, 0);
       }
       const turned = await filled(tested, 70, { rope }).sequence.save();
-      await refuses(() => cacheOn(tested).restore(turned), RangeError, 'file expected rope unknown, got {"invFreq":[1,0.5],"interleaved":false}');
-      await refuses(() => cacheOn(tested, { rope: { invFreq: [1, 0.25], interleaved: false } }).restore(turned), RangeError,
-        'file expected rope {"invFreq":[1,0.25],"interleaved":false}, got {"invFreq":[1,0.5],"interleaved":false}');
+      await refuses(
+        () => cacheOn(tested).restore(turned),
+        RangeError,
+        'file expected rope unknown, got {"invFreq":[1,0.5],"interleaved":false}'
+      );
+      await refuses(
+        () => cacheOn(tested, { rope: { invFreq: [1, 0.25], interleaved: false } }).restore(turned),
+        RangeError,
+        'file expected rope {"invFreq":[1,0.25],"interleaved":false}, got {"invFreq":[1,0.5],"interleaved":false}'
+      );
     });
 
-    test('tensors that are missing, of another form or cut off are refused, and nothing changes', () => keeps([
-      ...['layers.0.pages', 'layers.1.raw', 'layers.1.sinks'].map(name =>
-        [withHeader(file, header => { delete header[name]; }), RangeError, `file expected tensor ${name}, got none`] as const),
-      [withHeader(file, header => { header['layers.0.pages'].dtype = 'F16'; }), RangeError,
-        `file expected layers.0.pages as U8 [n, ${pageBytes}], got F16 [2, ${pageBytes}]`],
-      [withHeader(file, header => { header['layers.0.pages'].shape = [2, 7]; }), RangeError, `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [2, 7]`],
-      [withHeader(file, header => { header['layers.0.pages'].shape = [3, pageBytes]; }), RangeError,
-        `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [3, ${pageBytes}]`],
-      [withHeader(file, header => { header['layers.0.pages'].data_offsets = [-pageBytes, pageBytes]; }), RangeError,
-        `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [2, ${pageBytes}]`],
-      [file.slice(0, -1), RangeError, `file expected ${file.length - dataOf(file)} bytes of tensors, got ${file.length - dataOf(file) - 1}`],
-      [file.slice(0, dataOf(file)), RangeError, `file expected ${2 * pageBytes} bytes of tensors, got 0`],
-      [withHeader(file, header => { header.__metadata__['length'] = '200'; }), RangeError, 'file expected 4 windows in layer 0 (200 tokens), got 3'],
-      [withHeader(file, header => { header.__metadata__['length'] = '132'; }), RangeError, 'file expected 2 windows in layer 0 (132 tokens), got 3'],
-      [withHeader(file, header => {
-        const sinks = header['layers.1.sinks'];
-        sinks.shape[0] = 0;
-        sinks.data_offsets[1] = sinks.data_offsets[0];
-      }), RangeError, 'file expected sinks in layer 1, got 0 of them'],
-    ]));
+    test('tensors that are missing, of another form or cut off are refused, and nothing changes', () =>
+      keeps([
+        ...['layers.0.pages', 'layers.1.raw', 'layers.1.sinks'].map(
+          name =>
+            [
+              withHeader(file, header => {
+                delete header[name];
+              }),
+              RangeError,
+              `file expected tensor ${name}, got none`
+            ] as const
+        ),
+        [
+          withHeader(file, header => {
+            header['layers.0.pages'].dtype = 'F16';
+          }),
+          RangeError,
+          `file expected layers.0.pages as U8 [n, ${pageBytes}], got F16 [2, ${pageBytes}]`
+        ],
+        [
+          withHeader(file, header => {
+            header['layers.0.pages'].shape = [2, 7];
+          }),
+          RangeError,
+          `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [2, 7]`
+        ],
+        [
+          withHeader(file, header => {
+            header['layers.0.pages'].shape = [3, pageBytes];
+          }),
+          RangeError,
+          `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [3, ${pageBytes}]`
+        ],
+        [
+          withHeader(file, header => {
+            header['layers.0.pages'].data_offsets = [-pageBytes, pageBytes];
+          }),
+          RangeError,
+          `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [2, ${pageBytes}]`
+        ],
+        [
+          file.slice(0, -1),
+          RangeError,
+          `file expected ${file.length - dataOf(file)} bytes of tensors, got ${file.length - dataOf(file) - 1}`
+        ],
+        [file.slice(0, dataOf(file)), RangeError, `file expected ${2 * pageBytes} bytes of tensors, got 0`],
+        [
+          withHeader(file, header => {
+            header.__metadata__['length'] = '200';
+          }),
+          RangeError,
+          'file expected 4 windows in layer 0 (200 tokens), got 3'
+        ],
+        [
+          withHeader(file, header => {
+            header.__metadata__['length'] = '132';
+          }),
+          RangeError,
+          'file expected 2 windows in layer 0 (132 tokens), got 3'
+        ],
+        [
+          withHeader(file, header => {
+            const sinks = header['layers.1.sinks'];
+            sinks.shape[0] = 0;
+            sinks.data_offsets[1] = sinks.data_offsets[0];
+          }),
+          RangeError,
+          'file expected sinks in layer 1, got 0 of them'
+        ]
+      ]));
 
     test('a header of another form than safetensors is refused with a RangeError', () => {
       const cache = cacheOn(tested);
       const files = [
         fileOf('null', new Uint8Array(8)),
         ...[7, null, { dtype: 'U8', shape: [2, pageBytes] }, { dtype: 'U8', data_offsets: [0, 2 * pageBytes] }].map(tensor =>
-          withHeader(file, header => { header['layers.0.pages'] = tensor; })),
+          withHeader(file, header => {
+            header['layers.0.pages'] = tensor;
+          })
+        )
       ];
       for (const [n, bytes] of files.entries()) {
-        assert.throws(() => cache.restore(bytes), (error: Error) => error instanceof RangeError, `file ${n}`);
+        assert.throws(
+          () => cache.restore(bytes),
+          (error: Error) => error instanceof RangeError,
+          `file ${n}`
+        );
       }
       for (let n = 0; n < 3; n++) cache.sequence();
     });
@@ -580,7 +846,7 @@ for (const tested of backends) {
         [withPage(file, 7, 1), RangeError, 'page expected rope unknown, got known'],
         [withPage(file, 8, 64), RangeError, 'page expected headDim 32, got 64'],
         [withPage(file, 10, 3), RangeError, 'page expected kvHeads 1, got 3'],
-        [withPage(file, 12, 1, 2, 3, 4), RangeError, `page expected codebook checksum ${checksum}, got ${0x04030201}`],
+        [withPage(file, 12, 1, 2, 3, 4), RangeError, `page expected codebook checksum ${checksum}, got ${0x04030201}`]
       ]);
     });
 
@@ -592,9 +858,8 @@ for (const tested of backends) {
       sameBits('a restored sequence', await cacheOn(tested, { recent: 2 }).restore(recent).save(), recent);
     });
 
-    test('a file that does not fit beside what is held is refused, and nothing changes', () => keeps([
-      [file, RangeError, '"capacity" expected at most 200 tokens, got 280 (140 held + 140 more)'],
-    ]));
+    test('a file that does not fit beside what is held is refused, and nothing changes', () =>
+      keeps([[file, RangeError, '"capacity" expected at most 200 tokens, got 280 (140 held + 140 more)']]));
   });
 }
 
@@ -610,13 +875,21 @@ group('refusals by the kernels', test => {
       [open({ headDim: '64' }), TypeError, '"headDim" expected integer, got string'],
       [open({ headDim: 520 }), RangeError, '"headDim" expected integer from 32 to 512, got 520'],
       [open({ headDim: 68 }), RangeError, '"headDim" expected multiple of 8 from 32 to 512, got 68'],
-      [open({ rope: { invFreq: [1] } }), TypeError, '"rope.interleaved" expected boolean, got undefined'],
+      [open({ rope: { invFreq: [1] } }), TypeError, '"rope.interleaved" expected boolean, got undefined']
     ]);
   });
 
   test('a variant must be known', async () => {
-    await refuses(() => openKernels({ headDim: 64, codec: 'nsn2', variant: 'avx' as never }), RangeError, '"variant" expected scalar, simd128 or relaxed, got avx');
-    await refuses(() => openKernels({ headDim: 64, codec: 'nsn2', variant: 2 as never }), TypeError, '"variant" expected string, got number');
+    await refuses(
+      () => openKernels({ headDim: 64, codec: 'nsn2', variant: 'avx' as never }),
+      RangeError,
+      '"variant" expected scalar, simd128 or relaxed, got avx'
+    );
+    await refuses(
+      () => openKernels({ headDim: 64, codec: 'nsn2', variant: 2 as never }),
+      TypeError,
+      '"variant" expected string, got number'
+    );
   });
 
   for (const tested of withVerbs) {
@@ -631,13 +904,16 @@ group('refusals by the kernels', test => {
           [run([1]), TypeError, `"${x}" expected Float32Array, got Array`],
           [run(new Float64Array(2048)), TypeError, `"${x}" expected Float32Array, got Float64Array`],
           [run(rows(63)), RangeError, `"${x}" expected length 2048 (64 tokens × 32), got 2016`],
-          ...beyond.map((value): Refusals[number] =>
-            [run(withAt(rows(64), 99, value)), RangeError, `"${x}[99]" expected number from −65504 to 65504, got ${value}`]),
+          ...beyond.map((value): Refusals[number] => [
+            run(withAt(rows(64), 99, value)),
+            RangeError,
+            `"${x}[99]" expected number from −65504 to 65504, got ${value}`
+          ])
         ]);
       }
       await refusesAll([
         [() => verbs.quantize(withAt(rows(64), 7, 24)), RangeError, '"y[7]" expected number from −23 to 23 (‖y‖ = √headDim), got 24'],
-        [() => verbs.quantize(withAt(rows(64), 8, -24)), RangeError, '"y[8]" expected number from −23 to 23 (‖y‖ = √headDim), got -24'],
+        [() => verbs.quantize(withAt(rows(64), 8, -24)), RangeError, '"y[8]" expected number from −23 to 23 (‖y‖ = √headDim), got -24']
       ]);
       assert.is(verbs.quantize(withAt(withAt(rows(64), 7, 23), 8, -23)).length, 512);
       const query = rows(1);
@@ -649,7 +925,7 @@ group('refusals by the kernels', test => {
           [() => verbs.scores(query, value as never), TypeError, `"block" expected Uint8Array, got ${kind}`],
           [() => verbs.mix(weights, value as never), TypeError, `"block" expected Uint8Array, got ${kind}`],
           [() => verbs.scores(value as never, block), TypeError, `"queries" expected Float32Array, got ${kind}`],
-          [() => verbs.mix(value as never, block), TypeError, `"weights" expected Float32Array, got ${kind}`],
+          [() => verbs.mix(value as never, block), TypeError, `"weights" expected Float32Array, got ${kind}`]
         ]);
       }
       for (const length of [0, most - 1, most + 1]) {
@@ -657,18 +933,30 @@ group('refusals by the kernels', test => {
         await refusesAll([
           [() => verbs.decode(new Uint8Array(length)), RangeError, message],
           [() => verbs.scores(query, new Uint8Array(length)), RangeError, message],
-          [() => verbs.mix(weights, new Uint8Array(length)), RangeError, message],
+          [() => verbs.mix(weights, new Uint8Array(length)), RangeError, message]
         ]);
       }
       for (const heads of [0, 0.5, 1.25, 5]) {
         await refusesAll([
-          [() => verbs.scores(new Float32Array(heads * 32), block), RangeError, `"queries.length / 32" expected integer from 1 to 4, got ${heads}`],
-          [() => verbs.mix(new Float32Array(heads * 64), block), RangeError, `"weights.length / 64" expected integer from 1 to 4, got ${heads}`],
+          [
+            () => verbs.scores(new Float32Array(heads * 32), block),
+            RangeError,
+            `"queries.length / 32" expected integer from 1 to 4, got ${heads}`
+          ],
+          [
+            () => verbs.mix(new Float32Array(heads * 64), block),
+            RangeError,
+            `"weights.length / 64" expected integer from 1 to 4, got ${heads}`
+          ]
         ]);
       }
       await refusesAll([
         [() => verbs.scores(withAt(query, 2, NaN), block), RangeError, '"queries[2]" expected number from −65504 to 65504, got NaN'],
-        [() => verbs.mix(withAt(weights, 2, Infinity), block), RangeError, '"weights[2]" expected number from −65504 to 65504, got Infinity'],
+        [
+          () => verbs.mix(withAt(weights, 2, Infinity), block),
+          RangeError,
+          '"weights[2]" expected number from −65504 to 65504, got Infinity'
+        ]
       ]);
     });
   }
@@ -695,8 +983,14 @@ group('odd tokens that are no errors', test => {
             for (let t = 0; t < TOKENS; t++) {
               const row = (of: Float32Array) => of.subarray(t * HEAD_DIM, (t + 1) * HEAD_DIM);
               if (row(x).some(value => value !== 0)) continue;
-              assert.ok(row(keys).every(value => value === 0), `keys of token ${t}`);
-              assert.ok(row(values).every(value => value === 0), `values of token ${t}`);
+              assert.ok(
+                row(keys).every(value => value === 0),
+                `keys of token ${t}`
+              );
+              assert.ok(
+                row(values).every(value => value === 0),
+                `values of token ${t}`
+              );
             }
             for (const query of [queries(3), new Float32Array(64), inputs['largest finite']!(3, 64, 6)]) {
               allFinite('attention', await of.attend(0, query).read());

@@ -19,11 +19,19 @@ function beginning(recording: Buffer, tokens: number): Uint8Array {
   const kept: Record<string, unknown> = { __metadata__: header.__metadata__ };
   const data: Uint8Array[] = [];
   let end = 0;
-  for (const [side, rows] of [['k', tokens], ['v', tokens], ['q', 1]] as const) {
-    const { dtype, shape: [, heads, headDim], data_offsets: [from] } = header[`layers.0.${side}`];
-    const bytes = 2 * rows * heads * headDim;   // f16
+  for (const [side, rows] of [
+    ['k', tokens],
+    ['v', tokens],
+    ['q', 1]
+  ] as const) {
+    const {
+      dtype,
+      shape: [, heads, headDim],
+      data_offsets: [from]
+    } = header[`layers.0.${side}`];
+    const bytes = 2 * rows * heads * headDim; // f16
     data.push(recording.subarray(8 + headerBytes + from, 8 + headerBytes + from + bytes));
-    kept[`layers.0.${side}`] = { dtype, shape: [rows, heads, headDim], data_offsets: [end, end += bytes] };
+    kept[`layers.0.${side}`] = { dtype, shape: [rows, heads, headDim], data_offsets: [end, (end += bytes)] };
   }
   const text = Buffer.from(JSON.stringify(kept));
   const length = Buffer.alloc(8);
@@ -32,7 +40,7 @@ function beginning(recording: Buffer, tokens: number): Uint8Array {
 }
 
 group('examples', test => {
-  test('device.ts gives the mean of equal values, from the engine\'s buffer into the engine\'s buffer', () => {
+  test("device.ts gives the mean of equal values, from the engine's buffer into the engine's buffer", () => {
     const { status, stdout, stderr } = spawnSync('npx', ['tsx', 'examples/device.ts'], { cwd: root, encoding: 'utf8' });
     if (status !== 0 && lacksDevice(stderr)) return console.log(`device.ts skipped: ${stderr.trim().split('\n').at(-1)}`);
     assert.is(status, 0, stderr);
@@ -44,12 +52,24 @@ group('examples', test => {
     writeFileSync(input, beginning(readFileSync(join(root, 'test/fixtures/smollm2-135m-kv.safetensors')), 300));
     const run = (backend: string) => {
       const json = join(root, '.test', `demo-${backend}.json`);
-      const args = ['tsx', 'examples/demo.ts', '--input', input, '--backend', backend, '--json', json, '--report', join(root, '.test', `demo-${backend}.html`)];
+      const args = [
+        'tsx',
+        'examples/demo.ts',
+        '--input',
+        input,
+        '--backend',
+        backend,
+        '--json',
+        json,
+        '--report',
+        join(root, '.test', `demo-${backend}.html`)
+      ];
       const { status, stderr } = spawnSync('npx', args, { cwd: root, encoding: 'utf8' });
       return { status, stderr, json };
     };
     const gpu = run('webgpu');
-    if (gpu.status !== 0 && lacksDevice(gpu.stderr)) return console.log(`the demo on WebGPU skipped: ${gpu.stderr.trim().split('\n').at(-1)}`);
+    if (gpu.status !== 0 && lacksDevice(gpu.stderr))
+      return console.log(`the demo on WebGPU skipped: ${gpu.stderr.trim().split('\n').at(-1)}`);
     assert.is(gpu.status, 0, gpu.stderr);
     const cpu = run('wasm');
     assert.is(cpu.status, 0, cpu.stderr);

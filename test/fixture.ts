@@ -5,7 +5,7 @@ export async function loadFixture(name: string): Promise<Uint8Array> {
   const url = new URL(`./fixtures/${name}`, import.meta.url);
   if (url.protocol === 'file:') {
     const { readFile } = await import('node:fs/promises');
-    return new Uint8Array(await readFile(url));   // a copy: Node's Buffer may share its ArrayBuffer with others
+    return new Uint8Array(await readFile(url)); // a copy: Node's Buffer may share its ArrayBuffer with others
   }
   const response = await fetch(url);
   if (!response.ok) throw new Error(`fixture ${name} expected status 200, got ${response.status}`);

@@ -1,7 +1,7 @@
 // Stored blocks (golden.ts makes them): every binary in every engine must code these tokens to these bytes, and read them back.
 // What changes them changes the page format.
 
-import { codecs, KVCache, type Codec, type CodecName, type Rope } from 'nsnquant';
+import { type Codec, type CodecName, codecs, KVCache, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { reference as referenceBackend, wasm, withVerbs } from './backends.ts';
@@ -19,7 +19,13 @@ interface Golden {
   /** Tokens whose decoded numbers are stored. */
   readonly rows: readonly number[];
   readonly ropes: Readonly<Record<string, Rope | null>>;
-  readonly cases: readonly { readonly codec: CodecName; readonly rope: string; readonly seed: number; readonly block: string; readonly decoded: string }[];
+  readonly cases: readonly {
+    readonly codec: CodecName;
+    readonly rope: string;
+    readonly seed: number;
+    readonly block: string;
+    readonly decoded: string;
+  }[];
 }
 
 const { headDim, rows, ropes, cases: stored }: Golden = JSON.parse(new TextDecoder().decode(await loadFixture('golden-pages.json')));
@@ -31,22 +37,30 @@ const cases = stored.map(({ codec, rope, seed, block, decoded }) => ({
   rope: ropes[rope] ?? undefined,
   tokens: rounded(keyLike(64, headDim, seed)),
   block: bytesOf(block),
-  decoded: new Float32Array(bytesOf(decoded).buffer),
+  decoded: new Float32Array(bytesOf(decoded).buffer)
 }));
 
 const storedRows = (x: Float32Array | Float64Array) =>
   Float32Array.from(rows.flatMap(row => Array.from(x.subarray(row * headDim, (row + 1) * headDim))));
 
-const opened = await Promise.all(withVerbs.map(async tested => ({
-  ...tested,
-  verbs: await Promise.all(cases.map(({ codec, rope }) => tested.kernels({ codec: codec.name, headDim, ...(rope && { rope }) }))),
-})));
+const opened = await Promise.all(
+  withVerbs.map(async tested => ({
+    ...tested,
+    verbs: await Promise.all(cases.map(({ codec, rope }) => tested.kernels({ codec: codec.name, headDim, ...(rope && { rope }) })))
+  }))
+);
 
 group('stored blocks', test => {
   test('there is one for every codec and kind of RoPE', () => {
     const expected = Object.keys(codecs).flatMap(codec => ['no RoPE', 'RoPE halves', 'RoPE interleaved'].map(rope => `${codec}, ${rope}`));
-    assert.equal(cases.map(({ title }) => title), expected);
-    assert.equal(Object.values(ropes).map(rope => rope?.interleaved), [undefined, false, true]);
+    assert.equal(
+      cases.map(({ title }) => title),
+      expected
+    );
+    assert.equal(
+      Object.values(ropes).map(rope => rope?.interleaved),
+      [undefined, false, true]
+    );
     for (const { decoded } of cases) assert.is(decoded.length, rows.length * headDim);
   });
 
@@ -103,7 +117,10 @@ group('stored blocks', test => {
         if (block.s2[t] === expected) return;
         scaleTies++;
         // The other side of a tie is the next f16 number, at most 2⁻¹⁰ away.
-        assert.ok(Math.abs(block.s2[t]! / expected - 1) <= 2 ** -10 + scaleTie(headDim), `${title}: s2 of token ${t}: ${block.s2[t]} for ${expected}`);
+        assert.ok(
+          Math.abs(block.s2[t]! / expected - 1) <= 2 ** -10 + scaleTie(headDim),
+          `${title}: s2 of token ${t}: ${block.s2[t]} for ${expected}`
+        );
       });
     }
     console.log(`${ties} near ties in ${codes} codes, ${scaleTies} in ${cases.length * 64} second norms`);
@@ -116,7 +133,15 @@ group('stored blocks', test => {
       for (const { title, codec, rope, tokens, block } of cases) {
         const plain = cases.find(other => other.codec === codec && other.ropeName === 'no RoPE')!;
         const cache = new KVCache(backend, {
-          layers: 1, kvHeads: 1, queryHeads: 1, headDim, capacity: 64, keys: codec.name, values: codec.name, sinks: 0, ...(rope && { rope }),
+          layers: 1,
+          kvHeads: 1,
+          queryHeads: 1,
+          headDim,
+          capacity: 64,
+          keys: codec.name,
+          values: codec.name,
+          sinks: 0,
+          ...(rope && { rope })
         });
         const sequence = cache.sequence();
         sequence.append(0, tokens, plain.tokens);

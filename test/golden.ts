@@ -2,7 +2,7 @@
 // only then: `npx tsx test/golden.ts`.
 
 import { writeFileSync } from 'node:fs';
-import { codecs, type CodecName, type Rope } from 'nsnquant';
+import { type CodecName, codecs, type Rope } from 'nsnquant';
 import { openKernels } from 'nsnquant/kernels';
 import { rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
@@ -14,7 +14,7 @@ const { invFreq } = exactRope(headDim);
 const ropes: Record<string, Rope | null> = {
   'no RoPE': null,
   'RoPE halves': { invFreq: Array.from(invFreq), interleaved: false },
-  'RoPE interleaved': { invFreq: Array.from(invFreq), interleaved: true },
+  'RoPE interleaved': { invFreq: Array.from(invFreq), interleaved: true }
 };
 
 const base64 = (x: ArrayBufferView) => Buffer.from(x.buffer, x.byteOffset, x.byteLength).toString('base64');

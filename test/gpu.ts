@@ -28,7 +28,7 @@ const kept: GPU[] = [];
 
 /** Dawn in Node, or why it does not load. */
 export async function dawn(...flags: string[]): Promise<GPU | string> {
-  const name = 'webgpu';   // in a variable: the tests are bundled, the package is not
+  const name = 'webgpu'; // in a variable: the tests are bundled, the package is not
   try {
     const gpu = ((await import(name)) as { create(flags: string[]): GPU }).create(flags);
     kept.push(gpu);
@@ -42,14 +42,14 @@ export async function dawn(...flags: string[]): Promise<GPU | string> {
 export async function openDevice(): Promise<Gpu | string> {
   if (without !== '') return without;
   const node = globals.process !== undefined && globals.Deno === undefined;
-  const gpu = node ? await dawn() : globals.navigator?.gpu ?? 'this engine has no navigator.gpu';
+  const gpu = node ? await dawn() : (globals.navigator?.gpu ?? 'this engine has no navigator.gpu');
   if (typeof gpu === 'string') return gpu;
   const adapter = await gpu.requestAdapter();
   if (!adapter) return 'there is no adapter, and test/lanes.ts found no SwiftShader';
   const { vendor, architecture, description } = adapter.info;
   return {
     device: sharingPipelines(await adapter.requestDevice()),
-    description: [vendor, architecture, description].filter(part => part !== '').join(' '),
+    description: [vendor, architecture, description].filter(part => part !== '').join(' ')
   };
 }
 
@@ -63,7 +63,7 @@ export function altered<T extends object>(object: T, changes: object): T {
       if (key in changes) return changes[key as keyof object];
       const value = Reflect.get(target, key, target);
       return typeof value === 'function' ? value.bind(target) : value;
-    },
+    }
   });
 }
 
@@ -87,14 +87,19 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
       const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
       const changes: Partial<Store> = {
         setPage: (layer, page, bytes) => store.setPage(layer, page * stride, bytes),
-        encode: (layer, places, pages) => store.encode(layer, places, pages.map(page => page * stride)),
+        encode: (layer, places, pages) =>
+          store.encode(
+            layer,
+            places,
+            pages.map(page => page * stride)
+          ),
         decode: (layer, page, place) => store.decode(layer, page * stride, place),
         read: (layer, table) => store.read(layer, apart(table)),
         dump: (layer, table) => store.dump(layer, apart(table)),
-        attend: (layer, tables, queries, scale, out) => store.attend(layer, tables.map(apart), queries, scale, out),
+        attend: (layer, tables, queries, scale, out) => store.attend(layer, tables.map(apart), queries, scale, out)
       };
       return altered(store, changes);
-    },
+    }
   };
 }
 
@@ -105,7 +110,7 @@ export function miscompiling({ device }: Gpu, shader: string, from: string, to: 
     createShaderModule({ label, code }: GPUShaderModuleDescriptor) {
       if (label === shader && !code.includes(from)) throw new Error(`the test expected "${from}" in ${shader}.wgsl`);
       return device.createShaderModule({ label: label!, code: label === shader ? code.replaceAll(from, to) : code });
-    },
+    }
   });
 }
 
@@ -126,14 +131,14 @@ function sharingPipelines(device: GPUDevice): GPUDevice {
     createComputePipeline(descriptor: GPUComputePipelineDescriptor) {
       const key = keyOf(descriptor);
       let pipeline = pipelines.get(key);
-      if (!pipeline) pipelines.set(key, pipeline = device.createComputePipeline(descriptor));
+      if (!pipeline) pipelines.set(key, (pipeline = device.createComputePipeline(descriptor)));
       return pipeline;
     },
     async createComputePipelineAsync(descriptor: GPUComputePipelineDescriptor) {
       const key = keyOf(descriptor);
       let pipeline = pipelines.get(key);
-      if (!pipeline) pipelines.set(key, pipeline = await device.createComputePipelineAsync(descriptor));
+      if (!pipeline) pipelines.set(key, (pipeline = await device.createComputePipelineAsync(descriptor)));
       return pipeline;
-    },
+    }
   });
 }

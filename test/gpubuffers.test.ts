@@ -1,5 +1,5 @@
 // An engine's own GPUBuffers in and out: the same as arrays, in the order of the queue. Where there is a device; elsewhere the refusals.
-import { KVCache, openBackend, type GpuTokens } from 'nsnquant';
+import { type GpuTokens, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { refuses } from './compare.ts';
 import { openDevice, required, untested } from './gpu.ts';
@@ -20,18 +20,32 @@ group('GPUBuffers without the webgpu backend', test => {
   test('are refused, and nothing is appended', async () => {
     const sequence = new KVCache(await openBackend({ prefer: 'wasm' }), options).sequence();
     const tokens = { buffer: {} as GPUBuffer, tokens: 1 };
-    await refuses(() => sequence.append(0, tokens, tokens), TypeError, '"keys" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer');
+    await refuses(
+      () => sequence.append(0, tokens, tokens),
+      TypeError,
+      '"keys" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer'
+    );
     sequence.append(0, new Float32Array(width), new Float32Array(width));
-    await refuses(() => sequence.attend(0, tokens), TypeError, '"query" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer');
-    await refuses(() => sequence.attend(0, new Float32Array(queryWidth), { out: tokens }), TypeError,
-      '"out" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer');
+    await refuses(
+      () => sequence.attend(0, tokens),
+      TypeError,
+      '"query" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer'
+    );
+    await refuses(
+      () => sequence.attend(0, new Float32Array(queryWidth), { out: tokens }),
+      TypeError,
+      '"out" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer'
+    );
     assert.is(sequence.length, 1);
   });
 });
 
 group('GPUBuffers', test => {
   if (typeof gpu === 'string') {
-    if (required) test('there is a device', () => { throw new Error(gpu); });
+    if (required)
+      test('there is a device', () => {
+        throw new Error(gpu);
+      });
     else test.skip('everything on a device', gpu);
     return;
   }
@@ -49,7 +63,11 @@ group('GPUBuffers', test => {
   test('append() and attend() give what arrays give, whole prompts and single tokens, f32 and f16', async () => {
     const cache = new KVCache(backend, options);
     const [plain, given] = [cache.sequence(), cache.sequence()];
-    for (const [from, to] of [[0, 150], [150, 151], [151, 200]] as const) {
+    for (const [from, to] of [
+      [0, 150],
+      [150, 151],
+      [151, 200]
+    ] as const) {
       const [k, v] = [keys, values].map(x => x.slice(from * width, to * width)) as [Float32Array, Float32Array];
       const f16 = halfBits(rounded(v));
       plain.append(0, k, f16);
@@ -89,11 +107,13 @@ group('GPUBuffers', test => {
     cache.append(sequences, 0, [row(0), keys.slice(width, 2 * width)], [row(0), row(1)]);
     const query = normal(2, queryWidth, 93);
     const out = bufferOf(new Float32Array(2 * queryWidth));
-    const read = await cache.attend(sequences, 0, [{ buffer: bufferOf(query), tokens: 1 }, query.slice(queryWidth)], { out: { buffer: out } }).read();
+    const read = await cache
+      .attend(sequences, 0, [{ buffer: bufferOf(query), tokens: 1 }, query.slice(queryWidth)], { out: { buffer: out } })
+      .read();
     // One token each: attention gives back its value, once for every query head of the KV head.
     const expected = rounded(keys.slice(0, 2 * width));
     for (let i = 0; i < read.length; i++) {
-      const [n, head, channel] = [Math.floor(i / queryWidth), Math.floor(i % queryWidth / 192), i % 64];
+      const [n, head, channel] = [Math.floor(i / queryWidth), Math.floor((i % queryWidth) / 192), i % 64];
       assert.ok(Math.abs(read[i]! - expected[n * width + head * 64 + channel]!) < 1e-6 * (1 + Math.abs(read[i]!)));
     }
   });
@@ -104,21 +124,59 @@ group('GPUBuffers', test => {
     const good = { buffer: bufferOf(keys.slice(0, 2 * width)), tokens: 2 };
     const unreadable = bufferOf(keys.slice(0, 2 * width), 0, STORAGE | COPY_DST);
     const bytes = 2 * width * 4;
-    await refuses(() => sequence.append(0, { ...good, tokens: 3 }, good), RangeError,
-      `"keys.buffer" expected at least ${bytes * 1.5} bytes (${bytes * 1.5} from offset 0), got ${bytes}`);
-    await refuses(() => sequence.append(0, { ...good, offset: 4 }, good), RangeError, `"keys.buffer" expected at least ${bytes + 4} bytes (${bytes} from offset 4), got ${bytes}`);
-    await refuses(() => sequence.append(0, { ...good, offset: 2, tokens: 1 }, good), RangeError, '"keys.offset" expected multiple of 4, got 2');
-    await refuses(() => sequence.append(0, { ...good, tokens: 0 }, good), RangeError, '"keys.tokens" expected integer from 1 to 16777216, got 0');
-    await refuses(() => sequence.append(0, good, { ...good, tokens: 1 }), RangeError, `"values" expected length ${2 * width} (2 tokens × 2 heads × 64), got ${width}`);
-    await refuses(() => sequence.append(0, { ...good, format: 'f64' as 'f32' }, good), RangeError, '"keys.format" expected f32 or f16, got f64');
-    await refuses(() => sequence.append(0, { ...good, buffer: unreadable }, good), RangeError, `"keys.buffer" expected usage COPY_SRC, got ${STORAGE | COPY_DST}`);
-    await refuses(() => sequence.append(0, { ...good, buffer: new ArrayBuffer(8) as never }, good), TypeError, '"keys.buffer" expected GPUBuffer, got ArrayBuffer');
+    await refuses(
+      () => sequence.append(0, { ...good, tokens: 3 }, good),
+      RangeError,
+      `"keys.buffer" expected at least ${bytes * 1.5} bytes (${bytes * 1.5} from offset 0), got ${bytes}`
+    );
+    await refuses(
+      () => sequence.append(0, { ...good, offset: 4 }, good),
+      RangeError,
+      `"keys.buffer" expected at least ${bytes + 4} bytes (${bytes} from offset 4), got ${bytes}`
+    );
+    await refuses(
+      () => sequence.append(0, { ...good, offset: 2, tokens: 1 }, good),
+      RangeError,
+      '"keys.offset" expected multiple of 4, got 2'
+    );
+    await refuses(
+      () => sequence.append(0, { ...good, tokens: 0 }, good),
+      RangeError,
+      '"keys.tokens" expected integer from 1 to 16777216, got 0'
+    );
+    await refuses(
+      () => sequence.append(0, good, { ...good, tokens: 1 }),
+      RangeError,
+      `"values" expected length ${2 * width} (2 tokens × 2 heads × 64), got ${width}`
+    );
+    await refuses(
+      () => sequence.append(0, { ...good, format: 'f64' as 'f32' }, good),
+      RangeError,
+      '"keys.format" expected f32 or f16, got f64'
+    );
+    await refuses(
+      () => sequence.append(0, { ...good, buffer: unreadable }, good),
+      RangeError,
+      `"keys.buffer" expected usage COPY_SRC, got ${STORAGE | COPY_DST}`
+    );
+    await refuses(
+      () => sequence.append(0, { ...good, buffer: new ArrayBuffer(8) as never }, good),
+      TypeError,
+      '"keys.buffer" expected GPUBuffer, got ArrayBuffer'
+    );
     assert.is(sequence.length, 0);
     sequence.append(0, good, good);
     const query = new Float32Array(queryWidth);
-    await refuses(() => sequence.attend(0, query, { out: { buffer: bufferOf(query, 0, STORAGE | COPY_DST), offset: 4 } }), RangeError,
-      `"out.buffer" expected at least ${queryWidth * 4 + 4} bytes (${queryWidth * 4} from offset 4), got ${queryWidth * 4}`);
-    await refuses(() => sequence.attend(0, { buffer: bufferOf(query), tokens: 1, format: 'f16' }), RangeError, '"query.format" expected f32, got f16');
+    await refuses(
+      () => sequence.attend(0, query, { out: { buffer: bufferOf(query, 0, STORAGE | COPY_DST), offset: 4 } }),
+      RangeError,
+      `"out.buffer" expected at least ${queryWidth * 4 + 4} bytes (${queryWidth * 4} from offset 4), got ${queryWidth * 4}`
+    );
+    await refuses(
+      () => sequence.attend(0, { buffer: bufferOf(query), tokens: 1, format: 'f16' }),
+      RangeError,
+      '"query.format" expected f32, got f16'
+    );
     assert.is(sequence.length, 2);
   });
 });

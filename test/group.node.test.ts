@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
 import { group } from './group.ts';
-import { outcome, type Outcome } from './outcome.ts';
+import { type Outcome, outcome } from './outcome.ts';
 
 const tests = fileURLToPath(new URL('../test', import.meta.url));
 
@@ -15,7 +15,7 @@ async function run(text: string): Promise<Outcome> {
     bundle: true,
     format: 'esm',
     platform: 'node',
-    write: false,
+    write: false
   });
   const child = spawnSync(process.execPath, ['--input-type=module'], { input: outputFiles[0]!.text, encoding: 'utf8' });
   return outcome(child.stdout + child.stderr, child.status === 0 ? undefined : `ended with exit code ${child.status}`);
@@ -29,9 +29,17 @@ const cases: Record<string, [text: string, passed: number, failed: number, skipp
   'a test that rejects': [`group('g', test => { test('a', async () => { throw new Error('no'); }); });`, 0, 1, 0],
   'a test that throws what is not an Error': [`group('g', test => { test('a', () => { throw 'no'; }); test('b', () => {}); });`, 1, 1, 0],
   'a failure in the first group only': [
-    `group('g', test => { test('a', () => { throw new Error('no'); }); }); group('h', test => { test('b', () => {}); });`, 1, 1, 0],
+    `group('g', test => { test('a', () => { throw new Error('no'); }); }); group('h', test => { test('b', () => {}); });`,
+    1,
+    1,
+    0
+  ],
   'a hook of uvu that throws': [
-    `import { suite } from 'uvu'; const s = suite('s'); s.before(() => { throw new Error('no'); }); s('a', () => {}); s.run();`, 0, 1, 0],
+    `import { suite } from 'uvu'; const s = suite('s'); s.before(() => { throw new Error('no'); }); s('a', () => {}); s.run();`,
+    0,
+    1,
+    0
+  ],
   'a suite of uvu that is never run': [`import { suite } from 'uvu'; suite('s')('a', () => {});`, 0, 1, 0],
   'a file without tests': ['', 0, 1, 0],
   'a group without tests': [`group('g', () => {});`, 0, 1, 0],
@@ -41,7 +49,12 @@ const cases: Record<string, [text: string, passed: number, failed: number, skipp
   'a test that never settles': [`group('g', test => { test('a', () => new Promise(() => {})); });`, 0, 1, 0],
   'a test that exits': [`group('g', test => { test('a', () => process.exit(0)); });`, 0, 1, 0],
   'a rejection that nobody handles': [`group('g', test => { test('a', () => { Promise.reject(new Error('no')); }); });`, 1, 1, 0],
-  'an error after the last test': [`group('g', test => { test('a', () => { setTimeout(() => { throw new Error('no'); }, 50); }); });`, 1, 1, 0],
+  'an error after the last test': [
+    `group('g', test => { test('a', () => { setTimeout(() => { throw new Error('no'); }, 50); }); });`,
+    1,
+    1,
+    0
+  ]
 };
 
 group('group', test => {

@@ -4,9 +4,8 @@
 export function halfValue(bits: number): number {
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;
-  const magnitude = exponent === 0 ? fraction * 2 ** -24
-    : exponent < 31 ? (1024 + fraction) * 2 ** (exponent - 25)
-    : fraction === 0 ? Infinity : NaN;
+  const magnitude =
+    exponent === 0 ? fraction * 2 ** -24 : exponent < 31 ? (1024 + fraction) * 2 ** (exponent - 25) : fraction === 0 ? Infinity : NaN;
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 

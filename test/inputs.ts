@@ -65,10 +65,10 @@ export const keyLike: Input = (tokens, headDim, seed) => {
 
 /** Distributions and troublesome windows, by name. */
 export const inputs: Readonly<Record<string, Input>> = {
-  'normal': normal,
-  'uniform': (tokens, headDim, seed) => each(tokens * headDim, seed, next => 2 * next() - 1),
+  normal: normal,
+  uniform: (tokens, headDim, seed) => each(tokens * headDim, seed, next => 2 * next() - 1),
   'log-normal': (tokens, headDim, seed) => each(tokens * headDim, seed, next => Math.exp(gaussian(next))),
-  'Cauchy': (tokens, headDim, seed) => each(tokens * headDim, seed, next => gaussian(next) / gaussian(next)),
+  Cauchy: (tokens, headDim, seed) => each(tokens * headDim, seed, next => gaussian(next) / gaussian(next)),
   'key-like': keyLike,
   'zero tokens': (tokens, headDim, seed) => {
     const x = normal(tokens, headDim, seed);
@@ -86,33 +86,37 @@ export const inputs: Readonly<Record<string, Input>> = {
     return x;
   },
   'outlier channel': (tokens, headDim, seed) => each(tokens * headDim, seed, (next, i) => gaussian(next) * (i % headDim === 5 ? 50 : 1)),
-  'alternating signs': (tokens, headDim) => Float32Array.from({ length: tokens * headDim }, (_, i) => ((i + Math.floor(i / headDim)) % 2 ? -1 : 1)),
+  'alternating signs': (tokens, headDim) =>
+    Float32Array.from({ length: tokens * headDim }, (_, i) => ((i + Math.floor(i / headDim)) % 2 ? -1 : 1)),
   'negative zeros': (tokens, headDim, seed) => each(tokens * headDim, seed, (next, i) => (i % 3 ? gaussian(next) : -0)),
   'f32 subnormals': (tokens, headDim, seed) => each(tokens * headDim, seed, next => (next() - 0.5) * 2 ** -126),
   'f16 subnormals': (tokens, headDim, seed) => each(tokens * headDim, seed, next => (below(next, 2047) - 1023) * 2 ** -24),
   'largest finite': (tokens, headDim, seed) => each(tokens * headDim, seed, next => (next() < 0.5 ? -65504 : 65504)),
   // 251 is prime: no two rows of a window are alike, so that swapping rows shows.
-  'ramp': (tokens, headDim) => Float32Array.from({ length: tokens * headDim }, (_, i) => ((i % 251) - 125) / 16),
+  ramp: (tokens, headDim) => Float32Array.from({ length: tokens * headDim }, (_, i) => ((i % 251) - 125) / 16)
 };
 
 /** RoPE as models have it, and as they might: by name. Angles fall from 1 to 1e-4 radians per token. */
 export function ropes(headDim: number): Readonly<Record<string, Rope>> {
   const falling = (pairs: number) => Float64Array.from({ length: pairs }, (_, i) => 10000 ** (-i / pairs));
   return {
-    'halves': { invFreq: falling(headDim / 2), interleaved: false },
-    'interleaved': { invFreq: falling(headDim / 2), interleaved: true },
+    halves: { invFreq: falling(headDim / 2), interleaved: false },
+    interleaved: { invFreq: falling(headDim / 2), interleaved: true },
     'partial halves': { invFreq: falling(headDim / 8), interleaved: false },
     'partial interleaved': { invFreq: falling(headDim / 4), interleaved: true },
     // Every pair needs a basis function of its own, and no order may be relied on.
-    'fast, rising': { invFreq: Float64Array.from({ length: headDim / 2 }, (_, i) => (0.1 + (3 * i) / headDim) * (i % 2 ? -1 : 1)), interleaved: false },
-    'standing still': { invFreq: [0, 0, 0, 1e-6], interleaved: true },
+    'fast, rising': {
+      invFreq: Float64Array.from({ length: headDim / 2 }, (_, i) => (0.1 + (3 * i) / headDim) * (i % 2 ? -1 : 1)),
+      interleaved: false
+    },
+    'standing still': { invFreq: [0, 0, 0, 1e-6], interleaved: true }
   };
 }
 
 /** Angles made by division alone: the same in every engine. */
 export const exactRope = (headDim: number): Rope => ({
   invFreq: Float64Array.from({ length: headDim / 2 }, (_, i) => 1 / (1 + i * i)),
-  interleaved: false,
+  interleaved: false
 });
 
 /** Turns rows of x [tokens, headDim] as an engine would before caching: token t by `from` + t positions, in f64, rounded to f32. */

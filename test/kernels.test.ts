@@ -1,7 +1,7 @@
 // Every verb of `nsnquant/kernels` on every backend: the scalar binary against the reference, verb by verb from the same f32
 // input, and the other binaries against the scalar one.
 
-import { codecs, type CodecName, type Rope } from 'nsnquant';
+import { type CodecName, codecs, type Rope } from 'nsnquant';
 import type { Verbs } from 'nsnquant/kernels';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
@@ -11,7 +11,7 @@ import { allFinite, sameBits, sameCodes, sameRounding, withinFloatRule } from '.
 import { group } from './group.ts';
 import { nearestHalf } from './half.ts';
 import { inputs, normal, ropes } from './inputs.ts';
-import { groupValues, meanOf, normsOf, readBlock, type Block } from './pages.ts';
+import { type Block, groupValues, meanOf, normsOf, readBlock } from './pages.ts';
 import { meanTermShare, scaleTie } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
@@ -31,7 +31,7 @@ const cases: readonly Case[] = [
   ...names.flatMap(codec => [256, 512].map(headDim => ({ codec, headDim, inputs: few }))),
   ...Object.keys(ropes(64)).map(rope => ({ codec: 'nsn2', headDim: 64, rope, inputs: all }) as const),
   ...[32, 80, 96, 128, 512].map((headDim, n) => ({ codec: names[n % 3]!, headDim, rope: 'halves', inputs: few })),
-  { codec: 'nsn4', headDim: 512, rope: 'fast, rising', inputs: few },
+  { codec: 'nsn4', headDim: 512, rope: 'fast, rising', inputs: few }
 ];
 
 /** What each verb made of what the one before it made. */
@@ -83,105 +83,146 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
         if (!entry) {
           const stages = stagesOf(verbs, inputs[input]!(64, headDim, 3));
           const block = readBlock(stages.bytes, codec, headDim);
-          made.set(input, entry = { stages, block, naive: brute.decode(block, codec, headDim, rope, brute.f32) });
+          made.set(input, (entry = { stages, block, naive: brute.decode(block, codec, headDim, rope, brute.f32) }));
         }
         check(input, entry.stages, entry.block, entry.naive);
       }
     };
 
-    test('normalize() divides every token by its norm in 4 bits', over((what, { x, s1, normalized }, block) => {
-      const exact = brute.norms(x, headDim, brute.f64);
-      sameRounding(`${what}: norms`, block.s1, exact, Math.max(...exact), true);
-      sameBits(`${what}: s1`, s1, Float32Array.from(groupValues(block.s1)));
-      const by = (round: brute.Round) => brute.divided(x, headDim, s1, round);
-      withinFloatRule(`${what}: x`, normalized, by(brute.f64), by(brute.f32), headDim);
-    }));
+    test(
+      'normalize() divides every token by its norm in 4 bits',
+      over((what, { x, s1, normalized }, block) => {
+        const exact = brute.norms(x, headDim, brute.f64);
+        sameRounding(`${what}: norms`, block.s1, exact, Math.max(...exact), true);
+        sameBits(`${what}: s1`, s1, Float32Array.from(groupValues(block.s1)));
+        const by = (round: brute.Round) => brute.divided(x, headDim, s1, round);
+        withinFloatRule(`${what}: x`, normalized, by(brute.f64), by(brute.f32), headDim);
+      })
+    );
 
-    test('shift() subtracts the channel mean in 4 bits, taken before RoPE', over((what, { normalized, o, shifted }, block) => {
-      const mean = brute.mean(normalized, headDim, rope, brute.f64);
-      const magnitude = normalized.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-      block.o.forEach((group, n) => sameRounding(`${what}: mean`, group, mean.subarray(32 * n, 32 * n + 32), magnitude));
-      sameBits(`${what}: o`, o, Float32Array.from(meanOf(block)));
-      const by = (round: brute.Round) => brute.withMean(normalized, headDim, o, -1, rope, round);
-      withinFloatRule(`${what}: x`, shifted, by(brute.f64), by(brute.f32), headDim);
-    }));
+    test(
+      'shift() subtracts the channel mean in 4 bits, taken before RoPE',
+      over((what, { normalized, o, shifted }, block) => {
+        const mean = brute.mean(normalized, headDim, rope, brute.f64);
+        const magnitude = normalized.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+        block.o.forEach((group, n) => sameRounding(`${what}: mean`, group, mean.subarray(32 * n, 32 * n + 32), magnitude));
+        sameBits(`${what}: o`, o, Float32Array.from(meanOf(block)));
+        const by = (round: brute.Round) => brute.withMean(normalized, headDim, o, -1, rope, round);
+        withinFloatRule(`${what}: x`, shifted, by(brute.f64), by(brute.f32), headDim);
+      })
+    );
 
-    test('normalizeAgain() divides every token by its norm', over((what, { shifted, s2, again }) => {
-      const exact = brute.norms(shifted, headDim, brute.f64);
-      const naive = brute.norms(shifted, headDim, brute.f32);
-      withinFloatRule(`${what}: s2`, s2, exact, naive, 1);
-      withinFloatRule(`${what}: x`, again, brute.divided(shifted, headDim, exact, brute.f64), brute.divided(shifted, headDim, naive, brute.f32), headDim);
-    }));
+    test(
+      'normalizeAgain() divides every token by its norm',
+      over((what, { shifted, s2, again }) => {
+        const exact = brute.norms(shifted, headDim, brute.f64);
+        const naive = brute.norms(shifted, headDim, brute.f32);
+        withinFloatRule(`${what}: s2`, s2, exact, naive, 1);
+        withinFloatRule(
+          `${what}: x`,
+          again,
+          brute.divided(shifted, headDim, exact, brute.f64),
+          brute.divided(shifted, headDim, naive, brute.f32),
+          headDim
+        );
+      })
+    );
 
-    test('hadamard() is H·x for every token', over((what, { again, y }) => {
-      const exact = Float64Array.from(again);
-      reference.hadamard(exact, headDim);
-      withinFloatRule(what, y, exact, brute.hadamard(again, headDim, brute.f32), headDim);
-    }));
+    test(
+      'hadamard() is H·x for every token',
+      over((what, { again, y }) => {
+        const exact = Float64Array.from(again);
+        reference.hadamard(exact, headDim);
+        withinFloatRule(what, y, exact, brute.hadamard(again, headDim, brute.f32), headDim);
+      })
+    );
 
-    test('quantize() finds the nearest of all codewords, near ties apart', over((what, { y, codes }) => {
-      const count = nearTies[name] ??= [0, 0];
-      count[0] += sameCodes(what, codes, y, codec);
-      count[1] += codes.length;
-    }));
+    test(
+      'quantize() finds the nearest of all codewords, near ties apart',
+      over((what, { y, codes }) => {
+        const count = (nearTies[name] ??= [0, 0]);
+        count[0] += sameCodes(what, codes, y, codec);
+        count[1] += codes.length;
+      })
+    );
 
-    test('encode() is these verbs in order, bit for bit, with s2 adjusted to the codewords', over((what, { y, s2, codes }, block) => {
-      sameBits(`${what}: codes`, block.codes, codes);
-      for (let t = 0; t < 64; t++) {
-        let [yy, yc] = [0, 0];
-        for (let i = 0; i < headDim; i++) {
-          const value = y[t * headDim + i]!;
-          yy += value * value;
-          yc += value * codec.codebook[codes[(t * headDim + i - (i % codec.channels)) / codec.channels]! * codec.channels + (i % codec.channels)]!;
+    test(
+      'encode() is these verbs in order, bit for bit, with s2 adjusted to the codewords',
+      over((what, { y, s2, codes }, block) => {
+        sameBits(`${what}: codes`, block.codes, codes);
+        for (let t = 0; t < 64; t++) {
+          let [yy, yc] = [0, 0];
+          for (let i = 0; i < headDim; i++) {
+            const value = y[t * headDim + i]!;
+            yy += value * value;
+            yc +=
+              value *
+              codec.codebook[codes[(t * headDim + i - (i % codec.channels)) / codec.channels]! * codec.channels + (i % codec.channels)]!;
+          }
+          const adjusted = yc > 0 ? (s2[t]! * yy) / yc : 0;
+          const [low, high] = [1 - scaleTie(headDim), 1 + scaleTie(headDim)].map(by => nearestHalf(adjusted * by));
+          assert.ok(block.s2[t]! >= low! && block.s2[t]! <= high!, `${what}: s2 of token ${t}: ${block.s2[t]} for ${adjusted}`);
         }
-        const adjusted = yc > 0 ? (s2[t]! * yy) / yc : 0;
-        const [low, high] = [1 - scaleTie(headDim), 1 + scaleTie(headDim)].map(by => nearestHalf(adjusted * by));
-        assert.ok(block.s2[t]! >= low! && block.s2[t]! <= high!, `${what}: s2 of token ${t}: ${block.s2[t]} for ${adjusted}`);
-      }
-    }));
+      })
+    );
 
-    test('decode() is what the reference decodes', over((what, { bytes, decoded }, _block, naive) => {
-      const exact = reference.decode(reference.unpack(bytes, codec, headDim), reference.codecQuantizer(codec), rope);
-      withinFloatRule(what, decoded, exact, naive, headDim);
-      allFinite(what, decoded);
-    }));
+    test(
+      'decode() is what the reference decodes',
+      over((what, { bytes, decoded }, _block, naive) => {
+        const exact = reference.decode(reference.unpack(bytes, codec, headDim), reference.codecQuantizer(codec), rope);
+        withinFloatRule(what, decoded, exact, naive, headDim);
+        allFinite(what, decoded);
+      })
+    );
 
-    test('scores() are the reference\'s logits', over((what, { bytes }, block, naiveTokens) => {
-      const { exact, extra } = exactScores(bytes, block);
-      const naive = brute.scores(queries, naiveTokens, headDim, brute.f32);
-      withinFloatRule(what, verbs.scores(queries, bytes), exact, naive, 64, extra);
-      if (relaxedVerbs) withinFloatRule(`relaxed, ${what}`, relaxedVerbs.scores(queries, bytes), exact, naive, 64, extra);
-    }));
+    test(
+      "scores() are the reference's logits",
+      over((what, { bytes }, block, naiveTokens) => {
+        const { exact, extra } = exactScores(bytes, block);
+        const naive = brute.scores(queries, naiveTokens, headDim, brute.f32);
+        withinFloatRule(what, verbs.scores(queries, bytes), exact, naive, 64, extra);
+        if (relaxedVerbs) withinFloatRule(`relaxed, ${what}`, relaxedVerbs.scores(queries, bytes), exact, naive, 64, extra);
+      })
+    );
 
-    test('mix() is the reference\'s weighted sum', over((what, { bytes }, block, naiveTokens) => {
-      const window = reference.unpack(bytes, codec, headDim);
-      const quantizer = reference.codecQuantizer(codec);
-      const exact = heads(head => reference.mix(weights.subarray(head * 64, head * 64 + 64), window, quantizer));
-      // Values carry no RoPE: what mix sums is decoded without.
-      const plain = rope ? brute.decode(block, codec, headDim, undefined, brute.f32) : naiveTokens;
-      const naive = brute.mix(weights, plain, headDim, brute.f32);
-      withinFloatRule(what, verbs.mix(weights, bytes), exact, naive, headDim);
-      if (relaxedVerbs) withinFloatRule(`relaxed, ${what}`, relaxedVerbs.mix(weights, bytes), exact, naive, headDim);
-    }));
+    test(
+      "mix() is the reference's weighted sum",
+      over((what, { bytes }, block, naiveTokens) => {
+        const window = reference.unpack(bytes, codec, headDim);
+        const quantizer = reference.codecQuantizer(codec);
+        const exact = heads(head => reference.mix(weights.subarray(head * 64, head * 64 + 64), window, quantizer));
+        // Values carry no RoPE: what mix sums is decoded without.
+        const plain = rope ? brute.decode(block, codec, headDim, undefined, brute.f32) : naiveTokens;
+        const naive = brute.mix(weights, plain, headDim, brute.f32);
+        withinFloatRule(what, verbs.mix(weights, bytes), exact, naive, headDim);
+        if (relaxedVerbs) withinFloatRule(`relaxed, ${what}`, relaxedVerbs.mix(weights, bytes), exact, naive, headDim);
+      })
+    );
 
-    test('simd128 gives the bits of scalar in every verb', over((what, stages) => {
-      const other = stagesOf(simdVerbs, stages.x);
-      for (const field of Object.keys(stages) as (keyof Stages)[]) sameBits(`${what}: ${field}`, other[field], stages[field]);
-      for (const count of [1, 2, 3, 4]) {
-        const [q, w] = [queries.subarray(0, count * headDim), weights.subarray(0, count * 64)];
-        sameBits(`${what}: scores of ${count}`, simdVerbs.scores(q, stages.bytes), verbs.scores(q, stages.bytes));
-        sameBits(`${what}: mix of ${count}`, simdVerbs.mix(w, stages.bytes), verbs.mix(w, stages.bytes));
-      }
-    }));
+    test(
+      'simd128 gives the bits of scalar in every verb',
+      over((what, stages) => {
+        const other = stagesOf(simdVerbs, stages.x);
+        for (const field of Object.keys(stages) as (keyof Stages)[]) sameBits(`${what}: ${field}`, other[field], stages[field]);
+        for (const count of [1, 2, 3, 4]) {
+          const [q, w] = [queries.subarray(0, count * headDim), weights.subarray(0, count * 64)];
+          sameBits(`${what}: scores of ${count}`, simdVerbs.scores(q, stages.bytes), verbs.scores(q, stages.bytes));
+          sameBits(`${what}: mix of ${count}`, simdVerbs.mix(w, stages.bytes), verbs.mix(w, stages.bytes));
+        }
+      })
+    );
 
     // Only scores and mix have fused multiplications there: bytes, and what they decode to, may not depend on the binary.
     const relaxedTitle = 'relaxed gives the bits of scalar in every verb but scores and mix';
     if (!relaxedVerbs) test.skip(relaxedTitle, 'this engine does not validate relaxed SIMD');
     else {
-      test(relaxedTitle, over((what, stages) => {
-        const other = stagesOf(relaxedVerbs, stages.x);
-        for (const field of Object.keys(stages) as (keyof Stages)[]) sameBits(`${what}: ${field}`, other[field], stages[field]);
-      }));
+      test(
+        relaxedTitle,
+        over((what, stages) => {
+          const other = stagesOf(relaxedVerbs, stages.x);
+          for (const field of Object.keys(stages) as (keyof Stages)[]) sameBits(`${what}: ${field}`, other[field], stages[field]);
+        })
+      );
     }
 
     function heads(of: (head: number) => Float64Array): Float64Array {
@@ -193,15 +234,20 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
       const quantizer = reference.codecQuantizer(codec);
       const exact = heads(head => reference.scores(queries.subarray(head * headDim, (head + 1) * headDim), window, quantizer, rope));
       const [s1, o] = [normsOf(block), meanOf(block)];
-      const extra = heads(head => s1.map(norm => meanTermShare(headDim) * norm * brute.meanTerm(queries, head * headDim, o, headDim, rope)));
+      const extra = heads(head =>
+        s1.map(norm => meanTermShare(headDim) * norm * brute.meanTerm(queries, head * headDim, o, headDim, rope))
+      );
       return { exact, extra };
     }
   });
 }
 
 // Heads share a pass: none may lean on another, and one head must not wait for three more.
-const shared = await Promise.all([scalar, simd128, ...(relaxed ? [relaxed] : [])].map(async tested =>
-  [tested.name, await tested.kernels({ codec: 'nsn2', headDim: 64, rope: ropes(64)['halves']! })] as const));
+const shared = await Promise.all(
+  [scalar, simd128, ...(relaxed ? [relaxed] : [])].map(
+    async tested => [tested.name, await tested.kernels({ codec: 'nsn2', headDim: 64, rope: ropes(64)['halves']! })] as const
+  )
+);
 group('kernels', test => {
   for (const [name, verbs] of shared) {
     test(`scores() and mix() of one head do not depend on the others: ${name}`, () => {
@@ -244,11 +290,15 @@ group('kernels', test => {
 
     test(`encode() keeps a zero token zero: ${name}`, () => {
       const decoded = verbs.decode(verbs.encode(inputs['zero tokens']!(64, 64, 11)));
-      for (const t of [0, 32, 63]) assert.ok(decoded.subarray(t * 64, t * 64 + 64).every(value => value === 0), `token ${t}`);
+      for (const t of [0, 32, 63])
+        assert.ok(
+          decoded.subarray(t * 64, t * 64 + 64).every(value => value === 0),
+          `token ${t}`
+        );
     });
   }
 
-  test('the reference backend\'s verbs are the functions of nsnquant/reference', async () => {
+  test("the reference backend's verbs are the functions of nsnquant/reference", async () => {
     const rope = ropes(64)['halves']!;
     const verbs = await referenceBackend.kernels({ codec: 'nsn2', headDim: 64, rope });
     const quantizer = reference.codecQuantizer(codecs.nsn2);
@@ -272,7 +322,11 @@ group('kernels', test => {
     sameBits('block', bytes, reference.pack(window, codecs.nsn2));
     sameBits('decoded', verbs.decode(bytes), Float32Array.from(reference.decode(window, quantizer, rope)));
     const queries = normal(2, 64, 13);
-    sameBits('scores', verbs.scores(queries, bytes).subarray(64), Float32Array.from(reference.scores(queries.subarray(64), window, quantizer, rope)));
+    sameBits(
+      'scores',
+      verbs.scores(queries, bytes).subarray(64),
+      Float32Array.from(reference.scores(queries.subarray(64), window, quantizer, rope))
+    );
     const weights = inputs['uniform']!(2, 64, 14);
     sameBits('mix', verbs.mix(weights, bytes).subarray(64), Float32Array.from(reference.mix(weights.subarray(64), window, quantizer)));
   });

@@ -4,9 +4,9 @@ import { existsSync, realpathSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { outcome, type Outcome } from './outcome.ts';
-import { sandbox } from './sandbox.ts';
 import { chromium, chromiumPath, ownAdapter } from './browser/chromium.ts';
+import { type Outcome, outcome } from './outcome.ts';
+import { sandbox } from './sandbox.ts';
 
 export interface Lane {
   readonly name: string;
@@ -22,7 +22,7 @@ export interface Runtime {
 
 const bin = (name: string) => fileURLToPath(new URL(`../node_modules/.bin/${name}`, import.meta.url));
 
-const sourceMaps = ['--enable-source-maps'];   // stack traces then name lines of test/*.ts, as Deno's do unasked
+const sourceMaps = ['--enable-source-maps']; // stack traces then name lines of test/*.ts, as Deno's do unasked
 
 const vulkan = softwareVulkan();
 
@@ -30,17 +30,22 @@ export const lanes: readonly Lane[] = [
   command('node', process.execPath, sourceMaps, vulkan),
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane.
   ...(Number.parseInt(process.versions.node) < 22
-    ? [command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'], {
-      NSN_WITHOUT_WEBGPU: 'the lane node runs it',
-    })]
+    ? [
+        command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'], {
+          NSN_WITHOUT_WEBGPU: 'the lane node runs it'
+        })
+      ]
     : []),
   // manual, cached-only: imports are found in node_modules as it lies there and nothing is fetched. To read fixtures, and the
   // environment for uvu's NO_COLOR, are all the permissions given: a library that wanted more would fail here.
-  command('deno', bin('deno'), [
-    'run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env',
-  ], vulkan),
+  command(
+    'deno',
+    bin('deno'),
+    ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
+    vulkan
+  ),
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
-  chromium,
+  chromium
 ];
 
 /**
@@ -56,8 +61,8 @@ export function softwareVulkan(): NodeJS.ProcessEnv {
   if (folder === undefined) return {};
   return {
     VK_ICD_FILENAMES: join(folder, 'vk_swiftshader_icd.json'),
-    XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(),   // the loader complains where there is none
-    LD_LIBRARY_PATH: [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':'),
+    XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(), // the loader complains where there is none
+    LD_LIBRARY_PATH: [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':')
   };
 }
 
@@ -71,9 +76,9 @@ function command(name: string, executable: string, flags: string[], variables: N
       return {
         version: probe.stdout.split('\n')[0],
         run: (file, timeoutMs) => runProcess(executable, [...flags, file], { ...process.env, ...variables }, timeoutMs),
-        async close() {},
+        async close() {}
       };
-    },
+    }
   };
 }
 
@@ -99,14 +104,18 @@ function runProcess(executable: string, args: string[], env: NodeJS.ProcessEnv, 
     let printed = '';
     let problem: string | undefined;
     for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', text => { printed += text; });
+      stream.setEncoding('utf8').on('data', text => {
+        printed += text;
+      });
     }
     const timer = setTimeout(() => {
       problem = `still running after ${timeoutMs / 1000} s`;
       if (pid !== undefined) endGroup(pid);
     }, timeoutMs);
     if (pid !== undefined) groups.add(pid);
-    child.on('error', error => { problem = error.message; });
+    child.on('error', error => {
+      problem = error.message;
+    });
     child.on('close', (code, signal) => {
       clearTimeout(timer);
       if (pid !== undefined) groups.delete(pid);

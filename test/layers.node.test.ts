@@ -49,14 +49,15 @@ const allowed: Record<string, readonly string[]> = {
   sequence: ['check', 'file', 'layout'],
   cache: ['backend', 'check', 'file', 'pool', 'sequence', 'shape'],
   plan: ['check', 'layout', 'shape', 'step'],
-  index: ['backend', 'cache', 'codec', 'open', 'plan', 'sequence'],
+  index: ['backend', 'cache', 'codec', 'open', 'plan', 'sequence']
 };
 
 const edge = ['shape', 'open', 'index', 'cache', 'sequence', 'plan', 'kernels'];
 
 /** The specifier of every import and re-export that survives compilation, `import()` too. */
 function imports(text: string): string[] {
-  const statement = /^\s*(?:import|export)\b(?!\s+type\b)[^;'"`]*?\bfrom\s*['"]([^'"]+)['"]|^\s*import\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/gm;
+  const statement =
+    /^\s*(?:import|export)\b(?!\s+type\b)[^;'"`]*?\bfrom\s*['"]([^'"]+)['"]|^\s*import\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/gm;
   return [...text.matchAll(statement)].map(match => (match[1] ?? match[2] ?? match[3])!);
 }
 
@@ -79,18 +80,23 @@ const row = (path: string) => path.replace(/^src\//, '').replace(/\.ts$/, '');
 
 group('layers', test => {
   test('imports() sees every form of import', () => {
-    assert.equal(imports([
-      `import { a } from './a.ts';`,
-      `import { b, type B } from "./b.ts";`,
-      `import type { Erased } from './erased.ts';`,
-      `export type { ErasedToo } from './erased.ts';`,
-      `import {\n  c,\n  d,\n} from './c.ts';`,
-      `import './e.ts';`,
-      `export * from './f.ts';`,
-      `export { g } from './g.ts';`,
-      `const h = await import('./h.ts');`,
-      `export const from = 'nowhere';`,
-    ].join('\n')), ['./a.ts', './b.ts', './c.ts', './e.ts', './f.ts', './g.ts', './h.ts']);
+    assert.equal(
+      imports(
+        [
+          `import { a } from './a.ts';`,
+          `import { b, type B } from "./b.ts";`,
+          `import type { Erased } from './erased.ts';`,
+          `export type { ErasedToo } from './erased.ts';`,
+          `import {\n  c,\n  d,\n} from './c.ts';`,
+          `import './e.ts';`,
+          `export * from './f.ts';`,
+          `export { g } from './g.ts';`,
+          `const h = await import('./h.ts');`,
+          `export const from = 'nowhere';`
+        ].join('\n')
+      ),
+      ['./a.ts', './b.ts', './c.ts', './e.ts', './f.ts', './g.ts', './h.ts']
+    );
   });
 
   test('the table allows no cycle', () => {

@@ -1,13 +1,13 @@
 // The page format: where every byte lies, read by literal offsets and by the drawing in pages.ts. Other programs read these bytes.
 
-import { codecs, KVCache, plan, type CodecName, type Rope } from 'nsnquant';
+import { type CodecName, codecs, KVCache, plan, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { reference as referenceBackend, simd128, withVerbs } from './backends.ts';
 import { group } from './group.ts';
 import { halfValue, rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
-import { readSaved, sectionsOf, type Sections } from './pages.ts';
+import { readSaved, type Sections, sectionsOf } from './pages.ts';
 import { scaleTie } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
@@ -19,7 +19,7 @@ const padded = [40, 64, 72, 104, 136];
 const drawn = {
   nsn1: { rowBytes: 8, s2: 512, s1: 640, scales: 672, o: 688, bytes: 720 },
   nsn2: { rowBytes: 16, s2: 1024, s1: 1152, scales: 1184, o: 1200, bytes: 1232 },
-  nsn4: { rowBytes: 32, s2: 2048, s1: 2176, scales: 2208, o: 2224, bytes: 2256 },
+  nsn4: { rowBytes: 32, s2: 2048, s1: 2176, scales: 2208, o: 2224, bytes: 2256 }
 } as const;
 
 /** Every byte of a block that no section has. */
@@ -35,8 +35,18 @@ function checkPadding(what: string, block: Uint8Array, codec: CodecName, headDim
   for (const at of paddingOf(sectionsOf(codecs[codec], headDim), headDim / channels)) assert.is(block[at], 0, `${what}: byte ${at}`);
 }
 
-const shapeOf = (headDim: number, keys: CodecName, values: CodecName, kvHeads: number, rope?: Rope) =>
-  ({ layers: 1, kvHeads, queryHeads: kvHeads, headDim, capacity: 64, keys, values, sinks: 0, sequences: 1, ...(rope && { rope }) });
+const shapeOf = (headDim: number, keys: CodecName, values: CodecName, kvHeads: number, rope?: Rope) => ({
+  layers: 1,
+  kvHeads,
+  queryHeads: kvHeads,
+  headDim,
+  capacity: 64,
+  keys,
+  values,
+  sinks: 0,
+  sequences: 1,
+  ...(rope && { rope })
+});
 
 /** [64, kvHeads, headDim], every head's tokens its own. */
 const tokensOf = (kvHeads: number, headDim: number, seed: number) => rounded(keyLike(64, kvHeads * headDim, seed));
@@ -61,7 +71,10 @@ for (const codec of names) {
   for (const headDim of headDims) {
     const verbs = await simd128.kernels({ codec, headDim });
     // The second call finds what the first left behind.
-    blocks.set(`${codec} ${headDim}`, [1, 2].map(seed => verbs.encode(keyLike(64, headDim, seed))));
+    blocks.set(
+      `${codec} ${headDim}`,
+      [1, 2].map(seed => verbs.encode(keyLike(64, headDim, seed)))
+    );
   }
 }
 
@@ -134,7 +147,11 @@ group('page layout', test => {
 
   for (const { name, backend, kernels } of withVerbs) {
     test(`the header says what the page is: ${name}`, async () => {
-      for (const [keys, values] of [['nsn4', 'nsn2'], ['nsn1', 'nsn4'], ['nsn2', 'nsn1']] as const) {
+      for (const [keys, values] of [
+        ['nsn4', 'nsn2'],
+        ['nsn1', 'nsn4'],
+        ['nsn2', 'nsn1']
+      ] as const) {
         for (const rope of [undefined, exactRope(72)]) {
           const tokens = tokensOf(2, 72, 1);
           const page = await pageOf(new KVCache(backend, shapeOf(72, keys, values, 2, rope)), tokens, tokens);
@@ -150,7 +167,10 @@ group('page layout', test => {
     test(`a code, a norm and a mean are found at their offset by index: ${name}`, async () => {
       const [kvHeads, headDim] = [3, 64];
       const tokens = { nsn4: tokensOf(kvHeads, headDim, 2), nsn2: tokensOf(kvHeads, headDim, 3), nsn1: tokensOf(kvHeads, headDim, 4) };
-      for (const [keys, values] of [['nsn4', 'nsn2'], ['nsn1', 'nsn4']] as const) {
+      for (const [keys, values] of [
+        ['nsn4', 'nsn2'],
+        ['nsn1', 'nsn4']
+      ] as const) {
         const page = await pageOf(new KVCache(backend, shapeOf(headDim, keys, values, kvHeads)), tokens[keys], tokens[values]);
         const view = new DataView(page.buffer, page.byteOffset);
         const half = (offset: number) => halfValue(view.getUint16(offset, true));
@@ -170,12 +190,16 @@ group('page layout', test => {
             const codes = opened.quantize(x);
             const perRow = headDim / codecs[codec].channels;
             for (const t of [0, 1, 37, 63]) {
-              for (const j of [0, 3, perRow - 1]) assert.is(page[block + t * at.rowBytes + j], codes[t * perRow + j], `${what}: code ${t}, ${j}`);
+              for (const j of [0, 3, perRow - 1])
+                assert.is(page[block + t * at.rowBytes + j], codes[t * perRow + j], `${what}: code ${t}, ${j}`);
               const norm = nibble(block + at.s1, t) * half(block + at.scales) + half(block + at.scales + 2);
               assert.is(Math.fround(norm), s1[t], `${what}: s1 of token ${t}`);
               // f32 may take the other side of a tie of f16.
               const s2 = half(block + at.s2 + 2 * t);
-              assert.ok(Math.abs(s2 / exact.s2[t]! - 1) <= 2 ** -10 + scaleTie(headDim), `${what}: s2 of token ${t}: ${s2} for ${exact.s2[t]}`);
+              assert.ok(
+                Math.abs(s2 / exact.s2[t]! - 1) <= 2 ** -10 + scaleTie(headDim),
+                `${what}: s2 of token ${t}: ${s2} for ${exact.s2[t]}`
+              );
             }
             for (const i of [0, 1, 31, 32, 45, 63]) {
               const scale = block + at.scales + 4 + 4 * Math.floor(i / 32);
@@ -188,7 +212,10 @@ group('page layout', test => {
 
     test(`the padding of a cache's pages is 0, whatever was there before: ${name}`, async () => {
       for (const headDim of padded) {
-        for (const [keys, values] of [['nsn1', 'nsn2'], ['nsn4', 'nsn1']] as const) {
+        for (const [keys, values] of [
+          ['nsn1', 'nsn2'],
+          ['nsn4', 'nsn1']
+        ] as const) {
           const cache = new KVCache(backend, shapeOf(headDim, keys, values, 2));
           const first = cache.sequence();
           first.append(0, tokensOf(2, headDim, 5), tokensOf(2, headDim, 6));

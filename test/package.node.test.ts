@@ -46,7 +46,7 @@ async function bundled(contents: string): Promise<string> {
     format: 'esm',
     platform: 'browser',
     write: false,
-    logLevel: 'error',
+    logLevel: 'error'
   });
   return outputFiles[0]!.text;
 }
@@ -70,7 +70,7 @@ new KVCache(await openBackend(), { ...shape, keys: 'nsn3' });
 
 const resolutions = {
   nodenext: { module: 'nodenext', moduleResolution: 'nodenext' },
-  bundler: { module: 'esnext', moduleResolution: 'bundler' },
+  bundler: { module: 'esnext', moduleResolution: 'bundler' }
 };
 
 group('package', test => {
@@ -81,7 +81,9 @@ group('package', test => {
   });
 
   test('dist holds a .js and a .d.ts for every module of src, and nothing else', () => {
-    const names = filesBelow(join(root, 'src')).filter(file => file.endsWith('.ts')).map(file => file.slice(0, -'.ts'.length));
+    const names = filesBelow(join(root, 'src'))
+      .filter(file => file.endsWith('.ts'))
+      .map(file => file.slice(0, -'.ts'.length));
     const expected = names.flatMap(name => [`${name}.js`, `${name}.d.ts`]);
     assert.equal(filesBelow(join(root, 'dist')), expected.sort());
   });
@@ -103,12 +105,15 @@ group('package', test => {
       const folder = join(sandbox, `consumer-${name}`);
       mkdirSync(folder, { recursive: true });
       writeFileSync(join(folder, 'consumer.ts'), consumer);
-      writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({
-        compilerOptions: { ...options, target: 'es2022', strict: true, noEmit: true, types: [] },
-        files: ['consumer.ts'],
-      }));
+      writeFileSync(
+        join(folder, 'tsconfig.json'),
+        JSON.stringify({
+          compilerOptions: { ...options, target: 'es2022', strict: true, noEmit: true, types: [] },
+          files: ['consumer.ts']
+        })
+      );
       const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', folder], {
-        encoding: 'utf8',
+        encoding: 'utf8'
       });
       assert.is(status, 0, stdout + stderr);
     });

@@ -1,7 +1,7 @@
 // Reads saved files, pages and blocks by the drawing at the top of src/layout.ts. Must not use the package's own layout: that
 // is what it checks.
 
-import { codecs, type Codec, type KVCache } from 'nsnquant';
+import { type Codec, codecs, type KVCache } from 'nsnquant';
 import { halfValue } from './half.ts';
 
 /** One group of 4-bit rounding: value = code · scale + min. */
@@ -13,10 +13,10 @@ export interface Group {
 
 /** One head and side of a page: 64 tokens. */
 export interface Block {
-  readonly codes: Uint8Array;           // [64, headDim / channels]
-  readonly s1: Group;                   // of the 64 tokens
-  readonly s2: Float64Array;            // [64]
-  readonly o: readonly Group[];         // of every 32 channels
+  readonly codes: Uint8Array; // [64, headDim / channels]
+  readonly s1: Group; // of the 64 tokens
+  readonly s2: Float64Array; // [64]
+  readonly o: readonly Group[]; // of every 32 channels
 }
 
 /** Where a block's sections begin and end, drawn anew. */
@@ -48,7 +48,7 @@ export function sectionsOf({ channels }: Codec, headDim: number): Sections {
     s1: [s1, s1 + 32],
     scales: [scales, scales + 4 * groups],
     o: [o, o + headDim / 2],
-    bytes: up(o + headDim / 2, 16),
+    bytes: up(o + headDim / 2, 16)
   };
 }
 
@@ -59,14 +59,14 @@ export function readBlock(bytes: Uint8Array, codec: Codec, headDim: number): Blo
   const group = (n: number, nibbles: number, count: number): Group => ({
     scale: halfAt(at.scales[0] + 4 * n),
     min: halfAt(at.scales[0] + 4 * n + 2),
-    codes: Uint8Array.from({ length: count }, (_, i) => nibbleAt(nibbles, i)),
+    codes: Uint8Array.from({ length: count }, (_, i) => nibbleAt(nibbles, i))
   });
   const perRow = headDim / codec.channels;
   return {
     codes: Uint8Array.from({ length: 64 * perRow }, (_, n) => bytes[Math.floor(n / perRow) * at.rowBytes + (n % perRow)]!),
     s2: Float64Array.from({ length: 64 }, (_, t) => halfAt(at.s2[0] + 2 * t)),
     s1: group(0, at.s1[0], 64),
-    o: Array.from({ length: Math.ceil(headDim / 32) }, (_, n) => group(n + 1, at.o[0] + 16 * n, Math.min(32, headDim - 32 * n))),
+    o: Array.from({ length: Math.ceil(headDim / 32) }, (_, n) => group(n + 1, at.o[0] + 16 * n, Math.min(32, headDim - 32 * n)))
   };
 }
 
@@ -103,13 +103,18 @@ export function readSaved(file: Uint8Array): Saved {
   const headerBytes = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
   const { __metadata__: metadata, ...header } = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
   const rows = (name: string): Uint8Array[] => {
-    const { shape: [count, bytes], data_offsets: [begin] } = header[name];
-    return Array.from({ length: count }, (_, n) => file.subarray(8 + headerBytes + begin + n * bytes, 8 + headerBytes + begin + (n + 1) * bytes));
+    const {
+      shape: [count, bytes],
+      data_offsets: [begin]
+    } = header[name];
+    return Array.from({ length: count }, (_, n) =>
+      file.subarray(8 + headerBytes + begin + n * bytes, 8 + headerBytes + begin + (n + 1) * bytes)
+    );
   };
   const layers = Array.from({ length: Number(metadata.layers) }, (_, layer) => ({
     pages: rows(`layers.${layer}.pages`),
     raws: rows(`layers.${layer}.raw`),
-    sinks: rows(`layers.${layer}.sinks`),
+    sinks: rows(`layers.${layer}.sinks`)
   }));
   return { metadata, header, layers };
 }

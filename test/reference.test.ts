@@ -1,6 +1,6 @@
 // The reference against definitions: dense matrices, exhaustive search, f64 attention over decoded tokens. And the codebooks.
 
-import { codecs, type CodecName } from 'nsnquant';
+import { type CodecName, codecs } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import * as brute from './brute.ts';
@@ -96,13 +96,17 @@ group('reference verbs', test => {
     const exact = brute.norms(before, 64, brute.f64);
     const { values } = brute.rtn4(exact, nearestHalf);
     equals('s1', s1, values);
-    equals('s1 from codes', s1, Float64Array.from(group.codes, code => code * group.scale + group.min));
+    equals(
+      's1 from codes',
+      s1,
+      Float64Array.from(group.codes, code => code * group.scale + group.min)
+    );
     equals('x', x, brute.divided(before, 64, values, brute.f64));
   });
 
   test('normalize() gives a nonzero token the next code rather than norm 0, and a zero token norm 0', () => {
     const x = new Float64Array(64 * 32);
-    x[0] = 1e-3;                       // its norm rounds to code 0, the minimum, which is a zero token's
+    x[0] = 1e-3; // its norm rounds to code 0, the minimum, which is a zero token's
     x.fill(100, 32, 64);
     const { s1, group } = reference.normalize(x, 32);
     assert.equal([...group.codes.subarray(0, 3)], [1, 15, 0]);
@@ -125,7 +129,10 @@ group('reference verbs', test => {
 
   test('shift() has a last group of 8 channels at headDim 40', () => {
     const { groups } = reference.shift(Float64Array.from(tokensOf(40, 7)), 40);
-    assert.equal(groups.map(group => group.codes.length), [32, 8]);
+    assert.equal(
+      groups.map(group => group.codes.length),
+      [32, 8]
+    );
   });
 
   test('normalizeAgain() gives every token norm 1', () => {
@@ -209,7 +216,11 @@ group('reference encode and decode', test => {
       test(`mix() is the weighted sum of decoded tokens: ${name}, headDim ${headDim}`, () => {
         const window = reference.encode(tokensOf(headDim, 12), headDim, quantizer);
         const weights = inputs['uniform']!(1, 64, 13);
-        equals('out', reference.mix(weights, window, quantizer), brute.mix(weights, reference.decode(window, quantizer), headDim, brute.f64));
+        equals(
+          'out',
+          reference.mix(weights, window, quantizer),
+          brute.mix(weights, reference.decode(window, quantizer), headDim, brute.f64)
+        );
       });
     }
 
@@ -226,9 +237,17 @@ group('reference encode and decode', test => {
     test(`encode() of tokens times a power of two changes s1 alone: ${name}`, () => {
       const x = tokensOf(64, 15);
       const before = reference.encode(x, 64, quantizer);
-      const after = reference.encode(x.map(value => value * 8), 64, quantizer);
+      const after = reference.encode(
+        x.map(value => value * 8),
+        64,
+        quantizer
+      );
       for (const field of ['codes', 's2', 'o'] as const) sameBits(field, after[field], before[field]);
-      sameBits('s1', after.s1, before.s1.map(s1 => s1 * 8));
+      sameBits(
+        's1',
+        after.s1,
+        before.s1.map(s1 => s1 * 8)
+      );
     });
 
     test(`encode() of permuted tokens permutes the codes, near ties apart: ${name}`, () => {
@@ -252,7 +271,15 @@ group('reference encode and decode', test => {
       const weights = logits.map(logit => Math.exp(logit - most));
       const sum = weights.reduce((a, b) => a + b);
       const out = reference.attend(query, tokens, tokens);
-      equals('scores and mix', reference.mix(weights.map(p => p / sum), window, quantizer), out);
+      equals(
+        'scores and mix',
+        reference.mix(
+          weights.map(p => p / sum),
+          window,
+          quantizer
+        ),
+        out
+      );
       const shape = { kvHeads: 1, queryHeads: 1, headDim: 64 };
       equals('brute force', out, brute.attention(query, tokens, tokens, shape, 1, brute.f64).out);
     });
@@ -267,7 +294,11 @@ group('reference encode and decode', test => {
     test(`decode() keeps a zero token zero: ${name}`, () => {
       const x = inputs['zero tokens']!(64, 64, 20);
       const tokens = reference.decode(reference.encode(x, 64, quantizer), quantizer);
-      for (const t of [0, 32, 63]) assert.ok(tokens.subarray(t * 64, (t + 1) * 64).every(value => value === 0), `token ${t}`);
+      for (const t of [0, 32, 63])
+        assert.ok(
+          tokens.subarray(t * 64, (t + 1) * 64).every(value => value === 0),
+          `token ${t}`
+        );
       assert.ok(tokens.subarray(64, 128).some(value => value !== 0));
     });
 
@@ -311,12 +342,12 @@ group('reference steps', test => {
 
   const without: Record<string, reference.Steps> = {
     'the first Normalize': { normalize: false },
-    'Shift': { shift: false },
+    Shift: { shift: false },
     'the second Normalize': { normalizeAgain: false },
-    'Hadamard': { hadamard: false },
+    Hadamard: { hadamard: false },
     'taking the mean before RoPE': { unrotate: false },
     'the adjusted scale, for least squares': { scale: 'least-squares' },
-    'any adjustment of the scale': { scale: 'none' },
+    'any adjustment of the scale': { scale: 'none' }
   };
   for (const [step, steps] of Object.entries(without)) {
     test(`without ${step} another window comes out, and decode() with the same steps is still near the tokens`, () => {
@@ -366,7 +397,9 @@ group('codebooks', test => {
       const quantizer = reference.codecQuantizer(codecs[name]);
       const codes = reference.quantize(y, quantizer);
       let error = 0;
-      codes.forEach((code, j) => { error += brute.distance(y, j * channels, codecs[name], code); });
+      codes.forEach((code, j) => {
+        error += brute.distance(y, j * channels, codecs[name], code);
+      });
       console.log(`${name}: mean squared error ${(error / y.length).toFixed(5)}`);
       atMost('mean squared error', error / y.length, GAUSSIAN_MSE[name]);
     });
@@ -398,7 +431,8 @@ group('codebooks', test => {
       error += square(out);
       if (j >= 256) return;
       // With the signs of y any other word is as far or farther.
-      for (const word of words) atMost(`group ${j}`, square(out), square(word.map((value, k) => (y[8 * j + k]! < 0 ? -value : value))) + F64);
+      for (const word of words)
+        atMost(`group ${j}`, square(out), square(word.map((value, k) => (y[8 * j + k]! < 0 ? -value : value))) + F64);
     });
     console.log(`paper2: mean squared error ${(error / y.length).toFixed(5)}`);
     atMost('mean squared error', error / y.length, GAUSSIAN_MSE.paper2);
@@ -409,7 +443,9 @@ group('codebooks', test => {
     const y = Float64Array.from({ length: 16384 }, () => bell(next));
     const codes = reference.quantize(y, reference.codecQuantizer(codecs.nsn2));
     let error = 0;
-    codes.forEach((code, j) => { error += brute.distance(y, j * 4, codecs.nsn2, code); });
+    codes.forEach((code, j) => {
+      error += brute.distance(y, j * 4, codecs.nsn2, code);
+    });
     atMost('mean squared error', error / y.length, GAUSSIAN_MSE.nsn2);
   });
 

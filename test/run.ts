@@ -1,16 +1,23 @@
 // `npm test`: runs every test file in every runtime, against the package as npm would install it.
 import { availableParallelism } from 'node:os';
 import { program } from 'commander';
-import { lanes, type Lane } from './lanes.ts';
+import { type Lane, lanes } from './lanes.ts';
 import type { Outcome } from './outcome.ts';
 import { bundle, bundled, bundleForPage, install, testFiles } from './sandbox.ts';
 
-const list = (text: string) => text.split(',').map(item => item.trim()).filter(item => item !== '');
+const list = (text: string) =>
+  text
+    .split(',')
+    .map(item => item.trim())
+    .filter(item => item !== '');
 const { lane, file, timeout } = program
   .option('--lane <names>', `only these, comma separated: ${lanes.map(lane => lane.name).join(', ')}`, list)
   .option('--file <names>', 'only these test files, comma separated, without .test.ts or .node.test.ts', list)
   .option('--timeout <seconds>', 'for each file in each lane', Number, 900)
-  .addHelpText('after', '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.')
+  .addHelpText(
+    'after',
+    '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.'
+  )
   .parse()
   .opts<{ lane?: string[]; file?: string[]; timeout: number }>();
 const required = list(process.env.NSN_REQUIRE ?? '');
@@ -82,7 +89,9 @@ async function runLane({ name, open }: Lane): Promise<void> {
   await Promise.all(Array.from({ length: Math.min(availableParallelism(), 4) }, worker));
   await runtime.close();
 
-  console.log(`${name}: ${totals.passed - before.passed} passed, ${totals.failed - before.failed} failed in ${fileCount} files, ${secondsSince(started)}`);
+  console.log(
+    `${name}: ${totals.passed - before.passed} passed, ${totals.failed - before.failed} failed in ${fileCount} files, ${secondsSince(started)}`
+  );
 }
 
 function secondsSince(start: number): string {

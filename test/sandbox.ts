@@ -10,7 +10,9 @@ const tests = join(root, 'test');
 export const sandbox = join(root, '.test');
 
 /** Every test file of the tree, without folder. */
-export const testFiles = readdirSync(tests).filter(name => name.endsWith('.test.ts')).sort();
+export const testFiles = readdirSync(tests)
+  .filter(name => name.endsWith('.test.ts'))
+  .sort();
 
 /** The bundled file's name, in the sandbox and in the page. */
 export const bundled = (file: string) => file.replace(/\.ts$/, '.js');
@@ -44,7 +46,7 @@ export async function bundle(file: string): Promise<void> {
     stdin: {
       contents: `import './${file}';\nimport { finish } from './group.ts';\nawait finish();\n`,
       resolveDir: tests,
-      sourcefile: `${file}.entry.ts`,
+      sourcefile: `${file}.entry.ts`
     },
     outfile: join(sandbox, bundled(file)),
     bundle: true,
@@ -53,9 +55,9 @@ export async function bundle(file: string): Promise<void> {
     mainFields: ['module', 'main'],
     target: 'es2023',
     external: ['nsnquant', 'nsnquant/*', 'node:*', 'esbuild'],
-    ignoreAnnotations: true,   // package.json says that nothing here has side effects; a test file is nothing else
+    ignoreAnnotations: true, // package.json says that nothing here has side effects; a test file is nothing else
     sourcemap: 'inline',
-    logLevel: 'warning',
+    logLevel: 'warning'
   });
 }
 
@@ -70,6 +72,6 @@ export async function bundleForPage(file: string): Promise<void> {
     target: 'es2023',
     external: ['node:*'],
     sourcemap: 'inline',
-    logLevel: 'warning',
+    logLevel: 'warning'
   });
 }

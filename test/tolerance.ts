@@ -38,7 +38,7 @@ export const DECODED_ROWS = 96;
  * 0.29 of one in the root mean square, in random directions. A product of two such vectors is off by √2 · 0.29 of one; five of
  * these deviations.
  */
-export const INTEGER_SHARE = 5 * Math.SQRT2 * 0.29 / 32766;
+export const INTEGER_SHARE = (5 * Math.SQRT2 * 0.29) / 32766;
 
 /**
  * What attention on a GPU may differ by, as a share of the largest number, when the same context is split and added up otherwise:
@@ -69,8 +69,8 @@ export const GAUSSIAN_MSE = { nsn1: 0.32, nsn2: 0.0978, nsn4: 0.0081, paper2: 0.
  * attend.test.ts. Measured + 10 %: the same numbers on every engine but for log and cos, and nothing here is random.
  */
 export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', number>>>> = {
-  'normal': { nsn1: 1.25, nsn2: 0.526, nsn4: 0.139 },      // measured 1.137, 0.478, 0.126: logits of deviation 1 and more
-  'key-like': { nsn1: 0.0838, nsn2: 0.0309, nsn4: 0.0074 },   // measured 0.0762, 0.0281, 0.0067
+  normal: { nsn1: 1.25, nsn2: 0.526, nsn4: 0.139 }, // measured 1.137, 0.478, 0.126: logits of deviation 1 and more
+  'key-like': { nsn1: 0.0838, nsn2: 0.0309, nsn4: 0.0074 } // measured 0.0762, 0.0281, 0.0067
 };
 
 /**
@@ -80,7 +80,7 @@ export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 
  * out, and two windows of all KV heads coming in; page numbers and raw runs.
  */
 export function memoryBound({ headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
-  const tokens = Math.max(256 * kvHeads / queryHeads, sequences);
+  const tokens = Math.max((256 * kvHeads) / queryHeads, sequences);
   return 2 ** 19 + headDim * (6144 + 40 * 65 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64);
 }
 
@@ -94,8 +94,13 @@ export function gpuMemoryBound({ layers, headDim, kvHeads, queryHeads, capacity,
   const tokens = Math.max(128, sequences);
   const spans = 2.5 * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
   const windows = sequences * Math.ceil(capacity / 64);
-  return 2 ** 23 + 2 ** 16 + headDim * (256 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * spans * kvHeads * (2 + headDim)
-    + layers * 16 * (3 + tokens + 1.5 * spans + 3 * windows);
+  return (
+    2 ** 23 +
+    2 ** 16 +
+    headDim * (256 + 8 * tokens * queryHeads + 512 * kvHeads) +
+    16 * spans * kvHeads * (2 + headDim) +
+    layers * 16 * (3 + tokens + 1.5 * spans + 3 * windows)
+  );
 }
 
 /**

@@ -1,7 +1,7 @@
 // Compiles every shader for every pair of codecs, head dimension, kind of RoPE and size of query group on Dawn's null backend,
 // with the default limits and no optional feature. Nothing is executed there.
 
-import { codecs, KVCache, type CodecName } from 'nsnquant';
+import { type CodecName, codecs, KVCache } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { altered, dawn, required, untested } from './gpu.ts';
 import { group } from './group.ts';
@@ -12,11 +12,14 @@ const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n
 const groups = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 32, 64];
 
 const gpu = await dawn('backend=null');
-const device = typeof gpu === 'string' ? gpu : (await (await gpu.requestAdapter())?.requestDevice()) ?? 'Dawn has no null backend';
+const device = typeof gpu === 'string' ? gpu : ((await (await gpu.requestAdapter())?.requestDevice()) ?? 'Dawn has no null backend');
 
 group('webgpu on the null backend', test => {
   if (typeof device === 'string') {
-    if (required) test('there is a device', () => { throw new Error(device); });
+    if (required)
+      test('there is a device', () => {
+        throw new Error(device);
+      });
     else test.skip('every pipeline compiles', device);
     return;
   }
@@ -25,15 +28,22 @@ group('webgpu on the null backend', test => {
     createComputePipelineAsync: (descriptor: GPUComputePipelineDescriptor) => {
       compiled++;
       return device.createComputePipelineAsync(descriptor);
-    },
+    }
   });
   const backend = untested({ device: counting, description: 'null' });
 
   /** Compiles all that a cache of this shape could ask for. */
   const prepare = async (headDim: number, keys: CodecName, values: CodecName, pairs: number, interleaved: boolean, queryHeads: number) => {
     const cache = new KVCache(backend, {
-      layers: 1, kvHeads: 1, queryHeads, headDim, keys, values, capacity: 64, sequences: 1,
-      ...(pairs > 0 && { rope: { invFreq: new Float32Array(pairs).fill(0.1), interleaved } }),
+      layers: 1,
+      kvHeads: 1,
+      queryHeads,
+      headDim,
+      keys,
+      values,
+      capacity: 64,
+      sequences: 1,
+      ...(pairs > 0 && { rope: { invFreq: new Float32Array(pairs).fill(0.1), interleaved } })
     });
     await backend.prepare!(cache.shape);
     await cache.ready;

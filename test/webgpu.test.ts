@@ -1,18 +1,24 @@
 // What is WebGPU's own: a device that openBackend() is given, one that computes wrongly, has no memory, binds little, or is lost.
 // What it has in common with other backends is tested with them (backends.ts).
 
-import { BackendError, KVCache, openBackend, type CacheOptions, type Sequence } from 'nsnquant';
+import { BackendError, type CacheOptions, KVCache, openBackend, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
 import { gpu, simd128 } from './backends.ts';
 import { refuses, sameBits, withinFloatRule } from './compare.ts';
-import { altered, bindingAtMost, miscompiling, untested, type Gpu } from './gpu.ts';
+import { altered, bindingAtMost, type Gpu, miscompiling, untested } from './gpu.ts';
 import { group, type Register } from './group.ts';
 import { bells, keyLike, ropes } from './inputs.ts';
 
 /** The first shape of the self-test, in layers: most of its pipelines are compiled once for the whole file. */
 const options = {
-  layers: 2, kvHeads: 2, queryHeads: 6, headDim: 32, capacity: 1024, sequences: 4, rope: ropes(32)['halves']!,
+  layers: 2,
+  kvHeads: 2,
+  queryHeads: 6,
+  headDim: 32,
+  capacity: 1024,
+  sequences: 4,
+  rope: ropes(32)['halves']!
 } satisfies CacheOptions;
 
 const queriesOf = ({ shape }: KVCache, tokens: number, seed = 9) => bells(tokens, shape.queryHeads * shape.headDim, seed);
@@ -66,13 +72,14 @@ function mistakenTests(test: Register, gpu: Gpu): void {
     ['encode', 'the farthest codeword', 'score > best', '-score > best', 'encode differs from the reference in [\\d.]+ % of bytes'],
     ['attend', 'f16 as 0', 'unpack2x16float(book', '0 * unpack2x16float(book', 'attend differs from the reference by [\\d.]+'],
     ['merge', 'a quotient off by 1 %', 'sum / total', 'sum * 1.01 / total', 'attend differs from the reference by [\\d.]+'],
-    ['decode', 'a sign', 'SCALE + turnedMean', 'SCALE - turnedMean', 'decode differs from the reference by [\\d.]+'],
+    ['decode', 'a sign', 'SCALE + turnedMean', 'SCALE - turnedMean', 'decode differs from the reference by [\\d.]+']
   ];
   for (const [shader, what, from, to, message] of mistakes) {
-    test(`in ${shader}, ${what}, is refused by openBackend() with what differs`, () => refusesDevice(
-      () => openBackend({ device: miscompiling(gpu, shader, from, to) }),
-      new RegExp(`^webgpu backend failed its self-test on test miscompiling: ${message}$`)
-    ));
+    test(`in ${shader}, ${what}, is refused by openBackend() with what differs`, () =>
+      refusesDevice(
+        () => openBackend({ device: miscompiling(gpu, shader, from, to) }),
+        new RegExp(`^webgpu backend failed its self-test on test miscompiling: ${message}$`)
+      ));
   }
 }
 
@@ -85,7 +92,11 @@ function deviceTests(test: Register, gpu: Gpu): void {
   });
 
   test('openBackend() refuses a device for another backend', async () => {
-    await refuses(() => openBackend({ prefer: 'wasm', device: gpu.device }), RangeError, '"prefer" expected webgpu (a device is given), got wasm');
+    await refuses(
+      () => openBackend({ prefer: 'wasm', device: gpu.device }),
+      RangeError,
+      '"prefer" expected webgpu (a device is given), got wasm'
+    );
   });
 
   test('read() of an earlier attend() is not changed by a later one', async () => {
@@ -113,17 +124,23 @@ function deviceTests(test: Register, gpu: Gpu): void {
               dispatchWorkgroups: (...counts: [number, number, number]) => {
                 passes[passes.length - 1]!++;
                 pass.dispatchWorkgroups(...counts);
-              },
+              }
             });
-          },
+          }
         });
-      },
+      }
     });
     const cache = new KVCache(untested({ ...gpu, device }), options);
     const sequences = [10, 300, 200, 90].map((tokens, n) => filled(cache, tokens, n));
     const count = async (chosen: readonly Sequence[]) => {
       passes.length = 0;
-      await cache.attend(chosen, 0, chosen.map(() => queriesOf(cache, 1))).read();
+      await cache
+        .attend(
+          chosen,
+          0,
+          chosen.map(() => queriesOf(cache, 1))
+        )
+        .read();
       return passes.slice();
     };
     assert.equal(await count(sequences.slice(0, 1)), [2]);
@@ -136,7 +153,7 @@ function deviceTests(test: Register, gpu: Gpu): void {
       popErrorScope: async () => {
         await gpu.device.popErrorScope();
         return { message: 'no room' };
-      },
+      }
     });
     const cache = new KVCache(untested({ ...gpu, device }), options);
     const message = /^webgpu backend expected \d+ bytes for capacity 1024, got: no room$/;
@@ -153,7 +170,7 @@ function limitTests(test: Register, gpu: Gpu): void {
   const one = { ...options, layers: 1, sequences: 2, recent: 8, maxAppend: 400 };
   for (const [name, bytes, shape, long] of [
     ['64 KiB', 2 ** 16, { ...one, capacity: 2400 }, 1900],
-    ['1 MiB', 2 ** 20, { ...one, capacity: 5000, kvHeads: 8, queryHeads: 24, headDim: 64, rope: ropes(64)['halves']! }, 3000],
+    ['1 MiB', 2 ** 20, { ...one, capacity: 5000, kvHeads: 8, queryHeads: 24, headDim: 64, rope: ropes(64)['halves']! }, 3000]
   ] as const) {
     test(`with bindings of ${name} pages and raw windows lie in several buffers, and all is as elsewhere`, async () => {
       const cache = new KVCache(untested(bindingAtMost(bytes, gpu)), shape);
@@ -169,7 +186,12 @@ function limitTests(test: Register, gpu: Gpu): void {
       for (const sequence of sequences) sequence.seal();
       const queries = [queriesOf(cache, 1, 5), queriesOf(cache, 3, 6)];
       const batch = await cache.attend(sequences, 0, queries).read();
-      sameAttention({ gpu: true }, 'the long one', batch.subarray(0, queries[0]!.length), await sequences[0]!.attend(0, queries[0]!).read());
+      sameAttention(
+        { gpu: true },
+        'the long one',
+        batch.subarray(0, queries[0]!.length),
+        await sequences[0]!.attend(0, queries[0]!).read()
+      );
       sameAttention({ gpu: true }, 'the short one', batch.subarray(queries[0]!.length), await sequences[1]!.attend(0, queries[1]!).read());
       for (const [n, sequence] of sequences.entries()) {
         await attendWithinRule(`sequence ${n}`, sequence, queries[n]!);
@@ -177,17 +199,18 @@ function limitTests(test: Register, gpu: Gpu): void {
         const restored = new KVCache(simd128.backend, shape).restore(file);
         sameBits('file by way of WebAssembly', await restored.save(), file);
         await attendWithinRule(`sequence ${n} on WebAssembly`, restored, queries[n]!);
-        sequence.crop(sequence.length - 210);   // into a page, back to raw windows
+        sequence.crop(sequence.length - 210); // into a page, back to raw windows
         await attendWithinRule(`sequence ${n}, cut`, sequence, queries[n]!);
       }
       cache.dispose();
     });
   }
 
-  test('a page that no binding can hold is refused at once', () => refusesDevice(
-    () => new KVCache(untested(bindingAtMost(2 ** 16, gpu)), { layers: 1, kvHeads: 64, queryHeads: 64, headDim: 512, capacity: 64 }),
-    /^webgpu backend expected at most 65536 bytes for .+ \(the device's limit\), got \d+$/
-  ));
+  test('a page that no binding can hold is refused at once', () =>
+    refusesDevice(
+      () => new KVCache(untested(bindingAtMost(2 ** 16, gpu)), { layers: 1, kvHeads: 64, queryHeads: 64, headDim: 512, capacity: 64 }),
+      /^webgpu backend expected at most 65536 bytes for .+ \(the device's limit\), got \d+$/
+    ));
 }
 
 function lossTests(test: Register, gpu: Gpu): void {
@@ -203,7 +226,8 @@ function lossTests(test: Register, gpu: Gpu): void {
     gpu.device.destroy();
     await Promise.all(pending);
     await gpu.device.lost;
-    for (const read of [() => sequence.attend(0, query).read(), () => sequence.decode(0), () => sequence.save()]) await refusesDevice(read, lost);
+    for (const read of [() => sequence.attend(0, query).read(), () => sequence.decode(0), () => sequence.save()])
+      await refusesDevice(read, lost);
     await refusesDevice(() => new KVCache(backend, options), lost);
 
     // What the CPU knows of the sequence is whole.

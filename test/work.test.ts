@@ -12,7 +12,11 @@ const PAGES_PER_CHUNK = 5;
 
 group('work', test => {
   for (const [kvHeads, heads, sequences, capacity, limit] of [
-    [1, 1, 1, 64, 2 ** 27], [2, 6, 5, 4096, 2 ** 27], [8, 32, 200, 20_000, 2 ** 27], [1, 64, 3, 2048, 2 ** 20], [4, 20, 9, 30_000, 2 ** 20]
+    [1, 1, 1, 64, 2 ** 27],
+    [2, 6, 5, 4096, 2 ** 27],
+    [8, 32, 200, 20_000, 2 ** 27],
+    [1, 64, 3, 2048, 2 ** 20],
+    [4, 20, 9, 30_000, 2 ** 20]
   ] as const) {
     test(`plan() covers every window of every row once: ${heads}/${kvHeads} heads, ${sequences} sequences, bindings of ${limit} bytes`, () => {
       const shape = cacheShape({ layers: 1, kvHeads, queryHeads: heads, headDim: 64, capacity, sequences });
@@ -27,8 +31,12 @@ group('work', test => {
           const rawCount = below(Math.min(4, Math.floor(shape.rawPages / sequences) + 1));
           const length = shape.sinks + 64 * pageCount + 64 * rawCount - (rawCount > 0 ? below(64) : 0);
           return {
-            length, pageCount, rawCount, sinkPlace: shape.rawPages + n,
-            pages: Uint32Array.from({ length: shape.pagesPerLayer }, () => below(shape.pagesPerLayer)), raws: Uint32Array.from({ length: 4 }, () => below(shape.rawPages))
+            length,
+            pageCount,
+            rawCount,
+            sinkPlace: shape.rawPages + n,
+            pages: Uint32Array.from({ length: shape.pagesPerLayer }, () => below(shape.pagesPerLayer)),
+            raws: Uint32Array.from({ length: 4 }, () => below(shape.rawPages))
           };
         });
         let room = work.callTokens;
@@ -38,19 +46,30 @@ group('work', test => {
           room -= tokens;
           return { table, tokens, position: table.length - tokens };
         });
-        const launch = work.plan(items, 0.125, 4, CHUNK_GROUPS, PAGES_PER_CHUNK, place => ({ offset: 4 * place, chunk: place % 6, capacity: place < shape.rawPages ? 64 : shape.sinks }));
+        const launch = work.plan(items, 0.125, 4, CHUNK_GROUPS, PAGES_PER_CHUNK, place => ({
+          offset: 4 * place,
+          chunk: place % 6,
+          capacity: place < shape.rawPages ? 64 : shape.sinks
+        }));
 
         const entry = (n: number) => work.words.subarray(4 * n, 4 * n + 4);
         const [, spans, spansAt, itemsAt] = entry(0);
         const [merges, mergesAt, rawsAt, pagesAt] = entry(1);
-        assert.equal([spans, merges, ...entry(2)], [launch.attendGroups, launch.mergeGroups, CHUNK_GROUPS, PAGES_PER_CHUNK, launch.blocks, 0]);
+        assert.equal(
+          [spans, merges, ...entry(2)],
+          [launch.attendGroups, launch.mergeGroups, CHUNK_GROUPS, PAGES_PER_CHUNK, launch.blocks, 0]
+        );
         assert.ok(launch.attendGroups * launch.blocks <= work.slots);
         const seen = items.map(() => new Set<number>());
         let spansMet = 0;
         for (let m = 0; m < merges!; m++) {
           const [n, row, first, count] = entry(mergesAt! + m) as unknown as [number, number, number, number];
           const { table, tokens, position } = items[n]!;
-          assert.equal([...entry(itemsAt! + n)].slice(0, 3), [items.slice(0, n).reduce((sum, item) => sum + item.tokens, 0), tokens, position]);
+          assert.equal([...entry(itemsAt! + n)].slice(0, 3), [
+            items.slice(0, n).reduce((sum, item) => sum + item.tokens, 0),
+            tokens,
+            position
+          ]);
           assert.is.not(seen[n]!.has(row), true);
           seen[n]!.add(row);
           const coded: number[] = [];
@@ -69,7 +88,7 @@ group('work', test => {
         }
         assert.is(spansMet, spans);
         const rows = 4 * launch.blocks;
-        items.forEach(({ tokens }, n) => assert.is(seen[n]!.size, Math.ceil(tokens * heads / kvHeads / rows)));
+        items.forEach(({ tokens }, n) => assert.is(seen[n]!.size, Math.ceil((tokens * heads) / kvHeads / rows)));
         assert.ok(work.used <= work.pages);
         assert.ok(work.pages + work.numbers <= work.words.length);
       }

@@ -1,7 +1,7 @@
 // The caches of the WebGPU tables: filled with saved bytes that WebAssembly made, every sequence with pages of its own, and the
 // bytes that attention reads of them, computed from the page layout.
 
-import { KVCache, openBackend, type Backend, type CacheOptions, type CodecName, type Sequence } from 'nsnquant';
+import { type Backend, type CacheOptions, type CodecName, KVCache, openBackend, type Sequence } from 'nsnquant';
 import { codecs } from '../../src/codec.ts';
 import { pageLayout, WINDOW } from '../../src/layout.ts';
 import { feed, invFreq, type KeysAndValues } from '../data.ts';
@@ -36,8 +36,17 @@ const SINKS = 4;
 /** Options of a cache for `sequences` sequences of a cell's context. */
 export function cacheOptions(format: Format, { context, kvHeads, group, headDim, layers }: CellShape, sequences: number): CacheOptions {
   return {
-    layers, kvHeads, queryHeads: kvHeads * group, headDim, capacity: sequences * (context + MORE), keys: format.keys, values: format.values,
-    rope: { invFreq: invFreq(headDim), interleaved: false }, sinks: SINKS, sequences, maxAppend: WINDOW
+    layers,
+    kvHeads,
+    queryHeads: kvHeads * group,
+    headDim,
+    capacity: sequences * (context + MORE),
+    keys: format.keys,
+    values: format.values,
+    rope: { invFreq: invFreq(headDim), interleaved: false },
+    sinks: SINKS,
+    sequences,
+    maxAppend: WINDOW
   };
 }
 
@@ -50,7 +59,12 @@ export async function savedSequence(format: Format, shape: CellShape, heads: rea
 }
 
 /** A cache with a whole batch. The sequences are equal, but none shares a page: nothing is read twice from the same place. */
-export async function filledCache(backend: Backend, format: Format, shape: CellShape, saved: Uint8Array): Promise<{ cache: KVCache; sequences: Sequence[] }> {
+export async function filledCache(
+  backend: Backend,
+  format: Format,
+  shape: CellShape,
+  saved: Uint8Array
+): Promise<{ cache: KVCache; sequences: Sequence[] }> {
   const cache = new KVCache(backend, cacheOptions(format, shape, shape.batch));
   try {
     await cache.ready;
@@ -64,7 +78,10 @@ export async function filledCache(backend: Backend, format: Format, shape: CellS
 /** Bytes of one sequence and layer that attention reads: coded pages with all metadata, sinks and the raw tail in f16. */
 export function sequenceBytes({ keys, values }: Format, { context, kvHeads, headDim }: CellShape): number {
   const pages = Math.floor(Math.max(0, context - SINKS) / WINDOW);
-  return pages * pageLayout(codecs[keys], codecs[values], kvHeads, headDim, true).bytes + (context - pages * WINDOW) * tokenBytes(2, kvHeads, headDim);
+  return (
+    pages * pageLayout(codecs[keys], codecs[values], kvHeads, headDim, true).bytes +
+    (context - pages * WINDOW) * tokenBytes(2, kvHeads, headDim)
+  );
 }
 
 /** Bytes of a token's keys and values as plain numbers. */

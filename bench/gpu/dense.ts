@@ -80,7 +80,12 @@ export class Dense {
     const error = errors.find(error => error !== null);
     if (dense && !error && !refusal) return dense;
     dense?.dispose();
-    throw refusal ?? new RangeError(`${kind} expected memory for ${shape.sequences} × ${shape.tokens} tokens: ${error!.message || error!.constructor.name}`);
+    throw (
+      refusal ??
+      new RangeError(
+        `${kind} expected memory for ${shape.sequences} × ${shape.tokens} tokens: ${error!.message || error!.constructor.name}`
+      )
+    );
   }
 
   private constructor(device: GPUDevice, kind: Kind, shape: DenseShape, heads: readonly KeysAndValues[]) {
@@ -93,10 +98,13 @@ export class Dense {
     this.layerBytes = 2 * sequences * sequenceBytes;
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
     const perChunk = Math.min(sequences, Math.floor(limit / sequenceBytes));
-    if (perChunk === 0) throw new RangeError(`${kind} expected at most ${limit} bytes for one sequence's keys (the device's limit), got ${sequenceBytes}`);
+    if (perChunk === 0)
+      throw new RangeError(`${kind} expected at most ${limit} bytes for one sequence's keys (the device's limit), got ${sequenceBytes}`);
     const tiles = Math.ceil(tokens / TILE);
     const partialBytes = (spanTiles: number): number => 16 * (2 + headDim) * sequences * kvHeads * Math.ceil(tiles / spanTiles);
-    const spans = [1, 2, 4, 8, 16, 32].filter(n => n === 1 || n < 2 * tiles).filter((n, at, all) => partialBytes(n) <= Math.min(limit, PARTIAL_BYTES) || at === all.length - 1);
+    const spans = [1, 2, 4, 8, 16, 32]
+      .filter(n => n === 1 || n < 2 * tiles)
+      .filter((n, at, all) => partialBytes(n) <= Math.min(limit, PARTIAL_BYTES) || at === all.length - 1);
     this.forms = [128, 256].flatMap(threads => spans.map(spanTiles => ({ spanTiles, threads })));
 
     const outputBytes = 4 * sequences * kvHeads * group * headDim;
@@ -104,12 +112,14 @@ export class Dense {
     this.#output = this.#create('dense output', outputBytes, USAGE.STORAGE | USAGE.COPY_SRC);
     this.#read = this.#create('dense read', outputBytes, USAGE.COPY_DST | 1);
     this.#partials = this.#create('dense partials', partialBytes(spans[0]!), USAGE.STORAGE);
-    this.#merge = this.#pipeline('densemerge', { WG: group * headDim / 4 });
-    this.#layers = Array.from({ length: layers }, () => Array.from({ length: Math.ceil(sequences / perChunk) }, (_, n) => {
-      const count = Math.min(perChunk, sequences - n * perChunk);
-      const buffer = (label: string): GPUBuffer => this.#create(label, count * sequenceBytes, USAGE.STORAGE | USAGE.COPY_DST);
-      return { first: n * perChunk, count, keys: buffer('dense keys'), values: buffer('dense values') };
-    }));
+    this.#merge = this.#pipeline('densemerge', { WG: (group * headDim) / 4 });
+    this.#layers = Array.from({ length: layers }, () =>
+      Array.from({ length: Math.ceil(sequences / perChunk) }, (_, n) => {
+        const count = Math.min(perChunk, sequences - n * perChunk);
+        const buffer = (label: string): GPUBuffer => this.#create(label, count * sequenceBytes, USAGE.STORAGE | USAGE.COPY_DST);
+        return { first: n * perChunk, count, keys: buffer('dense keys'), values: buffer('dense values') };
+      })
+    );
     this.#fill(heads, headBytes);
   }
 
@@ -159,14 +169,15 @@ export class Dense {
     const { headDim, kvHeads, group } = this.shape;
     const module = this.#device.createShaderModule({ label: name, code: code(name) });
     return this.#device.createComputePipeline({
-      label: name, layout: 'auto',
+      label: name,
+      layout: 'auto',
       compute: { module, entryPoint: name, constants: { HEAD_DIM: headDim, KV_HEADS: kvHeads, GROUP: group, ...constants } }
     });
   }
 
   #attendPipeline(threads: number): GPUComputePipeline {
     let pipeline = this.#pipelines.get(threads);
-    if (!pipeline) this.#pipelines.set(threads, pipeline = this.#pipeline('dense', { HALF: Number(this.kind === 'f16'), WG: threads }));
+    if (!pipeline) this.#pipelines.set(threads, (pipeline = this.#pipeline('dense', { HALF: Number(this.kind === 'f16'), WG: threads })));
     return pipeline;
   }
 
@@ -182,10 +193,11 @@ export class Dense {
       device.queue.writeBuffer(buffer, 0, Uint32Array.of(...words, ...new Array<number>(4 - words.length).fill(0)));
       return buffer;
     };
-    const bind = (pipeline: GPUComputePipeline, ...buffers: GPUBuffer[]): GPUBindGroup => device.createBindGroup({
-      layout: pipeline.getBindGroupLayout(0),
-      entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } }))
-    });
+    const bind = (pipeline: GPUComputePipeline, ...buffers: GPUBuffer[]): GPUBindGroup =>
+      device.createBindGroup({
+        layout: pipeline.getBindGroupLayout(0),
+        entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } }))
+      });
     const attend = this.#layers[layer]!.map(({ first, count, keys, values }) => ({
       count,
       group: bind(this.#attendPipeline(threads), this.#queries, keys, values, this.#partials, uniform(tokens, spanTiles, first))
@@ -201,11 +213,15 @@ export class Dense {
     const staging = this.#device.createBuffer({ label: 'dense fill', size: headBytes, usage: USAGE.COPY_SRC | USAGE.COPY_DST });
     for (const [n, head] of heads.entries()) {
       for (const side of ['keys', 'values'] as const) {
-        this.#device.queue.writeBuffer(staging, 0, this.kind === 'f32' ? head[side] as Float32Array<ArrayBuffer> : Uint16Array.from(head[side], toHalf));
+        this.#device.queue.writeBuffer(
+          staging,
+          0,
+          this.kind === 'f32' ? (head[side] as Float32Array<ArrayBuffer>) : Uint16Array.from(head[side], toHalf)
+        );
         const encoder = this.#device.createCommandEncoder();
         for (const chunk of this.#layers.flat()) {
           for (let row = 0; row < chunk.count * kvHeads; row++) {
-            if (row % kvHeads % heads.length === n) encoder.copyBufferToBuffer(staging, 0, chunk[side], row * headBytes, headBytes);
+            if ((row % kvHeads) % heads.length === n) encoder.copyBufferToBuffer(staging, 0, chunk[side], row * headBytes, headBytes);
           }
         }
         this.#device.queue.submit([encoder.finish()]);
@@ -236,7 +252,9 @@ export class Bandwidth {
     this.bytes = Math.min(software ? SOFTWARE_BANDWIDTH_BYTES : BANDWIDTH_BYTES, device.limits.maxStorageBufferBindingSize);
     const module = device.createShaderModule({ label: 'bandwidth', code: code('bandwidth') });
     this.#pipeline = device.createComputePipeline({ label: 'bandwidth', layout: 'auto', compute: { module, entryPoint: 'bandwidth' } });
-    this.#buffers = [this.bytes, 16 * 256 * Math.max(...this.forms)].map(size => device.createBuffer({ label: 'bandwidth', size, usage: USAGE.STORAGE }));
+    this.#buffers = [this.bytes, 16 * 256 * Math.max(...this.forms)].map(size =>
+      device.createBuffer({ label: 'bandwidth', size, usage: USAGE.STORAGE })
+    );
     this.#group = device.createBindGroup({
       layout: this.#pipeline.getBindGroupLayout(0),
       entries: this.#buffers.map((buffer, binding) => ({ binding, resource: { buffer } }))

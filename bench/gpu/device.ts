@@ -18,7 +18,7 @@ const SOFTWARE = /swiftshader|llvmpipe|lavapipe|basic render/i;
 
 /** A device of the machine's adapter, or why there is none. Its timestamps are not rounded, where that is for Dawn to say. */
 export async function openGpu(): Promise<Gpu | string> {
-  const gpu = navigatorGpu() ?? await dawn('disable-dawn-features=timestamp_quantization');
+  const gpu = navigatorGpu() ?? (await dawn('disable-dawn-features=timestamp_quantization'));
   if (typeof gpu === 'string') return gpu;
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) return NO_ADAPTER;
@@ -30,7 +30,8 @@ export async function openGpu(): Promise<Gpu | string> {
     requiredLimits: { maxStorageBufferBindingSize, maxBufferSize },
     requiredFeatures: adapter.features.has('timestamp-query') ? ['timestamp-query'] : []
   });
-  const name = [vendor, architecture, model, description].filter((part, n, all) => part && all.indexOf(part) === n).join(' ') || 'unnamed adapter';
+  const name =
+    [vendor, architecture, model, description].filter((part, n, all) => part && all.indexOf(part) === n).join(' ') || 'unnamed adapter';
   return { device, name, software: isFallbackAdapter || SOFTWARE.test(name) };
 }
 

@@ -68,7 +68,7 @@ export class Watch {
     }
     await this.#device.queue.onSubmittedWorkDone();
     const wallNs = (performance.now() - start) * 1e6;
-    return { wallNs, gpuNs: this.#queries && await this.#passTimes() };
+    return { wallNs, gpuNs: this.#queries && (await this.#passTimes()) };
   }
 
   async #passTimes(): Promise<number> {

@@ -3,10 +3,18 @@
 
 /** Bytes and alignment. */
 const SCALARS: Readonly<Record<string, readonly [bytes: number, align: number]>> = {
-  f32: [4, 4], u32: [4, 4], i32: [4, 4],
-  vec2f: [8, 8], vec2u: [8, 8], vec2i: [8, 8],
-  vec3f: [12, 16], vec3u: [12, 16], vec3i: [12, 16],
-  vec4f: [16, 16], vec4u: [16, 16], vec4i: [16, 16],
+  f32: [4, 4],
+  u32: [4, 4],
+  i32: [4, 4],
+  vec2f: [8, 8],
+  vec2u: [8, 8],
+  vec2i: [8, 8],
+  vec3f: [12, 16],
+  vec3u: [12, 16],
+  vec3i: [12, 16],
+  vec4f: [16, 16],
+  vec4u: [16, 16],
+  vec4i: [16, 16],
   mat4x4f: [64, 16]
 };
 
@@ -17,7 +25,8 @@ type Values = (name: string) => number | undefined;
 export function workgroupBytes(code: string, constants: Readonly<Record<string, number>>): number {
   const text = code.replace(/\/\/.*$/gm, '');
   const expressions = new Map<string, string | undefined>();
-  for (const [, name, expression] of text.matchAll(/\b(?:const|override)\s+(\w+)\s*(?::\s*\w+\s*)?(?:=([^;]*))?;/g)) expressions.set(name!, expression);
+  for (const [, name, expression] of text.matchAll(/\b(?:const|override)\s+(\w+)\s*(?::\s*\w+\s*)?(?:=([^;]*))?;/g))
+    expressions.set(name!, expression);
   // Declarations may stand in any order.
   const values: Values = name => {
     const given = constants[name];
@@ -60,8 +69,12 @@ function topLevelComma(text: string): number {
 function evaluate(expression: string, values: Values): number | undefined {
   const tokens = expression.match(/[A-Za-z_]\w*|\d+(?:\.\d+)?[uif]?|<<|>>|[^\s\w]/g) ?? [];
   let at = 0;
-  const fail = (): never => { throw new SyntaxError(); };
-  const expect = (token: string): void => { if (tokens[at++] !== token) fail(); };
+  const fail = (): never => {
+    throw new SyntaxError();
+  };
+  const expect = (token: string): void => {
+    if (tokens[at++] !== token) fail();
+  };
   const unary = (): number => {
     const token = tokens[at++] ?? fail();
     if (token === '(') {
@@ -73,7 +86,10 @@ function evaluate(expression: string, values: Values): number | undefined {
     if (tokens[at] === '(') {
       at++;
       const args = [shift()];
-      while (tokens[at] === ',') { at++; args.push(shift()); }
+      while (tokens[at] === ',') {
+        at++;
+        args.push(shift());
+      }
       expect(')');
       if (token === 'u32' || token === 'i32') return Math.trunc(args[0]!);
       if (token === 'min') return Math.min(...args);

@@ -2,12 +2,12 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
-import { codecs, openBackend, type CodecName } from 'nsnquant';
+import { type CodecName, codecs, openBackend } from 'nsnquant';
+import { NsnCache } from './caches/nsn.ts';
 import { Chat, type Ending, type Transcript } from './engine/chat.ts';
 import { InputError } from './engine/source.ts';
-import { NsnCache } from './caches/nsn.ts';
 import { openModel } from './node.ts';
-import { amount, commonOptions, count, facts, run, status, threadText, type CommonOptions } from './program.ts';
+import { amount, type CommonOptions, commonOptions, count, facts, run, status, threadText } from './program.ts';
 import { generator } from './stats.ts';
 
 interface Options extends CommonOptions {
@@ -57,7 +57,17 @@ await run(async () => {
   const maxAppend = Math.min(MAX_APPEND, capacity);
   const open = (): Conversation => {
     const cache = new NsnCache(backend, model.config, { keys, values, capacity, maxAppend, sinks: 4, recent: 0, rope: true });
-    return { cache, chat: new Chat(model, cache, { capacity, maxAppend, maxAnswer: options.answer, temperature: options.temperature, topP: options.topP, random: generator(options.seed) }) };
+    return {
+      cache,
+      chat: new Chat(model, cache, {
+        capacity,
+        maxAppend,
+        maxAnswer: options.answer,
+        temperature: options.temperature,
+        topP: options.topP,
+        random: generator(options.seed)
+      })
+    };
   };
   const endings: Endings = {
     'stop token': '',
@@ -66,7 +76,9 @@ await run(async () => {
     aborted: '[stopped]\n'
   };
 
-  console.log(`${facts(model, backend, threadText(options.threads)).join('\n')}\nkeys ${keys}, values ${values}, ${capacity} tokens at most; /help says what else there is`);
+  console.log(
+    `${facts(model, backend, threadText(options.threads)).join('\n')}\nkeys ${keys}, values ${values}, ${capacity} tokens at most; /help says what else there is`
+  );
   let current = open();
   let answering: AbortController | undefined;
   const lines = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY });
@@ -124,7 +136,9 @@ async function answer(question: string, { cache, chat }: Conversation, endings: 
   const { length, bytes } = cache;
   const { layers, kvHeads, headDim } = cache.cache.shape;
   const f16 = length * layers * kvHeads * headDim * 2 * 2;
-  const speed = first ? `, first after ${((first.ms - begin) / 1000).toFixed(1)} s, then ${((length - first.length) / (performance.now() - first.ms) * 1000).toFixed(1)} tokens/s` : '';
+  const speed = first
+    ? `, first after ${((first.ms - begin) / 1000).toFixed(1)} s, then ${(((length - first.length) / (performance.now() - first.ms)) * 1000).toFixed(1)} tokens/s`
+    : '';
   console.log(`\n${endings[step.value]}[${length} tokens, ${kilobytes(bytes)} in the cache (f16: ${kilobytes(f16)})${speed}]`);
 }
 
@@ -147,7 +161,9 @@ async function load(file: string, { cache, chat }: Conversation): Promise<void> 
     cache.restore(before);
     throw error;
   }
-  console.log(`loaded ${cache.length} tokens; the last question was: ${transcript.messages.findLast(({ role }) => role === 'user')?.content ?? ''}`);
+  console.log(
+    `loaded ${cache.length} tokens; the last question was: ${transcript.messages.findLast(({ role }) => role === 'user')?.content ?? ''}`
+  );
 }
 
 function readTranscript(text: string, name: string): Transcript {

@@ -1,7 +1,7 @@
 // Runs a model over a text with a cache, and compares what it predicts with the raw cache's predictions, token by token.
 import { WINDOW } from './caches/cache.ts';
-import { openCache, raw, type Resources } from './caches/methods.ts';
-import { Session, type HostOptions, type OnnxRuntime } from './engine/host.ts';
+import { openCache, type Resources, raw } from './caches/methods.ts';
+import { type HostOptions, type OnnxRuntime, Session } from './engine/host.ts';
 import type { Cache, Model } from './engine/model.ts';
 import { encodeModel, type Node } from './engine/onnx.ts';
 import type { TokenStats } from './stats.ts';
@@ -14,7 +14,7 @@ const RAW_CHUNK = 256;
  * one by one: its own window raw, all earlier ones coded.
  */
 export function* windowChunks(tokens: number, sinks: number): Generator<[from: number, to: number]> {
-  for (let from = 0; from < tokens;) {
+  for (let from = 0; from < tokens; ) {
     const to = Math.min(tokens, from === 0 ? sinks + WINDOW : from + WINDOW);
     yield [from, to];
     from = to;
@@ -34,10 +34,22 @@ export async function rawLogits(model: Model, resources: Resources, tokens: read
 }
 
 /** Every position but the last, whose next token is not known. */
-export async function measure(model: Model, compare: Compare, cache: Cache, sinks: number, tokens: readonly number[], rawAll: Float32Array): Promise<TokenStats> {
+export async function measure(
+  model: Model,
+  compare: Compare,
+  cache: Cache,
+  sinks: number,
+  tokens: readonly number[],
+  rawAll: Float32Array
+): Promise<TokenStats> {
   const { vocabulary, width } = model.config;
   const count = tokens.length - 1;
-  const stats = { nll: new Float64Array(count), rawNll: new Float64Array(count), kld: new Float64Array(count), same: new Float64Array(count) };
+  const stats = {
+    nll: new Float64Array(count),
+    rawNll: new Float64Array(count),
+    kld: new Float64Array(count),
+    same: new Float64Array(count)
+  };
   for (const [from, to] of windowChunks(tokens.length, sinks)) {
     const hidden = await model.forward(tokens.slice(from, to), cache);
     const end = Math.min(to, count);
@@ -68,14 +80,25 @@ export class Compare {
     return new Compare(await Session.open(runtime, compareGraph(), options));
   }
 
-  async run(rawLogits: Float32Array, logits: Float32Array, vocabulary: number): Promise<Record<'kld' | 'best' | 'rawBest' | 'logSum' | 'rawLogSum', Float32Array>> {
+  async run(
+    rawLogits: Float32Array,
+    logits: Float32Array,
+    vocabulary: number
+  ): Promise<Record<'kld' | 'best' | 'rawBest' | 'logSum' | 'rawLogSum', Float32Array>> {
     const shape = [logits.length / vocabulary, vocabulary];
-    return await this.#session.run({ raw: { data: rawLogits, shape }, other: { data: logits, shape } }) as Awaited<ReturnType<Compare['run']>>;
+    return (await this.#session.run({ raw: { data: rawLogits, shape }, other: { data: logits, shape } })) as Awaited<
+      ReturnType<Compare['run']>
+    >;
   }
 }
 
 function compareGraph(): Uint8Array {
-  const node = (op: string, inputs: string[], output: string, attributes?: Node['attributes']): Node => ({ op, inputs, outputs: [output], attributes });
+  const node = (op: string, inputs: string[], output: string, attributes?: Node['attributes']): Node => ({
+    op,
+    inputs,
+    outputs: [output],
+    attributes
+  });
   const row = { keepdims: 0 };
   // ln Σ eˣ is how far LogSoftmax moved the largest logit.
   const one = (name: string, best: string, logSum: string): Node[] => [

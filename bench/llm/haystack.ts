@@ -15,11 +15,29 @@ export interface Haystack {
   readonly needles: readonly Needle[];
 }
 
-const TOWNS = ['Aldermoor', 'Brightwater', 'Castlebrook', 'Dunhaven', 'Eastmere', 'Foxbury', 'Greywick', 'Hollowfield', 'Ironbridge', 'Juniper'];
+const TOWNS = [
+  'Aldermoor',
+  'Brightwater',
+  'Castlebrook',
+  'Dunhaven',
+  'Eastmere',
+  'Foxbury',
+  'Greywick',
+  'Hollowfield',
+  'Ironbridge',
+  'Juniper'
+];
 export const MAX_NEEDLES = TOWNS.length;
 
 /** A book of `length` tokens with a number of `digits` digits at every depth, ascending. Every `trial` hides others. */
-export function hide(model: Pick<Model, 'encode'>, book: readonly number[], length: number, depths: readonly number[], digits: number, trial: number): Haystack {
+export function hide(
+  model: Pick<Model, 'encode'>,
+  book: readonly number[],
+  length: number,
+  depths: readonly number[],
+  digits: number,
+  trial: number
+): Haystack {
   const random = generator(trial + 1);
   const hidden = depths.map((depth, i) => {
     const number = Array.from({ length: digits }, () => Math.floor(random() * 10)).join('');
@@ -34,11 +52,12 @@ export function hide(model: Pick<Model, 'encode'>, book: readonly number[], leng
     };
   });
   const rest = length - hidden.reduce((sum, { text }) => sum + text.length, 0);
-  if (rest <= 0 || book.length < rest) throw new InputError(`"--lengths" expected more tokens than the numbers take and fewer than the book has, got ${length}`);
+  if (rest <= 0 || book.length < rest)
+    throw new InputError(`"--lengths" expected more tokens than the numbers take and fewer than the book has, got ${length}`);
   const tokens: number[] = [];
   let from = 0;
   for (const { depth, text } of hidden) {
-    const to = Math.floor(rest * depth / 100);
+    const to = Math.floor((rest * depth) / 100);
     tokens.push(...book.slice(from, to), ...text);
     from = to;
   }

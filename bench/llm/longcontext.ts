@@ -2,14 +2,26 @@
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { WINDOW } from './caches/cache.ts';
-import { methodName, openCache, parseMethods, raw, type Method } from './caches/methods.ts';
+import { type Method, methodName, openCache, parseMethods, raw } from './caches/methods.ts';
 import type { Cache, Model } from './engine/model.ts';
 import { argmax } from './engine/sample.ts';
 import { InputError } from './engine/source.ts';
 import { windowChunks } from './evaluate.ts';
 import { hide, MAX_NEEDLES, type Needle } from './haystack.ts';
 import { readText } from './node.ts';
-import { commonOptions, count, counts, facts, openAll, outputFile, run, status, threadText, type CommonOptions, type Opened } from './program.ts';
+import {
+  type CommonOptions,
+  commonOptions,
+  count,
+  counts,
+  facts,
+  type Opened,
+  openAll,
+  outputFile,
+  run,
+  status,
+  threadText
+} from './program.ts';
 import { logProbability, mean } from './stats.ts';
 import { toMarkdown } from './table.ts';
 
@@ -59,7 +71,8 @@ await run(async () => {
   const opened = await openAll(options);
   const { context } = opened.config;
   const longest = Math.max(...lengths);
-  if (longest + WINDOW > context) throw new InputError(`"--lengths" expected at most ${context - WINDOW} tokens (the model's context less a question), got ${longest}`);
+  if (longest + WINDOW > context)
+    throw new InputError(`"--lengths" expected at most ${context - WINDOW} tokens (the model's context less a question), got ${longest}`);
   status('tokenizing');
   const book = opened.model.encode((await readText('war-and-peace')).slice(0, 6 * longest * (trials + 1)));
 
@@ -68,19 +81,29 @@ await run(async () => {
     for (const method of methods) {
       const row = await measure(opened, method, length, book, options);
       rows.push(row);
-      status(`${length} tokens, ${row.method}: ln p ${average(row.scores).toFixed(2)}, found ${row.scores.filter(({ found }) => found).length}/${row.scores.length}`);
+      status(
+        `${length} tokens, ${row.method}: ln p ${average(row.scores).toFixed(2)}, found ${row.scores.filter(({ found }) => found).length}/${row.scores.length}`
+      );
     }
   }
   status('');
-  console.log([
-    ...facts(opened.model, opened.backend, threadText(options.threads)),
-    `${trials} books of every length, each with ${depths.length} numbers of ${digits} digits, at ${depths.join(', ')} %`
-  ].join('\n'));
+  console.log(
+    [
+      ...facts(opened.model, opened.backend, threadText(options.threads)),
+      `${trials} books of every length, each with ${depths.length} numbers of ${digits} digits, at ${depths.join(', ')} %`
+    ].join('\n')
+  );
   console.log(`\n${table(rows, depths)}`);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
 });
 
-async function measure(opened: Opened, method: Method, length: number, book: readonly number[], { depths, digits, trials }: Options): Promise<Row> {
+async function measure(
+  opened: Opened,
+  method: Method,
+  length: number,
+  book: readonly number[],
+  { depths, digits, trials }: Options
+): Promise<Row> {
   const { sinks } = method.options;
   const scores: Score[] = [];
   let bytes = 0;
@@ -91,7 +114,7 @@ async function measure(opened: Opened, method: Method, length: number, book: rea
     const cache = openCache(method, opened, tokens.length + 2 * WINDOW, sinks + WINDOW);
     for (const [from, to] of windowChunks(tokens.length, sinks)) await opened.model.forward(tokens.slice(from, to), cache);
     for (const needle of needles) {
-      scores.push({ trial, depth: needle.depth, ...await ask(opened.model, cache, needle) });
+      scores.push({ trial, depth: needle.depth, ...(await ask(opened.model, cache, needle)) });
       bytes = cache.bytes;
       cache.crop(tokens.length);
     }
@@ -123,8 +146,12 @@ function table(rows: readonly Row[], depths: readonly number[]): string {
       const isRaw = scores === rawScores;
       const shown = isRaw ? scores : differences;
       return [
-        method, `${length}`, (bytes / 2 ** 20).toFixed(1), `${scores.filter(({ found }) => found).length}/${scores.length}`,
-        average(scores).toFixed(2), ...isRaw ? ['–', '–'] : [average(differences).toFixed(2), differences.length > 1 ? standardError(differences).toFixed(2) : '–'],
+        method,
+        `${length}`,
+        (bytes / 2 ** 20).toFixed(1),
+        `${scores.filter(({ found }) => found).length}/${scores.length}`,
+        average(scores).toFixed(2),
+        ...(isRaw ? ['–', '–'] : [average(differences).toFixed(2), differences.length > 1 ? standardError(differences).toFixed(2) : '–']),
         ...depths.map(depth => average(shown.filter(score => score.depth === depth)).toFixed(2))
       ];
     })

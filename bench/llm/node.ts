@@ -1,6 +1,7 @@
 // What the programs need of Node: the model file, texts, ONNX Runtime's native flavor.
-import { open, readFile, stat } from 'node:fs/promises';
+
 import { existsSync, readdirSync } from 'node:fs';
+import { open, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as runtime from 'onnxruntime-node';
@@ -30,14 +31,18 @@ export async function findModel(option: string | undefined): Promise<string> {
 /** OWNER/NAME/FILE.gguf of Hugging Face, into its usual cache folder. */
 async function download(name: string): Promise<string> {
   const [owner, repo, ...file] = name.split('/');
-  if (!/^[\w.-]+\/[\w.-]+\/.+\.gguf$/.test(name)) throw new InputError(`"--model" expected a file, or OWNER/NAME/FILE.gguf on Hugging Face, got ${name}, which does not exist`);
+  if (!/^[\w.-]+\/[\w.-]+\/.+\.gguf$/.test(name))
+    throw new InputError(`"--model" expected a file, or OWNER/NAME/FILE.gguf on Hugging Face, got ${name}, which does not exist`);
   const { downloadFileToCacheDir } = await import('@huggingface/hub');
-  return downloadFileToCacheDir({ repo: `${owner}/${repo}`, path: file.join('/') })
-    .catch((error: Error) => { throw new InputError(`"--model" expected a file, or one that Hugging Face has, got ${name} (${error.message})`); });
+  return downloadFileToCacheDir({ repo: `${owner}/${repo}`, path: file.join('/') }).catch((error: Error) => {
+    throw new InputError(`"--model" expected a file, or one that Hugging Face has, got ${name} (${error.message})`);
+  });
 }
 
 export async function fileSource(path: string): Promise<Source> {
-  const unreadable = (error: Error): never => { throw new InputError(`"--model" expected a readable file, got ${error.message}`); };
+  const unreadable = (error: Error): never => {
+    throw new InputError(`"--model" expected a readable file, got ${error.message}`);
+  };
   const stats = await stat(path).catch(unreadable);
   if (!stats.isFile()) throw new InputError(`"--model" expected a file, got ${path}, which is none`);
   const { size } = stats;
@@ -64,5 +69,7 @@ export async function openModel(option: string | undefined, options?: OpenOption
 /** A text by its name, or a file. */
 export async function readText(name: string): Promise<string> {
   const path = name in texts ? join(shared, 'text', texts[name as keyof typeof texts]) : name;
-  return readFile(path, 'utf8').catch((error: Error) => { throw new InputError(`"--text" expected ${textNames.join(', ')} or a file, got ${error.message}`); });
+  return readFile(path, 'utf8').catch((error: Error) => {
+    throw new InputError(`"--text" expected ${textNames.join(', ')} or a file, got ${error.message}`);
+  });
 }

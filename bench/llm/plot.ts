@@ -30,8 +30,11 @@ export function plot(points: readonly Point[]): string {
   const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, width: WIDTH, height: HEIGHT });
   const line = { lineStyle: { color: 'currentColor', opacity: 0.4 } };
   const axis = {
-    type: 'log' as const, nameLocation: 'middle' as const, nameTextStyle: { color: 'currentColor', fontSize: FONT },
-    axisLine: { show: true, ...line }, axisTick: { show: true, ...line },
+    type: 'log' as const,
+    nameLocation: 'middle' as const,
+    nameTextStyle: { color: 'currentColor', fontSize: FONT },
+    axisLine: { show: true, ...line },
+    axisTick: { show: true, ...line },
     splitLine: { show: true, lineStyle: { color: 'currentColor', opacity: 0.12 } }
   };
   const label = { color: 'currentColor', fontSize: FONT };
@@ -43,19 +46,45 @@ export function plot(points: readonly Point[]): string {
   const pixels = (value: number, kld: number): Rect => ({
     x: GRID.left + share(value, x) * (WIDTH - GRID.left - GRID.right) - DOT / 2,
     y: HEIGHT - GRID.bottom - share(kld, y) * (HEIGHT - GRID.top - GRID.bottom) - DOT / 2,
-    width: DOT, height: DOT
+    width: DOT,
+    height: DOT
   });
   const taken = points.flatMap(point => [pixels(point.bits, point.kld), pixels(point.codedBits ?? point.bits, point.kld)]);
   chart.setOption({
     animation: false,
     grid: GRID,
     xAxis: { ...axis, ...x, axisLabel: label, logBase: 2, name: 'bits per element', nameGap: 30 },
-    yAxis: { ...axis, ...y, axisLabel: { ...label, formatter: (value: number) => `${Number(value.toPrecision(1))}` }, name: 'mean KLD, nats', nameGap: 52 },
+    yAxis: {
+      ...axis,
+      ...y,
+      axisLabel: { ...label, formatter: (value: number) => `${Number(value.toPrecision(1))}` },
+      name: 'mean KLD, nats',
+      nameGap: 52
+    },
     series: points.flatMap(({ name, color, bits, codedBits, kld }) => [
-      { type: 'line', silent: true, symbol: 'none', lineStyle: { color, width: 1, type: 'dotted' }, data: [[codedBits ?? bits, kld], [bits, kld]] },
-      { type: 'scatter', silent: true, symbolSize: 7, itemStyle: { color: 'transparent', borderColor: color, borderWidth: 1.5 }, data: codedBits === null ? [] : [[codedBits, kld]] },
       {
-        type: 'scatter', silent: true, symbolSize: 8, itemStyle: { color }, data: [[bits, kld]],
+        type: 'line',
+        silent: true,
+        symbol: 'none',
+        lineStyle: { color, width: 1, type: 'dotted' },
+        data: [
+          [codedBits ?? bits, kld],
+          [bits, kld]
+        ]
+      },
+      {
+        type: 'scatter',
+        silent: true,
+        symbolSize: 7,
+        itemStyle: { color: 'transparent', borderColor: color, borderWidth: 1.5 },
+        data: codedBits === null ? [] : [[codedBits, kld]]
+      },
+      {
+        type: 'scatter',
+        silent: true,
+        symbolSize: 8,
+        itemStyle: { color },
+        data: [[bits, kld]],
         label: { show: true, formatter: name, ...label },
         labelLine: { show: true, lineStyle: { color: 'currentColor', opacity: 0.35 } },
         labelLayout: ({ labelRect: { width, height } }: { labelRect: Rect }) => {
@@ -66,8 +95,17 @@ export function plot(points: readonly Point[]): string {
           const edge = place.x > dot.x ? place.x - 2 : place.x + place.width + 2;
           const far = Math.abs(middle - dot.y - DOT / 2) > height;
           return {
-            x: place.x > dot.x ? place.x : place.x + place.width, y: middle, align: place.x > dot.x ? 'left' : 'right', verticalAlign: 'middle',
-            ...far && { labelLinePoints: [[dot.x + DOT / 2, dot.y + DOT / 2], [dot.x + DOT / 2, dot.y + DOT / 2], [edge, middle]] }
+            x: place.x > dot.x ? place.x : place.x + place.width,
+            y: middle,
+            align: place.x > dot.x ? 'left' : 'right',
+            verticalAlign: 'middle',
+            ...(far && {
+              labelLinePoints: [
+                [dot.x + DOT / 2, dot.y + DOT / 2],
+                [dot.x + DOT / 2, dot.y + DOT / 2],
+                [edge, middle]
+              ]
+            })
           };
         }
       }
@@ -84,13 +122,18 @@ function free(taken: readonly Rect[], right: Rect, left: Rect, width: number, he
   const middle = right.y + (right.height - height) / 2;
   const places: Rect[] = [];
   for (let shift = 0; shift <= 16; shift++) {
-    for (const y of shift === 0 ? [middle] : [middle - shift * height / 2, middle + shift * height / 2]) {
+    for (const y of shift === 0 ? [middle] : [middle - (shift * height) / 2, middle + (shift * height) / 2]) {
       const away = gap + 3 * shift;
       places.push({ x: right.x + right.width + away, y, width, height }, { x: left.x - away - width, y, width, height });
     }
   }
-  const covered = ({ x, y, width, height }: Rect): number => taken.reduce((sum, other) => sum
-    + Math.max(0, Math.min(x + width, other.x + other.width) - Math.max(x, other.x)) * Math.max(0, Math.min(y + height, other.y + other.height) - Math.max(y, other.y)), 0)
-    + (x < GRID.left || x + width > WIDTH || y < 0 || y + height > HEIGHT - GRID.bottom ? width * height : 0);
+  const covered = ({ x, y, width, height }: Rect): number =>
+    taken.reduce(
+      (sum, other) =>
+        sum +
+        Math.max(0, Math.min(x + width, other.x + other.width) - Math.max(x, other.x)) *
+          Math.max(0, Math.min(y + height, other.y + other.height) - Math.max(y, other.y)),
+      0
+    ) + (x < GRID.left || x + width > WIDTH || y < 0 || y + height > HEIGHT - GRID.bottom ? width * height : 0);
   return places.find(place => covered(place) === 0) ?? places.reduce((best, place) => (covered(place) < covered(best) ? place : best));
 }

@@ -1,9 +1,9 @@
 // What the programs share: options, the lines that say where numbers come from, errors as one sentence.
 import { accessSync, constants } from 'node:fs';
-import { dirname } from 'node:path';
 import { availableParallelism, cpus } from 'node:os';
-import { BackendError, openBackend, type Backend, type BackendName } from 'nsnquant';
-import { InvalidArgumentError, Option, type Command } from 'commander';
+import { dirname } from 'node:path';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Backend, BackendError, type BackendName, openBackend } from 'nsnquant';
 import { DenseAttention } from './caches/dense.ts';
 import type { Resources } from './caches/methods.ts';
 import { Model } from './engine/model.ts';
@@ -28,10 +28,15 @@ export function commonOptions(command: Command): Command {
 }
 
 export function modelOption(command: Command): Command {
-  return command
-    .option('--model <file>', 'a GGUF file, or OWNER/NAME/FILE.gguf on Hugging Face (default: NSN_MODEL, or the file beside the repository)')
-    // Never what the machine would choose: the same command has to measure the same everywhere.
-    .addOption(new Option('--backend <name>', "where nsnquant's attention runs").choices(['wasm', 'webgpu', 'reference']).default('wasm'));
+  return (
+    command
+      .option(
+        '--model <file>',
+        'a GGUF file, or OWNER/NAME/FILE.gguf on Hugging Face (default: NSN_MODEL, or the file beside the repository)'
+      )
+      // Never what the machine would choose: the same command has to measure the same everywhere.
+      .addOption(new Option('--backend <name>', "where nsnquant's attention runs").choices(['wasm', 'webgpu', 'reference']).default('wasm'))
+  );
 }
 
 /** For commander: an integer of at least 1. */

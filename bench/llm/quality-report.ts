@@ -1,6 +1,7 @@
 // The quality results as a Markdown table and as one HTML file that needs nothing else.
-import { plot, type Point } from './plot.ts';
-import { isNsn, methodName, type MethodOptions } from './caches/methods.ts';
+
+import { isNsn, type MethodOptions, methodName } from './caches/methods.ts';
+import { type Point, plot } from './plot.ts';
 import type { Intervals, Summary } from './stats.ts';
 import { short, type Table } from './table.ts';
 
@@ -70,15 +71,30 @@ export function writeReport(facts: readonly string[], results: readonly Result[]
 <h1>Quality of a quantized cache</h1>
 ${facts.map(fact => `<p>${escape(fact)}</p>`).join('\n')}
 <p><small><span class="nsn">●</span> nsnquant, <span class="other">●</span> other formats: everything counted after the whole sequence; ○: coded tokens alone, where a long context comes to.</small></p>
-${texts.map(text => section(text, results.filter(result => result.text === text))).join('\n')}
+${texts
+  .map(text =>
+    section(
+      text,
+      results.filter(result => result.text === text)
+    )
+  )
+  .join('\n')}
 </html>
 `;
 }
 
 function section(text: string, results: readonly Result[]): string {
-  const points = results.filter(({ kld }) => kld > 0).map((result): Point => ({
-    name: methodName(result), color: isNsn(result) ? NSN_COLOR : OTHER_COLOR, kld: result.kld, bits: result.bitsPerElement, codedBits: result.codedBits
-  }));
+  const points = results
+    .filter(({ kld }) => kld > 0)
+    .map(
+      (result): Point => ({
+        name: methodName(result),
+        color: isNsn(result) ? NSN_COLOR : OTHER_COLOR,
+        kld: result.kld,
+        bits: result.bitsPerElement,
+        codedBits: result.codedBits
+      })
+    );
   const { headers, rows } = resultTable(results);
   const cells = (tag: string, row: readonly string[]): string => row.map(cell => `<${tag}>${escape(cell)}</${tag}>`).join('');
   return `<h2>${escape(text)}</h2>

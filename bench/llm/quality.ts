@@ -1,21 +1,46 @@
 // `npm run quality`: what every codec and format costs a language model in perplexity and KL divergence, against bits.
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { methodName, openCache, parseMethods, type Method } from './caches/methods.ts';
+import { type Method, methodName, openCache, parseMethods } from './caches/methods.ts';
+import { InputError } from './engine/source.ts';
 import { Compare, measure, rawLogits } from './evaluate.ts';
 import { findModel, readText, runtime, textNames } from './node.ts';
-import { InputError } from './engine/source.ts';
-import { commonOptions, count, facts, openAll, outputFile, run, status, threadText, type CommonOptions, type Opened } from './program.ts';
-import { fingerprint, State, type Measurement } from './state.ts';
-import { resultTable, writeReport, type Result } from './quality-report.ts';
+import { type CommonOptions, commonOptions, count, facts, type Opened, openAll, outputFile, run, status, threadText } from './program.ts';
+import { type Result, resultTable, writeReport } from './quality-report.ts';
+import { fingerprint, type Measurement, State } from './state.ts';
 import { bootstrap, join, summarize } from './stats.ts';
 import { toMarkdown } from './table.ts';
 
 const METHODS = [
   'raw',
-  'nsn1', 'nsn2', 'nsn4', 'nsn4/nsn2', 'nsn4/nsn1', 'nsn2/nsn4', 'nsn2/nsn1', 'nsn1/nsn4', 'nsn1/nsn2',
-  'nsn2@sinks=0', 'nsn4/nsn2@sinks=0', 'nsn4@sinks=0', 'nsn2@rope=off', 'nsn4/nsn2@rope=off', 'nsn2@recent=1', 'paper2', 'paper2@sinks=0',
-  'q8_0', 'q4_0', 'q4_0+hadamard', 'q4_0+hadamard@sinks=4', 'kivi2', 'kivi2@sinks=4', 'turbo2', 'turbo3', 'turbo4', 'turbo2@sinks=4', 'turbo4@sinks=4'
+  'nsn1',
+  'nsn2',
+  'nsn4',
+  'nsn4/nsn2',
+  'nsn4/nsn1',
+  'nsn2/nsn4',
+  'nsn2/nsn1',
+  'nsn1/nsn4',
+  'nsn1/nsn2',
+  'nsn2@sinks=0',
+  'nsn4/nsn2@sinks=0',
+  'nsn4@sinks=0',
+  'nsn2@rope=off',
+  'nsn4/nsn2@rope=off',
+  'nsn2@recent=1',
+  'paper2',
+  'paper2@sinks=0',
+  'q8_0',
+  'q4_0',
+  'q4_0+hadamard',
+  'q4_0+hadamard@sinks=4',
+  'kivi2',
+  'kivi2@sinks=4',
+  'turbo2',
+  'turbo3',
+  'turbo4',
+  'turbo2@sinks=4',
+  'turbo4@sinks=4'
 ].join(',');
 
 interface Options extends CommonOptions {
@@ -44,9 +69,12 @@ await run(async () => {
   const methods = parseMethods(options.methods);
   const opened = await openAll(options);
   const results: Result[] = [];
-  for (const text of options.text.split(',')) results.push(...await measureText(text, methods, opened, options));
+  for (const text of options.text.split(',')) results.push(...(await measureText(text, methods, opened, options)));
 
-  const lines = [...facts(opened.model, opened.backend, threadText(options.threads)), `${options.sequences} sequences of ${options.tokens} tokens of every text, ${options.stride ?? options.tokens} tokens from start to start`];
+  const lines = [
+    ...facts(opened.model, opened.backend, threadText(options.threads)),
+    `${options.sequences} sequences of ${options.tokens} tokens of every text, ${options.stride ?? options.tokens} tokens from start to start`
+  ];
   console.log(lines.join('\n'));
   for (const text of new Set(results.map(result => result.text))) {
     console.log(`\n${text}\n\n${toMarkdown(resultTable(results.filter(result => result.text === text)))}`);
@@ -62,8 +90,12 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
   status(`${text}: tokenizing`);
   const ids = model.encode(await readText(text));
   const needed = (sequences - 1) * stride + tokens;
-  if (ids.length < needed) throw new InputError(`"--text" expected ${needed} tokens (${sequences} sequences of ${tokens}, ${stride} apart), got ${ids.length} in ${text}`);
-  if (tokens > model.config.context) throw new InputError(`"--tokens" expected at most ${model.config.context} (the model's context), got ${tokens}`);
+  if (ids.length < needed)
+    throw new InputError(
+      `"--text" expected ${needed} tokens (${sequences} sequences of ${tokens}, ${stride} apart), got ${ids.length} in ${text}`
+    );
+  if (tokens > model.config.context)
+    throw new InputError(`"--tokens" expected at most ${model.config.context} (the model's context), got ${tokens}`);
 
   const state = new State(fingerprint(await findModel(options.model)));
   const compare = await Compare.open(runtime, options);
@@ -84,7 +116,9 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
         cache.dispose();
         state.set(key, measured);
         const { kld, ppl } = summarize(stats);
-        status(`${text}: sequence ${sequence + 1}/${sequences}, method ${index + 1}/${methods.length}: ${methodName(method)} ppl ${ppl.toFixed(2)} KLD ${kld.toFixed(4)} (${((performance.now() - begin) / 1000).toFixed(1)} s)`);
+        status(
+          `${text}: sequence ${sequence + 1}/${sequences}, method ${index + 1}/${methods.length}: ${methodName(method)} ppl ${ppl.toFixed(2)} KLD ${kld.toFixed(4)} (${((performance.now() - begin) / 1000).toFixed(1)} s)`
+        );
       }
       parts.get(method)!.push(measured);
     }
@@ -98,7 +132,7 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
       keys: method.keys,
       values: method.values,
       options: method.options,
-      bitsPerElement: 8 * measurements[0]!.bytes / (2 * tokens * layers * kvHeads * headDim),
+      bitsPerElement: (8 * measurements[0]!.bytes) / (2 * tokens * layers * kvHeads * headDim),
       codedBits: measurements[0]!.codedBits,
       ...summarize(stats),
       ci: bootstrap(stats)

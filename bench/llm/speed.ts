@@ -3,14 +3,26 @@ import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { codecs } from 'nsnquant';
 import { FixedCache } from './caches/fixed.ts';
-import { methodName, openCache, parseMethods, raw, type Method } from './caches/methods.ts';
+import { type Method, methodName, openCache, parseMethods, raw } from './caches/methods.ts';
 import { NsnCache } from './caches/nsn.ts';
 import { TimedCache } from './caches/timed.ts';
 import type { WindowedCache } from './caches/windowed.ts';
 import type { Cache } from './engine/model.ts';
 import { InputError } from './engine/source.ts';
 import { readText } from './node.ts';
-import { count, counts, facts, modelOption, openAll, outputFile, run, status, threadText, type ModelOptions, type Opened } from './program.ts';
+import {
+  count,
+  counts,
+  facts,
+  type ModelOptions,
+  modelOption,
+  type Opened,
+  openAll,
+  outputFile,
+  run,
+  status,
+  threadText
+} from './program.ts';
 import { quantile } from './stats.ts';
 import { toMarkdown } from './table.ts';
 
@@ -63,7 +75,8 @@ await run(async () => {
     .parse()
     .opts<Options>();
   const { contexts, threadCounts, steps } = options;
-  if (contexts.some((context, i) => context <= (contexts[i - 1] ?? 0))) throw new InputError(`"--contexts" expected ascending numbers, got ${contexts.join(',')}`);
+  if (contexts.some((context, i) => context <= (contexts[i - 1] ?? 0)))
+    throw new InputError(`"--contexts" expected ascending numbers, got ${contexts.join(',')}`);
   const methods = parseMethods(options.methods);
   if (!methods.every(({ keys }) => keys in codecs)) throw new InputError(`"--methods" expected codecs of nsnquant, got ${options.methods}`);
   const longest = contexts.at(-1)! + steps + WARM_UP;
@@ -71,7 +84,9 @@ await run(async () => {
   for (const threads of threadCounts) {
     const opened = await openAll({ ...options, threads });
     if (longest > opened.config.context) {
-      throw new InputError(`"--contexts" expected at most ${opened.config.context - steps - WARM_UP} tokens (the model's context less those measured), got ${contexts.at(-1)}`);
+      throw new InputError(
+        `"--contexts" expected at most ${opened.config.context - steps - WARM_UP} tokens (the model's context less those measured), got ${contexts.at(-1)}`
+      );
     }
     engines.push({ ...opened, threads, hostMs: new Map() });
   }
@@ -79,11 +94,12 @@ await run(async () => {
   status('tokenizing');
   const ids = model.encode((await readText('war-and-peace')).slice(0, 8 * longest)).slice(0, longest);
   const rows: Row[] = [];
-  for (const engine of engines) rows.push(...await measureDense(engine, ids, options));
-  for (const method of methods) rows.push(...await measureMethod(engines, method, ids, options));
+  for (const engine of engines) rows.push(...(await measureDense(engine, ids, options)));
+  for (const method of methods) rows.push(...(await measureMethod(engines, method, ids, options)));
   status('');
   console.log(facts(model, backend, threadCounts.map(threadText).join(' or ')).join('\n'));
-  for (const threads of threadCounts) console.log(`\n${threadText(threads)} of the host engine\n\n${table(rows.filter(row => row.threads === threads))}`);
+  for (const threads of threadCounts)
+    console.log(`\n${threadText(threads)} of the host engine\n\n${table(rows.filter(row => row.threads === threads))}`);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
 });
 
@@ -99,19 +115,43 @@ async function measureDense(engine: Engine, ids: readonly number[], { contexts, 
     allMs += await read(engine, timed, ids, context);
     const hostMs = allMs - timed.attendMs - timed.appendMs;
     engine.hostMs.set(context, hostMs);
-    for (const [method, kind] of [['f32', 'f32'], ['int8 (as q8_0)', 'int8']] as const) {
+    for (const [method, kind] of [
+      ['f32', 'f32'],
+      ['int8 (as q8_0)', 'int8']
+    ] as const) {
       const fixed = await FixedCache.open(config, kind, backend.variant === 'relaxed', cache);
-      rows.push({ method, threads, context, ...await decode(engine, fixed, ids, context, steps), ...NO_PREFILL, bytes: fixed.bytes, allocated: null });
+      rows.push({
+        method,
+        threads,
+        context,
+        ...(await decode(engine, fixed, ids, context, steps)),
+        ...NO_PREFILL,
+        bytes: fixed.bytes,
+        allocated: null
+      });
     }
     const bytes = cache.bytes;
-    rows.push({ method: 'f32 by the host engine', threads, context, ...await decode(engine, cache, ids, context, steps), ...prefill(context, hostMs, timed), bytes, allocated: null });
+    rows.push({
+      method: 'f32 by the host engine',
+      threads,
+      context,
+      ...(await decode(engine, cache, ids, context, steps)),
+      ...prefill(context, hostMs, timed),
+      bytes,
+      allocated: null
+    });
     cache.crop(context);
   }
   return rows;
 }
 
 /** The prompt is read once, by the engine with the most threads: how long the cache takes does not depend on them. */
-async function measureMethod(engines: readonly Engine[], method: Method, ids: readonly number[], { contexts, steps }: Options): Promise<Row[]> {
+async function measureMethod(
+  engines: readonly Engine[],
+  method: Method,
+  ids: readonly number[],
+  { contexts, steps }: Options
+): Promise<Row[]> {
   const rows: Row[] = [];
   const fastest = engines.reduce((most, engine) => (engine.threads > most.threads ? engine : most));
   const cache = openCache(method, fastest, ids.length, CHUNK);
@@ -124,16 +164,28 @@ async function measureMethod(engines: readonly Engine[], method: Method, ids: re
     for (const engine of engines) {
       const times = await decode(engine, cache, ids, context, steps);
       cache.crop(context);
-      rows.push({ method: methodName(method), threads: engine.threads, context, ...times, ...prefill(context, engine.hostMs.get(context)!, timed), bytes, allocated });
+      rows.push({
+        method: methodName(method),
+        threads: engine.threads,
+        context,
+        ...times,
+        ...prefill(context, engine.hostMs.get(context)!, timed),
+        bytes,
+        allocated
+      });
     }
   }
   cache.dispose();
   return rows;
 }
 
-function prefill(context: number, hostMs: number, { attendMs, appendMs }: TimedCache): Pick<Row, 'prefillPerSecond' | 'prefillAttendShare' | 'prefillEncodeShare'> {
+function prefill(
+  context: number,
+  hostMs: number,
+  { attendMs, appendMs }: TimedCache
+): Pick<Row, 'prefillPerSecond' | 'prefillAttendShare' | 'prefillEncodeShare'> {
   const allMs = hostMs + attendMs + appendMs;
-  return { prefillPerSecond: context / allMs * 1000, prefillAttendShare: attendMs / allMs, prefillEncodeShare: appendMs / allMs };
+  return { prefillPerSecond: (context / allMs) * 1000, prefillAttendShare: attendMs / allMs, prefillEncodeShare: appendMs / allMs };
 }
 
 /** Reads the prompt on to `context` tokens; milliseconds. */
@@ -144,7 +196,13 @@ async function read({ model }: Engine, cache: Cache, ids: readonly number[], con
 }
 
 /** Token by token: medians, and the mean of encoding, as only one token in 64 seals a window. */
-async function decode({ model }: Engine, cache: Cache, ids: readonly number[], context: number, steps: number): Promise<Pick<Row, 'tokenMs' | 'attendMs' | 'encodeMs'>> {
+async function decode(
+  { model }: Engine,
+  cache: Cache,
+  ids: readonly number[],
+  context: number,
+  steps: number
+): Promise<Pick<Row, 'tokenMs' | 'attendMs' | 'encodeMs'>> {
   const timed = new TimedCache(cache);
   const host: number[] = [];
   const attend: number[] = [];
@@ -168,7 +226,19 @@ function table(rows: readonly Row[]): string {
   const percent = (x: number | null): string => (x === null ? '–' : `${(100 * x).toFixed(1)} %`);
   const mebibytes = (x: number | null): string => (x === null ? '–' : (x / 2 ** 20).toFixed(1));
   return toMarkdown({
-    headers: ['cache', 'context', 'ms/token', 'attend ms', 'encode ms', 'attention share', 'prefill tokens/s', 'attend share', 'encode share', 'held MiB', 'allocated MiB'],
+    headers: [
+      'cache',
+      'context',
+      'ms/token',
+      'attend ms',
+      'encode ms',
+      'attention share',
+      'prefill tokens/s',
+      'attend share',
+      'encode share',
+      'held MiB',
+      'allocated MiB'
+    ],
     textColumns: 1,
     rows: rows.map(row => [
       row.method,

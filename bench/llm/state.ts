@@ -20,7 +20,8 @@ export function fingerprint(modelFile: string): string {
   const library = dirname(fileURLToPath(import.meta.resolve('nsnquant')));
   const files = [
     ...[library, join(library, 'generated'), join(here, 'engine'), join(here, 'caches')].flatMap(filesOf),
-    join(here, 'evaluate.ts'), join(here, '../../examples/demo/baselines.ts')
+    join(here, 'evaluate.ts'),
+    join(here, '../../examples/demo/baselines.ts')
   ];
   for (const file of files) hash.update(readFileSync(file));
   const { size, mtimeMs } = statSync(modelFile);
@@ -28,8 +29,10 @@ export function fingerprint(modelFile: string): string {
 }
 
 function filesOf(folder: string): string[] {
-  return readdirSync(folder, { withFileTypes: true }).filter(entry => entry.isFile() && /\.[jt]s$/.test(entry.name))
-    .map(({ name }) => join(folder, name)).sort();
+  return readdirSync(folder, { withFileTypes: true })
+    .filter(entry => entry.isFile() && /\.[jt]s$/.test(entry.name))
+    .map(({ name }) => join(folder, name))
+    .sort();
 }
 
 export class State {
@@ -47,9 +50,16 @@ export class State {
     } catch {
       return undefined;
     }
-    const { bytes, codedBits, ...series } = JSON.parse(text) as { bytes: number; codedBits: number | null } & Record<keyof TokenStats, string>;
+    const { bytes, codedBits, ...series } = JSON.parse(text) as { bytes: number; codedBits: number | null } & Record<
+      keyof TokenStats,
+      string
+    >;
     const floats = (base64: string): Float64Array => new Float64Array(Uint8Array.from(Buffer.from(base64, 'base64')).buffer);
-    return { bytes, codedBits, stats: { nll: floats(series.nll), rawNll: floats(series.rawNll), kld: floats(series.kld), same: floats(series.same) } };
+    return {
+      bytes,
+      codedBits,
+      stats: { nll: floats(series.nll), rawNll: floats(series.rawNll), kld: floats(series.kld), same: floats(series.same) }
+    };
   }
 
   set(key: string, { stats, bytes, codedBits }: Measurement): void {

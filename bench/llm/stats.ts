@@ -44,16 +44,18 @@ export function bootstrap(stats: TokenStats, { blockLength = 64, draws = 1000, s
   const summaries = Array.from({ length: draws }, () => {
     const chosen = Array.from({ length: blocks }, () => Math.floor(random() * blocks) * blockLength);
     const size = chosen.reduce((sum, begin) => sum + Math.min(blockLength, length - begin), 0);
-    const drawn = Object.fromEntries(series.map(([name, all]) => {
-      const out = new Float64Array(size);
-      let at = 0;
-      for (const begin of chosen) {
-        const block = all.subarray(begin, begin + blockLength);
-        out.set(block, at);
-        at += block.length;
-      }
-      return [name, out];
-    })) as unknown as TokenStats;
+    const drawn = Object.fromEntries(
+      series.map(([name, all]) => {
+        const out = new Float64Array(size);
+        let at = 0;
+        for (const begin of chosen) {
+          const block = all.subarray(begin, begin + blockLength);
+          out.set(block, at);
+          at += block.length;
+        }
+        return [name, out];
+      })
+    ) as unknown as TokenStats;
     return summarize(drawn);
   });
   const interval = (key: keyof Summary): [number, number] => {

@@ -9,7 +9,8 @@ export interface Table {
 
 export function toMarkdown({ headers, rows, textColumns }: Table): string {
   const widths = headers.map((header, column) => Math.max(...[header, ...rows.map(row => row[column]!)].map(cell => cell.length)));
-  const pad = (cell: string, column: number): string => (column < textColumns ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!));
+  const pad = (cell: string, column: number): string =>
+    column < textColumns ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!);
   const line = (cells: readonly string[]): string => `| ${cells.map(pad).join(' | ')} |`;
   const rule = widths.map((width, column) => (column < textColumns ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`));
   return [line(headers), line(rule), ...rows.map(line)].join('\n');

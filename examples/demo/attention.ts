@@ -4,7 +4,7 @@ export interface Heads {
   kvHeads: number;
   queryHeads: number; // query head h reads KV head floor(h / (queryHeads / kvHeads))
   headDim: number;
-  scale: number;      // logits are scale · ⟨q, k⟩
+  scale: number; // logits are scale · ⟨q, k⟩
 }
 
 /**

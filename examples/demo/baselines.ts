@@ -101,7 +101,10 @@ export class BaselineRow implements Row {
     this.#protocol = protocol;
     const elements = recording.tokens * recording.kvHeads * recording.headDim;
     this.#layers = recording.layers.map(() => ({
-      keys: new Float32Array(elements), values: new Float32Array(elements), length: 0, coded: protocol.sinks
+      keys: new Float32Array(elements),
+      values: new Float32Array(elements),
+      length: 0,
+      coded: protocol.sinks
     }));
   }
 
@@ -138,7 +141,7 @@ export class BaselineRow implements Row {
 
   get codedBits(): number {
     const { headDim } = this.#recording;
-    return 8 * this.#format.headBytes(headDim) / headDim;
+    return (8 * this.#format.headBytes(headDim)) / headDim;
   }
 
   dispose(): void {}
@@ -162,7 +165,8 @@ function hadamard(x: Float32Array): void {
   for (let stride = 1; stride < n; stride *= 2) {
     for (let i = 0; i < y.length; i++) {
       if (i & stride) continue;
-      const a = y[i]!, b = y[i + stride]!;
+      const a = y[i]!,
+        b = y[i + stride]!;
       y[i] = a + b;
       y[i + stride] = a - b;
     }

@@ -1,5 +1,5 @@
 // The library behind the demo's calls: one KVCache with one sequence.
-import { codecs, KVCache, type Backend, type CodecName, type Sequence } from 'nsnquant';
+import { type Backend, type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
 import { fromHalf, toHalf } from '../../src/half.ts';
 import type { Recording } from './recording.ts';
 import type { Row } from './row.ts';
@@ -15,8 +15,17 @@ const WINDOW = 64; // tokens that are sealed together
 export function openCache(backend: Backend, recording: Recording, { keys, values, sinks }: NsnOptions): KVCache {
   const { layers, kvHeads, queryHeads, headDim, rope, tokens } = recording;
   return new KVCache(backend, {
-    layers: layers.length, kvHeads, queryHeads, headDim, rope, keys, values, sinks,
-    capacity: tokens, sequences: 1, maxAppend: 1
+    layers: layers.length,
+    kvHeads,
+    queryHeads,
+    headDim,
+    rope,
+    keys,
+    values,
+    sinks,
+    capacity: tokens,
+    sequences: 1,
+    maxAppend: 1
   });
 }
 
@@ -72,7 +81,7 @@ export class NsnRow implements Row {
   get codedBits(): number | null {
     const { layers, kvHeads, headDim } = this.#recording;
     const { bytes, tokens } = this.#sequence.sealed;
-    return tokens === 0 ? null : 8 * bytes / (2 * tokens * layers.length * kvHeads * headDim);
+    return tokens === 0 ? null : (8 * bytes) / (2 * tokens * layers.length * kvHeads * headDim);
   }
 
   dispose(): void {

@@ -51,14 +51,22 @@ export async function measureQuality(recording: Recording, rows: readonly Row[],
 }
 
 /** One token's keys and values: f32 [kvHeads, headDim] each. */
-export function tokenAt({ layers, kvHeads, headDim }: Recording, layer: number, position: number): { keys: Float32Array; values: Float32Array } {
+export function tokenAt(
+  { layers, kvHeads, headDim }: Recording,
+  layer: number,
+  position: number
+): { keys: Float32Array; values: Float32Array } {
   const row = kvHeads * headDim;
   const { keys, values } = layers[layer]!;
   return { keys: keys.subarray(position * row, (position + 1) * row), values: values.subarray(position * row, (position + 1) * row) };
 }
 
 /** One position's query, f32 [queryHeads, headDim], if there is one. */
-export function queryAt({ layers, tokens, queryTokens, queryHeads, headDim }: Recording, layer: number, position: number): Float32Array | undefined {
+export function queryAt(
+  { layers, tokens, queryTokens, queryHeads, headDim }: Recording,
+  layer: number,
+  position: number
+): Float32Array | undefined {
   const at = position - (tokens - queryTokens);
   const row = queryHeads * headDim;
   return at < 0 ? undefined : layers[layer]!.queries.subarray(at * row, (at + 1) * row);

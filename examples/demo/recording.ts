@@ -1,11 +1,11 @@
 // What the demo measures on: keys, values and queries that a real model produced, recorded in a safetensors file.
 // Everything about the file is checked here, so that nothing after it has to.
-import { InputError, parseSafetensors, readFloats, shapeText, type Safetensors, type Tensor } from './safetensors.ts';
+import { InputError, parseSafetensors, readFloats, type Safetensors, shapeText, type Tensor } from './safetensors.ts';
 
 export interface RecordedLayer {
-  index: number;         // the layer's number in the model
-  keys: Float32Array;    // [tokens, kvHeads, headDim], after RoPE, positions 0 … tokens − 1
-  values: Float32Array;  // [tokens, kvHeads, headDim]
+  index: number; // the layer's number in the model
+  keys: Float32Array; // [tokens, kvHeads, headDim], after RoPE, positions 0 … tokens − 1
+  values: Float32Array; // [tokens, kvHeads, headDim]
   queries: Float32Array; // [queryTokens, queryHeads, headDim], the last queryTokens positions
 }
 
@@ -43,7 +43,9 @@ export function readRecording(file: Uint8Array): Recording {
   }
   const [tokens, kvHeads, headDim] = keys.shape as [number, number, number];
   if (headDim % 8 !== 0 || headDim < 32 || headDim > 512) {
-    throw new InputError(`"${keysName}" expected shape [tokens, kvHeads, headDim] with headDim a multiple of 8 from 32 to 512, got ${shapeText(keys.shape)}`);
+    throw new InputError(
+      `"${keysName}" expected shape [tokens, kvHeads, headDim] with headDim a multiple of 8 from 32 to 512, got ${shapeText(keys.shape)}`
+    );
   }
 
   const queriesName = `layers.${first}.q`;
@@ -51,8 +53,14 @@ export function readRecording(file: Uint8Array): Recording {
   const queriesShape = `[1 to ${tokens} tokens, ${headsText}, ${headDim}] (as ${keysName})`;
   const queries = tensor(parsed, queriesName, queriesShape);
   const [queryTokens, queryHeads, queryDim] = queries.shape as [number, number, number];
-  const queriesFit = queries.shape.length === 3 && queryDim === headDim && queryTokens >= 1 && queryTokens <= tokens
-    && queryHeads >= kvHeads && queryHeads % kvHeads === 0 && queryHeads <= MAX_GROUP * kvHeads;
+  const queriesFit =
+    queries.shape.length === 3 &&
+    queryDim === headDim &&
+    queryTokens >= 1 &&
+    queryTokens <= tokens &&
+    queryHeads >= kvHeads &&
+    queryHeads % kvHeads === 0 &&
+    queryHeads <= MAX_GROUP * kvHeads;
   if (!queriesFit) {
     throw new InputError(`"${queriesName}" expected shape ${queriesShape}, got ${shapeText(queries.shape)}`);
   }
@@ -64,7 +72,7 @@ export function readRecording(file: Uint8Array): Recording {
       index,
       keys: elements(parsed, k, keys.shape, keysName),
       values: elements(parsed, `layers.${index}.v`, keys.shape, k),
-      queries: elements(parsed, `layers.${index}.q`, queries.shape, queriesName),
+      queries: elements(parsed, `layers.${index}.q`, queries.shape, queriesName)
     };
   });
   return { ...metadata, tokens, queryTokens, kvHeads, queryHeads, headDim, layers };
@@ -86,7 +94,14 @@ function layerIndices({ tensors }: Safetensors): number[] {
     if (match) indices.add(Number(match[1]));
   }
   if (indices.size === 0) {
-    throw new InputError(`file expected tensors "layers.N.k", "layers.N.v" and "layers.N.q", got ${[...tensors.keys()].slice(0, 4).map((name) => `"${name}"`).join(', ') || 'none'}`);
+    throw new InputError(
+      `file expected tensors "layers.N.k", "layers.N.v" and "layers.N.q", got ${
+        [...tensors.keys()]
+          .slice(0, 4)
+          .map(name => `"${name}"`)
+          .join(', ') || 'none'
+      }`
+    );
   }
   return [...indices].sort((a, b) => a - b);
 }
@@ -105,11 +120,13 @@ function elements(parsed: Safetensors, name: string, shape: readonly number[], l
     throw new InputError(`"${name}" expected shape ${expected}, got ${shapeText(found.shape)}`);
   }
   const data = readFloats(name, found);
-  const bad = data.findIndex((x) => !(Math.abs(x) <= MAX_MAGNITUDE));
+  const bad = data.findIndex(x => !(Math.abs(x) <= MAX_MAGNITUDE));
   if (bad !== -1) {
     const [, heads, headDim] = shape as [number, number, number];
     const at = [Math.floor(bad / (heads * headDim)), Math.floor(bad / headDim) % heads, bad % headDim];
-    throw new InputError(`"${name}" expected finite numbers within ±${MAX_MAGNITUDE}, shape ${shapeText(shape)}, got ${data[bad]} at ${shapeText(at)}`);
+    throw new InputError(
+      `"${name}" expected finite numbers within ±${MAX_MAGNITUDE}, shape ${shapeText(shape)}, got ${data[bad]} at ${shapeText(at)}`
+    );
   }
   return data;
 }
@@ -125,8 +142,9 @@ function readMetadata(metadata: Record<string, string>, headDim: number): Pick<R
 
   const theta = number(base);
   if (!(theta > 1)) throw new InputError(`"__metadata__.rope_base" expected number above 1, got ${JSON.stringify(base)}`);
-  if (pairs === undefined) throw new InputError('"__metadata__.rope_pairs" expected halves or interleaved (there is a rope_base), got nothing');
-  const invFreq = Array.from({ length: headDim / 2 }, (_, pair) => theta ** (-2 * pair / headDim));
+  if (pairs === undefined)
+    throw new InputError('"__metadata__.rope_pairs" expected halves or interleaved (there is a rope_base), got nothing');
+  const invFreq = Array.from({ length: headDim / 2 }, (_, pair) => theta ** ((-2 * pair) / headDim));
   return { model, text, scale, rope: { invFreq, interleaved: pairs === 'interleaved' } };
 }
 

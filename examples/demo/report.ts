@@ -1,6 +1,6 @@
 // The demo's result as one HTML file that needs nothing else: plots, tables, the machine, the command.
-import { plot, type Point } from './charts.ts';
-import { isText, nameOf, type Measured, type Table } from './tables.ts';
+import { type Point, plot } from './charts.ts';
+import { isText, type Measured, nameOf, type Table } from './tables.ts';
 
 export interface Report {
   title: string;
@@ -65,7 +65,12 @@ ${otherTables.map(htmlTable).join('\n')}
 }
 
 /** A plot of what can be plotted, and in words what cannot. */
-function figure(title: string, results: readonly Measured[], key: 'outputError' | 'attendNs', axis: { name: string; type: 'value' | 'log' }): string {
+function figure(
+  title: string,
+  results: readonly Measured[],
+  key: 'outputError' | 'attendNs',
+  axis: { name: string; type: 'value' | 'log' }
+): string {
   const drawable = (y: number | null): y is number => y !== null && (axis.type === 'value' || y > 0);
   const points = results.flatMap((result): Point[] => {
     const y = result[key];
@@ -73,7 +78,8 @@ function figure(title: string, results: readonly Measured[], key: 'outputError' 
     const color = result.keys.startsWith('nsn') ? NSN_COLOR : BASELINE_COLOR;
     return [{ name: nameOf(result), color, y, bits: result.bitsPerElement, codedBits: result.codedBits }];
   });
-  const left = results.filter(result => !drawable(result[key]))
+  const left = results
+    .filter(result => !drawable(result[key]))
     .map(result => `${nameOf(result)} (${result[key] === null ? 'not measured' : result[key]})`);
   const caption = left.length === 0 ? title : `${title}. Not drawn: ${left.join(', ')}`;
   return `<figure role="img" aria-label="${escape(title)} against bits per element">

@@ -21,12 +21,26 @@ export interface Safetensors {
 /** The limit of the format's own reader: a length beyond it means that this is some other kind of file. */
 const MAX_HEADER_BYTES = 100_000_000;
 
-const DTYPE_BYTES = new Map(Object.entries({
-  BOOL: 1, U8: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, F8_E8M0: 1,
-  I16: 2, U16: 2, F16: 2, BF16: 2,
-  I32: 4, U32: 4, F32: 4,
-  I64: 8, U64: 8, F64: 8
-}));
+const DTYPE_BYTES = new Map(
+  Object.entries({
+    BOOL: 1,
+    U8: 1,
+    I8: 1,
+    F8_E4M3: 1,
+    F8_E5M2: 1,
+    F8_E8M0: 1,
+    I16: 2,
+    U16: 2,
+    F16: 2,
+    BF16: 2,
+    I32: 4,
+    U32: 4,
+    F32: 4,
+    I64: 8,
+    U64: 8,
+    F64: 8
+  })
+);
 
 export function parseSafetensors(file: Uint8Array): Safetensors {
   if (file.length < 8) throw new InputError(`file expected safetensors, at least 8 bytes, got ${file.length}`);
@@ -37,7 +51,9 @@ export function parseSafetensors(file: Uint8Array): Safetensors {
   }
   const headerBytes = Number(headerLength);
   if (8 + headerBytes > file.length) {
-    throw new InputError(`file expected at least ${8 + headerBytes} bytes (8 + header length ${headerBytes}), got ${file.length}: truncated or not safetensors`);
+    throw new InputError(
+      `file expected at least ${8 + headerBytes} bytes (8 + header length ${headerBytes}), got ${file.length}: truncated or not safetensors`
+    );
   }
   const header = parseHeader(file.subarray(8, 8 + headerBytes));
   const data = file.subarray(8 + headerBytes);
@@ -82,7 +98,9 @@ export function parseSafetensors(file: Uint8Array): Safetensors {
     tiled = end;
   }
   if (tiled !== data.length) {
-    throw new InputError(`file expected ${8 + headerBytes + tiled} bytes (8 + header ${headerBytes} + tensors ${tiled}), got ${file.length}`);
+    throw new InputError(
+      `file expected ${8 + headerBytes + tiled} bytes (8 + header ${headerBytes} + tensors ${tiled}), got ${file.length}`
+    );
   }
   return { metadata, tensors };
 }
@@ -133,7 +151,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+  return Array.isArray(value) && value.every(size => Number.isSafeInteger(size) && size >= 0);
 }
 
 function product(sizes: readonly number[]): number {

@@ -1,8 +1,8 @@
 // Times the library's calls in the same decoder loop, alone, with nothing else in the cache's way; and dense attention
 // at the same lengths. No row's errors come from here.
 import type { Backend } from 'nsnquant';
-import { openDense, type Kind } from '../../bench/dense.ts';
-import { openCache, type NsnOptions } from './nsn.ts';
+import { type Kind, openDense } from '../../bench/dense.ts';
+import { type NsnOptions, openCache } from './nsn.ts';
 import { queryAt, tokenAt } from './quality.ts';
 import type { Recording } from './recording.ts';
 
@@ -29,7 +29,10 @@ export function timeNsn(backend: Backend, recording: Recording, options: NsnOpti
   for (let pass = 0; pass < PASSES && !late(); pass++) {
     const sequence = cache.sequence();
     const out = new Float32Array(recording.queryHeads * recording.headDim);
-    let attendMs = 0, attended = 0, encodeMs = 0, sealedBytes = 0;
+    let attendMs = 0,
+      attended = 0,
+      encodeMs = 0,
+      sealedBytes = 0;
     for (let position = 0; position < recording.tokens; position++) {
       if (pass === 0 && attended > 0 && late()) break;
       for (const [layer] of recording.layers.entries()) {
@@ -50,8 +53,8 @@ export function timeNsn(backend: Backend, recording: Recording, options: NsnOpti
       }
     }
     const sealed = sequence.sealed.tokens * recording.layers.length;
-    attendNs = Math.min(attendNs, 1e6 * attendMs / (attended * recording.kvHeads));
-    if (sealed > 0) encodeNs = Math.min(encodeNs, 1e6 * encodeMs / (sealed * recording.kvHeads));
+    attendNs = Math.min(attendNs, (1e6 * attendMs) / (attended * recording.kvHeads));
+    if (sealed > 0) encodeNs = Math.min(encodeNs, (1e6 * encodeMs) / (sealed * recording.kvHeads));
     sequence.dispose();
   }
   cache.dispose();
@@ -91,7 +94,7 @@ export async function timeDense(backend: Backend, recording: Recording, kinds: r
           }
         }
         const attended = queryTokens * layers.length * length * kvHeads;
-        attendNs = Math.min(attendNs, 1e6 * (performance.now() - passStart) / attended);
+        attendNs = Math.min(attendNs, (1e6 * (performance.now() - passStart)) / attended);
       }
     }
     return attendNs;

@@ -11,12 +11,16 @@ import { buildPage, dist } from './build.ts';
 const MODEL_FOLDER = fileURLToPath(new URL('../../../shared/models/smollm2-135m', import.meta.url));
 
 // The page loads from its own server only and sends nothing anywhere; charts set styles. ONNX Runtime compiles WebAssembly.
-const POLICY = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+const POLICY =
+  "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /** The GGUF files beside the repository, if any. */
 export function modelsAtHand(): string[] {
   if (!existsSync(MODEL_FOLDER)) return [];
-  return readdirSync(MODEL_FOLDER).filter(name => name.endsWith('.gguf')).sort().map(name => join(MODEL_FOLDER, name));
+  return readdirSync(MODEL_FOLDER)
+    .filter(name => name.endsWith('.gguf'))
+    .sort()
+    .map(name => join(MODEL_FOLDER, name));
 }
 
 /** Serves dist/ and the files of `models`, and no other file. */
@@ -28,7 +32,9 @@ export async function serve(models: readonly string[], port: number): Promise<{ 
   const page = sirv(dist, { setHeaders: headers });
   const offers = models.map((path, i) => ({ name: basename(path), bytes: statSync(path).size, url: `models/${i}` }));
   const server = createServer((request, response) => {
-    const notFound = (): void => { response.writeHead(404).end(); };
+    const notFound = (): void => {
+      response.writeHead(404).end();
+    };
     const { pathname } = new URL(request.url!, 'http://localhost');
     const path = models[Number(pathname.match(/^\/models\/(\d+)$/)?.[1])];
     if (path !== undefined) {
@@ -47,19 +53,30 @@ export async function serve(models: readonly string[], port: number): Promise<{ 
 async function main(): Promise<void> {
   const command = new Command('page')
     .description('A chat in the browser over a quantized cache.')
-    .option('--model <file...>', 'GGUF files to offer (default: those beside the repository)', (file: string, before: string[] | undefined) => {
-      if (!existsSync(file) || !statSync(file).isFile()) throw new InvalidArgumentError('expected a file');
-      return [...before ?? [], resolve(file)];
-    })
-    .option('--port <n>', '0 takes a free one', text => {
-      if (!/^\d{1,5}$/.test(text) || Number(text) > 65535) throw new InvalidArgumentError('expected integer from 0 to 65535');
-      return Number(text);
-    }, 8080)
+    .option(
+      '--model <file...>',
+      'GGUF files to offer (default: those beside the repository)',
+      (file: string, before: string[] | undefined) => {
+        if (!existsSync(file) || !statSync(file).isFile()) throw new InvalidArgumentError('expected a file');
+        return [...(before ?? []), resolve(file)];
+      }
+    )
+    .option(
+      '--port <n>',
+      '0 takes a free one',
+      text => {
+        if (!/^\d{1,5}$/.test(text) || Number(text) > 65535) throw new InvalidArgumentError('expected integer from 0 to 65535');
+        return Number(text);
+      },
+      8080
+    )
     .parse();
   const { model = modelsAtHand(), port } = command.opts<{ model?: string[]; port: number }>();
   await buildPage();
   const { origin } = await serve(model, port).catch((error: Error) => command.error(`"--port" expected a free one, got ${error.message}`));
-  console.log(`${origin}\noffers ${model.length === 0 ? 'no model: choose one in the page' : model.map(path => basename(path)).join(', ')}`);
+  console.log(
+    `${origin}\noffers ${model.length === 0 ? 'no model: choose one in the page' : model.map(path => basename(path)).join(', ')}`
+  );
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main();

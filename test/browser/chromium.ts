@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { stripVTControlCharacters } from 'node:util';
 import * as playwright from 'playwright-core';
 import type { Lane } from '../lanes.ts';
-import { outcome, type Outcome } from '../outcome.ts';
+import { type Outcome, outcome } from '../outcome.ts';
 import { sandbox } from '../sandbox.ts';
 
 const contentTypes: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript' };
@@ -43,13 +43,15 @@ export const chromium: Lane = {
     const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     return {
       version,
-      run: (file, timeoutMs) => runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '' })}`, timeoutMs)
-        .catch((error: Error) => outcome('', error.message)),
+      run: (file, timeoutMs) =>
+        runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '' })}`, timeoutMs).catch(
+          (error: Error) => outcome('', error.message)
+        ),
       async close() {
         server.close();
-      },
+      }
     };
-  },
+  }
 };
 
 /** URL parsing has resolved any "..", so the path stays below the folder it is joined to. */
@@ -75,7 +77,12 @@ async function runPage(url: string, timeoutMs: number): Promise<Outcome> {
       printed += /[ \n]$/.test(text) ? text : `${text}\n`;
       // One more turn of the event loop lets a rejection that nobody handled be reported first.
       if (/^\d+ passed, \d+ failed/.test(text)) {
-        page.evaluate(() => new Promise(resolve => setTimeout(resolve))).then(() => end(), error => end(error.message));
+        page
+          .evaluate(() => new Promise(resolve => setTimeout(resolve)))
+          .then(
+            () => end(),
+            error => end(error.message)
+          );
       }
     });
     page.on('pageerror', error => end(`uncaught ${error.stack ?? error}`));

@@ -1,6 +1,7 @@
 // Attention over keys and values that lie there as f32, by the host engine: for the raw cache and for the formats it is compared with.
+
+import { type HostOptions, type OnnxRuntime, Session } from '../engine/host.ts';
 import { encodeModel, type Node } from '../engine/onnx.ts';
-import { Session, type HostOptions, type OnnxRuntime } from '../engine/host.ts';
 
 export interface Heads {
   readonly kvHeads: number;
@@ -59,7 +60,12 @@ export class DenseAttention {
 function attentionGraph({ kvHeads, queryHeads, headDim }: Heads): Uint8Array {
   const group = queryHeads / kvHeads;
   const integers = (name: string, values: number[]) => ({ name, shape: [values.length], data: BigInt64Array.from(values, BigInt) });
-  const node = (op: string, inputs: string[], output: string, attributes?: Node['attributes']): Node => ({ op, inputs, outputs: [output], attributes });
+  const node = (op: string, inputs: string[], output: string, attributes?: Node['attributes']): Node => ({
+    op,
+    inputs,
+    outputs: [output],
+    attributes
+  });
   return encodeModel({
     name: 'attention',
     inputs: [
@@ -78,8 +84,8 @@ function attentionGraph({ kvHeads, queryHeads, headDim }: Heads): Uint8Array {
     nodes: [
       node('Mul', ['query', 'scale'], 'scaled'),
       node('Reshape', ['scaled', 'heads apart'], 'q by token'),
-      node('Transpose', ['q by token'], 'q', { perm: [1, 2, 0, 3] }),                      // [kvHeads, group, tokens, headDim]
-      node('Transpose', ['keys'], 'k by head', { perm: [1, 2, 0] }),                       // [kvHeads, headDim, length]
+      node('Transpose', ['q by token'], 'q', { perm: [1, 2, 0, 3] }), // [kvHeads, group, tokens, headDim]
+      node('Transpose', ['keys'], 'k by head', { perm: [1, 2, 0] }), // [kvHeads, headDim, length]
       node('Unsqueeze', ['k by head', 'axis of heads'], 'k'),
       node('MatMul', ['q', 'k'], 'logits'),
       node('Add', ['logits', 'mask'], 'masked'),

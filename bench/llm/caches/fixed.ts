@@ -1,6 +1,6 @@
 // Dense attention by WebAssembly SIMD (bench/dense): the fastest that keys and values in f32 or int8 are read on a CPU from JavaScript.
 // For timing alone: its length is fixed, tokens that are appended are not kept.
-import { openDense, type DenseCell, type Kind } from '../../dense.ts';
+import { type DenseCell, type Kind, openDense } from '../../dense.ts';
 import type { Config } from '../engine/gguf.ts';
 import type { Cache } from '../engine/model.ts';
 import type { WindowedCache } from './windowed.ts';
@@ -22,7 +22,13 @@ export class FixedCache implements Cache {
   static async open(config: Config, kind: Kind, relaxed: boolean, from: WindowedCache): Promise<FixedCache> {
     const { layers, kvHeads, queryHeads, headDim } = config;
     const groups = queryHeads / kvHeads;
-    const cell = (await openDense({ relaxed, headDims: [headDim] })).cell({ kind, headDim, groups, tokens: from.length, heads: layers * kvHeads });
+    const cell = (await openDense({ relaxed, headDims: [headDim] })).cell({
+      kind,
+      headDim,
+      groups,
+      tokens: from.length,
+      heads: layers * kvHeads
+    });
     for (let layer = 0; layer < layers; layer++) {
       const { keys, values } = from.held(layer);
       for (let head = 0; head < kvHeads; head++) {
@@ -57,10 +63,15 @@ export class FixedCache implements Cache {
 
   async attend(layer: number, query: Float32Array): Promise<Float32Array> {
     const { kvHeads, queryHeads, headDim } = this.#config;
-    const size = queryHeads / kvHeads * headDim;
+    const size = (queryHeads / kvHeads) * headDim;
     const out = new Float32Array(query.length);
     for (let head = 0; head < kvHeads; head++) {
-      this.#cell.attend(layer * kvHeads + head, query.subarray(head * size, (head + 1) * size), out.subarray(head * size, (head + 1) * size), this.#form);
+      this.#cell.attend(
+        layer * kvHeads + head,
+        query.subarray(head * size, (head + 1) * size),
+        out.subarray(head * size, (head + 1) * size),
+        this.#form
+      );
     }
     return out;
   }

@@ -1,7 +1,7 @@
 // The formats that nsnquant is compared with, each a round trip over one head's window of 64 tokens. Exact rather than fast.
 import { hadamard } from 'nsnquant/reference';
+import { type Format, f32, q4_0, q8_0, withHadamard } from '../../../examples/demo/baselines.ts';
 import { fromHalf, toHalf } from '../../../src/half.ts';
-import { f32, q4_0, q8_0, withHadamard, type Format } from '../../../examples/demo/baselines.ts';
 import { WINDOW } from './cache.ts';
 
 export type Side = 'keys' | 'values';
@@ -36,7 +36,7 @@ function tokenwise(format: Format): WindowFormat {
  */
 const kivi2: WindowFormat = {
   name: 'kivi2',
-  windowBytes: headDim => WINDOW * headDim * 2 / 8 + WINDOW * headDim / 32 * 4,
+  windowBytes: headDim => (WINDOW * headDim * 2) / 8 + ((WINDOW * headDim) / 32) * 4,
   tableBytes: 0,
   roundTrip(x, headDim, side) {
     if (side === 'values') {
@@ -81,7 +81,7 @@ function turbo(bits: number): WindowFormat {
   const edges = levels.slice(1).map((level, i) => (level + levels[i]!) / 2);
   return {
     name: `turbo${bits}`,
-    windowBytes: headDim => WINDOW * (headDim * bits / 8 + 2),
+    windowBytes: headDim => WINDOW * ((headDim * bits) / 8 + 2),
     tableBytes: 2 * 2 ** bits,
     roundTrip(x, headDim) {
       const y = Float64Array.from(x);
@@ -106,9 +106,18 @@ function turbo(bits: number): WindowFormat {
   };
 }
 
-export const raw: WindowFormat = { name: 'raw', raw: true, windowBytes: headDim => WINDOW * f32.headBytes(headDim), tableBytes: 0, roundTrip() {} };
+export const raw: WindowFormat = {
+  name: 'raw',
+  raw: true,
+  windowBytes: headDim => WINDOW * f32.headBytes(headDim),
+  tableBytes: 0,
+  roundTrip() {}
+};
 
 /** By name. */
-export const formats: ReadonlyMap<string, WindowFormat> = new Map([
-  raw, tokenwise(q8_0), tokenwise(q4_0), tokenwise(withHadamard(q4_0)), kivi2, turbo(2), turbo(3), turbo(4)
-].map(format => [format.name, format]));
+export const formats: ReadonlyMap<string, WindowFormat> = new Map(
+  [raw, tokenwise(q8_0), tokenwise(q4_0), tokenwise(withHadamard(q4_0)), kivi2, turbo(2), turbo(3), turbo(4)].map(format => [
+    format.name,
+    format
+  ])
+);

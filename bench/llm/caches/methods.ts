@@ -1,14 +1,14 @@
 // Methods by name: what a command line can ask for, and the cache that comes of it.
 //
 //   METHOD  =  KEYS[/VALUES][@OPTION,OPTION…]      nsn4/nsn2   nsn2@sinks=0,rope=off   q4_0+hadamard@sinks=4   raw
-import { codecs, type Backend, type CodecName } from 'nsnquant';
+import { type Backend, type CodecName, codecs } from 'nsnquant';
 import type { Config } from '../engine/gguf.ts';
 import { InputError } from '../engine/source.ts';
 import type { HeldCache } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import { formats } from './formats.ts';
-import { paper2 } from './paper2.ts';
 import { NsnCache } from './nsn.ts';
+import { paper2 } from './paper2.ts';
 import { WindowedCache } from './windowed.ts';
 
 export interface MethodOptions {
@@ -51,9 +51,13 @@ export function parseMethod(text: string): Method {
   const options = { sinks: withMean ? 4 : 0, recent: 0, rope: withMean };
   for (const setting of settings === '' ? [] : settings.split(',')) {
     const [name, value = ''] = setting.split('=', 2) as [string, string?];
-    if ((name === 'sinks' && keys !== 'raw' || name === 'recent' && nsn) && /^\d+$/.test(value)) options[name as 'sinks' | 'recent'] = Number(value);
+    if (((name === 'sinks' && keys !== 'raw') || (name === 'recent' && nsn)) && /^\d+$/.test(value))
+      options[name as 'sinks' | 'recent'] = Number(value);
     else if (name === 'rope' && withMean && (value === 'on' || value === 'off')) options.rope = value === 'on';
-    else throw new InputError(`"--methods" expected options sinks=N, and for codecs of nsnquant recent=N and rope=on or rope=off, got ${text}`);
+    else
+      throw new InputError(
+        `"--methods" expected options sinks=N, and for codecs of nsnquant recent=N and rope=on or rope=off, got ${text}`
+      );
   }
   return { keys, values, options };
 }
@@ -85,7 +89,12 @@ export function isNsn({ keys }: Pick<Method, 'keys'>): boolean {
 }
 
 /** An empty cache. `maxAppend`: tokens of the longest call. */
-export function openCache({ keys, values, options }: Method, { config, backend, dense }: Resources, capacity: number, maxAppend: number): HeldCache {
+export function openCache(
+  { keys, values, options }: Method,
+  { config, backend, dense }: Resources,
+  capacity: number,
+  maxAppend: number
+): HeldCache {
   if (keys === PAPER2) {
     const format = paper2(options.rope ? config.rope : undefined);
     return new WindowedCache(config, dense, { capacity, keys: format, values: format, sinks: options.sinks });
@@ -93,7 +102,13 @@ export function openCache({ keys, values, options }: Method, { config, backend, 
   const keyFormat = formats.get(keys);
   const valueFormat = formats.get(values);
   if (!keyFormat || !valueFormat) {
-    return new NsnCache(backend, config, { keys: keys as CodecName, values: values as CodecName, capacity, maxAppend: Math.min(maxAppend, capacity), ...options });
+    return new NsnCache(backend, config, {
+      keys: keys as CodecName,
+      values: values as CodecName,
+      capacity,
+      maxAppend: Math.min(maxAppend, capacity),
+      ...options
+    });
   }
   return new WindowedCache(config, dense, { capacity, keys: keyFormat, values: valueFormat, sinks: options.sinks });
 }

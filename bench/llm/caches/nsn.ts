@@ -1,5 +1,5 @@
 // nsnquant's own cache behind the calls that the model makes: one KVCache with one sequence.
-import { codecs, KVCache, type Backend, type CodecName, type Sequence } from 'nsnquant';
+import { type Backend, type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
 import type { Config } from '../engine/gguf.ts';
 import type { HeldCache } from './cache.ts';
 
@@ -26,7 +26,15 @@ export class NsnCache implements HeldCache {
     this.#keys = keys;
     this.#values = values;
     this.cache = new KVCache(backend, {
-      layers, kvHeads, queryHeads, headDim, keys, values, ...options, sequences: 1, ...(rope && { rope: config.rope })
+      layers,
+      kvHeads,
+      queryHeads,
+      headDim,
+      keys,
+      values,
+      ...options,
+      sequences: 1,
+      ...(rope && { rope: config.rope })
     });
     this.#sequence = this.cache.sequence();
   }
@@ -65,7 +73,7 @@ export class NsnCache implements HeldCache {
   get codedBits(): number | null {
     const { layers, kvHeads, headDim } = this.cache.shape;
     const { bytes, tokens } = this.#sequence.sealed;
-    return tokens === 0 ? null : 8 * bytes / (2 * tokens * layers * kvHeads * headDim);
+    return tokens === 0 ? null : (8 * bytes) / (2 * tokens * layers * kvHeads * headDim);
   }
 
   dispose(): void {

@@ -1,8 +1,9 @@
 // The cache of every format that has no attention of its own: windows go through the format and back to f32, attention is dense.
 // Raw tail, sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
-import type { Config } from '../engine/gguf.ts';
+
 import { fromHalf, toHalf } from '../../../src/half.ts';
-import { WINDOW, type HeldCache } from './cache.ts';
+import type { Config } from '../engine/gguf.ts';
+import { type HeldCache, WINDOW } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import type { Side, WindowFormat } from './formats.ts';
 
@@ -35,7 +36,10 @@ export class WindowedCache implements HeldCache {
     this.#row = config.kvHeads * config.headDim;
     const elements = options.capacity * this.#row;
     this.#layers = Array.from({ length: config.layers }, () => ({
-      keys: new Float32Array(elements), values: new Float32Array(elements), length: 0, coded: 0
+      keys: new Float32Array(elements),
+      values: new Float32Array(elements),
+      length: 0,
+      coded: 0
     }));
   }
 
@@ -47,7 +51,8 @@ export class WindowedCache implements HeldCache {
     const held = this.#layers[layer]!;
     const { sinks, capacity } = this.#options;
     const tokens = keys.length / this.#row;
-    if (held.length + tokens > capacity) throw new RangeError(`"keys" expected at most ${capacity - held.length} tokens (the capacity is ${capacity}), got ${tokens}`);
+    if (held.length + tokens > capacity)
+      throw new RangeError(`"keys" expected at most ${capacity - held.length} tokens (the capacity is ${capacity}), got ${tokens}`);
     while (held.length >= sinks + (held.coded + 1) * WINDOW) this.#code(held);
     // A raw window is f16, as in nsnquant; what counts as raw altogether stays as it is.
     const exact = this.#options.keys.raw;
@@ -66,13 +71,18 @@ export class WindowedCache implements HeldCache {
     const rawBytes = keys.raw ? 4 : 2;
     // Complete windows count as coded, as in nsnquant, whose layers code them while the next layer runs.
     const windows = (length: number): number => Math.floor(Math.max(0, length - sinks) / WINDOW);
-    return this.#layers.reduce((sum, { length }) =>
-      sum + windows(length) * this.#windowBytes + (length - windows(length) * WINDOW) * this.#row * 2 * rawBytes, 0)
-      + keys.tableBytes + (values === keys ? 0 : values.tableBytes);
+    return (
+      this.#layers.reduce(
+        (sum, { length }) => sum + windows(length) * this.#windowBytes + (length - windows(length) * WINDOW) * this.#row * 2 * rawBytes,
+        0
+      ) +
+      keys.tableBytes +
+      (values === keys ? 0 : values.tableBytes)
+    );
   }
 
   get codedBits(): number | null {
-    return this.#layers[0]!.coded === 0 ? null : 8 * this.#windowBytes / (2 * WINDOW * this.#row);
+    return this.#layers[0]!.coded === 0 ? null : (8 * this.#windowBytes) / (2 * WINDOW * this.#row);
   }
 
   crop(length: number): void {
@@ -81,7 +91,8 @@ export class WindowedCache implements HeldCache {
       // Nothing was lost where nothing is coded.
       if (keys.raw) layer.coded = Math.min(layer.coded, Math.floor(Math.max(0, length - sinks) / WINDOW));
       const coded = layer.coded === 0 ? 0 : sinks + layer.coded * WINDOW;
-      if (length < coded || length > layer.length) throw new RangeError(`"length" expected integer from ${coded} to ${layer.length}, got ${length}`);
+      if (length < coded || length > layer.length)
+        throw new RangeError(`"length" expected integer from ${coded} to ${layer.length}, got ${length}`);
       layer.length = length;
     }
   }

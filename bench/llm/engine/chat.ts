@@ -1,7 +1,7 @@
 // A conversation: messages, the tokens that the cache holds of them, and answers as a stream of text. Runs in a browser.
 import { Template } from '@huggingface/jinja';
 import type { Cache, Model } from './model.ts';
-import { sample, type SampleOptions } from './sample.ts';
+import { type SampleOptions, sample } from './sample.ts';
 import { InputError } from './source.ts';
 
 export interface Message {
@@ -40,8 +40,9 @@ export interface Transcript {
 }
 
 /** ChatML, which most small models were taught: for files without a template. */
-const CHATML = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
-  + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+const CHATML =
+  "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 export class Chat {
   readonly #model: Model;
@@ -82,7 +83,9 @@ export class Chat {
     const prompt = this.#model.encode(this.#template.render({ messages, add_generation_prompt: true }));
     const { capacity, maxAppend, maxAnswer } = this.#options;
     if (prompt.length >= capacity) {
-      throw new InputError(`expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${prompt.length}; shorten the question, start anew, or open a larger cache`);
+      throw new InputError(
+        `expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${prompt.length}; shorten the question, start anew, or open a larger cache`
+      );
     }
 
     // What the cache holds of this prompt already stays; at least one token must run, for its logits.

@@ -14,7 +14,14 @@ export interface TensorType {
 const half = (view: DataView, at: number): number => fromHalf(view.getUint16(at, true));
 
 function single(name: string, bytes: number, read: (view: DataView, at: number) => number): TensorType {
-  return { name, block: 1, bytes, decode(view, at, out, to) { out[to] = read(view, at); } };
+  return {
+    name,
+    block: 1,
+    bytes,
+    decode(view, at, out, to) {
+      out[to] = read(view, at);
+    }
+  };
 }
 
 const bits = new Uint32Array(1);
@@ -29,7 +36,9 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
     return float[0]!;
   }),
   2: {
-    name: 'Q4_0', block: 32, bytes: 18,
+    name: 'Q4_0',
+    block: 32,
+    bytes: 18,
     decode(view, at, out, to) {
       const d = half(view, at);
       for (let i = 0; i < 16; i++) {
@@ -40,7 +49,9 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
     }
   },
   3: {
-    name: 'Q4_1', block: 32, bytes: 20,
+    name: 'Q4_1',
+    block: 32,
+    bytes: 20,
     decode(view, at, out, to) {
       const d = half(view, at);
       const m = half(view, at + 2);
@@ -52,7 +63,9 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
     }
   },
   6: {
-    name: 'Q5_0', block: 32, bytes: 22,
+    name: 'Q5_0',
+    block: 32,
+    bytes: 22,
     decode(view, at, out, to) {
       const d = half(view, at);
       const high = view.getUint32(at + 2, true);
@@ -64,14 +77,18 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
     }
   },
   8: {
-    name: 'Q8_0', block: 32, bytes: 34,
+    name: 'Q8_0',
+    block: 32,
+    bytes: 34,
     decode(view, at, out, to) {
       const d = half(view, at);
       for (let i = 0; i < 32; i++) out[to + i] = d * view.getInt8(at + 2 + i);
     }
   },
   12: {
-    name: 'Q4_K', block: 256, bytes: 144,
+    name: 'Q4_K',
+    block: 256,
+    bytes: 144,
     decode(view, at, out, to) {
       const d = half(view, at);
       const m = half(view, at + 2);
@@ -88,7 +105,9 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
     }
   },
   14: {
-    name: 'Q6_K', block: 256, bytes: 210,
+    name: 'Q6_K',
+    block: 256,
+    bytes: 210,
     decode(view, at, out, to) {
       const d = half(view, at + 208);
       for (let i = 0; i < 256; i++) {
@@ -105,7 +124,7 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
 
 /** Bytes of `elements` elements, which must be whole blocks. */
 export function tensorBytes({ block, bytes }: TensorType, elements: number): number {
-  return elements / block * bytes;
+  return (elements / block) * bytes;
 }
 
 /** f32 [elements] of what begins at `at`. */

@@ -1,6 +1,6 @@
 // A GGUF file of the Llama architecture: its shape, its tensors. Refuses everything else in a sentence. Runs in a browser.
 import { gguf } from '@huggingface/gguf';
-import { dequantize, tensorBytes, tensorTypes, type TensorType } from './dequantize.ts';
+import { dequantize, type TensorType, tensorBytes, tensorTypes } from './dequantize.ts';
 import { InputError, type Source } from './source.ts';
 
 export interface Config {
@@ -77,7 +77,9 @@ export async function openGguf(source: Source): Promise<Gguf> {
   const { metadata, tensorInfos, tensorDataOffset } = await header(source);
   const architecture = metadata['general.architecture'];
   if (architecture !== 'llama') {
-    throw new InputError(`${source.name}: expected a model of the architecture llama, got ${String(architecture)}; Llama, SmolLM and other models that GGUF files name so will work`);
+    throw new InputError(
+      `${source.name}: expected a model of the architecture llama, got ${String(architecture)}; Llama, SmolLM and other models that GGUF files name so will work`
+    );
   }
 
   const dataOffset = Number(tensorDataOffset);
@@ -86,8 +88,12 @@ export async function openGguf(source: Source): Promise<Gguf> {
   for (const { name, dtype, shape, offset } of tensorInfos) {
     const type = tensorTypes[dtype as number];
     if (!type) {
-      const known = Object.values(tensorTypes).map(each => each.name).join(', ');
-      throw new InputError(`${source.name}: tensor "${name}" expected one of the types ${known}, got GGML type ${dtype}; convert the file to one of these`);
+      const known = Object.values(tensorTypes)
+        .map(each => each.name)
+        .join(', ');
+      throw new InputError(
+        `${source.name}: tensor "${name}" expected one of the types ${known}, got GGML type ${dtype}; convert the file to one of these`
+      );
     }
     const sizes = shape.map(Number);
     const info = { type, shape: sizes, offset: dataOffset + Number(offset) };
@@ -127,7 +133,9 @@ function elementCount(shape: readonly number[]): number {
 
 function truncated(source: Source, needed: number | undefined): InputError {
   const expected = needed === undefined ? 'a complete header' : `at least ${needed.toLocaleString('en-US')} bytes`;
-  return new InputError(`${source.name}: expected ${expected}, got a file that ends after ${source.size.toLocaleString('en-US')} bytes; it is cut short, download it again`);
+  return new InputError(
+    `${source.name}: expected ${expected}, got a file that ends after ${source.size.toLocaleString('en-US')} bytes; it is cut short, download it again`
+  );
 }
 
 function find(source: Source, tensors: ReadonlyMap<string, TensorInfo>, name: string): TensorInfo {
@@ -143,10 +151,16 @@ function* tensorNames(layers: number): Generator<string> {
   for (let layer = 0; layer < layers; layer++) yield* parts.map(part => `blk.${layer}.${part}.weight`);
 }
 
-function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<string, TensorInfo>, factors: Float32Array | undefined): Config {
+function readConfig(
+  source: Source,
+  metadata: Metadata,
+  tensors: ReadonlyMap<string, TensorInfo>,
+  factors: Float32Array | undefined
+): Config {
   const number = (key: string, otherwise?: number): number => {
     const value = metadata[key] ?? otherwise;
-    if (typeof value !== 'number' && typeof value !== 'bigint') throw new InputError(`${source.name}: expected a number for "${key}", got ${typeof value}`);
+    if (typeof value !== 'number' && typeof value !== 'bigint')
+      throw new InputError(`${source.name}: expected a number for "${key}", got ${typeof value}`);
     return Number(value);
   };
   const checked = (key: string, expected: string, holds: (value: number) => boolean, otherwise?: number): number => {
@@ -157,8 +171,18 @@ function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<str
   const [columns, vocabulary] = find(source, tensors, 'token_embd.weight').shape as [number, number];
   const width = checked('llama.embedding_length', `${columns} (the columns of token_embd.weight)`, value => value === columns);
   const queryHeads = checked('llama.attention.head_count', 'integer of at least 1', value => Number.isInteger(value) && value >= 1);
-  const kvHeads = checked('llama.attention.head_count_kv', `a divisor of ${queryHeads} (the query heads)`, value => queryHeads % value === 0 && value >= 1, queryHeads);
-  const headDim = checked('llama.attention.key_length', 'multiple of 8 from 32 to 512', value => value % 8 === 0 && value >= 32 && value <= 512, width / queryHeads);
+  const kvHeads = checked(
+    'llama.attention.head_count_kv',
+    `a divisor of ${queryHeads} (the query heads)`,
+    value => queryHeads % value === 0 && value >= 1,
+    queryHeads
+  );
+  const headDim = checked(
+    'llama.attention.key_length',
+    'multiple of 8 from 32 to 512',
+    value => value % 8 === 0 && value >= 32 && value <= 512,
+    width / queryHeads
+  );
   const scaling = metadata['llama.rope.scaling.type'] ?? 'none';
   if (scaling !== 'none' && scaling !== 'linear') {
     throw new InputError(`${source.name}: "llama.rope.scaling.type" expected none or linear, got ${String(scaling)}`);
@@ -166,9 +190,15 @@ function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<str
   if (number('llama.expert_count', 0) > 0) {
     throw new InputError(`${source.name}: expected a dense model, got a mixture of ${number('llama.expert_count')} experts`);
   }
-  const positive = (key: string, otherwise?: number): number => checked(key, 'number above 0', value => value > 0 && value < Infinity, otherwise);
+  const positive = (key: string, otherwise?: number): number =>
+    checked(key, 'number above 0', value => value > 0 && value < Infinity, otherwise);
   const stretch = scaling === 'linear' ? positive('llama.rope.scaling.factor', 1) : 1;
-  const dims = checked('llama.rope.dimension_count', `even integer up to ${headDim} (the channels of a head)`, value => value % 2 === 0 && value >= 2 && value <= headDim, headDim);
+  const dims = checked(
+    'llama.rope.dimension_count',
+    `even integer up to ${headDim} (the channels of a head)`,
+    value => value % 2 === 0 && value >= 2 && value <= headDim,
+    headDim
+  );
   const base = positive('llama.rope.freq_base', 10000);
   return {
     name: String(metadata['general.name'] ?? source.name),
@@ -182,7 +212,7 @@ function readConfig(source: Source, metadata: Metadata, tensors: ReadonlyMap<str
     context: number('llama.context_length'),
     epsilon: positive('llama.attention.layer_norm_rms_epsilon'),
     rope: {
-      invFreq: Float64Array.from({ length: dims / 2 }, (_, pair) => base ** (-2 * pair / dims) / stretch / (factors?.[pair] ?? 1)),
+      invFreq: Float64Array.from({ length: dims / 2 }, (_, pair) => base ** ((-2 * pair) / dims) / stretch / (factors?.[pair] ?? 1)),
       interleaved: true
     }
   };

@@ -1,7 +1,7 @@
 // The graphs of everything that is not attention. A segment is what lies between two attentions: the end of one layer and the
 // beginning of the next, so that a layer costs one call of the host engine instead of two.
 import type { Config, Gguf } from './gguf.ts';
-import { encodeModel, type Attribute, type Constant, type Graph, type Node, type Port } from './onnx.ts';
+import { type Attribute, type Constant, encodeModel, type Graph, type Node, type Port } from './onnx.ts';
 
 /**
  * The model's graphs: the head, then layers + 1 segments in order. Each is made when it is asked for: one is in memory at a time.
@@ -43,15 +43,26 @@ async function beginningOfLayer(builder: Builder, layer: number, x: string): Pro
   const { width, queryHeads, kvHeads, headDim, rope } = builder.gguf.config;
   const sizes = [queryHeads * headDim, kvHeads * headDim, kvHeads * headDim];
   const [q, k, v] = ['q', 'k', 'v'].map((_, i) => `part ${i}`) as [string, string, string];
-  const weights = await builder.weightRows(['q', 'k', 'v'].map((name, i) => [`blk.${layer}.attn_${name}.weight`, sizes[i]!]), width);
+  const weights = await builder.weightRows(
+    ['q', 'k', 'v'].map((name, i) => [`blk.${layer}.attn_${name}.weight`, sizes[i]!]),
+    width
+  );
   const all = builder.add('Unsqueeze', [builder.project(x, weights), builder.integers([0])]);
   builder.node({ op: 'Split', inputs: [all, builder.integers(sizes)], outputs: [q, k, v], attributes: { axis: 2 } });
 
   const pairs = rope.invFreq.length;
   const angles = [builder.integers([0]), builder.input('cos', pairs), builder.input('sin', pairs)];
-  const rotated = (part: string, heads: number): string => builder.add('RotaryEmbedding', [part, ...angles], {
-    interleaved: 1, num_heads: heads, rotary_embedding_dim: 2 * pairs === headDim ? 0 : 2 * pairs
-  }, 'com.microsoft');
+  const rotated = (part: string, heads: number): string =>
+    builder.add(
+      'RotaryEmbedding',
+      [part, ...angles],
+      {
+        interleaved: 1,
+        num_heads: heads,
+        rotary_embedding_dim: 2 * pairs === headDim ? 0 : 2 * pairs
+      },
+      'com.microsoft'
+    );
   builder.output('q', rotated(q, queryHeads), [1, 'tokens', sizes[0]!]);
   builder.output('k', rotated(k, kvHeads), [1, 'tokens', sizes[1]!]);
   builder.output('v', v, [1, 'tokens', sizes[2]!]);
@@ -65,7 +76,16 @@ async function endOfLayer(builder: Builder, layer: number, x: string, nextNorm: 
   const projected = builder.project(attention, await builder.weights(name('attn_output'), queryHeads * headDim, width));
   const before = builder.addNorm(projected, x, await builder.weights(name('ffn_norm'), width));
 
-  const gateAndUp = builder.project(before.normalized, await builder.weightRows([[name('ffn_gate'), inner], [name('ffn_up'), inner]], width));
+  const gateAndUp = builder.project(
+    before.normalized,
+    await builder.weightRows(
+      [
+        [name('ffn_gate'), inner],
+        [name('ffn_up'), inner]
+      ],
+      width
+    )
+  );
   builder.node({ op: 'Split', inputs: [gateAndUp, builder.integers([inner, inner])], outputs: ['gate', 'up'], attributes: { axis: 1 } });
   const gated = builder.add('Mul', [builder.add('Mul', ['gate', builder.add('Sigmoid', ['gate'])]), 'up']);
   const down = builder.project(gated, await builder.weights(name('ffn_down'), inner, width));
@@ -159,8 +179,11 @@ class Builder {
     const normalized = `normalized ${this.#nodes.length}`;
     const x = `sum ${this.#nodes.length}`;
     this.node({
-      op: 'SkipSimplifiedLayerNormalization', inputs: [a, b, weights], outputs: [normalized, '', '', x],
-      attributes: { epsilon: { float: this.#config.epsilon } }, domain: 'com.microsoft'
+      op: 'SkipSimplifiedLayerNormalization',
+      inputs: [a, b, weights],
+      outputs: [normalized, '', '', x],
+      attributes: { epsilon: { float: this.#config.epsilon } },
+      domain: 'com.microsoft'
     });
     return { x, normalized };
   }

@@ -28,14 +28,17 @@ export class Session {
   }
 
   static async open(runtime: OnnxRuntime, model: Uint8Array, { threads = 1 }: HostOptions = {}): Promise<Session> {
-    return new Session(runtime, await runtime.InferenceSession.create(model, {
-      executionProviders: ['cpu'],
-      intraOpNumThreads: threads,
-      interOpNumThreads: 1,
-      logSeverityLevel: 3,
-      // Each of the sessions has threads of its own: waiting busily they would take the processors from one another.
-      extra: { session: { intra_op: { allow_spinning: '0' } } }
-    }));
+    return new Session(
+      runtime,
+      await runtime.InferenceSession.create(model, {
+        executionProviders: ['cpu'],
+        intraOpNumThreads: threads,
+        interOpNumThreads: 1,
+        logSeverityLevel: 3,
+        // Each of the sessions has threads of its own: waiting busily they would take the processors from one another.
+        extra: { session: { intra_op: { allow_spinning: '0' } } }
+      })
+    );
   }
 
   /** Inputs by name; outputs by the graph's names without their " out". */

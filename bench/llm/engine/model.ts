@@ -1,9 +1,9 @@
 // A Llama: tokens in, logits out, attention left to a cache that it is handed. Runs in a browser.
 import type { Tokenizer } from '@huggingface/tokenizers';
-import { dequantize, tensorBytes, type TensorType } from './dequantize.ts';
-import { openGguf, type Config, type Gguf } from './gguf.ts';
+import { dequantize, type TensorType, tensorBytes } from './dequantize.ts';
+import { type Config, type Gguf, openGguf } from './gguf.ts';
 import { modelGraphs } from './graphs.ts';
-import { Session, type HostOptions, type OnnxRuntime } from './host.ts';
+import { type HostOptions, type OnnxRuntime, Session } from './host.ts';
 import { InputError, type Source } from './source.ts';
 import { openTokenizer } from './tokenizer.ts';
 
@@ -51,7 +51,9 @@ export class Model {
     const gguf = await openGguf(source);
     const { weightBytes = Infinity } = options;
     if (gguf.floatBytes > weightBytes) {
-      throw new InputError(`${source.name}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`);
+      throw new InputError(
+        `${source.name}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`
+      );
     }
     const tokenizer = openTokenizer(gguf);
     const { width, vocabulary, layers } = gguf.config;
@@ -120,7 +122,8 @@ export class Model {
     const rowBytes = tensorBytes(type, width);
     const out = new Float32Array(tokens.length * width);
     tokens.forEach((token, i) => {
-      if (!(token >= 0 && token < vocabulary)) throw new RangeError(`"tokens[${i}]" expected integer from 0 to ${vocabulary - 1}, got ${token}`);
+      if (!(token >= 0 && token < vocabulary))
+        throw new RangeError(`"tokens[${i}]" expected integer from 0 to ${vocabulary - 1}, got ${token}`);
       out.set(dequantize(type, data, width, token * rowBytes), i * width);
     });
     return out;

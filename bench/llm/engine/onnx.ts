@@ -44,12 +44,7 @@ const OPSET = 18;
 /** The bytes that `InferenceSession.create` takes. All inputs and outputs are f32. */
 export function encodeModel(graph: Graph): Uint8Array {
   const opset = (domain: string, version: number): Pieces => message(8, [...text(1, domain), ...integer(2, version)]);
-  return join([
-    ...integer(1, IR_VERSION),
-    ...message(7, encodeGraph(graph)),
-    ...opset('', OPSET),
-    ...opset('com.microsoft', 1)
-  ]);
+  return join([...integer(1, IR_VERSION), ...message(7, encodeGraph(graph)), ...opset('', OPSET), ...opset('com.microsoft', 1)]);
 }
 
 function encodeGraph({ name, inputs, outputs, constants, nodes }: Graph): Pieces {

@@ -1,16 +1,17 @@
 // The engine on a tiny model: what it refuses, and that it computes a Llama.
+
+import { openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { tensorTypes, dequantize } from '../engine/dequantize.ts';
-import { openGguf } from '../engine/gguf.ts';
-import { Model, type Cache } from '../engine/model.ts';
-import { blobSource, InputError } from '../engine/source.ts';
 import { DenseAttention } from '../caches/dense.ts';
 import { openCache, parseMethod } from '../caches/methods.ts';
 import { Chat } from '../engine/chat.ts';
+import { dequantize, tensorTypes } from '../engine/dequantize.ts';
+import { openGguf } from '../engine/gguf.ts';
+import { type Cache, Model } from '../engine/model.ts';
+import { blobSource, InputError } from '../engine/source.ts';
 import { runtime } from '../node.ts';
-import { openBackend } from 'nsnquant';
-import { group } from './group.ts';
 import { tiny, tinyGguf, tinySource } from './gguf-file.ts';
+import { group } from './group.ts';
 
 const refuses = async (open: () => Promise<unknown>, message: RegExp): Promise<void> => {
   try {
@@ -24,19 +25,28 @@ const refuses = async (open: () => Promise<unknown>, message: RegExp): Promise<v
 };
 
 group('GGUF', test => {
-  test('a file of another architecture is refused with what would work', () => refuses(
-    () => openGguf(tinySource({ metadata: { 'general.architecture': 'mamba' } })),
-    /^tiny\.gguf: expected a model of the architecture llama, got mamba; Llama/
-  ));
-  test('a file that is no GGUF is refused', () => refuses(
-    () => openGguf(blobSource(new Blob(['no model']), 'notes.txt')), /^notes\.txt: expected a GGUF file, got one whose header cannot be read/
-  ));
-  test('an empty file is refused', () => refuses(() => openGguf(blobSource(new Blob([]), 'empty.gguf')), /^empty\.gguf: expected a complete header, got a file that ends after 0 bytes/));
+  test('a file of another architecture is refused with what would work', () =>
+    refuses(
+      () => openGguf(tinySource({ metadata: { 'general.architecture': 'mamba' } })),
+      /^tiny\.gguf: expected a model of the architecture llama, got mamba; Llama/
+    ));
+  test('a file that is no GGUF is refused', () =>
+    refuses(
+      () => openGguf(blobSource(new Blob(['no model']), 'notes.txt')),
+      /^notes\.txt: expected a GGUF file, got one whose header cannot be read/
+    ));
+  test('an empty file is refused', () =>
+    refuses(
+      () => openGguf(blobSource(new Blob([]), 'empty.gguf')),
+      /^empty\.gguf: expected a complete header, got a file that ends after 0 bytes/
+    ));
   test('a file cut in its weights is refused with its size and what is needed', () => {
     const whole = tinyGguf();
     return refuses(
       () => openGguf(blobSource(new Blob([whole.subarray(0, whole.length - 1)]), 'tiny.gguf')),
-      new RegExp(`^tiny\\.gguf: expected at least ${whole.length.toLocaleString('en-US')} bytes, got a file that ends after ${(whole.length - 1).toLocaleString('en-US')} bytes; it is cut short`)
+      new RegExp(
+        `^tiny\\.gguf: expected at least ${whole.length.toLocaleString('en-US')} bytes, got a file that ends after ${(whole.length - 1).toLocaleString('en-US')} bytes; it is cut short`
+      )
     );
   });
   test('a file cut in its header is refused wherever the cut is', async () => {
@@ -45,29 +55,53 @@ group('GGUF', test => {
       await refuses(() => openGguf(blobSource(new Blob([whole.subarray(0, length)]), 'tiny.gguf')), /^tiny\.gguf: expected/);
     }
   });
-  test('a missing tensor is named', () => refuses(
-    () => openGguf(tinySource({ without: ['blk.1.ffn_up.weight'] })), /^tiny\.gguf: expected tensor "blk\.1\.ffn_up\.weight", got a file without it$/
-  ));
+  test('a missing tensor is named', () =>
+    refuses(
+      () => openGguf(tinySource({ without: ['blk.1.ffn_up.weight'] })),
+      /^tiny\.gguf: expected tensor "blk\.1\.ffn_up\.weight", got a file without it$/
+    ));
   test('a damaged size is named before anything is made of it', async () => {
     for (const [metadata, message] of [
-      [{ 'llama.embedding_length': 64 + 130 * 2 ** 24 }, /^tiny\.gguf: "llama\.embedding_length" expected 64 \(the columns of token_embd\.weight\), got 2181038144$/],
+      [
+        { 'llama.embedding_length': 64 + 130 * 2 ** 24 },
+        /^tiny\.gguf: "llama\.embedding_length" expected 64 \(the columns of token_embd\.weight\), got 2181038144$/
+      ],
       [{ 'llama.block_count': 2 ** 31 }, /^tiny\.gguf: expected tensor "blk\.2\.attn_norm\.weight", got a file without it$/],
       [{ 'llama.attention.head_count': 0 }, /^tiny\.gguf: "llama\.attention\.head_count" expected integer of at least 1, got 0$/],
-      [{ 'llama.attention.head_count_kv': 3 }, /^tiny\.gguf: "llama\.attention\.head_count_kv" expected a divisor of 2 \(the query heads\), got 3$/],
-      [{ 'llama.attention.key_length': 2 ** 31 }, /^tiny\.gguf: "llama\.attention\.key_length" expected multiple of 8 from 32 to 512, got 2147483648$/],
-      [{ 'llama.attention.layer_norm_rms_epsilon': -0.5 }, /^tiny\.gguf: "llama\.attention\.layer_norm_rms_epsilon" expected number above 0, got -0\.5$/],
-      [{ 'llama.rope.dimension_count': 66 }, /^tiny\.gguf: "llama\.rope\.dimension_count" expected even integer up to 32 \(the channels of a head\), got 66$/]
-    ] as const) await refuses(() => openGguf(tinySource({ metadata })), message);
+      [
+        { 'llama.attention.head_count_kv': 3 },
+        /^tiny\.gguf: "llama\.attention\.head_count_kv" expected a divisor of 2 \(the query heads\), got 3$/
+      ],
+      [
+        { 'llama.attention.key_length': 2 ** 31 },
+        /^tiny\.gguf: "llama\.attention\.key_length" expected multiple of 8 from 32 to 512, got 2147483648$/
+      ],
+      [
+        { 'llama.attention.layer_norm_rms_epsilon': -0.5 },
+        /^tiny\.gguf: "llama\.attention\.layer_norm_rms_epsilon" expected number above 0, got -0\.5$/
+      ],
+      [
+        { 'llama.rope.dimension_count': 66 },
+        /^tiny\.gguf: "llama\.rope\.dimension_count" expected even integer up to 32 \(the channels of a head\), got 66$/
+      ]
+    ] as const)
+      await refuses(() => openGguf(tinySource({ metadata })), message);
   });
-  test('a tensor of an unknown type is named with the types that work', () => refuses(
-    () => openGguf(tinySource({ type: 10 })), /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got GGML type 10; convert/
-  ));
-  test('a tensor of another shape is named with both shapes', () => refuses(
-    () => Model.open(runtime, tinySource({ shapes: { 'blk.0.attn_k.weight': [64, 64] } })), /tensor "blk\.0\.attn_k\.weight" expected shape \[64, 32\], got \[64, 64\]/
-  ));
-  test('a tokenizer of another kind is refused', () => refuses(
-    () => Model.open(runtime, tinySource({ metadata: { 'tokenizer.ggml.model': 'llama' } })), /^tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, got llama with gpt-2$/
-  ));
+  test('a tensor of an unknown type is named with the types that work', () =>
+    refuses(
+      () => openGguf(tinySource({ type: 10 })),
+      /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got GGML type 10; convert/
+    ));
+  test('a tensor of another shape is named with both shapes', () =>
+    refuses(
+      () => Model.open(runtime, tinySource({ shapes: { 'blk.0.attn_k.weight': [64, 64] } })),
+      /tensor "blk\.0\.attn_k\.weight" expected shape \[64, 32\], got \[64, 64\]/
+    ));
+  test('a tokenizer of another kind is refused', () =>
+    refuses(
+      () => Model.open(runtime, tinySource({ metadata: { 'tokenizer.ggml.model': 'llama' } })),
+      /^tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, got llama with gpt-2$/
+    ));
 });
 
 group('dequantize', test => {
@@ -78,41 +112,81 @@ group('dequantize', test => {
     return data;
   };
   test('Q4_0 is d · (code − 8), low nibbles first', () => {
-    const out = dequantize(tensorTypes[2]!, block(18, view => { view.setUint16(0, one, true); view.setUint8(2, 0x9f); }), 32);
+    const out = dequantize(
+      tensorTypes[2]!,
+      block(18, view => {
+        view.setUint16(0, one, true);
+        view.setUint8(2, 0x9f);
+      }),
+      32
+    );
     assert.equal([out[0], out[16], out[1]], [7, 1, -8]);
   });
   test('Q4_1 is d · code + m', () => {
-    const out = dequantize(tensorTypes[3]!, block(20, view => { view.setUint16(0, one, true); view.setUint16(2, 0xbc00, true); view.setUint8(4, 0x2f); }), 32);
+    const out = dequantize(
+      tensorTypes[3]!,
+      block(20, view => {
+        view.setUint16(0, one, true);
+        view.setUint16(2, 0xbc00, true);
+        view.setUint8(4, 0x2f);
+      }),
+      32
+    );
     assert.equal([out[0], out[16], out[1]], [14, 1, -1]);
   });
   test('Q5_0 takes the fifth bit from the word after the scale', () => {
-    const out = dequantize(tensorTypes[6]!, block(22, view => { view.setUint16(0, one, true); view.setUint32(2, 1 | (1 << 17), true); view.setUint8(6, 0x01); view.setUint8(7, 0x20); }), 32);
+    const out = dequantize(
+      tensorTypes[6]!,
+      block(22, view => {
+        view.setUint16(0, one, true);
+        view.setUint32(2, 1 | (1 << 17), true);
+        view.setUint8(6, 0x01);
+        view.setUint8(7, 0x20);
+      }),
+      32
+    );
     assert.equal([out[0], out[16], out[1], out[17]], [1, -16, -16, 2]);
   });
   test('Q8_0 is d · code', () => {
-    const out = dequantize(tensorTypes[8]!, block(34, view => { view.setUint16(0, 0x3800, true); view.setInt8(2, -5); view.setInt8(33, 127); }), 32);
+    const out = dequantize(
+      tensorTypes[8]!,
+      block(34, view => {
+        view.setUint16(0, 0x3800, true);
+        view.setInt8(2, -5);
+        view.setInt8(33, 127);
+      }),
+      32
+    );
     assert.equal([out[0], out[31]], [-2.5, 63.5]);
   });
   test('BF16 is the upper half of f32', () => assert.is(dequantize(tensorTypes[30]!, Uint8Array.of(0x40, 0xc0), 1)[0], -3));
   test('Q4_K has a 6-bit scale and minimum per 32 elements', () => {
-    const out = dequantize(tensorTypes[12]!, block(144, view => {
-      view.setUint16(0, one, true);
-      view.setUint16(2, one, true);
-      view.setUint8(4, 3 | (1 << 6));   // scale 0 is 3; upper bits of scale 4 are 1
-      view.setUint8(8, 2 | (2 << 6));   // minimum 0 is 2; upper bits of minimum 4 are 2
-      view.setUint8(12, 5 | (7 << 4));  // lower bits: scale 4 is 5 + 16, minimum 4 is 7 + 32
-      view.setUint8(16, 0x0f);
-      view.setUint8(80, 0x04);
-    }), 256);
+    const out = dequantize(
+      tensorTypes[12]!,
+      block(144, view => {
+        view.setUint16(0, one, true);
+        view.setUint16(2, one, true);
+        view.setUint8(4, 3 | (1 << 6)); // scale 0 is 3; upper bits of scale 4 are 1
+        view.setUint8(8, 2 | (2 << 6)); // minimum 0 is 2; upper bits of minimum 4 are 2
+        view.setUint8(12, 5 | (7 << 4)); // lower bits: scale 4 is 5 + 16, minimum 4 is 7 + 32
+        view.setUint8(16, 0x0f);
+        view.setUint8(80, 0x04);
+      }),
+      256
+    );
     assert.equal([out[0], out[1], out[128], out[129]], [43, -2, 4 * 21 - 39, -39]);
   });
   test('Q6_K joins four low and two high bits', () => {
-    const out = dequantize(tensorTypes[14]!, block(210, view => {
-      view.setUint8(0, 0x2f);
-      view.setUint8(128, 0b00_01_00_11);
-      for (let i = 0; i < 16; i++) view.setInt8(192 + i, i === 4 ? -2 : 1);
-      view.setUint16(208, one, true);
-    }), 256);
+    const out = dequantize(
+      tensorTypes[14]!,
+      block(210, view => {
+        view.setUint8(0, 0x2f);
+        view.setUint8(128, 0b00_01_00_11);
+        for (let i = 0; i < 16; i++) view.setInt8(192 + i, i === 4 ? -2 : 1);
+        view.setUint16(208, one, true);
+      }),
+      256
+    );
     // Element 0: 15 | 3 << 4; element 64 (second scale quarter): 2 | 1 << 4 by scale −2.
     assert.equal([out[0], out[64], out[32]], [31, -2 * (18 - 32), -32]);
   });
@@ -127,12 +201,12 @@ async function plain(tokens: readonly number[]): Promise<Float64Array> {
     Float64Array.from({ length: rows }, (_, row) => x.reduce((sum, value, i) => sum + value * weights[row * x.length + i]!, 0));
   const norm = (x: Float64Array, weights: Float32Array): Float64Array => {
     const scale = Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length + 1e-5);
-    return x.map((value, i) => value / scale * weights[i]!);
+    return x.map((value, i) => (value / scale) * weights[i]!);
   };
   const rotate = (x: Float64Array, position: number): Float64Array => {
     const out = x.slice();
     for (let i = 0; i < x.length; i += 2) {
-      const angle = position * invFreq[i % headDim / 2]!;
+      const angle = position * invFreq[(i % headDim) / 2]!;
       out[i] = x[i]! * Math.cos(angle) - x[i + 1]! * Math.sin(angle);
       out[i + 1] = x[i + 1]! * Math.cos(angle) + x[i]! * Math.sin(angle);
     }
@@ -143,8 +217,15 @@ async function plain(tokens: readonly number[]): Promise<Float64Array> {
   for (let layer = 0; layer < layers; layer++) {
     const load = (part: string, columns: number, rows?: number) => gguf.floats(`blk.${layer}.${part}.weight`, columns, rows);
     const [n1, wq, wk, wv, wo, n2, wg, wu, wd] = [
-      await load('attn_norm', width), await load('attn_q', width, heads * headDim), await load('attn_k', width, kvHeads * headDim), await load('attn_v', width, kvHeads * headDim),
-      await load('attn_output', heads * headDim, width), await load('ffn_norm', width), await load('ffn_gate', width, inner), await load('ffn_up', width, inner), await load('ffn_down', inner, width)
+      await load('attn_norm', width),
+      await load('attn_q', width, heads * headDim),
+      await load('attn_k', width, kvHeads * headDim),
+      await load('attn_v', width, kvHeads * headDim),
+      await load('attn_output', heads * headDim, width),
+      await load('ffn_norm', width),
+      await load('ffn_gate', width, inner),
+      await load('ffn_up', width, inner),
+      await load('ffn_down', inner, width)
     ] as const;
     const normed = xs.map(x => norm(x, n1));
     const qs = normed.map((x, t) => rotate(product(x, wq, heads * headDim), t));
@@ -156,7 +237,11 @@ async function plain(tokens: readonly number[]): Promise<Float64Array> {
         const q = qs[t]!.subarray(head * headDim, (head + 1) * headDim);
         const weights = ks.slice(0, t + 1).map(k => Math.exp(q.reduce((sum, value, i) => sum + value * k[i]!, 0) / Math.sqrt(headDim)));
         const total = weights.reduce((sum, weight) => sum + weight, 0);
-        weights.forEach((weight, s) => vs[s]!.forEach((value, i) => { attention[head * headDim + i]! += weight / total * value; }));
+        weights.forEach((weight, s) =>
+          vs[s]!.forEach((value, i) => {
+            attention[head * headDim + i]! += (weight / total) * value;
+          })
+        );
       }
       const middle = product(attention, wo, width).map((value, i) => value + x[i]!);
       const n = norm(middle, n2);
@@ -177,24 +262,33 @@ group('model', test => {
     const cache = openCache(parseMethod('raw'), resources, 16, 16);
     const hidden = await model.forward(tokens, cache);
     const logits = await model.logits(hidden.slice(-tiny.width));
-    (await plain(tokens)).forEach((expected, i) => assert.ok(Math.abs(logits[i]! - expected) < 1e-4, `logit ${i}: ${logits[i]} for ${expected}`));
+    (await plain(tokens)).forEach((expected, i) =>
+      assert.ok(Math.abs(logits[i]! - expected) < 1e-4, `logit ${i}: ${logits[i]} for ${expected}`)
+    );
   });
   test('tokens one by one give what they give at once, over nsnquant too', async () => {
     for (const method of ['raw', 'nsn4']) {
       const cache = openCache(parseMethod(method), resources, 16, 16);
       let hidden = new Float32Array();
-      for (const token of tokens) hidden = await model.forward([token], cache) as Float32Array<ArrayBuffer>;
+      for (const token of tokens) hidden = (await model.forward([token], cache)) as Float32Array<ArrayBuffer>;
       const logits = await model.logits(hidden);
-      (await plain(tokens)).forEach((expected, i) => assert.ok(Math.abs(logits[i]! - expected) < 2e-3, `${method}, logit ${i}: ${logits[i]} for ${expected}`));
+      (await plain(tokens)).forEach((expected, i) =>
+        assert.ok(Math.abs(logits[i]! - expected) < 2e-3, `${method}, logit ${i}: ${logits[i]} for ${expected}`)
+      );
     }
   });
-  test('more tokens than the context are refused', () => refuses(
-    () => model.forward(new Array(65).fill(1), { length: 0 } as Cache), /^expected at most 64 tokens \(the model's context\), got 65$/
-  ));
+  test('more tokens than the context are refused', () =>
+    refuses(
+      () => model.forward(new Array(65).fill(1), { length: 0 } as Cache),
+      /^expected at most 64 tokens \(the model's context\), got 65$/
+    ));
   test('a prompt longer than the capacity is refused before anything runs', async () => {
     const cache = openCache(parseMethod('nsn4'), resources, 16, 16);
     const chat = new Chat(model, cache, { capacity: 16, maxAppend: 16, maxAnswer: 8, temperature: 0, topP: 1, random: Math.random });
-    await refuses(() => chat.ask('abcdefghabcdefgh').next(), /^expected a conversation of fewer than 16 tokens \(the cache's capacity\), got \d+; shorten the question/);
+    await refuses(
+      () => chat.ask('abcdefghabcdefgh').next(),
+      /^expected a conversation of fewer than 16 tokens \(the cache's capacity\), got \d+; shorten the question/
+    );
     assert.is(cache.length, 0);
   });
 });

@@ -33,29 +33,59 @@ export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }:
     'tokenizer.ggml.model': 'gpt2',
     ...metadata
   };
-  const ofLayer = (layer: number): [string, number[]][] => [
-    ['attn_norm', [width]], ['attn_q', [width, heads * headDim]], ['attn_k', [width, kvHeads * headDim]], ['attn_v', [width, kvHeads * headDim]],
-    ['attn_output', [heads * headDim, width]], ['ffn_norm', [width]], ['ffn_gate', [width, inner]], ['ffn_up', [width, inner]], ['ffn_down', [inner, width]]
-  ].map(([part, shape]) => [`blk.${layer}.${part as string}.weight`, shape as number[]]);
-  const tensors = ([
-    ['token_embd.weight', [width, vocabulary]], ['output_norm.weight', [width]],
-    ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat()
-  ] as [string, number[]][]).filter(([name]) => !without.includes(name)).map(([name, shape]) => ({ name, shape: shapes[name] ?? shape }));
+  const ofLayer = (layer: number): [string, number[]][] =>
+    [
+      ['attn_norm', [width]],
+      ['attn_q', [width, heads * headDim]],
+      ['attn_k', [width, kvHeads * headDim]],
+      ['attn_v', [width, kvHeads * headDim]],
+      ['attn_output', [heads * headDim, width]],
+      ['ffn_norm', [width]],
+      ['ffn_gate', [width, inner]],
+      ['ffn_up', [width, inner]],
+      ['ffn_down', [inner, width]]
+    ].map(([part, shape]) => [`blk.${layer}.${part as string}.weight`, shape as number[]]);
+  const tensors = (
+    [
+      ['token_embd.weight', [width, vocabulary]],
+      ['output_norm.weight', [width]],
+      ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat()
+    ] as [string, number[]][]
+  )
+    .filter(([name]) => !without.includes(name))
+    .map(([name, shape]) => ({ name, shape: shapes[name] ?? shape }));
 
   const bytes: number[] = [];
-  const u32 = (value: number): void => { bytes.push(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >>> 24) & 255); };
-  const u64 = (value: number): void => { u32(value); u32(0); };
-  const float = (value: number): void => { bytes.push(...new Uint8Array(Float32Array.of(value).buffer)); };
-  const text = (value: string): void => { u64(value.length); bytes.push(...new TextEncoder().encode(value)); };
+  const u32 = (value: number): void => {
+    bytes.push(value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >>> 24) & 255);
+  };
+  const u64 = (value: number): void => {
+    u32(value);
+    u32(0);
+  };
+  const float = (value: number): void => {
+    bytes.push(...new Uint8Array(Float32Array.of(value).buffer));
+  };
+  const text = (value: string): void => {
+    u64(value.length);
+    bytes.push(...new TextEncoder().encode(value));
+  };
   bytes.push(...new TextEncoder().encode('GGUF'));
   u32(3);
   u64(tensors.length);
   u64(Object.keys(fields).length + 2);
   for (const [key, value] of Object.entries(fields)) {
     text(key);
-    if (typeof value === 'string') { u32(STRING); text(value); }
-    else if (Number.isInteger(value)) { u32(UINT32); u32(value); }
-    else { u32(FLOAT32); float(value); }
+    if (typeof value === 'string') {
+      u32(STRING);
+      text(value);
+    } else if (Number.isInteger(value)) {
+      u32(UINT32);
+      u32(value);
+    } else {
+      u32(FLOAT32);
+      float(value);
+    }
   }
   const list = (key: string, values: readonly string[]): void => {
     text(key);

@@ -1,6 +1,7 @@
 // Formats, statistics, options: what the numbers are made of.
-import * as assert from 'uvu/assert';
+
 import { codecs } from 'nsnquant';
+import * as assert from 'uvu/assert';
 import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { WindowedCache } from '../caches/windowed.ts';
@@ -44,11 +45,15 @@ group('formats', test => {
   });
 
   test('bits with metadata are what the formats are known for', () => {
-    const bits = (name: string): number => formats.get(name)!.windowBytes(64) * 8 / (64 * 64);
+    const bits = (name: string): number => (formats.get(name)!.windowBytes(64) * 8) / (64 * 64);
     assert.equal(['q8_0', 'q4_0', 'kivi2', 'turbo2', 'turbo3', 'turbo4'].map(bits), [8.5, 4.5, 3, 2.25, 3.25, 4.25]);
   });
   test('turbo reaches the mean squared errors of Max 1960, table I', () => {
-    for (const [name, expected] of [['turbo2', 0.1175], ['turbo3', 0.03454], ['turbo4', 0.009497]] as const) {
+    for (const [name, expected] of [
+      ['turbo2', 0.1175],
+      ['turbo3', 0.03454],
+      ['turbo4', 0.009497]
+    ] as const) {
       const error = relativeError(name);
       assert.ok(Math.abs(error / expected - 1) < 0.08, `${name}: ${error} for ${expected}`);
     }
@@ -61,20 +66,35 @@ group('formats', test => {
   });
   test('errors fall with bits', () => {
     const errors = ['kivi2', 'turbo2', 'turbo3', 'turbo4', 'q8_0'].map(relativeError);
-    assert.equal(errors, [...errors].sort((a, b) => b - a));
+    assert.equal(
+      errors,
+      [...errors].sort((a, b) => b - a)
+    );
   });
   test('a window of zeros stays zero', () => {
     for (const format of formats.values()) {
       const x = new Float32Array(64 * 64);
       format.roundTrip(x, 64, 'values');
-      assert.ok(x.every(value => value === 0), format.name);
+      assert.ok(
+        x.every(value => value === 0),
+        format.name
+      );
     }
   });
 });
 
 group('methods', test => {
   test('names are read as they are written', () => {
-    for (const name of ['raw', 'nsn4/nsn2', 'nsn2@sinks=0', 'nsn2@sinks=0,rope=off', 'nsn1@recent=2', 'q4_0+hadamard@sinks=4', 'kivi2', 'paper2@sinks=0']) {
+    for (const name of [
+      'raw',
+      'nsn4/nsn2',
+      'nsn2@sinks=0',
+      'nsn2@sinks=0,rope=off',
+      'nsn1@recent=2',
+      'q4_0+hadamard@sinks=4',
+      'kivi2',
+      'paper2@sinks=0'
+    ]) {
       assert.is(methodName(parseMethod(name)), name);
     }
     assert.equal(parseMethods('nsn2@sinks=0,rope=off,nsn4').map(methodName), ['nsn2@sinks=0,rope=off', 'nsn4']);
@@ -85,26 +105,51 @@ group('methods', test => {
     assert.throws(() => parseMethod('kivi2@rope=on'), /expected options sinks=N/);
   });
   test('calls end where windows do', () => {
-    assert.equal([...windowChunks(200, 4)], [[0, 68], [68, 132], [132, 196], [196, 200]]);
-    assert.equal([...windowChunks(128, 0)], [[0, 64], [64, 128]]);
+    assert.equal(
+      [...windowChunks(200, 4)],
+      [
+        [0, 68],
+        [68, 132],
+        [132, 196],
+        [196, 200]
+      ]
+    );
+    assert.equal(
+      [...windowChunks(128, 0)],
+      [
+        [0, 64],
+        [64, 128]
+      ]
+    );
   });
 });
 
 group('statistics', test => {
   const random = generator(3);
   const series = (f: () => number): Float64Array => Float64Array.from({ length: 4096 }, f);
-  const stats = { nll: series(() => 3 + random()), rawNll: series(() => 3 + random()), kld: series(() => -Math.log(1 - random())), same: series(() => Number(random() < 0.9)) };
-  test('quantiles lie between order statistics', () => assert.equal([0, 0.5, 0.99, 1].map(q => quantile(Float64Array.of(4, 1, 3, 2), q)), [1, 2.5, 3.9699999999999998, 4]));
+  const stats = {
+    nll: series(() => 3 + random()),
+    rawNll: series(() => 3 + random()),
+    kld: series(() => -Math.log(1 - random())),
+    same: series(() => Number(random() < 0.9))
+  };
+  test('quantiles lie between order statistics', () =>
+    assert.equal(
+      [0, 0.5, 0.99, 1].map(q => quantile(Float64Array.of(4, 1, 3, 2), q)),
+      [1, 2.5, 3.9699999999999998, 4]
+    ));
   test('the intervals hold the summary and have the width that theory gives', () => {
     const summary = summarize(stats);
     const ci = bootstrap(stats, { draws: 500 });
-    for (const key of ['ppl', 'pplRatio', 'kld', 'kldP99', 'top1'] as const) assert.ok(ci[key][0] <= summary[key] && summary[key] <= ci[key][1], key);
+    for (const key of ['ppl', 'pplRatio', 'kld', 'kldP99', 'top1'] as const)
+      assert.ok(ci[key][0] <= summary[key] && summary[key] <= ci[key][1], key);
     // An exponential's mean of 4,096: 2 · 1.96 / 64.
     const width = ci.kld[1] - ci.kld[0];
     assert.ok(width > 0.045 && width < 0.08, `${width}`);
   });
   test('ln p is that of a softmax, whatever is added to the logits', () => {
-    for (const shift of [0, 1000]) assert.ok(Math.abs(logProbability(Float32Array.of(shift, shift + Math.log(3)), 1) - Math.log(0.75)) < 1e-4);
+    for (const shift of [0, 1000])
+      assert.ok(Math.abs(logProbability(Float32Array.of(shift, shift + Math.log(3)), 1) - Math.log(0.75)) < 1e-4);
   });
   test('the same seed gives the same intervals', () => assert.equal(bootstrap(stats, { draws: 50 }), bootstrap(stats, { draws: 50 })));
 });
@@ -117,7 +162,16 @@ group('haystack', test => {
   const { tokens, needles } = hide(letters, book, 1500, [5, 50, 95], 4, 0);
   test('has the length that was asked for, and the book around its numbers', () => {
     assert.is(tokens.length, 1500);
-    assert.is(text(tokens).replace(/\n\nThe secret[^\n]*\n\n/g, ''), text(book).slice(0, 1500 - text(tokens).match(/\n\nThe secret[^\n]*\n\n/g)!.join('').length));
+    assert.is(
+      text(tokens).replace(/\n\nThe secret[^\n]*\n\n/g, ''),
+      text(book).slice(
+        0,
+        1500 -
+          text(tokens)
+            .match(/\n\nThe secret[^\n]*\n\n/g)!
+            .join('').length
+      )
+    );
   });
   test('hides every number at its depth, and asks for it as it was said', () => {
     for (const { depth, question, answer } of needles) {
@@ -131,22 +185,39 @@ group('haystack', test => {
   });
   test('other trials hide other numbers, of other towns', () => {
     const other = hide(letters, book, 1500, [5, 50, 95], 4, 1);
-    assert.not.equal(other.needles.map(({ answer }) => answer), needles.map(({ answer }) => answer));
+    assert.not.equal(
+      other.needles.map(({ answer }) => answer),
+      needles.map(({ answer }) => answer)
+    );
     assert.not.equal(other.needles[0]!.question, needles[0]!.question);
   });
-  test('a book that is too short is refused', () => assert.throws(() => hide(letters, book.slice(0, 100), 1500, [5], 4, 0), /"--lengths" expected more tokens/));
+  test('a book that is too short is refused', () =>
+    assert.throws(() => hide(letters, book.slice(0, 100), 1500, [5], 4, 0), /"--lengths" expected more tokens/));
 });
 
 group('plot', test => {
   test('no label covers another', () => {
     // Ten methods in nearly one place.
-    const svg = plot(Array.from({ length: 10 }, (_, i) => ({ name: `method ${i}`, color: '#123456', bits: 3 + i / 100, codedBits: 2.9, kld: 0.01 + i / 1e5 })));
-    const labels = [...svg.matchAll(/<text[^>]*?(?: x="([-\d.]+)")?[^>]*?(?: y="([-\d.]+)")?[^>]*?transform="translate\(([-\d.]+) ([-\d.]+)\)"[^>]*>method \d<\/text>/g)]
-      .map(([, x = '0', y = '0', left, top]) => [Number(x) + Number(left), Number(y) + Number(top)] as const);
+    const svg = plot(
+      Array.from({ length: 10 }, (_, i) => ({
+        name: `method ${i}`,
+        color: '#123456',
+        bits: 3 + i / 100,
+        codedBits: 2.9,
+        kld: 0.01 + i / 1e5
+      }))
+    );
+    const labels = [
+      ...svg.matchAll(
+        /<text[^>]*?(?: x="([-\d.]+)")?[^>]*?(?: y="([-\d.]+)")?[^>]*?transform="translate\(([-\d.]+) ([-\d.]+)\)"[^>]*>method \d<\/text>/g
+      )
+    ].map(([, x = '0', y = '0', left, top]) => [Number(x) + Number(left), Number(y) + Number(top)] as const);
     assert.is(labels.length, 10);
-    labels.forEach(([x, y], i) => labels.slice(i + 1).forEach(([otherX, otherY]) => {
-      assert.ok(Math.abs(y - otherY) > 10 || Math.abs(x - otherX) > 50, `${x} ${y} and ${otherX} ${otherY}`);
-    }));
+    labels.forEach(([x, y], i) =>
+      labels.slice(i + 1).forEach(([otherX, otherY]) => {
+        assert.ok(Math.abs(y - otherY) > 10 || Math.abs(x - otherX) > 50, `${x} ${y} and ${otherX} ${otherY}`);
+      })
+    );
   });
 });
 

@@ -2,5 +2,8 @@
 import { readdirSync } from 'node:fs';
 import { finish } from './group.ts';
 
-for (const file of readdirSync(import.meta.dirname).filter(name => name.endsWith('.test.ts')).sort()) await import(`./${file}`);
+for (const file of readdirSync(import.meta.dirname)
+  .filter(name => name.endsWith('.test.ts'))
+  .sort())
+  await import(`./${file}`);
 await finish();

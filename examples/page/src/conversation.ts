@@ -1,15 +1,16 @@
 // The worker's side: a model, a cache, one conversation. Knows nothing of the page; what it refuses it refuses in a sentence.
-import { env, InferenceSession, Tensor } from 'onnxruntime-web/wasm';
+
+import { type Backend, BackendError, type CodecName, openBackend, plan } from 'nsnquant';
 import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm';
-import { BackendError, openBackend, plan, type Backend, type CodecName } from 'nsnquant';
+import { env, InferenceSession, Tensor } from 'onnxruntime-web/wasm';
 import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
 import { Chat, type Ending, type Transcript } from '../../../bench/llm/engine/chat.ts';
 import { Model } from '../../../bench/llm/engine/model.ts';
 import { InputError } from '../../../bench/llm/engine/source.ts';
-import { openSource, type Chosen } from './sources.ts';
+import { type Chosen, openSource } from './sources.ts';
 
 env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
-env.wasm.numThreads = 1;   // more would need cross-origin isolation
+env.wasm.numThreads = 1; // more would need cross-origin isolation
 
 /** A WebAssembly memory ends at 4 GiB, and a matrix is there up to four times while it is read. */
 const WEIGHT_BYTES = 3 * 2 ** 30;
@@ -63,7 +64,14 @@ export interface Held {
 
 export type Report =
   | { readonly kind: 'reading'; readonly done: number; readonly total: number; readonly ms: number; readonly held: Held }
-  | { readonly kind: 'piece'; readonly text: string; readonly tokens: number; readonly ms: number; readonly attentionMs: number; readonly held: Held };
+  | {
+      readonly kind: 'piece';
+      readonly text: string;
+      readonly tokens: number;
+      readonly ms: number;
+      readonly attentionMs: number;
+      readonly held: Held;
+    };
 
 export type Listen<T> = (event: T) => unknown;
 
@@ -126,7 +134,16 @@ export class Conversation {
     this.#transcript = { ...this.#transcript, tokens: [] };
     const { layers, kvHeads, queryHeads, headDim, rope } = config;
     const { bytesPerToken, bitsPerElement, f16BytesPerToken } = plan({ layers, kvHeads, queryHeads, headDim, rope, ...options });
-    return { variant: backend.variant, reason: backend.reason, capacity, allocatedBytes: cache.cache.bytes, bytesPerToken, bitsPerElement, f16BytesPerToken, unread: this.#length };
+    return {
+      variant: backend.variant,
+      reason: backend.reason,
+      capacity,
+      allocatedBytes: cache.cache.bytes,
+      bytesPerToken,
+      bitsPerElement,
+      f16BytesPerToken,
+      unread: this.#length
+    };
   }
 
   /** Answers, reporting every piece. Resolves to why the answer ended. */
@@ -134,7 +151,14 @@ export class Conversation {
     const model = this.#opened();
     if (!this.#cache) await this.configure(this.#settings!);
     const cache = this.#cache!;
-    const chat = new Chat(model, cache, { capacity: cache.cache.shape.capacity, maxAppend: MAX_APPEND, maxAnswer, temperature, topP: 0.9, random: Math.random });
+    const chat = new Chat(model, cache, {
+      capacity: cache.cache.shape.capacity,
+      maxAppend: MAX_APPEND,
+      maxAnswer,
+      temperature,
+      topP: 0.9,
+      random: Math.random
+    });
     chat.resume(this.#transcript);
     this.#stop = new AbortController();
 
@@ -160,7 +184,14 @@ export class Conversation {
         if (done) return value;
         const { held } = cache;
         // Awaited: while the page hears of it, this worker hears whether to stop.
-        await listen({ kind: 'piece', text: value, tokens: held.tokens - tokensBefore, ms: sinceLast(), attentionMs: cache.attentionMs, held });
+        await listen({
+          kind: 'piece',
+          text: value,
+          tokens: held.tokens - tokensBefore,
+          ms: sinceLast(),
+          attentionMs: cache.attentionMs,
+          held
+        });
         before = performance.now();
         tokensBefore = held.tokens;
       }

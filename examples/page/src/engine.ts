@@ -1,5 +1,5 @@
 // The worker as the page sees it: calls that always come to an end, even where the worker does not.
-import { proxy, wrap, type Remote } from 'comlink';
+import { proxy, type Remote, wrap } from 'comlink';
 import type { Ending } from '../../../bench/llm/engine/chat.ts';
 import type { AskOptions, CacheFacts, Conversation, Listen, ModelFacts, Report, Settings } from './conversation.ts';
 import type { Chosen } from './sources.ts';
@@ -22,7 +22,7 @@ export class Engine {
         reject(reason);
       };
     });
-    this.#over.catch(() => undefined);   // heard by the calls that it ends, if any
+    this.#over.catch(() => undefined); // heard by the calls that it ends, if any
     this.#worker.addEventListener('error', event => {
       event.preventDefault();
       this.#fail(new Error(`The worker failed: ${event.message || 'its script did not load'}`));
@@ -42,7 +42,7 @@ export class Engine {
   }
 
   stop(): void {
-    void this.#remote.stop();   // what it ends is what the caller waits for
+    void this.#remote.stop(); // what it ends is what the caller waits for
   }
 
   restart(): Promise<void> {

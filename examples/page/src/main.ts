@@ -1,6 +1,7 @@
 // The page: a model is chosen, questions are asked, settings change. Never computes; that is the worker's.
-import { Ended, Engine } from './engine.ts';
+
 import type { CacheFacts, Held, Report, Settings } from './conversation.ts';
+import { Ended, Engine } from './engine.ts';
 import { Plots } from './plots.ts';
 import type { Chosen, Offer } from './sources.ts';
 import { findGpu, missingWebAssembly } from './support.ts';
@@ -21,12 +22,14 @@ let held = EMPTY;
 async function load(chosen: Chosen): Promise<void> {
   if (view.getState() === 'blocked') return;
   close();
-  const opening = engine = new Engine();
+  const opening = (engine = new Engine());
   view.complain(undefined);
   view.setState('loading');
   view.setLoading(chosen.name, undefined, 'Reading the header');
   try {
-    const model = await opening.open(chosen, share => { view.setLoading(chosen.name, share, `Preparing the weights, ${Math.floor(share * 100)} %`); });
+    const model = await opening.open(chosen, share => {
+      view.setLoading(chosen.name, share, `Preparing the weights, ${Math.floor(share * 100)} %`);
+    });
     view.showModel(chosen.name, model);
     view.setLoading(chosen.name, undefined, 'Making the cache');
     elements.attention.value = 'wasm';
@@ -35,7 +38,7 @@ async function load(chosen: Chosen): Promise<void> {
     view.setState('ready');
     elements.question.focus();
   } catch (error) {
-    if (engine !== opening) return;   // another was chosen meanwhile, or it was cancelled
+    if (engine !== opening) return; // another was chosen meanwhile, or it was cancelled
     close();
     view.complain(sentence(error));
   }
@@ -72,7 +75,9 @@ async function changeSettings(): Promise<void> {
   const on = engine!;
   view.complain(undefined);
   view.setState('opening');
-  view.setStatus(elements.attention.value === 'webgpu' ? 'Opening the cache on the GPU; compiling its shaders may take a while' : 'Opening the cache');
+  view.setStatus(
+    elements.attention.value === 'webgpu' ? 'Opening the cache on the GPU; compiling its shaders may take a while' : 'Opening the cache'
+  );
   try {
     await useCache(on);
     view.setStatus('Ready');
@@ -93,7 +98,7 @@ async function ask(question: string): Promise<void> {
   const answer = view.addExchange(question);
   let promptRate = '';
   let pieces = 0;
-  let tokens = 0;   // but the first, which comes out of the prompt itself
+  let tokens = 0; // but the first, which comes out of the prompt itself
   let ms = 0;
   let attentionMs = 0;
   const listen = (report: Report): void => {
@@ -116,7 +121,7 @@ async function ask(question: string): Promise<void> {
     tokens += report.tokens;
     ms += report.ms;
     attentionMs += report.attentionMs;
-    view.showSpeed(`${rate(tokens, ms)}/s`, `attention ${Math.round(100 * attentionMs / ms)} %, ${promptRate}`);
+    view.showSpeed(`${rate(tokens, ms)}/s`, `attention ${Math.round((100 * attentionMs) / ms)} %, ${promptRate}`);
     plots.add(held, report.ms / report.tokens);
   };
   view.setStatus('Reading');
@@ -165,26 +170,28 @@ async function restart(): Promise<void> {
 
 async function listOffers(): Promise<void> {
   const offers = await fetch('models.json')
-    .then(response => response.ok ? response.json() as Promise<(Offer & { bytes: number })[]> : [])
-    .catch(() => []);   // a server that offers nothing: the page works with files alone
-  elements.offers.replaceChildren(...offers.map(offer => {
-    const item = document.createElement('li');
-    const button = document.createElement('button');
-    const size = document.createElement('span');
-    button.type = 'button';
-    size.textContent = mebibytes(offer.bytes);
-    button.append(offer.name, size);
-    button.addEventListener('click', () => load({ name: offer.name, url: new URL(offer.url, location.href).href }));
-    item.append(button);
-    return item;
-  }));
+    .then(response => (response.ok ? (response.json() as Promise<(Offer & { bytes: number })[]>) : []))
+    .catch(() => []); // a server that offers nothing: the page works with files alone
+  elements.offers.replaceChildren(
+    ...offers.map(offer => {
+      const item = document.createElement('li');
+      const button = document.createElement('button');
+      const size = document.createElement('span');
+      button.type = 'button';
+      size.textContent = mebibytes(offer.bytes);
+      button.append(offer.name, size);
+      button.addEventListener('click', () => load({ name: offer.name, url: new URL(offer.url, location.href).href }));
+      item.append(button);
+      return item;
+    })
+  );
   elements.offers.parentElement!.hidden = offers.length === 0;
 }
 
 function listen(): void {
   elements.file.addEventListener('change', () => {
     const [file] = elements.file.files!;
-    elements.file.value = '';   // the same file can be chosen again
+    elements.file.value = ''; // the same file can be chosen again
     if (file) load(file);
   });
   let over = 0;
@@ -206,7 +213,8 @@ function listen(): void {
   elements.change.addEventListener('click', close);
   elements.restart.addEventListener('click', restart);
   elements.stop.addEventListener('click', () => engine?.stop());
-  for (const select of [elements.keys, elements.values, elements.attention, elements.capacity]) select.addEventListener('change', changeSettings);
+  for (const select of [elements.keys, elements.values, elements.attention, elements.capacity])
+    select.addEventListener('change', changeSettings);
   elements.composer.addEventListener('submit', event => {
     event.preventDefault();
     const question = elements.question.value.trim();
@@ -220,15 +228,19 @@ function listen(): void {
   addEventListener('keydown', event => {
     if (event.key === 'Escape' && view.getState() === 'busy') engine?.stop();
   });
-  elements.examples.replaceChildren(...EXAMPLES.map(text => {
-    const item = document.createElement('li');
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.textContent = text;
-    button.addEventListener('click', () => { if (view.getState() === 'ready') ask(text); });
-    item.append(button);
-    return item;
-  }));
+  elements.examples.replaceChildren(
+    ...EXAMPLES.map(text => {
+      const item = document.createElement('li');
+      const button = document.createElement('button');
+      button.type = 'button';
+      button.textContent = text;
+      button.addEventListener('click', () => {
+        if (view.getState() === 'ready') ask(text);
+      });
+      item.append(button);
+      return item;
+    })
+  );
 }
 
 view.listCodecs();

@@ -37,7 +37,10 @@ export class Plots {
   constructor(bytes: HTMLElement, speed: HTMLElement, legend: HTMLElement) {
     this.#legend = legend;
     // Hidden at first, without a size of their own.
-    const [size, whole] = [{ width: 1, height: 1 }, { width: 'auto', height: 'auto' }] as const;
+    const [size, whole] = [
+      { width: 1, height: 1 },
+      { width: 'auto', height: 'auto' }
+    ] as const;
     this.#bytes = init(bytes, null, { renderer: 'svg', ...size });
     this.#speed = init(speed, null, { renderer: 'svg', ...size });
     const observer = new ResizeObserver(() => {
@@ -89,32 +92,68 @@ export class Plots {
   #draw(): void {
     const runs = this.#runs.filter(run => run.held.length > 0);
     const longest = Math.max(0, ...runs.map(run => run.held.at(-1)!.tokens));
-    const end = FEWEST_TOKENS * 2 ** Math.max(0, Math.ceil(Math.log2(longest * 1.1 / FEWEST_TOKENS)));
+    const end = FEWEST_TOKENS * 2 ** Math.max(0, Math.ceil(Math.log2((longest * 1.1) / FEWEST_TOKENS)));
     const toMebi = ({ tokens, bytes }: Held): [number, number] => [tokens, bytes / 2 ** 20];
     const line = { type: 'line', symbol: 'none', animation: false, emphasis: { disabled: true } } as const;
 
-    this.#bytes.setOption({
-      ...frame(end, value => mebibytes(value * 2 ** 20)),
-      series: [
-        { ...line, name: 'f16', lineStyle: { color: 'currentColor', width: 2, type: 'dashed' }, itemStyle: { color: '#8a94a0' }, data: grid(end, this.#f16BytesPerToken) },
-        ...runs.map(({ color, held, bytesPerToken }) => ({
-          ...line, silent: true, tooltip: { show: false }, lineStyle: { color, width: 1.5, type: 'dotted' as const },
-          data: goingOn(held, end, bytesPerToken).map(toMebi)
-        })),
-        ...runs.map(({ name, color, held }) => ({ ...line, name, lineStyle: { color, width: 2.5 }, itemStyle: { color }, data: held.map(toMebi) }))
-      ]
-    }, { notMerge: true });
+    this.#bytes.setOption(
+      {
+        ...frame(end, value => mebibytes(value * 2 ** 20)),
+        series: [
+          {
+            ...line,
+            name: 'f16',
+            lineStyle: { color: 'currentColor', width: 2, type: 'dashed' },
+            itemStyle: { color: '#8a94a0' },
+            data: grid(end, this.#f16BytesPerToken)
+          },
+          ...runs.map(({ color, held, bytesPerToken }) => ({
+            ...line,
+            silent: true,
+            tooltip: { show: false },
+            lineStyle: { color, width: 1.5, type: 'dotted' as const },
+            data: goingOn(held, end, bytesPerToken).map(toMebi)
+          })),
+          ...runs.map(({ name, color, held }) => ({
+            ...line,
+            name,
+            lineStyle: { color, width: 2.5 },
+            itemStyle: { color },
+            data: held.map(toMebi)
+          }))
+        ]
+      },
+      { notMerge: true }
+    );
 
-    this.#speed.setOption({
-      ...frame(end, value => `${value.toFixed(1)}/s`, runs.every(run => run.speed.length === 0)),
-      series: runs.flatMap(({ name, color, speed }) => [
-        {
-          type: 'scatter' as const, silent: true, tooltip: { show: false }, animation: false, symbolSize: 4, itemStyle: { color, opacity: 0.3 },
-          data: speed.map(({ tokens, perSecond }) => [tokens, perSecond])
-        },
-        { ...line, name, lineStyle: { color, width: 2.5 }, itemStyle: { color }, data: smooth(speed).map(({ tokens, perSecond }) => [tokens, perSecond]) }
-      ])
-    }, { notMerge: true });
+    this.#speed.setOption(
+      {
+        ...frame(
+          end,
+          value => `${value.toFixed(1)}/s`,
+          runs.every(run => run.speed.length === 0)
+        ),
+        series: runs.flatMap(({ name, color, speed }) => [
+          {
+            type: 'scatter' as const,
+            silent: true,
+            tooltip: { show: false },
+            animation: false,
+            symbolSize: 4,
+            itemStyle: { color, opacity: 0.3 },
+            data: speed.map(({ tokens, perSecond }) => [tokens, perSecond])
+          },
+          {
+            ...line,
+            name,
+            lineStyle: { color, width: 2.5 },
+            itemStyle: { color },
+            data: smooth(speed).map(({ tokens, perSecond }) => [tokens, perSecond])
+          }
+        ])
+      },
+      { notMerge: true }
+    );
 
     const item = (kind: string, color: string, text: string): HTMLElement => {
       const element = document.createElement('li');
@@ -139,33 +178,61 @@ function frame(end: number, format: (value: number) => string, empty = false) {
     animation: false,
     grid: { left: 4, right: 14, top: 10, bottom: 4, outerBoundsMode: 'same' as const, outerBoundsContain: 'axisLabel' as const },
     tooltip: {
-      trigger: 'axis' as const, confine: true, transitionDuration: 0, textStyle: { fontSize: 12 }, axisPointer: { lineStyle: { color: 'currentColor', opacity: 0.5 } },
+      trigger: 'axis' as const,
+      confine: true,
+      transitionDuration: 0,
+      textStyle: { fontSize: 12 },
+      axisPointer: { lineStyle: { color: 'currentColor', opacity: 0.5 } },
       // Each curve has its own nearest point.
-      formatter: (points: { seriesName?: string; marker?: unknown; value: unknown }[]) => points.map(({ seriesName, marker, value }) => {
-        const [tokens, y] = value as [number, number];
-        return `${String(marker)}${seriesName}: ${format(y)} at ${count(Math.round(tokens))}`;
-      }).join('<br>')
+      formatter: (points: { seriesName?: string; marker?: unknown; value: unknown }[]) =>
+        points
+          .map(({ seriesName, marker, value }) => {
+            const [tokens, y] = value as [number, number];
+            return `${String(marker)}${seriesName}: ${format(y)} at ${count(Math.round(tokens))}`;
+          })
+          .join('<br>')
     },
-    xAxis: { type: 'value' as const, min: 0, max: end, splitNumber: 4, axisLabel: { ...label, formatter: (value: number) => count(value) }, axisLine: { show: true, lineStyle: { color: 'currentColor', opacity: 0.4 } }, splitLine: { show: false } },
-    yAxis: { type: 'value' as const, min: 0, ...(empty && { max: 20 }), splitNumber: 4, axisLabel: label, splitLine: { show: true, ...rule } }
+    xAxis: {
+      type: 'value' as const,
+      min: 0,
+      max: end,
+      splitNumber: 4,
+      axisLabel: { ...label, formatter: (value: number) => count(value) },
+      axisLine: { show: true, lineStyle: { color: 'currentColor', opacity: 0.4 } },
+      splitLine: { show: false }
+    },
+    yAxis: {
+      type: 'value' as const,
+      min: 0,
+      ...(empty && { max: 20 }),
+      splitNumber: 4,
+      axisLabel: label,
+      splitLine: { show: true, ...rule }
+    }
   };
 }
 
 /** f16's line with points close enough together for the pointer to find one. */
 function grid(end: number, bytesPerToken: number): [number, number][] {
-  return Array.from({ length: 65 }, (_, i) => [end * i / 64, end * i / 64 * bytesPerToken / 2 ** 20]);
+  return Array.from({ length: 65 }, (_, i) => [(end * i) / 64, (((end * i) / 64) * bytesPerToken) / 2 ** 20]);
 }
 
 /** From the end of a curve: what coded tokens add, above what the newest window's raw tokens take. */
 function goingOn(held: readonly Held[], end: number, bytesPerToken: number): Held[] {
   const { tokens } = held.at(-1)!;
   const bytes = Math.max(...held.filter(each => each.tokens > tokens - 64).map(each => each.bytes));
-  return [{ tokens, bytes }, { tokens: end, bytes: bytes + bytesPerToken * (end - tokens) }];
+  return [
+    { tokens, bytes },
+    { tokens: end, bytes: bytes + bytesPerToken * (end - tokens) }
+  ];
 }
 
 function smooth(speed: Run['speed']): Run['speed'] {
   return speed.map(({ tokens }, i) => {
-    const near = speed.slice(Math.max(0, i - (SMOOTH >> 1)), i + (SMOOTH >> 1) + 1).map(({ perSecond }) => perSecond).sort((a, b) => a - b);
+    const near = speed
+      .slice(Math.max(0, i - (SMOOTH >> 1)), i + (SMOOTH >> 1) + 1)
+      .map(({ perSecond }) => perSecond)
+      .sort((a, b) => a - b);
     return { tokens, perSecond: near[near.length >> 1]! };
   });
 }

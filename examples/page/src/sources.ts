@@ -17,8 +17,9 @@ export async function openSource(chosen: Chosen, downloaded: (share: number) => 
 /** Reads by ranges, so that only one copy of the file is ever held, in f32; from a server without ranges the file comes whole. */
 async function remoteSource({ name, url }: Offer, downloaded: (share: number) => unknown): Promise<Source> {
   const load = async (range: string): Promise<Response> => {
-    const response = await fetch(url, { headers: { range } })
-      .catch((error: Error) => { throw new InputError(`${name}: expected an answer from the server, got ${error.message}; is it still running?`); });
+    const response = await fetch(url, { headers: { range } }).catch((error: Error) => {
+      throw new InputError(`${name}: expected an answer from the server, got ${error.message}; is it still running?`);
+    });
     if (!response.ok) throw new InputError(`${name}: expected the server to have it, got ${response.status} ${response.statusText}`);
     return response;
   };
@@ -36,12 +37,14 @@ async function remoteSource({ name, url }: Offer, downloaded: (share: number) =>
 async function whole(response: Response, downloaded: (share: number) => unknown): Promise<Blob> {
   const size = Number(response.headers.get('content-length'));
   let got = 0;
-  const counted = response.body!.pipeThrough(new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
-    transform(chunk, controller) {
-      got += chunk.length;
-      if (size > 0) downloaded(got / size);
-      controller.enqueue(chunk);
-    }
-  }));
+  const counted = response.body!.pipeThrough(
+    new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+      transform(chunk, controller) {
+        got += chunk.length;
+        if (size > 0) downloaded(got / size);
+        controller.enqueue(chunk);
+      }
+    })
+  );
   return new Response(counted).blob();
 }

@@ -5,7 +5,36 @@ export function missingWebAssembly(): string | undefined {
   const works = 'Chrome or Edge 105, Firefox 121, Safari 16.4 and newer will work';
   if (typeof WebAssembly === 'undefined') return `This browser has no WebAssembly; ${works}.`;
   // (module (func (result v128) (v128.const i64x2 0 0)))
-  const module = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 22, 1, 20, 0, 253, 12, ...new Array<number>(16).fill(0), 11);
+  const module = Uint8Array.of(
+    0,
+    97,
+    115,
+    109,
+    1,
+    0,
+    0,
+    0,
+    1,
+    5,
+    1,
+    96,
+    0,
+    1,
+    123,
+    3,
+    2,
+    1,
+    0,
+    10,
+    22,
+    1,
+    20,
+    0,
+    253,
+    12,
+    ...new Array<number>(16).fill(0),
+    11
+  );
   return WebAssembly.validate(module) ? undefined : `This browser's WebAssembly has no SIMD, which ONNX Runtime needs; ${works}.`;
 }
 
@@ -20,7 +49,9 @@ export async function findGpu(): Promise<Gpu> {
   const missing = (reason: string): Gpu => ({ usable: false, reason });
   const { gpu } = navigator as { gpu?: GPU };
   if (!gpu) return missing(isSecureContext ? 'not in this browser' : 'only over https or from this machine');
-  const late = new Promise<null>(resolve => { setTimeout(resolve, PATIENCE_MS, null); });
+  const late = new Promise<null>(resolve => {
+    setTimeout(resolve, PATIENCE_MS, null);
+  });
   try {
     const adapter = await Promise.race([gpu.requestAdapter({ powerPreference: 'high-performance' }), late]);
     if (!adapter) return missing('no adapter here');

@@ -11,14 +11,16 @@ export function count(value: number, noun = ''): string {
 
 /** Tokens a second. */
 export function rate(tokens: number, ms: number): string {
-  const value = tokens / ms * 1000;
+  const value = (tokens / ms) * 1000;
   return value < 10 ? value.toFixed(1) : `${Math.round(value)}`;
 }
 
 /** Errors made for people say all there is to say; of others the kind helps too. ONNX Runtime throws numbers where memory ends. */
 export function sentence(error: unknown): string {
-  if (!(error instanceof Error)) return `The model's engine failed with ${String(error)}, perhaps for want of memory; a smaller model will work`;
-  if (/memory|alloc/i.test(error.message)) return `Expected enough memory in this tab, got: ${error.message}; less room for context, or a smaller model, will work`;
-  const text = error.message.replace(/^expected /, 'Expected ');   // others begin with names
+  if (!(error instanceof Error))
+    return `The model's engine failed with ${String(error)}, perhaps for want of memory; a smaller model will work`;
+  if (/memory|alloc/i.test(error.message))
+    return `Expected enough memory in this tab, got: ${error.message}; less room for context, or a smaller model, will work`;
+  const text = error.message.replace(/^expected /, 'Expected '); // others begin with names
   return ['InputError', 'BackendError', 'RangeError', 'Error'].includes(error.name) ? text : `${error.name}: ${text}`;
 }

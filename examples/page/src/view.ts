@@ -1,5 +1,5 @@
 // The page's elements and what is written into them. Decides nothing.
-import { codecs, type CodecName } from 'nsnquant';
+import { type CodecName, codecs } from 'nsnquant';
 import type { Ending } from '../../../bench/llm/engine/chat.ts';
 import type { Attention, CacheFacts, Held, ModelFacts, Settings } from './conversation.ts';
 import type { Gpu } from './support.ts';
@@ -16,18 +16,34 @@ const USUAL_ROOM = 8192;
 const find = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 
 export const elements = {
-  file: find<HTMLInputElement>('file'), change: find<HTMLButtonElement>('change'), cancel: find<HTMLButtonElement>('cancel'),
-  offers: find('offers'), examples: find('examples'), log: find('log'),
-  composer: find<HTMLFormElement>('composer'), question: find<HTMLTextAreaElement>('question'), send: find<HTMLButtonElement>('send'), stop: find<HTMLButtonElement>('stop'), restart: find<HTMLButtonElement>('restart'),
-  settings: find<HTMLFieldSetElement>('settings'), keys: find<HTMLSelectElement>('keys'), values: find<HTMLSelectElement>('values'),
-  attention: find<HTMLSelectElement>('attention'), capacity: find<HTMLSelectElement>('capacity'),
-  temperature: find<HTMLSelectElement>('temperature'), longest: find<HTMLInputElement>('longest'),
-  bytesPlot: find('bytes-plot'), speedPlot: find('speed-plot'), legend: find('legend')
+  file: find<HTMLInputElement>('file'),
+  change: find<HTMLButtonElement>('change'),
+  cancel: find<HTMLButtonElement>('cancel'),
+  offers: find('offers'),
+  examples: find('examples'),
+  log: find('log'),
+  composer: find<HTMLFormElement>('composer'),
+  question: find<HTMLTextAreaElement>('question'),
+  send: find<HTMLButtonElement>('send'),
+  stop: find<HTMLButtonElement>('stop'),
+  restart: find<HTMLButtonElement>('restart'),
+  settings: find<HTMLFieldSetElement>('settings'),
+  keys: find<HTMLSelectElement>('keys'),
+  values: find<HTMLSelectElement>('values'),
+  attention: find<HTMLSelectElement>('attention'),
+  capacity: find<HTMLSelectElement>('capacity'),
+  temperature: find<HTMLSelectElement>('temperature'),
+  longest: find<HTMLInputElement>('longest'),
+  bytesPlot: find('bytes-plot'),
+  speedPlot: find('speed-plot'),
+  legend: find('legend')
 };
 const error = find('error');
 const stage = document.querySelector<HTMLElement>('.stage')!;
 const curtain = document.querySelector<HTMLElement>('.curtain')!;
-error.querySelector('button')!.addEventListener('click', () => { complain(undefined); });
+error.querySelector('button')!.addEventListener('click', () => {
+  complain(undefined);
+});
 
 export function getState(): State {
   return document.body.dataset.state as State;
@@ -79,14 +95,22 @@ export function showModel(file: string, facts: ModelFacts | undefined): void {
 }
 
 export function listCodecs(): void {
-  for (const [select, usual] of [[elements.keys, 'nsn4'], [elements.values, 'nsn2']] as const) {
-    const options = Object.values(codecs).map(({ name, bits }) => new Option(`${name}, ${count(bits, 'bit')}`, name, name === usual, name === usual));
+  for (const [select, usual] of [
+    [elements.keys, 'nsn4'],
+    [elements.values, 'nsn2']
+  ] as const) {
+    const options = Object.values(codecs).map(
+      ({ name, bits }) => new Option(`${name}, ${count(bits, 'bit')}`, name, name === usual, name === usual)
+    );
     select.replaceChildren(...options.reverse());
   }
 }
 
 export function listAttention(gpu: Gpu | undefined): void {
-  const option = new Option(gpu?.usable ? `WebGPU${gpu.software ? ' (software, slow)' : ''}` : `WebGPU (${gpu?.reason ?? 'looking for it'})`, 'webgpu');
+  const option = new Option(
+    gpu?.usable ? `WebGPU${gpu.software ? ' (software, slow)' : ''}` : `WebGPU (${gpu?.reason ?? 'looking for it'})`,
+    'webgpu'
+  );
   option.disabled = !gpu?.usable;
   const chosen = elements.attention.value || 'wasm';
   elements.attention.replaceChildren(new Option(backendNames.wasm, 'wasm'), option);
@@ -95,7 +119,12 @@ export function listAttention(gpu: Gpu | undefined): void {
 
 export function readSettings(): Settings {
   const { attention, keys, values, capacity } = elements;
-  return { attention: attention.value as Attention, keys: keys.value as CodecName, values: values.value as CodecName, capacity: Number(capacity.value) };
+  return {
+    attention: attention.value as Attention,
+    keys: keys.value as CodecName,
+    values: values.value as CodecName,
+    capacity: Number(capacity.value)
+  };
 }
 
 export function writeSettings({ attention, keys, values, capacity }: Settings): void {
@@ -106,7 +135,11 @@ export function writeSettings({ attention, keys, values, capacity }: Settings): 
 }
 
 /** What the settings come to. */
-export function noteCache({ variant, reason, bitsPerElement, allocatedBytes, f16BytesPerToken, capacity }: CacheFacts, attention: Attention, unread: number): void {
+export function noteCache(
+  { variant, reason, bitsPerElement, allocatedBytes, f16BytesPerToken, capacity }: CacheFacts,
+  attention: Attention,
+  unread: number
+): void {
   const bits = document.createElement('b');
   bits.textContent = `${bitsPerElement.toFixed(2)} bits an element`;
   const lines = [
@@ -172,7 +205,10 @@ export function addExchange(question: string): Answer {
 /** `tokens` took `ms`; one more came before them. */
 export function answerFacts(tokens: number, ms: number, ending: Ending, run: string): string {
   const ended: Record<Ending, string> = {
-    'stop token': '', 'longest answer': ' · cut: the longest answer', capacity: ' · cut: no room for more context', aborted: ' · stopped'
+    'stop token': '',
+    'longest answer': ' · cut: the longest answer',
+    capacity: ' · cut: no room for more context',
+    aborted: ' · stopped'
   };
   return `${count(tokens + 1, 'token')}${ms > 0 ? `, ${rate(tokens, ms)} a second` : ''} · ${run}${ended[ending]}`;
 }
@@ -186,6 +222,7 @@ function paragraph(text: string): HTMLParagraphElement {
 /** Follows the text unless the person scrolled away from it. Narrow pages scroll as a whole. */
 function scrollDown(always: boolean): void {
   const scroller = stage.scrollHeight > stage.clientHeight ? stage : document.documentElement;
-  if (scroller === stage && (always || stage.scrollHeight - stage.scrollTop - stage.clientHeight < 120)) stage.scrollTop = stage.scrollHeight;
+  if (scroller === stage && (always || stage.scrollHeight - stage.scrollTop - stage.clientHeight < 120))
+    stage.scrollTop = stage.scrollHeight;
   else if (scroller !== stage && always) elements.composer.scrollIntoView({ block: 'end' });
 }

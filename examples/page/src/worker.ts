@@ -5,7 +5,9 @@ import { Conversation } from './conversation.ts';
 // An error outside a call reaches the page as the worker's "error" event; a rejection does only if it is thrown once more.
 self.addEventListener('unhandledrejection', event => {
   event.preventDefault();
-  setTimeout(() => { throw event.reason; });
+  setTimeout(() => {
+    throw event.reason;
+  });
 });
 
 expose(new Conversation());

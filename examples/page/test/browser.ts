@@ -1,6 +1,6 @@
 // A browser with the page in it, and what a person does there. Waits are bounded: a page that hangs fails its test.
 import { existsSync } from 'node:fs';
-import { chromium, type Browser, type Page } from 'playwright-core';
+import { type Browser, chromium, type Page } from 'playwright-core';
 
 const executablePath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 if (!existsSync(executablePath)) throw new Error(`expected a Chromium at ${executablePath}; CHROMIUM_PATH may name another`);
@@ -56,16 +56,22 @@ export class Driver {
 
   /** As from a file manager. */
   async drop({ name, bytes }: File): Promise<void> {
-    await this.page.evaluate(([name, bytes]) => {
-      const dataTransfer = new DataTransfer();
-      dataTransfer.items.add(new File([Uint8Array.from(bytes)], name));
-      for (const type of ['dragenter', 'dragover', 'drop']) document.body.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
-    }, [name, [...bytes]] as const);
+    await this.page.evaluate(
+      ([name, bytes]) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([Uint8Array.from(bytes)], name));
+        for (const type of ['dragenter', 'dragover', 'drop'])
+          document.body.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+      },
+      [name, [...bytes]] as const
+    );
   }
 
   /** Until the page can be asked something, or complains; resolves to its complaint. */
   async settled(): Promise<string> {
-    await this.page.waitForSelector("body:is([data-state='ready'], [data-state='empty'], [data-state='blocked']):has(#error:not([hidden])), body[data-state='ready']");
+    await this.page.waitForSelector(
+      "body:is([data-state='ready'], [data-state='empty'], [data-state='blocked']):has(#error:not([hidden])), body[data-state='ready']"
+    );
     return this.complaint();
   }
 
@@ -118,15 +124,19 @@ export class Driver {
       observer.observe(document.getElementById('log')!, { childList: true, subtree: true, characterData: true });
       Object.assign(globalThis, { watched: { lengths, observer } });
     });
-    return () => this.page.evaluate(() => {
-      const { lengths, observer } = (globalThis as unknown as { watched: { lengths: number[]; observer: MutationObserver } }).watched;
-      observer.disconnect();
-      return lengths;
-    });
+    return () =>
+      this.page.evaluate(() => {
+        const { lengths, observer } = (globalThis as unknown as { watched: { lengths: number[]; observer: MutationObserver } }).watched;
+        observer.disconnect();
+        return lengths;
+      });
   }
 
   /** Waits until a plot shows so many measured curves. */
   async curves(id: 'bytes-plot' | 'speed-plot', count: number): Promise<void> {
-    await this.page.waitForFunction(([id, count]) => document.querySelectorAll(`#${id} path[stroke-width="2.5"]`).length === count, [id, count] as const);
+    await this.page.waitForFunction(([id, count]) => document.querySelectorAll(`#${id} path[stroke-width="2.5"]`).length === count, [
+      id,
+      count
+    ] as const);
   }
 }

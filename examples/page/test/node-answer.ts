@@ -1,6 +1,7 @@
 // The same questions to the same engine in Node, over ONNX Runtime's build for Node. Imported as a bundle (`nodeEngine`).
+
+import { type CodecName, openBackend } from 'nsnquant';
 import { InferenceSession, Tensor } from 'onnxruntime-web';
-import { openBackend, type CodecName } from 'nsnquant';
 import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
 import { Chat, type Transcript } from '../../../bench/llm/engine/chat.ts';
 import { Model } from '../../../bench/llm/engine/model.ts';

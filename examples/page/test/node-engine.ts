@@ -6,6 +6,12 @@ import { common } from '../build.ts';
 
 export async function nodeEngine(): Promise<typeof import('./node-answer.ts')> {
   const outfile = join(import.meta.dirname, '../.test/node-answer.js');
-  await build({ ...common, entryPoints: [join(import.meta.dirname, 'node-answer.ts')], outfile, platform: 'node', external: ['onnxruntime-web'] });
+  await build({
+    ...common,
+    entryPoints: [join(import.meta.dirname, 'node-answer.ts')],
+    outfile,
+    platform: 'node',
+    external: ['onnxruntime-web']
+  });
   return import(pathToFileURL(outfile).href) as Promise<typeof import('./node-answer.ts')>;
 }

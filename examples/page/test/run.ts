@@ -4,5 +4,8 @@ import { finish } from '../../../test/group.ts';
 import { buildPage } from '../build.ts';
 
 await buildPage();
-for (const name of readdirSync(import.meta.dirname).filter(name => name.endsWith('.test.ts')).sort()) await import(`./${name}`);
+for (const name of readdirSync(import.meta.dirname)
+  .filter(name => name.endsWith('.test.ts'))
+  .sort())
+  await import(`./${name}`);
 await finish();

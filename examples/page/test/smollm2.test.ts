@@ -11,26 +11,30 @@ const title = 'answers what it is asked, in pieces, and goes on in another codec
 
 group('SmolLM2', test => {
   if (models.length === 0 && !required.includes('all')) return test.skip(title, 'no model beside the repository');
-  test(title, () => withBrowser([], async browser => {
-    const { origin, server } = await serve(models, 0);
-    server.unref();
-    const driver = await Driver.open(browser, origin);
-    await driver.page.click('#offers button');
-    await driver.page.waitForFunction(() => /^Preparing the weights, [1-9]\d* %$/.test(document.getElementById('loading-text')!.textContent));
-    assert.is(await driver.settled(), '');
+  test(title, () =>
+    withBrowser([], async browser => {
+      const { origin, server } = await serve(models, 0);
+      server.unref();
+      const driver = await Driver.open(browser, origin);
+      await driver.page.click('#offers button');
+      await driver.page.waitForFunction(() =>
+        /^Preparing the weights, [1-9]\d* %$/.test(document.getElementById('loading-text')!.textContent)
+      );
+      assert.is(await driver.settled(), '');
 
-    const lengths = await driver.watchAnswer();
-    assert.match(await driver.ask('What is the capital of France?'), /Paris/);
-    assert.ok((await lengths()).length >= 3, 'expected the answer in pieces');
-    const tokens = Number(await driver.text('#tile-context'));
-    assert.is(await driver.text('#sub-cache'), `f16: ${(tokens * 2 * 30 * 3 * 64 * 2 / 2 ** 20).toFixed(2)} MiB`);
+      const lengths = await driver.watchAnswer();
+      assert.match(await driver.ask('What is the capital of France?'), /Paris/);
+      assert.ok((await lengths()).length >= 3, 'expected the answer in pieces');
+      const tokens = Number(await driver.text('#tile-context'));
+      assert.is(await driver.text('#sub-cache'), `f16: ${((tokens * 2 * 30 * 3 * 64 * 2) / 2 ** 20).toFixed(2)} MiB`);
 
-    assert.is(await driver.set('keys', 'nsn2'), '');
-    assert.match(await driver.ask('And the capital of Italy?'), /Rome/);
-    await driver.curves('bytes-plot', 2);
-    await driver.curves('speed-plot', 2);
-    assert.match(await driver.text('#legend'), /nsn4\/nsn2, WebAssembly.*nsn2\/nsn2, WebAssembly/);
-    await driver.page.screenshot({ path: join(import.meta.dirname, '../.test/page.png') });
-    assert.equal(driver.errors, []);
-  }));
+      assert.is(await driver.set('keys', 'nsn2'), '');
+      assert.match(await driver.ask('And the capital of Italy?'), /Rome/);
+      await driver.curves('bytes-plot', 2);
+      await driver.curves('speed-plot', 2);
+      assert.match(await driver.text('#legend'), /nsn4\/nsn2, WebAssembly.*nsn2\/nsn2, WebAssembly/);
+      await driver.page.screenshot({ path: join(import.meta.dirname, '../.test/page.png') });
+      assert.equal(driver.errors, []);
+    })
+  );
 });
