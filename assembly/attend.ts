@@ -35,7 +35,7 @@ const PAIRS: usize = COEFS + 8704;           // i16 [2, basisPairs, GROUP, 2]
  *   items  Item [count]
  *   scale  query scale · log2 e
  *
- * Specification: `attend` in src/reference.ts, over decoded pages.
+ * Specification: `attend` in src/reference/reference.ts, over decoded pages.
  */
 export function attend(shape: Shape, items: usize, count: usize, scale: f32): void {
   for (let n: usize = 0; n < count; n++) {

@@ -6,12 +6,12 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 const asc = createRequire(import.meta.url).resolve('assemblyscript/bin/asc.js');
-const folder = 'src/generated';
+const folder = 'src/wasm/generated';
 
 /** Digits of one piece: three quarters of what gzip looks back. */
 const PIECE = 24576;
 
-rmSync(folder, { recursive: true, force: true }); // what an earlier version generated would be compiled and packed
+rmSync(folder, { recursive: true, force: true }); // this builder's own: what an earlier version generated would be compiled and packed
 mkdirSync(folder, { recursive: true });
 const [scalar, simd128, relaxed] = ['scalar', 'simd128', 'relaxed'].map(target => {
   // A process each: the compiler keeps the first target's lanes for the next.

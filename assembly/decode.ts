@@ -7,10 +7,10 @@ import { MEAN_GROUP, Shape, Side, TILE_ROW } from "./shape";
 import { addMean } from "./shift";
 
 /**
- *   block  bytes as src/layout.ts draws them
+ *   block  bytes as src/format/layout.ts draws them
  *   x      f32 [headDim, 64]
  *
- * Specification: `decode` in src/reference.ts.
+ * Specification: `decode` in src/reference/reference.ts.
  */
 export function decode(shape: Shape, side: Side, block: usize, x: usize, rotate: bool): void {
   const s1 = shape.row, s2 = s1 + TILE_ROW, o = s2 + TILE_ROW;

@@ -12,10 +12,10 @@ import { addMean, mean } from "./shift";
  * The block of a page that stands for a tile of tokens.
  *
  *   x       f32 [headDim, 64]   destroyed
- *   block   bytes as src/layout.ts draws them
+ *   block   bytes as src/format/layout.ts draws them
  *   rotate  whether the tokens carry RoPE (keys)
  *
- * No fused operation anywhere: all three binaries write the same bytes. Specification: `encode` in src/reference.ts.
+ * No fused operation anywhere: all three binaries write the same bytes. Specification: `encode` in src/reference/reference.ts.
  */
 export function encode(shape: Shape, side: Side, x: usize, block: usize, rotate: bool): void {
   const headDim = shape.headDim;

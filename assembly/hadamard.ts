@@ -11,7 +11,7 @@ import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
  *   scale     1/√n, rounded to f32 once by the host so that every backend uses the same bits
  *
  * Butterfly, stride h = 1, 2, 4 … n/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
- * Specification: `hadamard` in src/reference.ts.
+ * Specification: `hadamard` in src/reference/reference.ts.
  */
 export function hadamard(x: usize, rows: usize, rowBytes: usize, n: usize, scale: f32): void {
   const end = x + rows * rowBytes;

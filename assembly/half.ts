@@ -1,4 +1,4 @@
-// f16 as bits: both directions exact but for the one rounding, to nearest even. Specification: src/half.ts.
+// f16 as bits: both directions exact but for the one rounding, to nearest even. Specification: src/format/half.ts.
 
 @inline export function toHalf(x: f32): i32 {
   const bits = reinterpret<i32>(x);

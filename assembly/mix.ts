@@ -3,7 +3,7 @@
 //
 //   out = H·Σⱼ Σ_c B[j][c]·C[c]  +  Σ_windows (Σₜ pₜ·s1)·o,   B[j][c] = Σ over t with c(t, j) = c of pₜ·s1·s2
 //
-// Specification: `mix` in src/reference.ts.
+// Specification: `mix` in src/reference/reference.ts.
 //
 // Buckets are zero between calls: `finish` leaves them so while it has them in cache (clearing 128 KB first cost 0.5 % at 4,096
 // tokens).

@@ -9,7 +9,7 @@ import { TILE_ROW } from "./shape";
  *   x      f32 [headDim, 64]
  *   norms  f32 [64]
  *
- * Sums run over channels in order, in every build. Specification: `normalize` in src/reference.ts.
+ * Sums run over channels in order, in every build. Specification: `normalize` in src/reference/reference.ts.
  */
 export function norms(x: usize, headDim: usize, norms: usize): void {
   const end = headDim * TILE_ROW;

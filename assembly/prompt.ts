@@ -37,7 +37,7 @@ const VALUE_BYTES: usize = 128;
 /**
  * The coded pages of an item for the lane groups from `states` to `end`, beyond which there is room for one more.
  *
- * Specification: `attend` in src/reference.ts, over decoded pages.
+ * Specification: `attend` in src/reference/reference.ts, over decoded pages.
  */
 export function decodedPages(shape: Shape, item: Item, head: usize, states: usize, end: usize): void {
   const headDim = shape.headDim, row = shape.row, bytes = stateBytes(headDim);

@@ -12,7 +12,7 @@ import { LUT, Side, TILE_ROW } from "./shape";
  *   codes   u8  [64, rowBytes]
  *   yy, yc  f32 [64]          ⟨y, y⟩ and ⟨y, C[c]⟩ of every token
  *
- * Specification: `quantize` in src/reference.ts.
+ * Specification: `quantize` in src/reference/reference.ts.
  */
 export function quantize(side: Side, y: usize, headDim: usize, codes: usize, yy: usize, yc: usize): void {
   memory.fill(yy, 0, TILE_ROW);
@@ -39,7 +39,7 @@ function squares(y: usize, headDim: usize, yy: usize): void {
 
 /**
  * D = 2 and 4 read a grid over the channels' values: each cell lists the codewords that are nearest somewhere in it (found by
- * src/grid.ts) in groups of four that are scored at once, one group at D = 2 and 1.9 at D = 4. Twice the score is
+ * src/wasm/cells.ts) in groups of four that are scored at once, one group at D = 2 and 1.9 at D = 4. Twice the score is
  * Σ C·(2y − C), which needs no norms.
  *
  *   grid   u32 [cells^D]   offset of the list << 8 | its groups

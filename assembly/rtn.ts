@@ -10,7 +10,7 @@ import { fromHalf, toHalf } from "./half";
  *   scales   f16 [2]            (scale, minimum)
  *   keep     a nonzero x never becomes 0: it takes the next code (norms)
  *
- * Specification: `rtn4` and `normalize` in src/reference.ts.
+ * Specification: `rtn4` and `normalize` in src/reference/reference.ts.
  */
 export function rtn4(x: usize, count: usize, nibbles: usize, scales: usize, keep: bool): void {
   let low = load<f32>(x), high = low;

@@ -1,6 +1,6 @@
 // Scores: logits of up to four query heads against coded keys, by table look-up. Heads in lanes.
 //
-//   logit(t) = s1 · (s2 · Σⱼ LUT[j][c(t, j)] + ⟨q, RoPEᵤ(o)⟩)         Specification: `scores` in src/reference.ts
+//   logit(t) = s1 · (s2 · Σⱼ LUT[j][c(t, j)] + ⟨q, RoPEᵤ(o)⟩)         Specification: `scores` in src/reference/reference.ts
 
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vgt, vintAdd, vintSplat, vintSub,
   vmadd, vmax, vmul, vneg, vpair, vpairSplatAt, vselect, vsplat, vsplatAt, vsub } from "lanes";

@@ -1,4 +1,4 @@
-// What the host writes once per cache and kernels read: plain structs, fields in the order of src/wasm.ts.
+// What the host writes once per cache and kernels read: plain structs, fields in the order of src/wasm/store.ts.
 
 /** Tokens in a window. */
 export const WINDOW: usize = 64;

@@ -13,7 +13,7 @@ import { MEAN_GROUP, Shape, TILE_ROW } from "./shape";
  *   scales  f16 [groups, 2]
  *   rotate  whether x carries RoPE
  *
- * Specification: `shift` in src/reference.ts.
+ * Specification: `shift` in src/reference/reference.ts.
  */
 export function mean(shape: Shape, x: usize, o: usize, nibbles: usize, scales: usize, rotate: bool): void {
   const headDim = shape.headDim;

@@ -14,7 +14,7 @@ import { GROUP_BYTES, Shape, TILE_ROW } from "./shape";
  *   q    f32 [headDim, GROUP]
  *   out  f32 [64, GROUP]
  *
- * Specification: `scores` in src/reference.ts.
+ * Specification: `scores` in src/reference/reference.ts.
  */
 export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
   const keys = shape.keys, headDim = shape.headDim, rotated = shape.states;
@@ -31,7 +31,7 @@ export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
  *   weights  f32 [64, GROUP]       destroyed
  *   out      f32 [headDim, GROUP]
  *
- * Specification: `mix` in src/reference.ts.
+ * Specification: `mix` in src/reference/reference.ts.
  */
 export function mix(shape: Shape, weights: usize, block: usize, out: usize): void {
   const values = shape.values, headDim = shape.headDim;

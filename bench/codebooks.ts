@@ -1,4 +1,4 @@
-// Trains the universal codebooks and writes src/codebook.ts and src/paper2-codebook.ts; `--check` trains again and compares.
+// Trains the universal codebooks and writes src/format/codebook.ts and bench/llm/caches/paper2-codebook.ts; `--check` trains again and compares.
 // Never uses Math.log, Math.cos or Math.pow, whose last bits differ between engines: every engine writes the same file.
 //
 //   npx tsx bench/codebooks.ts [--check]
@@ -15,7 +15,7 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { fromHalf, toHalf } from '../src/half.ts';
+import { fromHalf, toHalf } from '../src/format/half.ts';
 
 const codecs = [
   { name: 'nsn1', channels: 8 },
@@ -239,7 +239,7 @@ function entry(name: string, channels: number, count: number): string {
 
 console.log('| codec | Gaussian MSE | mean cosine, 128 channels | checksum |\n|---|---|---|---|');
 const sources = {
-  'codebook.ts': `// The universal codebooks, data only. Made by \`npx tsx bench/codebooks.ts\`; never edited by hand.
+  'src/format/codebook.ts': `// The universal codebooks, data only. Made by \`npx tsx bench/codebooks.ts\`; never edited by hand.
 //
 //   base64    f16 [256, channels], little-endian; the codeword of code c is row c
 //   checksum  FNV-1a, 32 bits, of those bytes; part of the format: coded bytes mean nothing under another codebook
@@ -255,18 +255,18 @@ export interface Codebook {
 export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
 ${codecs.map(({ name, channels }) => `  ${name}: ${entry(name, channels, pairs)},\n`).join('')}};
 `,
-  'paper2-codebook.ts': `// The paper's 2-bit codebook for magnitudes, data only, in the form of codebook.ts. Made by \`npx tsx bench/codebooks.ts\`.
+  'bench/llm/caches/paper2-codebook.ts': `// The paper's 2-bit codebook for magnitudes, data only, in the form of codebook.ts. Made by \`npx tsx bench/codebooks.ts\`.
 
 export const paper2Codebook = ${entry('paper2', 8, magnitudes).replace(/^(  +)/gm, spaces => spaces.slice(2))};
 `
 };
 
 for (const [file, source] of Object.entries(sources)) {
-  const target = new URL(`../src/${file}`, import.meta.url);
+  const target = new URL(`../${file}`, import.meta.url);
   if (!check) {
     writeFileSync(target, source);
   } else if (readFileSync(target, 'utf8') !== source) {
-    console.error(`src/${file} differs from what bench/codebooks.ts makes`);
+    console.error(`${file} differs from what bench/codebooks.ts makes`);
     process.exitCode = 1;
   }
 }

@@ -3,7 +3,7 @@
 //
 // Each kind comes in several forms, because none is the best in every shape, in cache and out of it: time them all and take the least.
 
-import { toHalf } from '../src/half.ts';
+import { toHalf } from '../src/format/half.ts';
 import { compile } from './dense/build.ts';
 
 export type Kind = 'f32' | 'f16' | 'int8';

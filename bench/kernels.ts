@@ -1,10 +1,10 @@
 // Every verb on a window that stays in cache: the kernels alone, without the copies that `nsnquant/kernels` makes.
 
-import { type CodecName, codecs } from '../src/codec.ts';
-import { blockLayout, hadamardSize, WINDOW } from '../src/layout.ts';
-import * as reference from '../src/reference.ts';
+import { type CodecName, codecs } from '../src/format/codec.ts';
+import { blockLayout, hadamardSize, WINDOW } from '../src/format/layout.ts';
+import * as reference from '../src/reference/reference.ts';
 import { cacheShape } from '../src/shape.ts';
-import { openModule, WasmMemory } from '../src/wasm.ts';
+import { openModule, WasmMemory } from '../src/wasm/store.ts';
 import { invFreq, keysAndValues, normals, relativeError } from './data.ts';
 import { type Context, markdown } from './table.ts';
 import { race } from './timing.ts';

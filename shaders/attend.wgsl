@@ -1,9 +1,9 @@
 // Attend: 4 · BLOCKS query rows of one KV head over a span of a sequence's windows, coded or raw, read without decoding them.
-// Writes partial results that merge.wgsl combines. Specification: `scores`, `mix` and `attend` in src/reference.ts.
+// Writes partial results that merge.wgsl combines. Specification: `scores`, `mix` and `attend` in src/reference/reference.ts.
 //
 //   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw places
 //   constants       codebooks f16 [128, channels] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
-//   work            what src/work.ts draws: header · items · blocks · spans · raw windows · page numbers, four to a vec4u
+//   work            what src/webgpu/schedule.ts draws: header · items · blocks · spans · raw windows · page numbers, four to a vec4u
 //   queries         f32 [tokens, KV_HEADS · GROUP, HEAD_DIM]
 //   partials        f32 × 4 rows [spans, chunk groups, KV_HEADS, BLOCKS, 2 + HEAD_DIM]: largest logit, sum of p, Σ p·v
 //
@@ -64,7 +64,7 @@ const WG = 64u;
 const WINDOW = 64u;
 const LOWEST = -3e38;
 
-// 16 KiB at most, which src/webgpu.ts counts to choose BLOCKS.
+// 16 KiB at most, which src/webgpu/store.ts counts to choose BLOCKS.
 var<workgroup> queryAt: array<vec4u, BLOCKS>;           // where a block's queries begin
 var<workgroup> visible: array<vec4u, BLOCKS>;           // how many tokens they see; a row beyond the last sees none
 var<workgroup> rows: array<vec4f, PADDED * BLOCKS>;     // [channel, block]: q, or H·q where windows are coded; outputs at the end

@@ -3,7 +3,7 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 
 const folder = new URL('.', import.meta.url);
-const generated = new URL('../src/generated/', folder);
+const generated = new URL('../src/webgpu/generated/', folder);
 
 mkdirSync(generated, { recursive: true });
 const names = readdirSync(folder)

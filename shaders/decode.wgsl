@@ -1,5 +1,5 @@
 // Decode: one side of pages back to tokens, k̂ = s1·(H·(s2·C[c]) + RoPEᵤ(o)). One workgroup per KV head, TILE tokens and page.
-// Specification: `decode` in src/reference.ts; src/layout.ts draws the block.
+// Specification: `decode` in src/reference/reference.ts; src/format/layout.ts draws the block.
 //
 //   pages      pages, each from word jobs.x on, the jobs.y-th window of rows
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)

@@ -1,5 +1,5 @@
 // Encode: one side of raw places of 64 tokens into the blocks of pages. One workgroup per KV head and window. Specification:
-// `encode` in src/reference.ts; src/layout.ts draws the block.
+// `encode` in src/reference/reference.ts; src/format/layout.ts draws the block.
 //
 //   raw        f16 [KV_HEADS, 2 (keys, values), 64, HEAD_DIM], from word jobs.x on
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5) · page header
@@ -276,7 +276,7 @@ fn rtnCode(g: u32, x: f32) -> u32 {
   return u32(round(clamp((x - minima[g]) / scales[g], 0, 15)));
 }
 
-// As src/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.
+// As src/format/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.
 fn toHalf(x: f32) -> u32 {
   let bits = bitcast<u32>(x);
   let sign = (bits >> 16) & 0x8000;

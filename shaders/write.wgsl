@@ -41,7 +41,7 @@ fn write(@builtin(global_invocation_id) thread: vec3u) {
   places[to + place.y * (HEAD_DIM / 2)] = value;
 }
 
-// As src/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.
+// As src/format/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.
 fn toHalf(bits: u32) -> u32 {
   let sign = (bits >> 16) & 0x8000;
   let magnitude = min(bits & 0x7fffffff, 0x477fe000);

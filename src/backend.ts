@@ -1,6 +1,6 @@
 // What a backend is: memory for pages, and the verbs on them. Backends know nothing of each other or of sequences.
 
-import type { Data } from './half.ts';
+import type { GpuTarget, GpuTokens, Input } from './input.ts';
 import type { CacheShape } from './shape.ts';
 
 export type BackendName = 'reference' | 'wasm' | 'webgpu';
@@ -39,29 +39,6 @@ export interface Output {
   read(): Promise<Float32Array>;
 }
 
-/**
- * Tokens in a GPUBuffer of the webgpu backend's device, made with usage COPY_SRC: [tokens, heads, headDim]. Copied on the GPU
- * when the call returns, in the order of the queue; nothing passes through JavaScript, and nothing checks that numbers are finite.
- */
-export interface GpuTokens {
-  readonly buffer: GPUBuffer;
-  readonly tokens: number;
-  /** Bytes, a multiple of 4. Default 0. */
-  readonly offset?: number;
-  /** Default `f32`, and always that for queries. */
-  readonly format?: 'f32' | 'f16';
-}
-
-/** Where results go in a GPUBuffer of the webgpu backend's device, made with usage COPY_DST. */
-export interface GpuTarget {
-  readonly buffer: GPUBuffer;
-  /** Bytes, a multiple of 4. Default 0. */
-  readonly offset?: number;
-}
-
-/** Keys or values, checked. */
-export type Input = Data | GpuTokens;
-
 /** Consecutive tokens of an input that go into one place. */
 export interface Run {
   readonly place: number;
@@ -78,10 +55,6 @@ export interface Write {
   readonly values: Input;
   /** Oldest first, together all tokens of the input. */
   readonly runs: readonly Run[];
-}
-
-export function isGpuTokens(input: Input): input is GpuTokens {
-  return 'buffer' in input && 'tokens' in input;
 }
 
 export interface Tokens {

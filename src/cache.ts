@@ -1,8 +1,9 @@
 // KVCache: the memory for every layer's pages, shared by the sequences it makes.
 
-import { type Backend, type GpuTarget, type GpuTokens, type Input, isGpuTokens, type Output, type Store } from './backend.ts';
-import { checkFloats, checkInput, checkLength, checkObject, checkOneOf, checkPositive, checkTarget, plural, wholeTokens } from './check.ts';
+import type { Backend, Output, Store } from './backend.ts';
+import { checkLength, checkObject, checkOneOf, checkPositive, plural } from './check.ts';
 import { readFile } from './file.ts';
+import { checkFloats, checkInput, checkTarget, type GpuTarget, type GpuTokens, type Input, isGpuTokens, wholeTokens } from './input.ts';
 import { Pool } from './pool.ts';
 import { Sequence } from './sequence.ts';
 import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';

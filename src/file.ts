@@ -1,7 +1,7 @@
 // A sequence as bytes: a safetensors file of its pages and raw places, with what a reader must agree on in the metadata.
 
 import type { Dump } from './backend.ts';
-import { checkPage, FORMAT, rawOffset, WINDOW } from './layout.ts';
+import { checkPage, FORMAT, rawOffset, WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
 export interface FileContents {

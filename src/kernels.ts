@@ -2,12 +2,13 @@
 // microbenchmarks. Every call copies in and out; `KVCache` does not.
 
 import type { BackendName } from './backend.ts';
-import { checkFloats, checkInteger, checkObject, checkOneOf, plural } from './check.ts';
-import { type CodecName, codecs } from './codec.ts';
-import { type BlockLayout, blockLayout, hadamardSize, type Rope, WINDOW } from './layout.ts';
-import * as reference from './reference.ts';
+import { checkInteger, checkObject, checkOneOf, plural } from './check.ts';
+import { type CodecName, codecs } from './format/codec.ts';
+import { type BlockLayout, blockLayout, hadamardSize, type Rope, WINDOW } from './format/layout.ts';
+import { checkFloats } from './input.ts';
+import * as reference from './reference/reference.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
-import { openModule, WasmMemory, type WasmVariant } from './wasm.ts';
+import { openModule, WasmMemory, type WasmVariant } from './wasm/store.ts';
 
 export interface KernelOptions {
   readonly headDim: number;
@@ -18,7 +19,7 @@ export interface KernelOptions {
   readonly variant?: WasmVariant;
 }
 
-/** Shapes: x, y f32 [64, headDim] row-major; a block is the bytes of one head and side in a page (src/layout.ts). */
+/** Shapes: x, y f32 [64, headDim] row-major; a block is the bytes of one head and side in a page (src/format/layout.ts). */
 export interface Verbs {
   readonly name: BackendName;
   readonly variant: string;

@@ -2,11 +2,11 @@
 
 import { type Backend, BackendError, type BackendName } from './backend.ts';
 import { checkInteger, checkObject, checkOneOf } from './check.ts';
-import { describe, type Found, findAdapter, requestDevice } from './gpu.ts';
-import { openReference } from './reference-backend.ts';
+import { openReference } from './reference/store.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
-import { type StepShape, tryStep } from './step.ts';
-import { openWasm, type WasmVariant } from './wasm.ts';
+import { type StepShape, tryStep } from './timing.ts';
+import { openWasm, type WasmVariant } from './wasm/store.ts';
+import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapter.ts';
 
 export interface OpenOptions {
   /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` is; else the faster one. */
@@ -124,7 +124,7 @@ function withoutSize(shape: StepShape): CacheShape {
 /** A backend on a device that has passed its self-test. */
 async function openWebGpu(found: Found, own: boolean, reason: string): Promise<Backend> {
   // Imported here, so that bundlers that split code load no shaders for those who have no GPU.
-  const [{ webGpuBackend }, { selfTest }] = await Promise.all([import('./webgpu.ts'), import('./selftest.ts')]);
+  const [{ webGpuBackend }, { selfTest }] = await Promise.all([import('./webgpu/store.ts'), import('./webgpu/selftest.ts')]);
   const backend = webGpuBackend(found, reason);
   const fault = await selfTest(backend).catch((error: Error) => error.message);
   if (fault === undefined) return backend;

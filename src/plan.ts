@@ -2,9 +2,9 @@
 
 import type { Backend } from './backend.ts';
 import { checkInteger, checkObject } from './check.ts';
-import { WINDOW } from './layout.ts';
+import { WINDOW } from './format/layout.ts';
 import { type CacheOptions, cacheShape } from './shape.ts';
-import { tryStep } from './step.ts';
+import { tryStep } from './timing.ts';
 
 export interface Plan {
   /** Bytes of one more token once it is coded: all layers, metadata counted. */

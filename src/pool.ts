@@ -1,6 +1,6 @@
 // Who holds which page, raw place and slot of a cache, and how many tokens. Numbers only: it never sees a byte.
 
-import { WINDOW } from './layout.ts';
+import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
 /** Nothing is allocated after the constructor. */

@@ -1,7 +1,7 @@
 // Tables by which kernels turn a window's mean without rotating a key: angles of every token about the window's center, and
 // the basis that ⟨q, RoPEᵤ(o)⟩ is summed in (assembly/scores.ts). One set for the whole cache.
 
-import { type Rope, WINDOW } from './layout.ts';
+import { type Rope, WINDOW } from './format/layout.ts';
 
 export interface RopeTables {
   readonly pairs: number;

@@ -1,10 +1,11 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
-import type { GpuTokens, Input, Output, PageTable, Run, Tokens } from './backend.ts';
+import type { Output, PageTable, Run, Tokens } from './backend.ts';
 import type { AttendOptions, KVCache } from './cache.ts';
 import { checkInteger } from './check.ts';
 import { type FileContents, writeFile } from './file.ts';
-import { WINDOW } from './layout.ts';
+import { WINDOW } from './format/layout.ts';
+import type { GpuTokens, Input } from './input.ts';
 
 /**
  * Tokens in a cache. Made by `cache.sequence()`, `fork()` and `cache.restore()`.

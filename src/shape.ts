@@ -1,8 +1,8 @@
 // A cache's options, checked and completed, and the counts that follow from them. Shared by KVCache and plan().
 
 import { checkInteger, checkObject, checkOneOf } from './check.ts';
-import { type CodecName, codecs } from './codec.ts';
-import { type PageLayout, pageLayout, type Rope, rawBytes, WINDOW } from './layout.ts';
+import { type CodecName, codecs } from './format/codec.ts';
+import { type PageLayout, pageLayout, type Rope, rawBytes, WINDOW } from './format/layout.ts';
 
 export interface CacheOptions {
   readonly layers: number;

@@ -12,7 +12,7 @@ import { gpuMemoryBound, memoryBound } from './tolerance.ts';
 const names = Object.keys(codecs) as CodecName[];
 const small: CacheOptions = { layers: 2, kvHeads: 2, queryHeads: 6, headDim: 64, capacity: 300 };
 
-/** A page by the drawing at the top of src/layout.ts. */
+/** A page by the drawing at the top of src/format/layout.ts. */
 const pageBytes = (keys: CodecName, values: CodecName, kvHeads: number, headDim: number) =>
   16 + kvHeads * (sectionsOf(codecs[keys], headDim).bytes + sectionsOf(codecs[values], headDim).bytes);
 
@@ -83,7 +83,7 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
       for (const [what, options] of shapes) {
         const cache = new KVCache(backend, { ...small, ...options });
         const planned = plan({ ...small, ...options });
-        assert.is(cache.bytes, cache.store.bytes);
+        assert.is(cache.bytes, (cache as unknown as { store: { bytes: number } }).store.bytes);
         assert.ok(cache.bytes >= planned.bytes, `${what} expected at least ${planned.bytes} bytes, got ${cache.bytes}`);
         if (backend.name === 'reference') assert.is(cache.bytes, planned.bytes, what);
         else

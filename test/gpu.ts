@@ -1,10 +1,10 @@
 // A GPU device for the tests: the engine's own, or in Node that of the package `webgpu` (Dawn), as it is and with something
-// altered. Must stay the only test file that builds on what is inside src/webgpu.ts.
+// altered. Must stay the only test file that builds on what is inside src/webgpu/store.ts.
 
 import type { Backend } from 'nsnquant';
 import type { PageTable, Store } from '../src/backend.ts';
 // Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
-import { webGpuBackend } from '../src/webgpu.ts';
+import { webGpuBackend } from '../src/webgpu/store.ts';
 
 export interface Gpu {
   readonly device: GPUDevice;

@@ -1,4 +1,4 @@
-// Reads saved files, pages and blocks by the drawing at the top of src/layout.ts. Must not use the package's own layout: that
+// Reads saved files, pages and blocks by the drawing at the top of src/format/layout.ts. Must not use the package's own layout: that
 // is what it checks.
 
 import { type Codec, codecs, type KVCache } from 'nsnquant';

@@ -2,8 +2,8 @@
 // bytes that attention reads of them, computed from the page layout.
 
 import { type Backend, type CacheOptions, type CodecName, KVCache, openBackend, type Sequence } from 'nsnquant';
-import { codecs } from '../../src/codec.ts';
-import { pageLayout, WINDOW } from '../../src/layout.ts';
+import { codecs } from '../../src/format/codec.ts';
+import { pageLayout, WINDOW } from '../../src/format/layout.ts';
 import { feed, invFreq, type KeysAndValues } from '../data.ts';
 
 export interface Format {

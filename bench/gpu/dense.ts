@@ -2,7 +2,7 @@
 // bandwidth of the device. Never part of the package.
 
 import { readFileSync } from 'node:fs';
-import { toHalf } from '../../src/half.ts';
+import { toHalf } from '../../src/format/half.ts';
 import type { KeysAndValues } from '../data.ts';
 
 export type Kind = 'f32' | 'f16';

@@ -2,9 +2,9 @@
 // null backend at full size. Nothing here is timed.
 
 import { type CodecName, codecs, type KVCache, type Sequence } from 'nsnquant';
-import { blockLayout, WINDOW } from '../../src/layout.ts';
+import { blockLayout, WINDOW } from '../../src/format/layout.ts';
 // Not by openBackend: a device that executes nothing fails the self-test.
-import { webGpuBackend } from '../../src/webgpu.ts';
+import { webGpuBackend } from '../../src/webgpu/store.ts';
 import { keysAndValues } from '../data.ts';
 import { type Context, markdown } from '../table.ts';
 import { type CellShape, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './caches.ts';

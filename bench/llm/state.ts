@@ -19,7 +19,7 @@ export function fingerprint(modelFile: string): string {
   const hash = createHash('sha256');
   const library = dirname(fileURLToPath(import.meta.resolve('nsnquant')));
   const files = [
-    ...[library, join(library, 'generated'), join(here, 'engine'), join(here, 'caches')].flatMap(filesOf),
+    ...[library, join(here, 'engine'), join(here, 'caches')].flatMap(filesOf),
     join(here, 'evaluate.ts'),
     join(here, '../../examples/demo/baselines.ts')
   ];
@@ -29,9 +29,9 @@ export function fingerprint(modelFile: string): string {
 }
 
 function filesOf(folder: string): string[] {
-  return readdirSync(folder, { withFileTypes: true })
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter(entry => entry.isFile() && /\.[jt]s$/.test(entry.name))
-    .map(({ name }) => join(folder, name))
+    .map(({ parentPath, name }) => join(parentPath, name))
     .sort();
 }
 

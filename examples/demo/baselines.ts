@@ -1,6 +1,6 @@
 // The formats that inference engines keep a cache in today, as llama.cpp defines them: blocks of 32 channels, each with
 // an f16 scale. Written for exactness, not for speed: every format is a round trip over the input.
-import { fromHalf, HALF_MAX, toHalf } from '../../src/half.ts';
+import { fromHalf, HALF_MAX, toHalf } from '../../src/format/half.ts';
 import { mix } from './attention.ts';
 import type { Recording } from './recording.ts';
 import type { Row } from './row.ts';

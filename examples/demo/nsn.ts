@@ -1,6 +1,6 @@
 // The library behind the demo's calls: one KVCache with one sequence.
 import { type Backend, type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
-import { fromHalf, toHalf } from '../../src/half.ts';
+import { fromHalf, toHalf } from '../../src/format/half.ts';
 import type { Recording } from './recording.ts';
 import type { Row } from './row.ts';
 

@@ -1,6 +1,6 @@
 // A reader of the safetensors format: 8 bytes of header length, a JSON header, then the tensors without gaps.
 // It checks everything that the format promises and knows nothing of what the tensors mean.
-import { fromHalf } from '../../src/half.ts';
+import { fromHalf } from '../../src/format/half.ts';
 
 /** A file, or a tensor in it, that is not as it should be. The message is meant for the person who gave the file. */
 export class InputError extends Error {

@@ -1,8 +1,9 @@
 // The paper's own 2-bit code over one head's window, by the specification in f64: no kernel reads it.
 import { codecs } from 'nsnquant';
-import { decode, encode, paper2 as openQuantizer } from 'nsnquant/reference';
-import { blockLayout, type Rope } from '../../../src/layout.ts';
+import { decode, encode } from 'nsnquant/reference';
+import { blockLayout, type Rope } from '../../../src/format/layout.ts';
 import type { WindowFormat } from './formats.ts';
+import { paper2 as openQuantizer } from './paper2-codec.ts';
 
 /** @param rope  how keys were rotated, if their mean is to be taken before */
 export function paper2(rope: Rope | undefined): WindowFormat {

@@ -1,7 +1,7 @@
 // The cache of every format that has no attention of its own: windows go through the format and back to f32, attention is dense.
 // Raw tail, sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
 
-import { fromHalf, toHalf } from '../../../src/half.ts';
+import { fromHalf, toHalf } from '../../../src/format/half.ts';
 import type { Config } from '../engine/gguf.ts';
 import { type HeldCache, WINDOW } from './cache.ts';
 import type { DenseAttention } from './dense.ts';

@@ -1,5 +1,5 @@
 // GGML's tensor types to f32. One function a type, each a transcription of its struct in ggml-common.h. Nothing else knows blocks.
-import { fromHalf } from '../../../src/half.ts';
+import { fromHalf } from '../../../src/format/half.ts';
 
 export interface TensorType {
   readonly name: string;

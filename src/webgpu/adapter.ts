@@ -1,6 +1,6 @@
 // Finds a GPU and a device on it: the one given, or one of the engine's own. Knows nothing of caches or shaders.
 
-import { BackendError } from './backend.ts';
+import { BackendError } from '../backend.ts';
 
 /** A device, and its adapter in words. */
 export interface Found {

@@ -1,11 +1,11 @@
 // What a cache's shape makes of the shaders: the constants that they read, and the overrides that specialize them.
 
-import { type CodecName, codecs } from './codec.ts';
+import { type CodecName, codecs } from '../format/codec.ts';
+import { toHalf } from '../format/half.ts';
+import { type BlockLayout, HEADER_BYTES, hadamardSize, type PageLayout, pageHeader, WINDOW } from '../format/layout.ts';
+import { ropeTables } from '../rope.ts';
+import type { CacheShape } from '../shape.ts';
 import type { Program } from './device.ts';
-import { toHalf } from './half.ts';
-import { type BlockLayout, HEADER_BYTES, hadamardSize, type PageLayout, pageHeader, WINDOW } from './layout.ts';
-import { ropeTables } from './rope.ts';
-import type { CacheShape } from './shape.ts';
 
 /** Query rows of a block: the lanes of a vec4f. */
 export const ROWS = 4;

@@ -1,6 +1,6 @@
 // A GPU device, what became of it, and its pipelines. Knows nothing of caches: it is handed names of shaders and numbers.
 
-import { BackendError } from './backend.ts';
+import { BackendError } from '../backend.ts';
 import { shaders } from './generated/shaders.ts';
 
 // As the WebGPU specification has them; Node has no globals for them.

@@ -1,28 +1,16 @@
 // The GPU backend: a store in GPUBuffers, kernels of shaders/. Every verb is queued when its call returns; only reading
 // waits. Pages and raw places lie in chunks no larger than the device can bind; what a layer holds in many is read two a dispatch.
 
-import { Arena } from './arena.ts';
-import {
-  type Backend,
-  BackendError,
-  type Dump,
-  type GpuTarget,
-  type GpuTokens,
-  type Input,
-  isGpuTokens,
-  type Output,
-  type PageTable,
-  type Store,
-  type Tokens,
-  type Write
-} from './backend.ts';
+import { type Backend, BackendError, type Dump, type Output, type PageTable, type Store, type Tokens, type Write } from '../backend.ts';
+import { fromHalf, isFloat16Array } from '../format/half.ts';
+import { rawOffset, WINDOW } from '../format/layout.ts';
+import { type GpuTarget, type GpuTokens, type Input, isGpuTokens } from '../input.ts';
+import type { CacheShape } from '../shape.ts';
+import type { Found } from './adapter.ts';
+import { Arena } from './chunks.ts';
 import { Device, dispatch, type Program, type Range, type ShaderName, USAGE } from './device.ts';
-import type { Found } from './gpu.ts';
-import { fromHalf, isFloat16Array } from './half.ts';
-import { rawOffset, WINDOW } from './layout.ts';
 import { Constants, type LayerPrograms, layerPrograms, mergeProgram, tileTokens, writeProgram } from './programs.ts';
-import type { CacheShape } from './shape.ts';
-import { blocksFor, type Item, type RawWindow, Work } from './work.ts';
+import { blocksFor, type Item, type RawWindow, Work } from './schedule.ts';
 
 const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
 /** Bytes of keys, and of values, that are staged on their way in or out: a window at least. */

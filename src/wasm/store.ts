@@ -12,13 +12,13 @@ import {
   type Store,
   type Tokens,
   type Write
-} from './backend.ts';
-import type { Codec } from './codec.ts';
-import { gridOf } from './grid.ts';
-import { type Data, isFloat16Array } from './half.ts';
-import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from './layout.ts';
-import { ropeTables } from './rope.ts';
-import type { CacheShape } from './shape.ts';
+} from '../backend.ts';
+import type { Codec } from '../format/codec.ts';
+import { type Data, isFloat16Array } from '../format/half.ts';
+import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
+import { ropeTables } from '../rope.ts';
+import type { CacheShape } from '../shape.ts';
+import { gridOf } from './cells.ts';
 
 export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
 

@@ -3,7 +3,7 @@
 import * as assert from 'uvu/assert';
 import type { PageTable } from '../src/backend.ts';
 import { cacheShape } from '../src/shape.ts';
-import { Work } from '../src/work.ts';
+import { Work } from '../src/webgpu/schedule.ts';
 import { group } from './group.ts';
 import { random } from './inputs.ts';
 

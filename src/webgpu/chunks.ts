@@ -1,6 +1,6 @@
 // Things of one or more sizes in GPU buffers that can be bound, none of them straddling two. Numbers only: it never sees a byte.
 
-import { BackendError } from './backend.ts';
+import { BackendError } from '../backend.ts';
 
 export class Arena {
   readonly chunks: GPUBuffer[] = [];

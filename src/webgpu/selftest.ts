@@ -1,11 +1,11 @@
 // Holds a backend to the reference before anyone relies on it: a few pages encoded, decoded and attended. Wrong results have
 // been met in the field (subgroups of 64, zeroed f16), always without an error.
 
-import type { Backend, PageTable, Store } from './backend.ts';
-import { WINDOW } from './layout.ts';
-import { openReference } from './reference-backend.ts';
-import { cacheShape } from './shape.ts';
-import { noise } from './step.ts';
+import type { Backend, PageTable, Store } from '../backend.ts';
+import { WINDOW } from '../format/layout.ts';
+import { openReference } from '../reference/store.ts';
+import { cacheShape } from '../shape.ts';
+import { noise } from '../timing.ts';
 
 /** Of attention outputs of magnitude 1, in f32 against f64 over the same pages. */
 const OUTPUT_TOLERANCE = 1e-3;

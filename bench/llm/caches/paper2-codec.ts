@@ -1,9 +1,9 @@
 // The paper's own 2-bit code, for comparison: 256 codewords of 8 magnitudes and 8 signs, two bytes for 8 channels. Its signs
 // forbid the table look-up and the bucket sum of the byte codecs (3 to 6 times slower on a CPU), so no kernel reads it.
 
-import { fromHalf } from './half.ts';
+import type { Quantizer } from 'nsnquant/reference';
+import { fromHalf } from '../../../src/format/half.ts';
 import { paper2Codebook } from './paper2-codebook.ts';
-import type { Quantizer } from './reference.ts';
 
 const CHANNELS = 8;
 

@@ -1,7 +1,7 @@
 // Candidate lists for exact nearest-codeword search in 2 and 4 dimensions (assembly/quantize.ts reads them).
 // Space is cut into cells; a cell lists each codeword that no other codeword beats everywhere in the cell.
 
-import type { Codec } from './codec.ts';
+import type { Codec } from '../format/codec.ts';
 
 export interface Grid {
   /** Cells along one channel. */

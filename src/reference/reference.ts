@@ -4,14 +4,11 @@
 // NSNQuant (arXiv 2505.18231): Normalize, Shift, Normalize, Hadamard make any token look like a standard normal vector, for
 // which one codebook serves every model, layer and head. Departures from the paper are named where they are made.
 
-import type { Codec } from './codec.ts';
-import { fromHalf, toHalf } from './half.ts';
+import type { Codec } from '../format/codec.ts';
+import { fromHalf, toHalf } from '../format/half.ts';
+import { blockLayout, hadamardSize, MEAN_GROUP, type Rope, ropePair, WINDOW } from '../format/layout.ts';
 
-export { paper2 } from './paper2.ts';
-
-import { blockLayout, hadamardSize, MEAN_GROUP, type Rope, ropePair, WINDOW } from './layout.ts';
-
-/** Anything a quantizer must be: `codec()` gives the three byte codecs, paper2.ts the paper's own 2-bit form. */
+/** Anything a quantizer must be: `codec()` gives the three byte codecs, bench/llm has the paper's own 2-bit form. */
 export interface Quantizer {
   /** Channels per code. */
   readonly channels: number;

@@ -1,10 +1,10 @@
-// The reference as a backend: the same pages, every verb in f64 by src/reference.ts. For tests, and for reading along.
+// The reference as a backend: the same pages, every verb in f64 by src/reference/reference.ts. For tests, and for reading along.
 
-import type { Backend, Dump, Output, PageTable, Run, Store, Tokens, Write } from './backend.ts';
-import { type Data, fromHalf, HALF_MAX, isFloat16Array, toHalf } from './half.ts';
-import { blockOffset, pageHeader, rawOffset, WINDOW } from './layout.ts';
+import type { Backend, Dump, Output, PageTable, Run, Store, Tokens, Write } from '../backend.ts';
+import { type Data, fromHalf, HALF_MAX, isFloat16Array, toHalf } from '../format/half.ts';
+import { blockOffset, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
+import type { CacheShape } from '../shape.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
-import type { CacheShape } from './shape.ts';
 
 export function openReference(): Backend {
   return { name: 'reference', variant: 'f64', reason: 'it was asked for', createStore: shape => new ReferenceStore(shape) };

@@ -9,10 +9,10 @@
 //   spans          item, first row, from window, to window + 2³¹ if they are coded; for attend
 //   page numbers   four to an entry; at a fixed place, as most are those of the step before
 
-import type { PageTable } from './backend.ts';
-import { WINDOW } from './layout.ts';
+import type { PageTable } from '../backend.ts';
+import { WINDOW } from '../format/layout.ts';
+import type { CacheShape } from '../shape.ts';
 import { ROWS } from './programs.ts';
-import type { CacheShape } from './shape.ts';
 
 /** Query tokens of one call at most, unless there are more sequences; longer prompts take several calls. */
 const CALL_TOKENS = 128;

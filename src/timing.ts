@@ -1,7 +1,7 @@
 // Times a decoding step on a backend: what openBackend() chooses by, and what plan() shows. Never asserts, only measures.
 
 import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
-import { WINDOW } from './layout.ts';
+import { WINDOW } from './format/layout.ts';
 import { type CacheOptions, cacheShape } from './shape.ts';
 
 /** A cache's options without its size, which follows from what is timed. */
