@@ -11,4 +11,4 @@ export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from '.
 export { Sequence } from './sequence.ts';
 export type { CacheOptions, CacheShape } from './shape.ts';
 export type { StepShape } from './timing.ts';
-export type { WasmVariant } from './wasm/store.ts';
+export type { WasmVariant } from './wasm/open.ts';

@@ -8,7 +8,8 @@ import { type BlockLayout, blockLayout, hadamardSize, type Rope, WINDOW } from '
 import { checkFloats } from './input.ts';
 import * as reference from './reference/reference.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
-import { openModule, WasmMemory, type WasmVariant } from './wasm/store.ts';
+import { openModule, type WasmVariant } from './wasm/open.ts';
+import { WasmMemory } from './wasm/store.ts';
 
 export interface KernelOptions {
   readonly headDim: number;

@@ -5,7 +5,7 @@ import { checkInteger, checkObject, checkOneOf } from './check.ts';
 import { openReference } from './reference/store.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
 import { type StepShape, tryStep } from './timing.ts';
-import { openWasm, type WasmVariant } from './wasm/store.ts';
+import { openWasm, type WasmVariant } from './wasm/open.ts';
 import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapter.ts';
 
 export interface OpenOptions {

@@ -2,25 +2,13 @@
 // laid out when it is made; the memory never grows, so views of it stay valid.
 
 import { instantiateSync } from '@assemblyscript/loader';
-import {
-  type Backend,
-  BackendError,
-  type Dump,
-  type Output,
-  type PageTable,
-  type Run,
-  type Store,
-  type Tokens,
-  type Write
-} from '../backend.ts';
+import { BackendError, type Dump, type Output, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import type { Codec } from '../format/codec.ts';
 import { type Data, isFloat16Array } from '../format/half.ts';
 import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
 import { ropeTables } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
 import { gridOf } from './cells.ts';
-
-export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
 
 /** Exports of assembly/index.ts; addresses are numbers. */
 export interface Kernels extends Record<string, unknown> {
@@ -64,41 +52,6 @@ const RAW_WORDS = 4;
  * 255 rows 1.23, 1.5, 1.8. With nsn1 on both sides it is never faster (0.7; 0.99).
  */
 const PROMPT_ROWS = 96;
-
-const binaries: Record<WasmVariant, () => Promise<string>> = {
-  scalar: async () => (await import('./generated/scalar.ts')).scalar,
-  simd128: async () => (await import('./generated/simd.ts')).simd128,
-  relaxed: async () => (await import('./generated/simd.ts')).relaxed
-};
-
-/**
- * Opens the best binary that this engine validates, or the one asked for.
- *
- * @param because  why this backend; why the binary is added
- */
-export async function openWasm(variant?: WasmVariant, because?: string): Promise<Backend> {
-  const { module, reason, ...chosen } = await openModule(variant);
-  return {
-    name: 'wasm',
-    ...chosen,
-    reason: because === undefined ? reason : `${because}; ${reason}`,
-    createStore: shape => new WasmStore(module, shape)
-  };
-}
-
-export async function openModule(variant?: WasmVariant): Promise<{ module: WebAssembly.Module; variant: WasmVariant; reason: string }> {
-  if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, which this engine lacks');
-  let refused = '';
-  for (const candidate of variant ? [variant] : (['relaxed', 'simd128', 'scalar'] as const)) {
-    const bytes = Uint8Array.from((await binaries[candidate]()).match(/../g)!, byte => parseInt(byte, 16));
-    if (WebAssembly.validate(bytes)) {
-      const reason = variant ? `${variant} was asked for` : `this engine validates ${candidate}${refused && `, not ${refused}`}`;
-      return { module: await WebAssembly.compile(bytes), variant: candidate, reason };
-    }
-    refused = candidate;
-  }
-  throw new BackendError('wasm', `expected an engine that validates ${variant ?? 'WebAssembly'}`);
-}
 
 /** Hands out addresses; all of a store's memory passes through here, so that `bytes` is the truth. */
 class Arena {
@@ -234,7 +187,7 @@ export class WasmMemory {
   }
 }
 
-class WasmStore implements Store {
+export class WasmStore implements Store {
   readonly takesBuffers = false;
   readonly #shape: CacheShape;
   readonly #memory: WasmMemory;

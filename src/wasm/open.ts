@@ -1,0 +1,41 @@
+// Finds the binary to run and compiles it: the best that the engine validates, or the one asked for.
+
+import { type Backend, BackendError } from '../backend.ts';
+import { WasmStore } from './store.ts';
+
+export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
+
+const binaries: Record<WasmVariant, () => Promise<string>> = {
+  scalar: async () => (await import('./generated/scalar.ts')).scalar,
+  simd128: async () => (await import('./generated/simd.ts')).simd128,
+  relaxed: async () => (await import('./generated/simd.ts')).relaxed
+};
+
+/**
+ * Opens the best binary that this engine validates, or the one asked for.
+ *
+ * @param because  why this backend; why the binary is added
+ */
+export async function openWasm(variant?: WasmVariant, because?: string): Promise<Backend> {
+  const { module, reason, ...chosen } = await openModule(variant);
+  return {
+    name: 'wasm',
+    ...chosen,
+    reason: because === undefined ? reason : `${because}; ${reason}`,
+    createStore: shape => new WasmStore(module, shape)
+  };
+}
+
+export async function openModule(variant?: WasmVariant): Promise<{ module: WebAssembly.Module; variant: WasmVariant; reason: string }> {
+  if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, which this engine lacks');
+  let refused = '';
+  for (const candidate of variant ? [variant] : (['relaxed', 'simd128', 'scalar'] as const)) {
+    const bytes = Uint8Array.from((await binaries[candidate]()).match(/../g)!, byte => parseInt(byte, 16));
+    if (WebAssembly.validate(bytes)) {
+      const reason = variant ? `${variant} was asked for` : `this engine validates ${candidate}${refused && `, not ${refused}`}`;
+      return { module: await WebAssembly.compile(bytes), variant: candidate, reason };
+    }
+    refused = candidate;
+  }
+  throw new BackendError('wasm', `expected an engine that validates ${variant ?? 'WebAssembly'}`);
+}
