@@ -1,5 +1,6 @@
 // What a backend is: memory for pages, and the verbs on them. Backends know nothing of each other or of sequences.
 
+import { checkObject, kind } from './check.ts';
 import type { GpuTarget, GpuTokens, Input } from './input.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -16,6 +17,12 @@ export interface Backend {
   createStore(shape: CacheShape): Store;
   /** Compiles, without blocking, what `createStore` would else compile while its caller waits. */
   prepare?(shape: CacheShape): Promise<void>;
+}
+
+export function checkBackend(name: string, value: unknown): asserts value is Backend {
+  checkObject(name, value);
+  if (typeof (value as Partial<Backend>).createStore !== 'function')
+    throw new TypeError(`"${name}" expected what openBackend() resolves to, got ${kind(value)}`);
 }
 
 /**

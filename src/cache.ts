@@ -1,19 +1,24 @@
 // KVCache: the memory for every layer's pages, shared by the sequences it makes.
 
-import type { Backend, Output, Store } from './backend.ts';
-import { checkLength, checkObject, checkOneOf, checkPositive, plural } from './check.ts';
+import { type Backend, checkBackend, type Output, type Store } from './backend.ts';
+import { checkArray, checkInteger, checkLength, checkOptions, checkPositive, kind, plural } from './check.ts';
 import { readFile } from './file.ts';
-import { checkFloats, checkInput, checkTarget, type GpuTarget, type GpuTokens, type Input, isGpuTokens, wholeTokens } from './input.ts';
+import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
 import { Pool } from './pool.ts';
 import { Sequence } from './sequence.ts';
 import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
 
 export interface AttendOptions {
-  /** Multiplies every logit. Default 1/√headDim. */
+  /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
   readonly scale?: number;
   /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
   readonly out?: Float32Array | GpuTarget;
 }
+
+const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof AttendOptions)[];
+
+/** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
+const SCALE_MOST = 2 ** 32;
 
 /**
  * A quantized KV cache.
@@ -37,10 +42,7 @@ export class KVCache {
   #store: Store | undefined;
 
   constructor(backend: Backend, options: CacheOptions) {
-    checkObject('backend', backend);
-    if (typeof backend.createStore !== 'function') {
-      throw new TypeError(`"backend" expected what openBackend() resolves to, got ${backend instanceof Promise ? 'Promise' : 'object'}`);
-    }
+    checkBackend('backend', backend);
     this.backend = backend;
     this.shape = cacheShape(options);
     this.#store = backend.createStore(this.shape);
@@ -106,7 +108,7 @@ export class KVCache {
   append(sequences: readonly Sequence[], layer: number, keys: readonly Input[], values: readonly Input[]): void {
     const { store, pool, pending } = this;
     const { kvHeads, headDim, maxAppend } = this.shape;
-    this.#checkBatch(sequences, { keys, values });
+    this.#checkBatch(sequences, layer, { keys, values });
     const counts = sequences.map((sequence, n) => {
       sequence.table(layer);
       const [keysName, valuesName] = sequences.length === 1 ? ['keys', 'values'] : [`keys[${n}]`, `values[${n}]`];
@@ -165,56 +167,43 @@ export class KVCache {
     const { queryHeads, headDim } = this.shape;
     const { store } = this;
     const perToken = queryHeads * headDim;
-    checkObject('options', options);
-    this.#checkBatch(sequences, { queries });
+    checkOptions('options', options, ATTEND_OPTIONS);
+    this.#checkBatch(sequences, layer, { queries });
     let total = 0;
     const tables = sequences.map((sequence, n) => {
       const name = sequences.length === 1 ? 'query' : `queries[${n}]`;
       const table = sequence.table(layer);
-      const query = queries[n]!;
-      let tokens: number;
-      if (query instanceof Float32Array) {
-        tokens = wholeTokens(name, query.length, queryHeads, headDim);
-        checkFloats(name, query, query.length, '');
-      } else {
-        if (typeof query !== 'object' || query === null || !isGpuTokens(query)) throw new TypeError(`"${name}" expected Float32Array`);
-        tokens = checkInput(name, query, store.takesBuffers, perToken) / perToken;
-        checkOneOf(`${name}.format`, query.format ?? 'f32', ['f32']);
-      }
+      const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
       if (tokens > table.length) {
         throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
       }
       total += tokens * perToken;
       return table;
     });
-    const scale = options.scale ?? 1 / Math.sqrt(headDim);
-    checkPositive('scale', scale);
-    const out = options.out ?? new Float32Array(total);
-    if (!(out instanceof Float32Array)) {
-      if (typeof out !== 'object' || !('buffer' in out) || ArrayBuffer.isView(out)) throw new TypeError('"out" expected Float32Array');
-      checkTarget('out', out, store.takesBuffers, total * 4);
-    } else if (out.length !== total) {
-      throw new RangeError(`"out" expected length ${total} (that of the queries), got ${out.length}`);
-    }
+    const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(total) } = options;
+    checkPositive('scale', scale, SCALE_MOST);
+    checkOut('out', out, store.takesBuffers, total);
     return store.attend(layer, tables, queries, scale, out);
   }
 
   /** Distinct, open sequences of this cache, and for each one of every list. */
-  #checkBatch(sequences: readonly Sequence[], lists: Record<string, readonly unknown[]>): void {
+  #checkBatch(sequences: readonly Sequence[], layer: number, lists: Record<string, readonly unknown[]>): void {
     this.store; // throws if disposed
-    if (!Array.isArray(sequences)) throw new TypeError(`"sequences" expected array, got ${typeof sequences}`);
+    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    checkArray('sequences', sequences);
     for (const [name, list] of Object.entries(lists)) {
-      if (!Array.isArray(list)) throw new TypeError(`"${name}" expected array, got ${typeof list}`);
+      checkArray(name, list);
       if (list.length !== sequences.length) {
         throw new RangeError(`"${name}" expected length ${sequences.length} (one for each sequence), got ${list.length}`);
       }
     }
-    sequences.forEach((sequence, n) => {
-      if (!(sequence instanceof Sequence) || sequence.cache !== this) {
-        throw new TypeError(`"sequences[${n}]" expected sequence of this cache`);
-      }
-      if (sequences.indexOf(sequence) !== n) throw new RangeError(`"sequences[${n}]" expected a distinct sequence`);
-    });
+    for (let n = 0; n < sequences.length; n++) {
+      const sequence = sequences[n]; // a hole in the list is undefined
+      if (!(sequence instanceof Sequence)) throw new TypeError(`"sequences[${n}]" expected Sequence, got ${kind(sequence)}`);
+      if (sequence.cache !== this) throw new RangeError(`"sequences[${n}]" expected sequence of this cache, got one of another`);
+      const first = sequences.indexOf(sequence);
+      if (first !== n) throw new RangeError(`"sequences[${n}]" expected a distinct sequence, got "sequences[${first}]" again`);
+    }
   }
 
   /** Gives the memory back. Every sequence is disposed with it. */

@@ -1,6 +1,8 @@
 // A sequence as bytes: a safetensors file of its pages and raw places, with what a reader must agree on in the metadata.
 
 import type { Dump } from './backend.ts';
+import { kind } from './check.ts';
+import { typedArrayName } from './format/half.ts';
 import { checkPage, FORMAT, rawOffset, WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -71,7 +73,7 @@ export function writeFile(shape: CacheShape, { length, layers }: FileContents): 
  * @throws {RangeError} naming the first thing that differs from what the shape needs
  */
 export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
-  if (!(file instanceof Uint8Array)) throw new TypeError(`"bytes" expected Uint8Array, got ${typeof file}`);
+  if (typedArrayName(file) !== 'Uint8Array') throw new TypeError(`"bytes" expected Uint8Array, got ${kind(file)}`);
   const { header, data } = parse(file);
   const metadata = (header['__metadata__'] ?? {}) as Record<string, string>;
   for (const [field, expected] of Object.entries(metadataOf(shape))) {

@@ -9,6 +9,5 @@ export type { GpuTarget, GpuTokens } from './input.ts';
 export { type OpenOptions, openBackend } from './open.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
 export { Sequence } from './sequence.ts';
-export type { CacheOptions, CacheShape } from './shape.ts';
-export type { StepShape } from './timing.ts';
+export type { CacheOptions, CacheShape, StepShape } from './shape.ts';
 export type { WasmVariant } from './wasm/open.ts';

@@ -1,11 +1,14 @@
 // What append and attend take: arrays, or ranges of GPUBuffers; and the checks of them at the public edge.
 
-import { checkInteger, checkLength, checkOneOf, kind, plural } from './check.ts';
-import { type Data, HALF_MAX, isFloat16Array } from './format/half.ts';
+import { checkInteger, checkLength, checkObject, checkOneOf, checkOptions, kind, plural } from './check.ts';
+import { type Data, HALF_MAX, isFloat32Array, typedArrayName } from './format/half.ts';
 
 /**
  * Tokens in a GPUBuffer of the webgpu backend's device, made with usage COPY_SRC: [tokens, heads, headDim]. Copied on the GPU
  * when the call returns, in the order of the queue; nothing passes through JavaScript, and nothing checks that numbers are finite.
+ *
+ * @example
+ * chat.append(layer, { buffer: keys, tokens: 1, format: 'f16' }, { buffer: values, tokens: 1, format: 'f16' });
  */
 export interface GpuTokens {
   readonly buffer: GPUBuffer;
@@ -16,79 +19,117 @@ export interface GpuTokens {
   readonly format?: 'f32' | 'f16';
 }
 
-/** Where results go in a GPUBuffer of the webgpu backend's device, made with usage COPY_DST. */
+const GPU_TOKENS = ['buffer', 'tokens', 'offset', 'format'] as const satisfies readonly (keyof GpuTokens)[];
+
+/**
+ * Where results go in a GPUBuffer of the webgpu backend's device, made with usage COPY_DST.
+ *
+ * @example
+ * chat.attend(layer, query, { out: { buffer: attention, offset: 1024 } });
+ */
 export interface GpuTarget {
   readonly buffer: GPUBuffer;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;
 }
 
+const GPU_TARGET = ['buffer', 'offset'] as const satisfies readonly (keyof GpuTarget)[];
+
 /** Keys or values, checked. */
 export type Input = Data | GpuTokens;
 
 export function isGpuTokens(input: Input): input is GpuTokens {
-  return 'buffer' in input && 'tokens' in input;
+  return !ArrayBuffer.isView(input);
+}
+
+/** A range of a GPUBuffer, from its looks: what it holds is still to be checked. */
+function looksLikeBuffer(value: unknown): value is GpuTarget {
+  return typeof value === 'object' && value !== null && 'buffer' in value && !ArrayBuffer.isView(value);
 }
 
 /** Kind and finiteness of keys or values; the length is the caller's to check. */
-export function checkData(name: string, data: unknown): asserts data is Data {
-  if (data instanceof Float32Array) return checkFinite(name, data);
-  if (isFloat16Array(data)) return checkFinite(name, data);
-  if (data instanceof Uint16Array) {
-    for (let i = 0; i < data.length; i++) {
-      if ((data[i]! & 0x7c00) === 0x7c00) {
-        throw new RangeError(`"${name}[${i}]" expected finite f16, got ${data[i]! & 0x3ff ? 'NaN' : 'infinity'}`);
-      }
-    }
-    return;
+function checkData(name: string, data: unknown): asserts data is Data {
+  switch (typedArrayName(data)) {
+    case 'Float32Array':
+    case 'Float16Array':
+      return checkFinite(name, data as ArrayLike<number>);
+    case 'Uint16Array':
+      return checkFiniteHalves(name, data as Uint16Array);
+    default:
+      throw new TypeError(`"${name}" expected Float32Array, Uint16Array or Float16Array, got ${kind(data)}`);
   }
-  throw new TypeError(`"${name}" expected Float32Array, Uint16Array or Float16Array, got ${kind(data)}`);
 }
 
 /** A Float32Array of `length` elements of f16's range. */
 export function checkFloats(name: string, data: unknown, length: number, arithmetic: string): asserts data is Float32Array {
-  if (!(data instanceof Float32Array)) throw new TypeError(`"${name}" expected Float32Array, got ${kind(data)}`);
+  checkFloat32Array(name, data);
   checkLength(name, data.length, length, arithmetic);
   checkFinite(name, data);
+}
+
+export function checkFloat32Array(name: string, data: unknown): asserts data is Float32Array {
+  if (!isFloat32Array(data)) throw new TypeError(`"${name}" expected Float32Array, got ${kind(data)}`);
 }
 
 const COPY_SRC = 4;
 const COPY_DST = 8;
 
 /**
- * Kind and finiteness of keys, values or queries, and the number of their elements.
+ * Kind and finiteness of keys or values, and the number of their elements.
  *
  * @param takesBuffers  whether the backend takes GPUBuffers
  */
-export function checkInput(name: string, input: Input, takesBuffers: boolean, perToken: number): number {
-  if (typeof input !== 'object' || input === null || !isGpuTokens(input)) {
-    checkData(name, input);
-    return input.length;
+export function checkInput(name: string, input: unknown, takesBuffers: boolean, perToken: number): number {
+  if (looksLikeBuffer(input)) return perToken * checkGpuTokens(name, input, takesBuffers, perToken, ['f32', 'f16']);
+  checkData(name, input);
+  return input.length;
+}
+
+/** Kind, length and finiteness of queries f32 [tokens, heads, headDim], and the number of their tokens. */
+export function checkQuery(name: string, query: unknown, takesBuffers: boolean, heads: number, headDim: number): number {
+  if (looksLikeBuffer(query)) return checkGpuTokens(name, query, takesBuffers, heads * headDim, ['f32']);
+  checkFloat32Array(name, query);
+  const tokens = wholeTokens(name, query.length, heads, headDim);
+  checkFinite(name, query);
+  return tokens;
+}
+
+/** Where `length` results go: a Float32Array, or a range of a GPUBuffer. */
+export function checkOut(name: string, out: unknown, takesBuffers: boolean, length: number): asserts out is Float32Array | GpuTarget {
+  if (looksLikeBuffer(out)) {
+    checkOptions(name, out, GPU_TARGET);
+    checkBuffer(name, out, takesBuffers, length * 4, COPY_DST);
+  } else {
+    checkFloat32Array(name, out);
+    checkLength(name, out.length, length, 'that of the queries');
   }
-  const { format = 'f32', tokens } = input;
+}
+
+/** The number of tokens. */
+function checkGpuTokens(name: string, input: object, takesBuffers: boolean, perToken: number, formats: readonly string[]): number {
+  checkOptions(name, input, GPU_TOKENS);
+  const { format = 'f32', tokens } = input as GpuTokens;
   checkInteger(`${name}.tokens`, tokens, 1, 2 ** 24);
-  checkOneOf(`${name}.format`, format, ['f32', 'f16']);
-  checkBuffer(name, input, takesBuffers, tokens * perToken * (format === 'f16' ? 2 : 4), COPY_SRC);
-  return tokens * perToken;
+  checkOneOf(`${name}.format`, format, formats);
+  checkBuffer(name, input as GpuTokens, takesBuffers, tokens * perToken * (format === 'f16' ? 2 : 4), COPY_SRC);
+  return tokens;
 }
 
 /** A range of a GPUBuffer that holds `bytes` bytes and may be copied from or to. */
-export function checkBuffer(name: string, { buffer, offset = 0 }: GpuTarget, takesBuffers: boolean, bytes: number, usage: 4 | 8): void {
+function checkBuffer(name: string, { buffer, offset = 0 }: GpuTarget, takesBuffers: boolean, bytes: number, usage: 4 | 8): void {
   if (!takesBuffers) throw new TypeError(`"${name}" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer`);
-  if (typeof buffer?.size !== 'number' || typeof buffer.usage !== 'number')
+  checkObject(`${name}.buffer`, buffer);
+  if (typeof buffer.size !== 'number' || typeof buffer.usage !== 'number') {
     throw new TypeError(`"${name}.buffer" expected GPUBuffer, got ${kind(buffer)}`);
+  }
   checkInteger(`${name}.offset`, offset, 0, 2 ** 40);
   if (offset % 4 !== 0) throw new RangeError(`"${name}.offset" expected multiple of 4, got ${offset}`);
   if (buffer.size < offset + bytes) {
     throw new RangeError(`"${name}.buffer" expected at least ${offset + bytes} bytes (${bytes} from offset ${offset}), got ${buffer.size}`);
   }
-  if ((buffer.usage & usage) === 0)
+  if ((buffer.usage & usage) === 0) {
     throw new RangeError(`"${name}.buffer" expected usage ${usage === COPY_SRC ? 'COPY_SRC' : 'COPY_DST'}, got ${buffer.usage}`);
-}
-
-/** A GPUBuffer for results of `bytes` bytes. */
-export function checkTarget(name: string, target: GpuTarget, takesBuffers: boolean, bytes: number): void {
-  checkBuffer(name, target, takesBuffers, bytes, COPY_DST);
+  }
 }
 
 /** The number of tokens in `data`, which must hold whole ones, at least one. */
@@ -106,6 +147,14 @@ function checkFinite(name: string, data: ArrayLike<number>): void {
   for (let i = 0; i < data.length; i++) {
     const x = data[i]!;
     if (x <= HALF_MAX && x >= -HALF_MAX) continue;
-    throw new RangeError(`"${name}[${i}]" expected number from −65504 to 65504, got ${x}`);
+    throw new RangeError(`"${name}[${i}]" expected number from −${HALF_MAX} to ${HALF_MAX}, got ${x}`);
+  }
+}
+
+/** As bits: the exponent of infinity and NaN is 31. */
+function checkFiniteHalves(name: string, bits: Uint16Array): void {
+  for (let i = 0; i < bits.length; i++) {
+    if ((bits[i]! & 0x7c00) !== 0x7c00) continue;
+    throw new RangeError(`"${name}[${i}]" expected finite f16, got ${bits[i]! & 0x3ff ? 'NaN' : 'infinity'}`);
   }
 }

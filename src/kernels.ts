@@ -2,10 +2,11 @@
 // microbenchmarks. Every call copies in and out; `KVCache` does not.
 
 import type { BackendName } from './backend.ts';
-import { checkInteger, checkObject, checkOneOf, plural } from './check.ts';
+import { checkLength, checkOneOf, checkOptions, kind, plural } from './check.ts';
 import { type CodecName, codecs } from './format/codec.ts';
+import { typedArrayName } from './format/half.ts';
 import { type BlockLayout, blockLayout, hadamardSize, type Rope, WINDOW } from './format/layout.ts';
-import { checkFloats } from './input.ts';
+import { checkFloat32Array, checkFloats } from './input.ts';
 import * as reference from './reference/reference.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
 import { openModule, type WasmVariant } from './wasm/open.ts';
@@ -19,6 +20,8 @@ export interface KernelOptions {
   readonly prefer?: Exclude<BackendName, 'webgpu'>;
   readonly variant?: WasmVariant;
 }
+
+const KERNEL_OPTIONS = ['headDim', 'codec', 'rope', 'prefer', 'variant'] as const satisfies readonly (keyof KernelOptions)[];
 
 /** Shapes: x, y f32 [64, headDim] row-major; a block is the bytes of one head and side in a page (src/format/layout.ts). */
 export interface Verbs {
@@ -56,7 +59,7 @@ export interface Verbs {
  * const logits = kernels.scores(query, block);
  */
 export async function openKernels(options: KernelOptions): Promise<Verbs> {
-  checkObject('options', options);
+  checkOptions('options', options, KERNEL_OPTIONS);
   const { headDim, codec, rope, prefer = 'wasm', variant } = options;
   checkOneOf('codec', codec, Object.keys(codecs));
   checkOneOf('prefer', prefer, ['wasm', 'reference']);
@@ -71,7 +74,7 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
     values: codec,
     sinks: 0,
     sequences: 1,
-    ...(rope && { rope })
+    ...(rope !== undefined && { rope })
   });
   if (prefer === 'reference') return new ReferenceVerbs(shape);
   const opened = await openModule(variant);
@@ -101,15 +104,17 @@ abstract class CheckedVerbs {
   }
 
   protected checkBlock(block: Uint8Array): void {
-    if (!(block instanceof Uint8Array)) throw new TypeError(`"block" expected Uint8Array, got ${typeof block}`);
-    if (block.length !== this.layout.bytes) throw new RangeError(`"block" expected ${this.layout.bytes} bytes, got ${block.length}`);
+    if (typedArrayName(block) !== 'Uint8Array') throw new TypeError(`"block" expected Uint8Array, got ${kind(block)}`);
+    checkLength('block', block.length, this.layout.bytes, `${plural(WINDOW, 'token')} × ${this.headDim} in ${this.layout.codec.name}`);
   }
 
   protected headsOf(name: string, x: Float32Array, width: number): number {
-    if (!(x instanceof Float32Array)) throw new TypeError(`"${name}" expected Float32Array, got ${typeof x}`);
-    checkInteger(`${name}.length / ${width}`, x.length / width, 1, 4);
+    checkFloat32Array(name, x);
+    const heads = x.length / width;
+    if (![1, 2, 3, 4].includes(heads))
+      throw new RangeError(`"${name}" expected length ${width} to ${4 * width} (1 to 4 heads × ${width}), got ${x.length}`);
     checkFloats(name, x, x.length, '');
-    return x.length / width;
+    return heads;
   }
 }
 

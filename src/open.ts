@@ -1,10 +1,10 @@
 // Opens a backend: the one asked for, or the one that is faster here. Never falls back without saying so in `reason`.
 
 import { type Backend, BackendError, type BackendName } from './backend.ts';
-import { checkInteger, checkObject, checkOneOf } from './check.ts';
+import { checkInteger, checkObject, checkOneOf, checkOptions } from './check.ts';
 import { openReference } from './reference/store.ts';
-import { type CacheShape, cacheShape } from './shape.ts';
-import { type StepShape, tryStep } from './timing.ts';
+import { type StepShape, shapeWithoutSize, stepShape } from './shape.ts';
+import { tryStep } from './timing.ts';
 import { openWasm, type WasmVariant } from './wasm/open.ts';
 import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapter.ts';
 
@@ -26,6 +26,8 @@ export interface OpenOptions {
   readonly context?: number;
 }
 
+const OPEN_OPTIONS = ['prefer', 'variant', 'device', 'shape', 'batch', 'context'] as const satisfies readonly (keyof OpenOptions)[];
+
 /** Llama 3.2 1B's attention. */
 const TYPICAL: StepShape = { layers: 1, kvHeads: 8, queryHeads: 32, headDim: 64 };
 
@@ -46,8 +48,8 @@ const TYPICAL: StepShape = { layers: 1, kvHeads: 8, queryHeads: 32, headDim: 64 
  * console.log(backend.name, backend.variant, backend.reason);
  */
 export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
-  checkObject('options', options);
-  const { device, variant, shape, batch = 1, context = 2048 } = options;
+  checkOptions('options', options, OPEN_OPTIONS);
+  const { device, variant, batch = 1, context = 2048 } = options;
   const { prefer = device !== undefined ? 'webgpu' : variant !== undefined ? 'wasm' : undefined } = options;
   if (prefer !== undefined) checkOneOf('prefer', prefer, ['wasm', 'webgpu', 'reference']);
   if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
@@ -57,10 +59,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   }
   checkInteger('batch', batch, 1, 65536);
   checkInteger('context', context, 1, 2 ** 24);
-  if (shape !== undefined) {
-    checkObject('shape', shape);
-    withoutSize(shape);
-  }
+  const shape = options.shape === undefined ? undefined : stepShape(options.shape);
   if (prefer === 'reference') return openReference();
   if (prefer === 'wasm') return openWasm(variant);
   if (prefer === 'webgpu') {
@@ -113,12 +112,7 @@ async function choose(shape: StepShape, batch: number, context: number, load: bo
 
 /** Compiles what caches of this shape need, whatever their size. */
 async function compile(backend: Backend, shape: StepShape): Promise<void> {
-  await backend.prepare?.(withoutSize(shape));
-}
-
-/** The shape, checked; of the smallest size, on which no kernel depends. */
-function withoutSize(shape: StepShape): CacheShape {
-  return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
+  await backend.prepare?.(shapeWithoutSize(shape));
 }
 
 /** A backend on a device that has passed its self-test. */

@@ -1,9 +1,9 @@
 // What a cache costs, before it is made: bytes, and on which backend how many milliseconds.
 
-import type { Backend } from './backend.ts';
-import { checkInteger, checkObject } from './check.ts';
+import { type Backend, checkBackend } from './backend.ts';
+import { checkArray, checkInteger, checkOptions } from './check.ts';
 import { WINDOW } from './format/layout.ts';
-import { type CacheOptions, cacheShape } from './shape.ts';
+import { type CacheOptions, cacheShape, type StepShape, stepShape } from './shape.ts';
 import { tryStep } from './timing.ts';
 
 export interface Plan {
@@ -29,6 +29,8 @@ export interface PlanGrid {
   /** Tokens of each. */
   readonly context: readonly number[];
 }
+
+const PLAN_GRID = ['backends', 'batch', 'context'] as const satisfies readonly (keyof PlanGrid)[];
 
 /** A decoding step of one layer: a token appended to every sequence, all attended to, the result read. */
 export interface StepTime {
@@ -63,7 +65,7 @@ export function plan(options: CacheOptions, grid?: PlanGrid): Plan | Promise<Tim
   const bytes = planBytes(options);
   if (grid === undefined) return bytes;
   checkGrid(grid);
-  return timeGrid(options, grid).then(steps => ({ ...bytes, steps }));
+  return timeGrid(stepShape(options), grid).then(steps => ({ ...bytes, steps }));
 }
 
 function planBytes(options: CacheOptions): Plan {
@@ -83,24 +85,23 @@ function planBytes(options: CacheOptions): Plan {
 }
 
 function checkGrid(grid: PlanGrid): void {
-  checkObject('grid', grid);
-  const { backends } = grid;
-  if (!Array.isArray(backends) || backends.some(backend => typeof backend?.createStore !== 'function')) {
-    throw new TypeError('"grid.backends" expected array of what openBackend() resolves to');
-  }
-  for (const name of ['batch', 'context'] as const) {
-    if (!Array.isArray(grid[name])) throw new TypeError(`"grid.${name}" expected array of integers, got ${typeof grid[name]}`);
-    grid[name].forEach((value, i) => checkInteger(`grid.${name}[${i}]`, value, 1, name === 'batch' ? 65536 : 2 ** 24));
-  }
+  checkOptions('grid', grid, PLAN_GRID);
+  const { backends, batch, context } = grid;
+  checkArray('grid.backends', backends);
+  for (const [i, backend] of backends.entries()) checkBackend(`grid.backends[${i}]`, backend);
+  checkArray('grid.batch', batch);
+  for (const [i, sequences] of batch.entries()) checkInteger(`grid.batch[${i}]`, sequences, 1, 65536);
+  checkArray('grid.context', context);
+  for (const [i, tokens] of context.entries()) checkInteger(`grid.context[${i}]`, tokens, 1, 2 ** 24);
 }
 
-async function timeGrid(options: CacheOptions, { backends, batch, context }: PlanGrid): Promise<StepTime[]> {
+async function timeGrid(shape: StepShape, { backends, batch, context }: PlanGrid): Promise<StepTime[]> {
   const steps: StepTime[] = [];
   for (const sequences of batch) {
     for (const tokens of context) {
       const milliseconds: number[] = [];
       for (const backend of backends) {
-        const time = await tryStep(backend, options, sequences, tokens);
+        const time = await tryStep(backend, shape, sequences, tokens);
         milliseconds.push(typeof time === 'number' ? time : NaN);
       }
       const least = Math.min(...milliseconds.filter(time => !Number.isNaN(time)));

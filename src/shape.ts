@@ -1,7 +1,8 @@
 // A cache's options, checked and completed, and the counts that follow from them. Shared by KVCache and plan().
 
-import { checkInteger, checkObject, checkOneOf } from './check.ts';
-import { type CodecName, codecs } from './format/codec.ts';
+import { checkInteger, checkOneOf, checkOptions, checkRecord, kind } from './check.ts';
+import { type Codec, type CodecName, codecs } from './format/codec.ts';
+import { typedArrayName } from './format/half.ts';
 import { type PageLayout, pageLayout, type Rope, rawBytes, WINDOW } from './format/layout.ts';
 
 export interface CacheOptions {
@@ -31,6 +32,28 @@ export interface CacheOptions {
   readonly maxAppend?: number;
 }
 
+const CACHE_OPTIONS = [
+  'layers',
+  'kvHeads',
+  'queryHeads',
+  'headDim',
+  'capacity',
+  'keys',
+  'values',
+  'overrides',
+  'rope',
+  'sinks',
+  'recent',
+  'sequences',
+  'maxAppend'
+] as const satisfies readonly (keyof CacheOptions)[];
+const OVERRIDE = ['keys', 'values'] as const;
+const ROPE = ['invFreq', 'interleaved'] as const satisfies readonly (keyof Rope)[];
+
+/** A cache's options without its size, which follows from what is timed. */
+export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
+
+/** A cache's options, checked and completed, and what follows from them. Numbers of pages and raw places are the whole cache's. */
 export interface CacheShape {
   readonly layers: number;
   readonly kvHeads: number;
@@ -53,10 +76,14 @@ export interface CacheShape {
   readonly sinkBytes: number;
 }
 
+/**
+ * The shape that options stand for.
+ *
+ * @throws {TypeError | RangeError} for options that are unknown, or of the wrong kind or value
+ */
 export function cacheShape(options: CacheOptions): CacheShape {
-  checkObject('options', options);
-  const { layers, kvHeads, queryHeads, headDim, capacity } = options;
-  const { keys = 'nsn4', values = 'nsn2', overrides = {}, sinks = 4, recent = 0, sequences = 4 } = options;
+  checkOptions('options', options, CACHE_OPTIONS);
+  const { layers, kvHeads, queryHeads, headDim, capacity, sinks = 4, recent = 0, sequences = 4, maxAppend = capacity } = options;
   checkInteger('layers', layers, 1, 4096);
   checkInteger('kvHeads', kvHeads, 1, 1024);
   checkInteger('queryHeads', queryHeads, kvHeads, 64 * kvHeads);
@@ -69,18 +96,9 @@ export function cacheShape(options: CacheOptions): CacheShape {
   checkInteger('sinks', sinks, 0, WINDOW);
   checkInteger('recent', recent, 0, 1024);
   checkInteger('sequences', sequences, 1, 65536);
-  const maxAppend = options.maxAppend ?? capacity;
   checkInteger('maxAppend', maxAppend, 1, capacity);
-  checkCodec('keys', keys);
-  checkCodec('values', values);
-  checkObject('overrides', overrides);
-  for (const [layer, override] of Object.entries(overrides)) {
-    checkInteger('overrides', Number(layer), 0, layers - 1);
-    checkObject(`overrides[${layer}]`, override);
-    if (override.keys !== undefined) checkCodec(`overrides[${layer}].keys`, override.keys);
-    if (override.values !== undefined) checkCodec(`overrides[${layer}].values`, override.values);
-  }
-  const rope = options.rope && checkRope(options.rope, headDim);
+  const layerCodecs = codecsOf(options, layers);
+  const rope = ropeOf(options, headDim);
 
   // A prompt's own tokens stay raw until the next call: room for the tokens that all sequences can hold raw at once.
   const staged = Math.min(sequences * Math.ceil(maxAppend / WINDOW), Math.ceil(capacity / WINDOW) + sequences);
@@ -95,11 +113,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
     recent,
     sequences,
     maxAppend,
-    pages: Object.freeze(
-      Array.from({ length: layers }, (_, layer) =>
-        pageLayout(codecs[overrides[layer]?.keys ?? keys], codecs[overrides[layer]?.values ?? values], kvHeads, headDim, rope !== undefined)
-      )
-    ),
+    pages: Object.freeze(layerCodecs.map(({ keys, values }) => pageLayout(keys, values, kvHeads, headDim, rope !== undefined))),
     pagesPerLayer: Math.floor(capacity / WINDOW),
     rawPages: sequences * layers * (1 + recent) + staged,
     rawPageBytes: rawBytes(kvHeads, headDim, WINDOW),
@@ -108,20 +122,72 @@ export function cacheShape(options: CacheOptions): CacheShape {
   });
 }
 
-function checkCodec(name: string, codec: unknown): void {
-  checkOneOf(name, codec, Object.keys(codecs));
+/**
+ * A copy of what a caller may change while it is still needed, checked. Inherited options and those behind getters become its own.
+ *
+ * @throws {TypeError | RangeError} as `cacheShape` does
+ */
+export function stepShape(shape: StepShape): StepShape {
+  checkOptions('shape', shape, CACHE_OPTIONS);
+  const copy = Object.fromEntries(CACHE_OPTIONS.map(option => [option, shape[option]])) as unknown as StepShape;
+  shapeWithoutSize(copy);
+  return copy;
 }
 
-function checkRope(rope: Rope, headDim: number): Rope {
-  checkObject('rope', rope);
+/** The shape of the smallest size, on which no kernel depends. */
+export function shapeWithoutSize(shape: StepShape): CacheShape {
+  return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
+}
+
+interface LayerCodecs {
+  readonly keys: Codec;
+  readonly values: Codec;
+}
+
+/** Every layer's codecs. */
+function codecsOf({ keys = 'nsn4', values = 'nsn2', overrides = {} }: CacheOptions, layers: number): readonly LayerCodecs[] {
+  const all = Array.from({ length: layers }, () => ({ keys: codecOf('keys', keys), values: codecOf('values', values) }));
+  if (!Array.isArray(overrides)) checkRecord('overrides', overrides); // an array has layer numbers for its keys too
+  for (const [layer, override] of Object.entries(overrides)) {
+    const number = Number(layer);
+    if (String(number) !== layer || !(number in all)) {
+      throw new RangeError(`"overrides" expected layer numbers from 0 to ${layers - 1}, got ${layer}`);
+    }
+    if (override === undefined) continue;
+    const name = `overrides[${layer}]`;
+    checkOptions(name, override, OVERRIDE);
+    const { keys: layerKeys = keys, values: layerValues = values } = override;
+    all[number] = { keys: codecOf(`${name}.keys`, layerKeys), values: codecOf(`${name}.values`, layerValues) };
+  }
+  return all;
+}
+
+function codecOf(name: string, codec: CodecName): Codec {
+  checkOneOf(name, codec, Object.keys(codecs));
+  return codecs[codec];
+}
+
+/** The rotation, copied: what the caller does with its array later is nothing to the cache. */
+function ropeOf({ rope }: CacheOptions, headDim: number): Rope | undefined {
+  if (rope === undefined) return undefined;
+  checkOptions('rope', rope, ROPE);
   const { invFreq, interleaved } = rope;
-  if (!Array.isArray(invFreq) && !ArrayBuffer.isView(invFreq)) {
-    throw new TypeError(`"rope.invFreq" expected array of numbers, got ${typeof invFreq}`);
+  if (!Array.isArray(invFreq) && typedArrayName(invFreq) === undefined) {
+    throw new TypeError(`"rope.invFreq" expected array of numbers, got ${kind(invFreq)}`);
   }
-  checkInteger('rope.invFreq.length', invFreq.length, 1, headDim / 2);
-  for (let i = 0; i < invFreq.length; i++) {
-    if (!Number.isFinite(invFreq[i])) throw new RangeError(`"rope.invFreq[${i}]" expected finite number, got ${invFreq[i]}`);
-  }
-  if (typeof interleaved !== 'boolean') throw new TypeError(`"rope.interleaved" expected boolean, got ${typeof interleaved}`);
-  return Object.freeze({ invFreq: Float64Array.from(invFreq), interleaved });
+  const { length } = invFreq;
+  checkInteger('rope.invFreq.length', length, 1, headDim / 2);
+  const copy = Float64Array.from({ length }, (_, i) => {
+    const radians = invFreq[i];
+    checkRadians(`rope.invFreq[${i}]`, radians);
+    return radians;
+  });
+  if (typeof interleaved !== 'boolean') throw new TypeError(`"rope.interleaved" expected boolean, got ${kind(interleaved)}`);
+  return Object.freeze({ invFreq: copy, interleaved });
+}
+
+/** More than a whole turn a token is no frequency: it is a wavelength, or a base. */
+function checkRadians(name: string, value: unknown): asserts value is number {
+  if (typeof value !== 'number') throw new TypeError(`"${name}" expected number, got ${kind(value)}`);
+  if (!(Math.abs(value) <= 2 * Math.PI)) throw new RangeError(`"${name}" expected number from −2π to 2π (radians per token), got ${value}`);
 }

@@ -2,10 +2,7 @@
 
 import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
-import { type CacheOptions, cacheShape } from './shape.ts';
-
-/** A cache's options without its size, which follows from what is timed. */
-export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
+import { type CacheOptions, cacheShape, type StepShape } from './shape.ts';
 
 /** Bytes of distinct pages, or one sequence's; beyond them sequences share, so that a large batch needs no large memory to be timed. */
 const PAGE_BYTES = 2 ** 28;

@@ -191,9 +191,9 @@ group('plan() with a grid', test => {
     await refuses(
       () => plan(options, { ...grid, backends: [{}] as never }),
       TypeError,
-      '"grid.backends" expected array of what openBackend() resolves to'
+      '"grid.backends[0]" expected what openBackend() resolves to, got Object'
     );
-    await refuses(() => plan(options, { ...grid, batch: 4 as never }), TypeError, '"grid.batch" expected array of integers, got number');
+    await refuses(() => plan(options, { ...grid, batch: 4 as never }), TypeError, '"grid.batch" expected array, got number');
     await refuses(
       () => plan(options, { ...grid, context: [0] }),
       RangeError,

@@ -143,9 +143,9 @@ group('options of a cache', test => {
   test('overrides must be objects under layer numbers, with codecs', async () => {
     await optionRefuses({ overrides: 'nsn4' }, TypeError, '"overrides" expected object, got string');
     await optionRefuses({ overrides: null }, TypeError, '"overrides" expected object, got null');
-    await optionRefuses({ overrides: { 2: {} } }, RangeError, '"overrides" expected integer from 0 to 1, got 2');
-    await optionRefuses({ overrides: { '-1': {} } }, RangeError, '"overrides" expected integer from 0 to 1, got -1');
-    await optionRefuses({ overrides: { first: {} } }, RangeError, '"overrides" expected integer from 0 to 1, got NaN');
+    await optionRefuses({ overrides: { 2: {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got 2');
+    await optionRefuses({ overrides: { '-1': {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got -1');
+    await optionRefuses({ overrides: { first: {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got first');
     await optionRefuses({ overrides: { 1: 'nsn4' } }, TypeError, '"overrides[1]" expected object, got string');
     await optionRefuses({ overrides: { 1: { keys: 'nsn3' } } }, RangeError, '"overrides[1].keys" expected nsn1, nsn2 or nsn4, got nsn3');
     await optionRefuses({ overrides: { 0: { values: 2 } } }, TypeError, '"overrides[0].values" expected string, got number');
@@ -161,10 +161,32 @@ group('options of a cache', test => {
       RangeError,
       '"rope.invFreq.length" expected integer from 1 to 16, got 17'
     );
-    for (const value of [NaN, Infinity, -Infinity]) {
-      await optionRefuses({ rope: { ...rope, invFreq: [1, value] } }, RangeError, `"rope.invFreq[1]" expected finite number, got ${value}`);
+    for (const value of [NaN, Infinity, -Infinity, 10000, -6.2832]) {
+      await optionRefuses(
+        { rope: { ...rope, invFreq: [1, value] } },
+        RangeError,
+        `"rope.invFreq[1]" expected number from −2π to 2π (radians per token), got ${value}`
+      );
     }
-    await optionRefuses({ rope: { ...rope, invFreq: [1, 'x'] } }, RangeError, '"rope.invFreq[1]" expected finite number, got x');
+    const sparse = [1, 1];
+    delete sparse[1];
+    for (const [invFreq, kind] of [
+      [[1, 'x'], 'string'],
+      [[1, null], 'null'],
+      [[1, [0.5]], 'Array'],
+      [sparse, 'undefined'],
+      [BigInt64Array.of(1n, 0n), 'bigint']
+    ] as const) {
+      const at = kind === 'bigint' ? 0 : 1;
+      await optionRefuses({ rope: { ...rope, invFreq } }, TypeError, `"rope.invFreq[${at}]" expected number, got ${kind}`);
+    }
+    for (const invFreq of [{ length: 1, 0: 1 }, new DataView(new ArrayBuffer(8)), new Set([1])]) {
+      await optionRefuses(
+        { rope: { ...rope, invFreq } },
+        TypeError,
+        `"rope.invFreq" expected array of numbers, got ${invFreq.constructor.name}`
+      );
+    }
     await optionRefuses({ rope: { invFreq: [1] } }, TypeError, '"rope.interleaved" expected boolean, got undefined');
     await optionRefuses({ rope: { invFreq: [1], interleaved: 1 } }, TypeError, '"rope.interleaved" expected boolean, got number');
   });
@@ -369,9 +391,9 @@ for (const tested of backends) {
 
     test('attend refuses queries of the wrong kind, length or content and changes nothing', () =>
       refusesAndKeeps(tested, (_, s) => [
-        [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array'],
-        [() => s.attend(0, undefined as never), TypeError, '"query" expected Float32Array'],
-        [() => s.attend(0, new Uint16Array(2 * TOKEN) as never), TypeError, '"query" expected Float32Array'],
+        [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array, got Array'],
+        [() => s.attend(0, undefined as never), TypeError, '"query" expected Float32Array, got undefined'],
+        [() => s.attend(0, new Uint16Array(2 * TOKEN) as never), TypeError, '"query" expected Float32Array, got Uint16Array'],
         ...[0, 63, 65].map((length): Refusals[number] => [
           () => s.attend(0, new Float32Array(length)),
           RangeError,
@@ -383,14 +405,17 @@ for (const tested of backends) {
           RangeError,
           `"query[101]" expected number from −65504 to 65504, got ${value}`
         ]),
-        ...[0, -0, -1, NaN, Infinity].map((scale): Refusals[number] => [
+        ...[0, -0, -1, NaN, Infinity, 1e300, 2 ** 32 + 1].map((scale): Refusals[number] => [
           () => s.attend(0, queries(1), { scale }),
           RangeError,
-          `"scale" expected finite number above 0, got ${scale}`
+          `"scale" expected number above 0 and at most 4294967296, got ${scale}`
         ]),
         [() => s.attend(0, queries(1), { scale: '1' as never }), TypeError, '"scale" expected number, got string'],
-        [() => s.attend(0, queries(1), { out: [] as never }), TypeError, '"out" expected Float32Array'],
-        [() => s.attend(0, queries(1), { out: new Float64Array(64) as never }), TypeError, '"out" expected Float32Array'],
+        [() => s.attend(0, queries(1), { scale: null as never }), TypeError, '"scale" expected number, got null'],
+        [() => s.attend(0, queries(1), { scale: 1n as never }), TypeError, '"scale" expected number, got bigint'],
+        [() => s.attend(0, queries(1), { out: [] as never }), TypeError, '"out" expected Float32Array, got Array'],
+        [() => s.attend(0, queries(1), { out: null as never }), TypeError, '"out" expected Float32Array, got null'],
+        [() => s.attend(0, queries(1), { out: new Float64Array(64) as never }), TypeError, '"out" expected Float32Array, got Float64Array'],
         [
           () => s.attend(0, queries(2), { out: new Float32Array(127) }),
           RangeError,
@@ -424,22 +449,38 @@ for (const tested of backends) {
         const foreign = filled(tested, 10).sequence;
         const result: Refusals = [
           [() => cache.attend('x' as never, 0, []), TypeError, '"sequences" expected array, got string'],
-          [() => cache.attend(s as never, 0, [queries(1)]), TypeError, '"sequences" expected array, got object'],
-          [() => cache.attend([s], 0, queries(1) as never), TypeError, '"queries" expected array, got object'],
+          [() => cache.attend(s as never, 0, [queries(1)]), TypeError, '"sequences" expected array, got Sequence'],
+          [() => cache.attend([], 99, []), RangeError, '"layer" expected integer from 0 to 1, got 99'],
+          [() => cache.append([], 99, [], []), RangeError, '"layer" expected integer from 0 to 1, got 99'],
+          [() => cache.attend([, s] as never, 0, [queries(1), queries(1)]), TypeError, '"sequences[0]" expected Sequence, got undefined'],
+          [() => cache.attend([s], 0, [,] as never), TypeError, '"query" expected Float32Array, got undefined'],
+          [() => cache.attend([s], 0, queries(1) as never), TypeError, '"queries" expected array, got Float32Array'],
           [() => cache.attend([s], 0, undefined as never), TypeError, '"queries" expected array, got undefined'],
           [() => cache.attend([s], 0, []), RangeError, '"queries" expected length 1 (one for each sequence), got 0'],
           [() => cache.attend([s, other], 0, [queries(1)]), RangeError, '"queries" expected length 2 (one for each sequence), got 1'],
-          [() => cache.attend([foreign], 0, [queries(1)]), TypeError, '"sequences[0]" expected sequence of this cache'],
-          [() => cache.attend([s, foreign], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected sequence of this cache'],
-          [() => cache.attend([s, {} as never], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected sequence of this cache'],
-          [() => cache.attend([null as never], 0, [queries(1)]), TypeError, '"sequences[0]" expected sequence of this cache'],
-          [() => cache.attend([s, s], 0, [queries(1), queries(1)]), RangeError, '"sequences[1]" expected a distinct sequence'],
+          [
+            () => cache.attend([foreign], 0, [queries(1)]),
+            RangeError,
+            '"sequences[0]" expected sequence of this cache, got one of another'
+          ],
+          [
+            () => cache.attend([s, foreign], 0, [queries(1), queries(1)]),
+            RangeError,
+            '"sequences[1]" expected sequence of this cache, got one of another'
+          ],
+          [() => cache.attend([s, {} as never], 0, [queries(1), queries(1)]), TypeError, '"sequences[1]" expected Sequence, got Object'],
+          [() => cache.attend([null as never], 0, [queries(1)]), TypeError, '"sequences[0]" expected Sequence, got null'],
+          [
+            () => cache.attend([s, s], 0, [queries(1), queries(1)]),
+            RangeError,
+            '"sequences[1]" expected a distinct sequence, got "sequences[0]" again'
+          ],
           [
             () => cache.attend([s, other], 0, [queries(1), queries(1)]),
             RangeError,
             '"queries[1]" expected at most 0 tokens (all that layer 0 holds), got 1'
           ],
-          [() => cache.attend([s, other], 0, [[] as never, queries(1)]), TypeError, '"queries[0]" expected Float32Array'],
+          [() => cache.attend([s, other], 0, [[] as never, queries(1)]), TypeError, '"queries[0]" expected Float32Array, got Array'],
           [
             () => cache.attend([s, other], 0, [new Float32Array(65), queries(1)]),
             RangeError,
@@ -929,7 +970,7 @@ group('refusals by the kernels', test => {
         ]);
       }
       for (const length of [0, most - 1, most + 1]) {
-        const message = `"block" expected ${most} bytes, got ${length}`;
+        const message = `"block" expected length ${most} (64 tokens × 32 in nsn2), got ${length}`;
         await refusesAll([
           [() => verbs.decode(new Uint8Array(length)), RangeError, message],
           [() => verbs.scores(query, new Uint8Array(length)), RangeError, message],
@@ -941,12 +982,12 @@ group('refusals by the kernels', test => {
           [
             () => verbs.scores(new Float32Array(heads * 32), block),
             RangeError,
-            `"queries.length / 32" expected integer from 1 to 4, got ${heads}`
+            `"queries" expected length 32 to 128 (1 to 4 heads × 32), got ${heads * 32}`
           ],
           [
             () => verbs.mix(new Float32Array(heads * 64), block),
             RangeError,
-            `"weights.length / 64" expected integer from 1 to 4, got ${heads}`
+            `"weights" expected length 64 to 256 (1 to 4 heads × 64), got ${heads * 64}`
           ]
         ]);
       }

@@ -32,7 +32,7 @@ group('GPUBuffers without the webgpu backend', test => {
       '"query" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer'
     );
     await refuses(
-      () => sequence.attend(0, new Float32Array(queryWidth), { out: tokens }),
+      () => sequence.attend(0, new Float32Array(queryWidth), { out: { buffer: tokens.buffer } }),
       TypeError,
       '"out" expected an array (GPUBuffers are for the webgpu backend), got GPUBuffer'
     );

@@ -42,6 +42,27 @@ export interface Float16ArrayLike extends ArrayLike<number> {
   readonly [Symbol.toStringTag]: 'Float16Array';
 }
 
-export function isFloat16Array(data: unknown): data is Float16ArrayLike {
-  return ArrayBuffer.isView(data) && Object.prototype.toString.call(data) === '[object Float16Array]';
+const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)!.get!;
+
+/**
+ * Which typed array this is, `Float32Array` and so on, or `undefined`. Of whatever realm: `instanceof` takes an array of a frame, a
+ * `vm` context or a test runner for none.
+ */
+export function typedArrayName(value: unknown): string | undefined {
+  return typedArrayTag.call(value);
+}
+
+export function isFloat32Array(value: unknown): value is Float32Array {
+  return typedArrayName(value) === 'Float32Array';
+}
+
+/** The array itself, or the bits of a Float16Array. */
+export function wordsOf(data: Data): Float32Array | Uint16Array {
+  if (typedArrayName(data) !== 'Float16Array') return data as Float32Array | Uint16Array;
+  return new Uint16Array(data.buffer, data.byteOffset, data.length);
+}
+
+/** Whether these are f16. */
+export function isHalf(data: Data): boolean {
+  return data.BYTES_PER_ELEMENT === 2;
 }

@@ -1,7 +1,7 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference/reference.ts. For tests, and for reading along.
 
 import type { Backend, Dump, Output, PageTable, Run, Store, Tokens, Write } from '../backend.ts';
-import { type Data, fromHalf, HALF_MAX, isFloat16Array, toHalf } from '../format/half.ts';
+import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
 import type { CacheShape } from '../shape.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
@@ -46,14 +46,8 @@ class ReferenceStore implements Store {
   #writeRun({ place, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
     [keys, values].forEach((data, side) => {
-      const halfAt =
-        data instanceof Float32Array
-          ? (i: number) => toHalf(data[i]!)
-          : data instanceof Uint16Array
-            ? (i: number) => data[i]!
-            : isFloat16Array(data)
-              ? (i: number) => toHalf(data[i]!)
-              : () => 0;
+      const words = wordsOf(data);
+      const halfAt = isHalf(data) ? (i: number) => words[i]! : (i: number) => toHalf(words[i]!);
       for (let t = 0; t < tokens; t++) {
         for (let head = 0; head < kvHeads; head++) {
           const to = rawOffset(this.#placeTokens(place), headDim, head, side as 0 | 1, at + t);

@@ -4,7 +4,7 @@
 import { instantiateSync } from '@assemblyscript/loader';
 import { BackendError, type Dump, type Output, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import type { Codec } from '../format/codec.ts';
-import { type Data, isFloat16Array } from '../format/half.ts';
+import { type Data, isHalf, wordsOf } from '../format/half.ts';
 import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
 import { ropeTables } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
@@ -216,15 +216,9 @@ export class WasmStore implements Store {
     const capacity = this.#placeTokens(place);
     const perToken = kvHeads * headDim;
     for (const [side, data] of [keys, values].entries()) {
-      const half = !(data instanceof Float32Array);
+      const half = isHalf(data);
       const view = half ? this.#memory.u16 : this.#memory.f32;
-      const rows =
-        data instanceof Float32Array || data instanceof Uint16Array
-          ? data
-          : isFloat16Array(data)
-            ? new Uint16Array(data.buffer, data.byteOffset, data.length)
-            : data;
-      view.set(rows.subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
+      view.set(wordsOf(data).subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
       const to = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
       this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, headDim, to, capacity);
     }

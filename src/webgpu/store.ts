@@ -2,7 +2,7 @@
 // waits. Pages and raw places lie in chunks no larger than the device can bind; what a layer holds in many is read two a dispatch.
 
 import { type Backend, BackendError, type Dump, type Output, type PageTable, type Store, type Tokens, type Write } from '../backend.ts';
-import { fromHalf, isFloat16Array } from '../format/half.ts';
+import { fromHalf, isHalf, wordsOf } from '../format/half.ts';
 import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTarget, type GpuTokens, type Input, isGpuTokens } from '../input.ts';
 import type { CacheShape } from '../shape.ts';
@@ -198,7 +198,9 @@ class WebGpuStore implements Store {
         const begin = (input.offset ?? 0) + from * unit;
         copies.push(encoder => encoder.copyBufferToBuffer(input.buffer, begin, buffer, to, tokens * unit));
       } else {
-        const rows = wordsOf(input).subarray(from * perToken, (from + tokens) * perToken);
+        const rows = wordsOf(input).subarray(from * perToken, (from + tokens) * perToken) as
+          | Float32Array<ArrayBuffer>
+          | Uint16Array<ArrayBuffer>;
         this.#device.gpu.queue.writeBuffer(buffer, to, rows);
       }
     };
@@ -210,7 +212,7 @@ class WebGpuStore implements Store {
       copies = [];
     };
     for (const { keys, values, runs } of writes) {
-      const halves = Number(isHalf(keys)) + 2 * Number(isHalf(values));
+      const halves = Number(holdsHalves(keys)) + 2 * Number(holdsHalves(values));
       for (let n = 0; n < runs.length; ) {
         if (used + runs[n]!.tokens > this.#stagedTokens || jobs.length === JOBS) flush();
         const { from } = runs[n]!;
@@ -221,7 +223,7 @@ class WebGpuStore implements Store {
           // Rows of f16 lie at the beginning of the room for f32.
           const word = (half: boolean): number => begin * perToken + (staged * perToken) / (half ? 2 : 1);
           places.push(place);
-          jobs.push([word(isHalf(keys)), word(isHalf(values)), 0, tokens, at, this.#placeTokens(place), halves, 0]);
+          jobs.push([word(holdsHalves(keys)), word(holdsHalves(values)), 0, tokens, at, this.#placeTokens(place), halves, 0]);
           staged += tokens;
         }
         stage(0, keys, from, staged);
@@ -357,7 +359,7 @@ class WebGpuStore implements Store {
     out: Float32Array | GpuTarget
   ): Output {
     const tokenBytes = 4 * this.#shape.queryHeads * this.#shape.headDim;
-    const target = out instanceof Float32Array ? undefined : out;
+    const target = ArrayBuffer.isView(out) ? undefined : out;
     const { callTokens } = this.#work;
     const parts: (() => Promise<ArrayBuffer>)[] = [];
     let items: Item[] = [];
@@ -572,12 +574,6 @@ function groups(count: number, chunksOf: (n: number) => [number, number]): [numb
   return [...full, ...found.values()];
 }
 
-function isHalf(input: Input): boolean {
-  return isGpuTokens(input) ? input.format === 'f16' : !(input instanceof Float32Array);
-}
-
-/** The array itself, or the bits of f16. */
-function wordsOf(data: Exclude<Input, GpuTokens>): Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> {
-  if (isFloat16Array(data)) return new Uint16Array(data.buffer as ArrayBuffer, data.byteOffset, data.length);
-  return data as Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>;
+function holdsHalves(input: Input): boolean {
+  return isGpuTokens(input) ? input.format === 'f16' : isHalf(input);
 }

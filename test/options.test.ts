@@ -1,0 +1,248 @@
+// Every options object of the API refuses what it does not know: a misspelled option must never pass for its default. All that the
+// package exports is called here, so that a new function, method or option cannot be left out.
+
+import * as api from 'nsnquant';
+import * as kernels from 'nsnquant/kernels';
+import * as assert from 'uvu/assert';
+import { scalar } from './backends.ts';
+import { refuses } from './compare.ts';
+import { group } from './group.ts';
+
+const { KVCache, openBackend, plan } = api;
+const { openKernels } = kernels;
+
+/** Neither is an options object: what a page's GPU gives. */
+class Device {}
+class Buffer {
+  readonly size = 1024;
+  readonly usage = 12;
+}
+const buffer = new Buffer() as unknown as GPUBuffer;
+
+const cacheOptions = {
+  layers: 2,
+  kvHeads: 1,
+  queryHeads: 1,
+  headDim: 32,
+  capacity: 64,
+  keys: 'nsn4',
+  values: 'nsn2',
+  overrides: { 1: { keys: 'nsn2', values: 'nsn1' } },
+  rope: { invFreq: [1], interleaved: false },
+  sinks: 4,
+  recent: 0,
+  sequences: 4,
+  maxAppend: 64
+} as const;
+const tokens = { buffer, tokens: 1, offset: 0, format: 'f32' } as const;
+const row = new Float32Array(32);
+
+const cache = new KVCache(scalar.backend, cacheOptions);
+const sequence = cache.sequence();
+sequence.append(0, row, row);
+
+/** Arguments of calls that hold every option there is; none where nothing but numbers, arrays and bytes is taken. */
+const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unknown, ...argumentLists: readonly unknown[][]] | 'none'>> = {
+  BackendError: 'none',
+  KVCache: [(options: api.CacheOptions) => new KVCache(scalar.backend, options), [cacheOptions]],
+  'KVCache.append': [
+    (keys: api.GpuTokens, values: api.GpuTokens) => cache.append([sequence], 0, [keys], [values]),
+    [tokens, row],
+    [row, tokens]
+  ],
+  'KVCache.attend': [
+    (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => cache.attend([sequence], 0, [query], options),
+    [tokens],
+    [row, { scale: 1, out: { buffer, offset: 0 } }]
+  ],
+  'KVCache.dispose': 'none',
+  'KVCache.restore': 'none',
+  'KVCache.seal': 'none',
+  'KVCache.sequence': 'none',
+  Sequence: 'none',
+  'Sequence.append': [(keys: api.GpuTokens, values: api.GpuTokens) => sequence.append(0, keys, values), [tokens, row], [row, tokens]],
+  'Sequence.attend': [
+    (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => sequence.attend(0, query, options),
+    [tokens],
+    [row, { scale: 1, out: { buffer, offset: 0 } }]
+  ],
+  'Sequence.crop': 'none',
+  'Sequence.decode': 'none',
+  'Sequence.dispose': 'none',
+  'Sequence.extend': 'none',
+  'Sequence.fork': 'none',
+  'Sequence.load': 'none',
+  'Sequence.save': 'none',
+  'Sequence.seal': 'none',
+  'Sequence.table': 'none',
+  'Sequence.takeComplete': 'none',
+  openBackend: [
+    openBackend,
+    [{ prefer: 'webgpu', variant: 'scalar', device: new Device(), shape: cacheOptions, batch: 1, context: 1 } as unknown]
+  ],
+  openKernels: [openKernels, [{ headDim: 32, codec: 'nsn2', rope: cacheOptions.rope, prefer: 'wasm', variant: 'scalar' }]],
+  plan: [plan, [cacheOptions], [cacheOptions, { backends: [scalar.backend], batch: [1], context: [1] }]]
+};
+
+/** Functions, and classes with their methods. */
+function callables(module: object): string[] {
+  return Object.entries(module).flatMap(([name, value]) => {
+    if (typeof value !== 'function') return [];
+    const methods = Object.entries(Object.getOwnPropertyDescriptors(value.prototype ?? {}));
+    return [name, ...methods.filter(([method, { value }]) => method !== 'constructor' && value).map(([method]) => `${name}.${method}`)];
+  });
+}
+
+const isPlain = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype && !('createStore' in value);
+
+/** Every plain object in a value, with a function that gives the value with another in its place. */
+function plainObjects(value: unknown): [object: Record<string, unknown>, replace: (by: unknown) => unknown][] {
+  if (!isPlain(value)) return [];
+  const inner = Object.entries(value).flatMap(([key, child]) =>
+    plainObjects(child).map(([object, replace]): [Record<string, unknown>, (by: unknown) => unknown] => [
+      object,
+      by => ({ ...value, [key]: replace(by) })
+    ])
+  );
+  return [[value, by => by], ...inner];
+}
+
+async function messageOf(run: () => unknown): Promise<string> {
+  try {
+    await run();
+  } catch (error) {
+    assert.ok(error instanceof TypeError || error instanceof RangeError, `${error}`);
+    return error.message;
+  }
+  return 'nothing thrown';
+}
+
+group('options objects', test => {
+  test('of everything exported are known here', () => {
+    assert.equal([...callables(api), ...callables(kernels)].sort(), Object.keys(calls).sort());
+  });
+
+  for (const [name, entry] of Object.entries(calls)) {
+    if (entry === 'none') continue;
+    const [call, ...argumentLists] = entry;
+    test(`of ${name} refuse what they do not know, naming what they do, and the call above gives all of that`, async () => {
+      let met = 0;
+      for (const args of argumentLists) {
+        for (const [at, arg] of args.entries()) {
+          for (const [object, replace] of plainObjects(arg)) {
+            const changed = args.with(at, replace({ ...object, unknownOption: undefined })) as never[];
+            const message = await messageOf(() => call(...changed));
+            const [, known] = /^".+" expected (?:only (.+)|layer numbers from 0 to 1), got unknownOption$/.exec(message) ?? [
+              assert.unreachable(`${Object.keys(object)}: ${message}`)
+            ];
+            if (known !== undefined) assert.equal(known.split(/, | and /), Object.keys(object));
+            met++;
+          }
+        }
+      }
+      assert.ok(met > 0);
+    });
+  }
+
+  test('are refused with the class and the words of every other refusal', async () => {
+    await refuses(
+      () => new KVCache(scalar.backend, { ...cacheOptions, rope: { ...cacheOptions.rope, theta: 1e4 } as never }),
+      TypeError,
+      '"rope" expected only invFreq and interleaved, got theta'
+    );
+    await refuses(() => sequence.attend(0, row, { softcap: 50 } as never), TypeError, '"options" expected only scale and out, got softcap');
+    await refuses(
+      () => openBackend({ shape: { ...cacheOptions, window: 512 } as never }),
+      TypeError,
+      '"shape" expected only layers, kvHeads, queryHeads, headDim, capacity, keys, values, overrides, rope, sinks, recent, sequences and maxAppend, got window'
+    );
+  });
+
+  test('take undefined for what is left out', async () => {
+    const { layers, kvHeads, queryHeads, headDim, capacity, ...rest } = cacheOptions;
+    const none = (options: object) => Object.fromEntries(Object.keys(options).map(key => [key, undefined]));
+    const least = { layers, kvHeads, queryHeads, headDim, capacity, ...none(rest) };
+    assert.equal(plan(least), plan({ layers, kvHeads, queryHeads, headDim, capacity }));
+    assert.equal(plan({ ...least, overrides: { 1: undefined as never, 0: { keys: undefined, values: undefined } as never } }), plan(least));
+    assert.is((await sequence.attend(0, row, { scale: undefined, out: undefined } as never).read()).length, 32);
+    const shape = least as api.StepShape;
+    assert.is(
+      (await openBackend({ ...none({ device: 0, batch: 0, context: 0 }), variant: 'scalar', shape, prefer: undefined as never })).name,
+      'wasm'
+    );
+    assert.is(
+      (await openKernels({ headDim, codec: 'nsn2', rope: undefined as never, prefer: undefined as never, variant: undefined as never }))
+        .name,
+      'wasm'
+    );
+  });
+
+  test('may be made in any way that reading them does not tell apart', async () => {
+    const expected = plan(cacheOptions);
+    class Options {
+      get layers() {
+        return 2;
+      }
+    }
+    const { layers: _, ...others } = cacheOptions;
+    const made = [
+      Object.assign(Object.create(null), cacheOptions),
+      Object.create(cacheOptions),
+      Object.freeze({ ...cacheOptions }),
+      new Proxy(cacheOptions, {}),
+      Object.assign(new Options(), others),
+      { ...cacheOptions, [Symbol('mine')]: 1 },
+      { ...cacheOptions, overrides: [undefined, cacheOptions.overrides[1]] }
+    ];
+    for (const options of made) {
+      assert.equal(plan(options), expected);
+      assert.equal((await plan(options, { backends: [], batch: [1], context: [1] })).bytes, expected.bytes);
+      assert.is((await openBackend({ variant: 'scalar', shape: options })).name, 'wasm');
+    }
+    await refuses(
+      () => plan(Object.create({ ...cacheOptions, window: 1 })),
+      TypeError,
+      `"options" expected only ${Object.keys(cacheOptions)
+        .join(', ')
+        .replace(/, (\w+)$/, ' and $1')}, got window`
+    );
+  });
+
+  test('are not to blame for what a page adds to every object', () => {
+    Object.defineProperty(Object.prototype, 'everywhere', { value: 1, enumerable: true, configurable: true });
+    try {
+      assert.equal(plan(cacheOptions), plan({ ...cacheOptions }));
+    } finally {
+      delete (Object.prototype as { everywhere?: number }).everywhere;
+    }
+  });
+
+  test('are no arrays, maps or promises, which would pass for an object without options', async () => {
+    for (const [value, kind] of [
+      [[], 'Array'],
+      [row, 'Float32Array'],
+      [new Map(), 'Map'],
+      [Promise.resolve({}), 'Promise'],
+      [new Date(0), 'Date']
+    ] as const) {
+      const message = `"options" expected object, got ${kind}`;
+      await refuses(() => sequence.attend(0, row, value as never), TypeError, message);
+      await refuses(() => openBackend(value as never), TypeError, message);
+      await refuses(() => openKernels(value as never), TypeError, message);
+      await refuses(() => plan(value as never), TypeError, message);
+      if (Array.isArray(value)) continue;
+      await refuses(() => plan({ ...cacheOptions, overrides: value as never }), TypeError, `"overrides" expected object, got ${kind}`);
+    }
+  });
+
+  test('hold overrides under a layer number as it is written', async () => {
+    for (const key of ['', ' 1', '01', '1e0', '0x1', '-0', '1.0', '2', '-1', 'first', 'length', 'NaN']) {
+      await refuses(
+        () => plan({ ...cacheOptions, overrides: { [key]: {} } }),
+        RangeError,
+        `"overrides" expected layer numbers from 0 to 1, got ${key}`
+      );
+    }
+  });
+});
