@@ -1,7 +1,7 @@
 // Encode: Normalize, Shift, Normalize, Hadamard, quantize, adjust s2, pack; one window of one head and side. Tokens in lanes.
 
 import { hadamard } from "./hadamard";
-import { toHalf } from "./half";
+import { clampHalf, toHalf } from "./half";
 import { divide, norms } from "./normalize";
 import { quantize } from "./quantize";
 import { rtn4 } from "./rtn";
@@ -32,6 +32,6 @@ export function encode(shape: Shape, side: Side, x: usize, block: usize, rotate:
   for (let t: usize = 0; t < TILE_ROW; t += 4) {
     const dot = load<f32>(yc + t);
     const adjusted = dot > 0 ? load<f32>(s2 + t) * load<f32>(yy + t) / dot : 0;
-    store<u16>(block + side.s2 + (t >> 1), toHalf(min<f32>(adjusted, 65504)));
+    store<u16>(block + side.s2 + (t >> 1), toHalf(clampHalf(adjusted)));
   }
 }

@@ -1,5 +1,11 @@
 // f16 as bits: both directions exact but for the one rounding, to nearest even. Specification: src/format/half.ts.
 
+/** The nearest number within f16's range. */
+@inline export function clampHalf(x: f32): f32 {
+  return min<f32>(max<f32>(x, -65504), 65504);
+}
+
+/** x within ±65,504. */
 @inline export function toHalf(x: f32): i32 {
   const bits = reinterpret<i32>(x);
   const sign = (bits >>> 16) & 0x8000;

@@ -1,6 +1,6 @@
 // Asymmetric 4-bit rounding of a small group. Scalar in every build: a window has 64 norms and a few groups of 32 channels.
 
-import { fromHalf, toHalf } from "./half";
+import { clampHalf, fromHalf, toHalf } from "./half";
 
 /**
  * codes = round(clamp((x − min)/scale, 0, 15)); x ← codes · scale + min, with scale and min as f16 keeps them.
@@ -8,7 +8,7 @@ import { fromHalf, toHalf } from "./half";
  *   x        f32 [count]
  *   nibbles  u4  [count]        count even
  *   scales   f16 [2]            (scale, minimum)
- *   keep     a nonzero x never becomes 0: it takes the next code (norms)
+ *   keep     a code worth less than 0.7 of x gives way to the next (norms)
  *
  * Specification: `rtn4` and `normalize` in src/reference/reference.ts.
  */
@@ -18,8 +18,8 @@ export function rtn4(x: usize, count: usize, nibbles: usize, scales: usize, keep
     low = min<f32>(low, load<f32>(p));
     high = max<f32>(high, load<f32>(p));
   }
-  const scaleHalf = toHalf(max<f32>((high - low) / 15, 1e-5));
-  const minHalf = toHalf(low);
+  const scaleHalf = toHalf(clampHalf(max<f32>((high - low) / 15, 1e-5)));
+  const minHalf = toHalf(clampHalf(low));
   store<u16>(scales, scaleHalf);
   store<u16>(scales, minHalf, 2);
   const scale = fromHalf(scaleHalf), minimum = fromHalf(minHalf);
@@ -35,5 +35,5 @@ export function rtn4(x: usize, count: usize, nibbles: usize, scales: usize, keep
 
 @inline function code(x: f32, scale: f32, minimum: f32, keep: bool): i32 {
   const c = <i32>nearest<f32>(min<f32>(max<f32>((x - minimum) / scale, 0), 15));
-  return c + <i32>(keep && x > 0 && <f32>c * scale + minimum == 0);
+  return c + <i32>(keep && <f32>c * scale + minimum < <f32>0.7 * x);
 }

@@ -1,7 +1,7 @@
 // Between rows of tokens, as callers and raw pages have them, and tiles with tokens in lanes.
 
 import { Lanes, LANE_BYTES, vloadHalf } from "lanes";
-import { toHalf } from "./half";
+import { clampHalf, toHalf } from "./half";
 import { TILE_ROW, WINDOW } from "./shape";
 
 /** tile[i, t] = rows[t, i] for 64 rows of f16. */
@@ -39,7 +39,7 @@ export function rowsFromTile(tile: usize, tokens: usize, rowBytes: usize, headDi
 /** f32 → f16, to nearest even. What f16 cannot hold (decoded tokens; the host refuses it in others) becomes its largest. */
 export function halvesFromFloats(x: usize, count: usize, halves: usize): void {
   for (let i: usize = 0; i < count; i++) {
-    store<u16>(halves + (i << 1), toHalf(min<f32>(max<f32>(load<f32>(x + (i << 2)), -65504), 65504)));
+    store<u16>(halves + (i << 1), toHalf(clampHalf(load<f32>(x + (i << 2)))));
   }
 }
 

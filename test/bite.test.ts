@@ -310,11 +310,19 @@ group('comparers', test => {
     }
   });
 
-  test('sameRounding() refuses a nonzero norm that becomes 0', () => {
-    const few = Float64Array.of(0, 1, 30);
-    const zero: Group = { scale: 2, min: 0, codes: Uint8Array.of(0, 0, 15) };
-    bites(() => sameRounding('norm', zero, few, 30, true), /no value 0/);
-    sameRounding('norm', { ...zero, codes: Uint8Array.of(0, 1, 15) }, few, 30, true);
+  test('sameRounding() refuses a norm whose code is worth less than 0.7 of it, and a next code where that is not so', () => {
+    const group = (...codes: number[]): Group => ({ scale: 2, min: 0, codes: Uint8Array.from(codes) });
+    // 2.8 and 3 are nearest to 2, which is 0.71 and 0.67 of them; 0.4 is nearest to 0.
+    const few = Float64Array.of(0, 0.4, 2.8, 2.999, 30);
+    sameRounding('norms', group(0, 1, 1, 2, 15), few, 30, true);
+    bites(() => sameRounding('tiny norm', group(0, 0, 1, 2, 15), few, 30, true), /code worth 0.2/);
+    bites(() => sameRounding('norm', group(0, 1, 1, 1, 15), few, 30, true), /code worth 2.0/);
+    bites(() => sameRounding('zero', group(1, 1, 1, 2, 15), few, 30, true), /expected code at 0/);
+    bites(() => sameRounding('tiny norm', group(0, 2, 1, 2, 15), few, 30, true), /expected code at 1/);
+    bites(() => sameRounding('norm', group(0, 1, 2, 2, 15), few, 30, true), /expected code at 2/);
+    bites(() => sameRounding('norm', group(0, 1, 1, 3, 15), few, 30, true), /expected code at 3/);
+    sameRounding('a mean', group(0, 0, 1, 1, 15), few, 30);
+    bites(() => sameRounding('a mean', group(0, 1, 1, 1, 15), few, 30), /expected code at 1/);
   });
 
   test('sameBits() accepts equal bits alone: not −0 for 0, not a next number, not another length', () => {

@@ -4,7 +4,7 @@ import type { Codec } from 'nsnquant';
 import { distance, nearest } from './brute.ts';
 import { nearestHalf } from './half.ts';
 import type { Group } from './pages.ts';
-import { ATOL, NAIVE_ERRORS, NEAR_TIE, RTN_TIE, UNDERFLOW } from './tolerance.ts';
+import { ATOL, LEAST_SHARE, NAIVE_ERRORS, NEAR_TIE, RTN_TIE, UNDERFLOW } from './tolerance.ts';
 
 type Numbers = ArrayLike<number>;
 
@@ -80,26 +80,28 @@ export function sameCodes(what: string, codes: Numbers, y: Numbers, codec: Codec
  * off by RTN_TIE.
  *
  * @param magnitude  the largest number that went into x, whose f32 roundings x carries
- * @param keep       whether a nonzero number takes the next code rather than value 0 (norms)
+ * @param norms      whether x is norms: each carries its own token's roundings alone, and a code worth less than LEAST_SHARE of it
+ *                   gives way to the next
  */
-export function sameRounding(what: string, { scale, min, codes }: Group, x: Numbers, magnitude: number, keep = false): void {
+export function sameRounding(what: string, { scale, min, codes }: Group, x: Numbers, magnitude: number, norms = false): void {
   const off = RTN_TIE * magnitude;
   const low = Math.min(...Array.from(x));
+  const lowOff = norms ? RTN_TIE * low : off;
   const step = (Math.max(...Array.from(x)) - low) / 15;
   const between = (name: string, value: number, least: number, most: number): void => {
     if (!(value >= least && value <= most)) throw new Error(`${what} expected ${name} from ${least} to ${most}, got ${value}`);
   };
-  between('minimum', min, nearestHalf(low - off), nearestHalf(low + off));
+  between('minimum', min, nearestHalf(low - lowOff), nearestHalf(low + lowOff));
   between('scale', scale, nearestHalf(Math.max(step - off, 1e-5)), nearestHalf(Math.max(step + off, 1e-5)));
   for (let i = 0; i < x.length; i++) {
     const place = Math.min(Math.max((x[i]! - min) / scale, 0), 15);
     const code = codes[i]!;
-    // Where the nearest code would make 0 of a nonzero number, the next is right.
-    const kept = keep && x[i]! > UNDERFLOW && code > 0 && (code - 1) * scale + min === 0;
-    if (keep && x[i]! > UNDERFLOW && code * scale + min === 0)
-      throw new Error(`${what} expected no value 0 for ${x[i]}, got code ${code} at ${i}`);
-    if (!kept) between(`code at ${i}`, code, place - 0.5 - off / scale, place + 0.5 + off / scale);
-    else between(`code at ${i}`, code - 1, place - 1 - off / scale, place + 0.5 + off / scale);
+    const least = norms ? LEAST_SHARE * (x[i]! > UNDERFLOW ? x[i]! : 0) : -Infinity;
+    const worth = (code: number) => code * scale + min;
+    if (worth(code) < least * (1 - RTN_TIE))
+      throw new Error(`${what} expected code worth ${least} or more of ${x[i]}, got ${code}, worth ${worth(code)}, at ${i}`);
+    const gaveWay = worth(code - 1) < least * (1 + RTN_TIE) && code - 1 >= place - 0.5 - off / scale;
+    between(`code at ${i}`, gaveWay ? code - 1 : code, place - 0.5 - off / scale, place + 0.5 + off / scale);
   }
 }
 

@@ -63,6 +63,23 @@ export const keyLike: Input = (tokens, headDim, seed) => {
   return x;
 };
 
+/**
+ * Tokens of one magnitude but for a few that are far smaller or larger, down to f16's smallest number and up to its largest, some of
+ * them zero; about a mean or not. Made of `bell`.
+ */
+export const uneven: Input = (tokens, headDim, seed) => {
+  const next = random(seed);
+  const size = () => 2 ** (-26 + below(next, 42));
+  const usual = size();
+  const mean = Float64Array.from({ length: headDim }, () => (seed % 3) * bell(next));
+  const x = new Float32Array(tokens * headDim);
+  for (let t = 0; t < tokens; t++) {
+    const by = next() < 0.9 ? usual : next() < 0.1 ? 0 : size();
+    for (let i = 0; i < headDim; i++) x[t * headDim + i] = clip(by * (mean[i]! + bell(next)));
+  }
+  return x;
+};
+
 /** Distributions and troublesome windows, by name. */
 export const inputs: Readonly<Record<string, Input>> = {
   normal: normal,

@@ -4,12 +4,12 @@ import { type CodecName, codecs } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import * as brute from './brute.ts';
-import { atMost, relativeL2, sameBits, sameCodes } from './compare.ts';
+import { atMost, relativeL2, sameBits, sameCodes, sameRounding } from './compare.ts';
 import { group } from './group.ts';
 import { halfBits, halfValue, nearestHalf } from './half.ts';
-import { bell, exactRope, gaussian, inputs, keyLike, normal, random, ropes, turned } from './inputs.ts';
+import { bell, exactRope, gaussian, inputs, keyLike, normal, random, ropes, turned, uneven } from './inputs.ts';
 import { readBlock } from './pages.ts';
-import { F64, GAUSSIAN_MSE, NEAR_TIE } from './tolerance.ts';
+import { F64, GAUSSIAN_MSE, LEAST_SHARE, NEAR_TIE } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 
@@ -42,9 +42,11 @@ group('half precision', test => {
     }
   });
 
-  test('half() stops at 65,504', () => {
-    assert.is(reference.half(65519), 65504);
-    assert.is(reference.half(1e9), 65504);
+  test('half() stops at ±65,504', () => {
+    for (const beyond of [65519, 1e9, Infinity]) {
+      assert.is(reference.half(beyond), 65504);
+      assert.is(reference.half(-beyond), -65504);
+    }
   });
 });
 
@@ -104,14 +106,34 @@ group('reference verbs', test => {
     equals('x', x, brute.divided(before, 64, values, brute.f64));
   });
 
-  test('normalize() gives a nonzero token the next code rather than norm 0, and a zero token norm 0', () => {
-    const x = new Float64Array(64 * 32);
-    x[0] = 1e-3; // its norm rounds to code 0, the minimum, which is a zero token's
-    x.fill(100, 32, 64);
-    const { s1, group } = reference.normalize(x, 32);
-    assert.equal([...group.codes.subarray(0, 3)], [1, 15, 0]);
-    assert.equal([s1[0], s1[2]], [group.scale, 0]);
-    assert.is(x[0], 1e-3 / group.scale);
+  test('normalize() never divides a token by less than 0.7 of its norm: that code gives way to the next', () => {
+    const headDim = 32;
+    const x = new Float64Array(64 * headDim);
+    const norms = [0, 1e-3, 3, 10, 15, 27.9, 28.7, 29.9, 300];
+    norms.forEach((norm, t) => x.fill(norm, t * headDim, (t + 1) * headDim));
+    const { s1, group } = reference.normalize(x, headDim);
+    assert.is(group.scale, 20);
+    // 0.7 of 28.7 is more than the 20 of its nearest code, 0.7 of 27.9 less. A zero token's norm is worth 0.7 of itself.
+    assert.equal([...group.codes.subarray(0, norms.length)], [0, 1, 1, 1, 1, 1, 2, 2, 15]);
+    assert.equal([...s1.subarray(0, norms.length)], [0, 20, 20, 20, 20, 20, 40, 40, 300]);
+    assert.is(x[headDim], 1e-3 / 20);
+  });
+
+  test('normalize() leaves no token longer than 1/0.7, whatever the magnitudes in its window', () => {
+    let gaveWay = 0;
+    for (let seed = 0; seed < 300; seed++) {
+      const before = uneven(64, 32, seed);
+      const x = Float64Array.from(before);
+      const { s1, group } = reference.normalize(x, 32);
+      const exact = brute.norms(before, 32, brute.f64);
+      sameRounding(`seed ${seed}`, group, exact, Math.max(...exact), true);
+      brute.norms(x, 32, brute.f64).forEach((norm, t) => {
+        atMost(`seed ${seed}, token ${t}`, norm, (1 / LEAST_SHARE) * (1 + F64));
+        assert.is(s1[t] === 0, exact[t] === 0);
+      });
+      reference.rtn4(exact).codes.forEach((code, t) => (gaveWay += Number(code !== group.codes[t])));
+    }
+    assert.ok(gaveWay > 300, `${gaveWay}`);
   });
 
   for (const [name, rope] of [['without RoPE', undefined], ...Object.entries(ropes(64))] as const) {

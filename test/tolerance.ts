@@ -49,6 +49,16 @@ export const REORDERED = 2 * ATOL;
 /** What a 4-bit rounding in f32 may take for the other side of a tie: 8 ulps of the largest number in the group. */
 export const RTN_TIE = 2 ** -21;
 
+/** No token is divided by less than this share of its norm: a code of the norm that is worth less gives way to the next. */
+export const LEAST_SHARE = 0.7;
+
+/**
+ * Root mean square error of a token in any window, as a share of its norm and one step of the window's norms together. Measured + 10 %:
+ * 0.86, 0.46 and 0.23 over 1,600 windows of `uneven` tokens; 1.45, 0.60 and 0.22 over tokens that Hadamard makes one hot, which
+ * codewords of eight channels fit worst.
+ */
+export const TOKEN_ERROR = { nsn1: 1.6, nsn2: 0.66, nsn4: 0.25 } as const;
+
 /** A norm below this is 0 in f32: the squares of its token underflow. */
 export const UNDERFLOW = 2 ** -63;
 

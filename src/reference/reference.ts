@@ -5,7 +5,7 @@
 // which one codebook serves every model, layer and head. Departures from the paper are named where they are made.
 
 import type { Codec } from '../format/codec.ts';
-import { fromHalf, toHalf } from '../format/half.ts';
+import { fromHalf, HALF_MAX, toHalf } from '../format/half.ts';
 import { blockLayout, hadamardSize, MEAN_GROUP, type Rope, ropePair, WINDOW } from '../format/layout.ts';
 
 /** Anything a quantizer must be: `codec()` gives the three byte codecs, bench/llm has the paper's own 2-bit form. */
@@ -53,10 +53,12 @@ export interface RtnGroup {
 }
 
 const HALF_TINY = 1e-5;
+/** The least share of a token's norm that the norm it is divided by may be: no token is then longer than 1/0.7. */
+const LEAST_SHARE = 0.7;
 
-/** A number as f16 keeps it; kernels compute in f32, so that rounding comes first. */
+/** A number as f16 keeps it, or the nearest that f16 has; kernels compute in f32, so that rounding comes first. */
 export function half(x: number): number {
-  return fromHalf(toHalf(Math.min(x, 65504)));
+  return fromHalf(toHalf(Math.min(Math.max(x, -HALF_MAX), HALF_MAX)));
 }
 
 /** Asymmetric 4-bit rounding of a group, its scale and minimum held as f16 (and used as such, so that their rounding cancels). */
@@ -74,7 +76,8 @@ export function rtn4(x: Float64Array): RtnGroup {
 
 /**
  * Normalize: ‖x‖/√d of every token in 4 bits, and x divided by the DEQUANTIZED norm, so that its rounding error cancels.
- * A zero token keeps norm 0; any other takes the next code rather than 0.
+ * A code worth less than 0.7 of its token's norm gives way to the next: divided by a far smaller number, one token would make
+ * up all of the window's mean. A zero token keeps norm 0, any other does not.
  *
  * @param x  f64 [tokens, headDim], divided in place
  * @returns  the group of norms and their dequantized values
@@ -85,7 +88,7 @@ export function normalize(x: Float64Array, headDim: number): { s1: Float64Array;
   const s1 = new Float64Array(exact.length);
   for (let t = 0; t < s1.length; t++) {
     s1[t] = group.codes[t]! * group.scale + group.min;
-    if (s1[t] === 0 && exact[t]! > 0) s1[t] = ++group.codes[t]! * group.scale + group.min;
+    if (s1[t]! < LEAST_SHARE * exact[t]!) s1[t] = ++group.codes[t]! * group.scale + group.min;
   }
   divideRows(x, headDim, s1);
   return { s1, group };
