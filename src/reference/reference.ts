@@ -18,21 +18,6 @@ export interface Quantizer {
   decode(code: number, out: Float64Array, at: number): void;
 }
 
-/** Steps of the paper that can be left out, to measure what each is worth. All on is NSNQuant. */
-export interface Steps {
-  /** First Normalize (s1). */
-  readonly normalize?: boolean;
-  /** Shift by the channel mean (o). */
-  readonly shift?: boolean;
-  /** Second Normalize (s2 before the adjustment). */
-  readonly normalizeAgain?: boolean;
-  readonly hadamard?: boolean;
-  /** Take the mean before RoPE, where keys have one. */
-  readonly unrotate?: boolean;
-  /** How s2 makes up for the codeword's length: as the paper, by least squares, or not at all. */
-  readonly scale?: 'adjusted' | 'least-squares' | 'none';
-}
-
 /** A coded window of one head: what a block of a page holds, unpacked. */
 export interface CodedWindow {
   readonly tokens: number;
@@ -185,33 +170,29 @@ export function codecQuantizer({ channels, codebook }: Codec): Quantizer {
  * @param tokens  [tokens, headDim], keys after RoPE or values; not changed
  * @see NSNQuant (arXiv 2505.18231), section 3
  */
-export function encode(tokens: ArrayLike<number>, headDim: number, quantizer: Quantizer, rope?: Rope, steps: Steps = {}): CodedWindow {
+export function encode(tokens: ArrayLike<number>, headDim: number, quantizer: Quantizer, rope?: Rope): CodedWindow {
   const x = Float64Array.from(tokens);
-  const count = x.length / headDim;
-  const ones = (): Float64Array => new Float64Array(count).fill(1);
-  const none: RtnGroup = { scale: 0, min: 0, codes: new Uint8Array() };
-
-  const first = steps.normalize === false ? { s1: ones(), group: none } : normalize(x, headDim);
-  const mean =
-    steps.shift === false ? { o: new Float64Array(headDim), groups: [] } : shift(x, headDim, steps.unrotate === false ? undefined : rope);
-  const s2 = steps.normalizeAgain === false ? ones() : normalizeAgain(x, headDim);
-  if (steps.hadamard !== false) hadamard(x, headDim);
+  const { s1, group } = normalize(x, headDim);
+  const { o, groups } = shift(x, headDim, rope);
+  const s2 = normalizeAgain(x, headDim);
+  hadamard(x, headDim);
   const codes = quantize(x, quantizer);
+  adjust(s2, x, decodeCodes(codes, quantizer));
+  return { tokens: s2.length, headDim, codes, s1, s2: s2.map(half), o, s1Group: group, oGroups: groups };
+}
 
-  const coded = decodeCodes(codes, quantizer);
-  for (let t = 0; t < count; t++) {
+/** s2 ← s2·⟨y, y⟩/⟨y, C⟩ for every token: what the codewords stand for is then as long as the token, along the token. */
+function adjust(s2: Float64Array, y: Float64Array, coded: Float64Array): void {
+  const headDim = y.length / s2.length;
+  for (let t = 0; t < s2.length; t++) {
     let yy = 0;
     let yc = 0;
-    let cc = 0;
     for (let i = t * headDim; i < (t + 1) * headDim; i++) {
-      yy += x[i]! * x[i]!;
-      yc += x[i]! * coded[i]!;
-      cc += coded[i]! * coded[i]!;
+      yy += y[i]! * y[i]!;
+      yc += y[i]! * coded[i]!;
     }
-    const by = { adjusted: yc > 0 ? yy / yc : 0, 'least-squares': yc / cc, none: 1 }[steps.scale ?? 'adjusted'];
-    s2[t] = half(s2[t]! * by);
+    s2[t]! *= yc > 0 ? yy / yc : 0;
   }
-  return { tokens: count, headDim, codes, s1: first.s1, s2, o: mean.o, s1Group: first.group, oGroups: mean.groups };
 }
 
 /**
@@ -219,12 +200,12 @@ export function encode(tokens: ArrayLike<number>, headDim: number, quantizer: Qu
  *
  * @returns f64 [tokens, headDim]
  */
-export function decode(window: CodedWindow, quantizer: Quantizer, rope?: Rope, steps: Steps = {}): Float64Array {
+export function decode(window: CodedWindow, quantizer: Quantizer, rope?: Rope): Float64Array {
   const { headDim, tokens } = window;
   const x = decodeCodes(window.codes, quantizer);
   for (let i = 0; i < x.length; i++) x[i]! *= window.s2[Math.floor(i / headDim)]!;
-  if (steps.hadamard !== false) hadamard(x, headDim);
-  addMean(x, headDim, window.o, 1, steps.unrotate === false ? undefined : rope);
+  hadamard(x, headDim);
+  addMean(x, headDim, window.o, 1, rope);
   for (let t = 0; t < tokens; t++) {
     for (let i = 0; i < headDim; i++) x[t * headDim + i]! *= window.s1[t]!;
   }
