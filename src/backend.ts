@@ -46,10 +46,10 @@ export interface Output {
   read(): Promise<Float32Array>;
 }
 
-/** Consecutive tokens of an input that go into one place. */
+/** Consecutive tokens of an input that go into one slot. */
 export interface Run {
-  readonly place: number;
-  /** First token in the place. */
+  readonly slot: number;
+  /** First token in the slot. */
   readonly at: number;
   /** First token in the input. */
   readonly from: number;
@@ -79,20 +79,20 @@ export interface Dump {
 
 /**
  * Where one sequence's tokens of one layer lie, oldest first: sinks (position 0 on), coded pages of 64, then raw windows of
- * which the last may be partial. Page and place numbers are the store's; a place holds raw tokens.
+ * which the last may be partial. Page and slot numbers are the store's; a slot holds raw tokens.
  */
 export interface PageTable {
-  length: number;
-  readonly sinkPlace: number;
+  readonly length: number;
+  readonly sinkSlot: number;
   readonly pages: Uint32Array;
-  pageCount: number;
+  readonly pageCount: number;
   readonly raws: Uint32Array;
-  rawCount: number;
+  readonly rawCount: number;
 }
 
 /**
- * A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw places: `shape.rawPages` of 64 tokens, then
- * `shape.sinkPlaces` of `shape.sinks` tokens.
+ * A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw slots: `shape.rawPages` of 64 tokens, then
+ * `shape.sinkSlots` of `shape.sinks` tokens.
  */
 export interface Store {
   /** Every byte allocated. */
@@ -101,15 +101,15 @@ export interface Store {
   readonly ready?: Promise<void>;
   /** Where GPUBuffers are taken for inputs, queries and results. */
   readonly takesBuffers: boolean;
-  /** Tokens into raw places, rounded to f16. */
+  /** Tokens into raw slots, rounded to f16. */
   write(writes: readonly Write[]): void;
-  copyPlace(from: number, to: number): void;
-  setPlace(place: number, bytes: Uint8Array): void;
+  copySlot(from: number, to: number): void;
+  setSlot(slot: number, bytes: Uint8Array): void;
   setPage(layer: number, page: number, bytes: Uint8Array): void;
-  /** The 64 tokens of every place into the page beside it. */
-  encode(layer: number, places: readonly number[], pages: readonly number[]): void;
-  /** A page's 64 tokens back into a place. */
-  decode(layer: number, page: number, place: number): void;
+  /** The 64 tokens of every slot into the page beside it. */
+  encode(layer: number, slots: readonly number[], pages: readonly number[]): void;
+  /** A page's 64 tokens back into a slot. */
+  decode(layer: number, page: number, slot: number): void;
   /** Everything a table holds now, decoded. */
   read(layer: number, table: PageTable): Promise<Tokens>;
   /** The bytes of everything a table holds now. */

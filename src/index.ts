@@ -1,7 +1,8 @@
 // nsnquant: a KV cache at 1 to 4 bits. The public names, and nothing else.
 
 export { type Backend, BackendError, type BackendName, type Output, type Tokens } from './backend.ts';
-export { type AttendOptions, KVCache } from './cache.ts';
+export { KVCache } from './cache.ts';
+export type { AttendOptions } from './core.ts';
 export { type Codec, type CodecName, codecs } from './format/codec.ts';
 export type { Data } from './format/half.ts';
 export type { Rope } from './format/layout.ts';

@@ -68,11 +68,11 @@ export interface CacheShape {
   /** Every layer's page layout. */
   readonly pages: readonly PageLayout[];
   readonly pagesPerLayer: number;
-  /** Raw places of 64 tokens. */
+  /** Raw slots of 64 tokens. */
   readonly rawPages: number;
   readonly rawPageBytes: number;
-  /** Raw places of `sinks` tokens: one for every sequence and layer. */
-  readonly sinkPlaces: number;
+  /** Raw slots of `sinks` tokens: one for every sequence and layer. */
+  readonly sinkSlots: number;
   readonly sinkBytes: number;
 }
 
@@ -117,7 +117,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
     pagesPerLayer: Math.floor(capacity / WINDOW),
     rawPages: sequences * layers * (1 + recent) + staged,
     rawPageBytes: rawBytes(kvHeads, headDim, WINDOW),
-    sinkPlaces: sinks === 0 ? 0 : sequences * layers,
+    sinkSlots: sinks === 0 ? 0 : sequences * layers,
     sinkBytes: rawBytes(kvHeads, headDim, sinks)
   });
 }

@@ -49,7 +49,7 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
       { length: batch },
       (_, n): PageTable => ({
         length: sinks + WINDOW * pageCount + 1,
-        sinkPlace: sinks === 0 ? -1 : options.rawPages + n,
+        sinkSlot: sinks === 0 ? -1 : options.rawPages + n,
         pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
         pageCount,
         raws: Uint32Array.of(n),
@@ -59,7 +59,7 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
     const token = noise(kvHeads * headDim);
     const queries = tables.map(() => noise(queryHeads * headDim));
     const out = new Float32Array(batch * queryHeads * headDim);
-    const writes = tables.map((_, place) => ({ keys: token, values: token, runs: [{ place, at: 0, from: 0, tokens: 1 }] }));
+    const writes = tables.map((_, slot) => ({ keys: token, values: token, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
     const step = async (): Promise<void> => {
       store.write(writes);
       await store.attend(0, tables, queries, 1 / Math.sqrt(headDim), out).read();
@@ -96,12 +96,12 @@ async function fill(store: Store, perToken: number, pages: number): Promise<void
   const x = noise(WINDOW * perToken * WINDOWS);
   for (let n = 0; n < coded; n++) {
     const rows = x.subarray(n * WINDOW * perToken, (n + 1) * WINDOW * perToken);
-    store.write([{ keys: rows, values: rows, runs: [{ place: 0, at: 0, from: 0, tokens: WINDOW }] }]);
+    store.write([{ keys: rows, values: rows, runs: [{ slot: 0, at: 0, from: 0, tokens: WINDOW }] }]);
     store.encode(0, [0], [n]);
   }
   const table = {
     length: 0,
-    sinkPlace: -1,
+    sinkSlot: -1,
     pages: Uint32Array.from({ length: coded }, (_, n) => n),
     pageCount: coded,
     raws: new Uint32Array(0),

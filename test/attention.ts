@@ -1,6 +1,6 @@
 // Checks what a cache attends to against f64 attention over the tokens it says it holds.
 
-import type { KVCache, Sequence } from 'nsnquant';
+import type { Sequence } from 'nsnquant';
 import type { Tested } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
@@ -24,13 +24,13 @@ export async function expectedAttention(
   layer: number,
   query: Float32Array,
   pages: number,
-  scale = 1 / Math.sqrt(sequence.cache.shape.headDim)
+  scale = 1 / Math.sqrt(sequence.shape.headDim)
 ): Promise<Expected> {
-  const { shape } = sequence.cache;
+  const { shape } = sequence;
   const { keys, values } = await sequence.decode(layer);
   const coded = readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages);
-  const mean = meanSlack(sequence.cache, coded, layer, query, scale);
-  const integers = integerSlack(sequence.cache, pages, query, keys, scale);
+  const mean = meanSlack(sequence, coded, layer, query, scale);
+  const integers = integerSlack(sequence, pages, query, keys, scale);
   const slack =
     integers === undefined
       ? { logit: mean }
@@ -43,9 +43,9 @@ export async function expectedAttention(
 }
 
 /** How far a query row's logit of a token may be off where codes are looked up: nothing but for coded tokens, whose mean is summed in i16. */
-function meanSlack(cache: KVCache, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
-  const { kvHeads, queryHeads, headDim, sinks, rope } = cache.shape;
-  const [keys, values] = codecsOf(cache, layer);
+function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
+  const { kvHeads, queryHeads, headDim, sinks, rope } = sequence.shape;
+  const [keys, values] = codecsOf(sequence, layer);
   const blocks = pages.map(page =>
     Array.from({ length: kvHeads }, (_, head) => {
       const block = readBlock(blockOf(page, head, 0, keys, values, headDim), keys, headDim);
@@ -66,7 +66,7 @@ function meanSlack(cache: KVCache, pages: readonly Uint8Array[], layer: number, 
 }
 
 /** The same where pages are decoded for many rows, which wasm does: keys and queries are rounded to integers. */
-function integerSlack({ backend, shape }: KVCache, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
+function integerSlack({ backend, shape }: Sequence, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
   const { kvHeads, queryHeads, headDim, sinks } = shape;
   const groups = queryHeads / kvHeads;
   if (backend.name !== 'wasm' || query.length / (kvHeads * headDim) < DECODED_ROWS) return undefined;
@@ -88,7 +88,7 @@ export async function attendWithinRule(
   const pages = sequence.sealed.tokens / 64;
   const out = await sequence.attend(layer, query, scale === undefined ? {} : { scale }).read();
   const { exact, naive, extra } = await expectedAttention(sequence, layer, query, pages, scale);
-  withinFloatRule(what, out, exact, naive, sequence.cache.shape.headDim, extra);
+  withinFloatRule(what, out, exact, naive, sequence.shape.headDim, extra);
   return out;
 }
 

@@ -28,13 +28,14 @@ for (const { name, backend } of backends) {
     ];
     const fill = (
       cache: KVCache,
-      append: (sequences: Sequence[], layer: number, all: (readonly [Float32Array, Float32Array])[]) => void
+      append: (cache: KVCache, sequences: Sequence[], layer: number, all: (readonly [Float32Array, Float32Array])[]) => void
     ): Sequence[] => {
       const sequences = [0, 1, 2].map(() => cache.sequence());
       const lengths = [0, 0, 0];
       for (const step of steps) {
         for (let layer = 0; layer < options.layers; layer++)
           append(
+            cache,
             sequences,
             layer,
             step.map((count, n) => tokens(n, lengths[n]!, lengths[n]! + count))
@@ -47,15 +48,15 @@ for (const { name, backend } of backends) {
     };
 
     test('append() to a batch leaves the bytes that one after another leave', async () => {
-      const together = fill(new KVCache(backend, options), (sequences, layer, all) =>
-        sequences[0]!.cache.append(
+      const together = fill(new KVCache(backend, options), (cache, sequences, layer, all) =>
+        cache.append(
           sequences,
           layer,
           all.map(([k]) => k),
           all.map(([, v]) => v)
         )
       );
-      const apart = fill(new KVCache(backend, options), (sequences, layer, all) =>
+      const apart = fill(new KVCache(backend, options), (_, sequences, layer, all) =>
         sequences.forEach((sequence, n) => sequence.append(layer, ...all[n]!))
       );
       for (const [n, sequence] of together.entries()) {
@@ -79,8 +80,16 @@ for (const { name, backend } of backends) {
       );
       await refuses(() => cache.append([a, b], 0, [k], [v, v]), RangeError, '"keys" expected length 2 (one for each sequence), got 1');
       await refuses(() => cache.append([a, b], 0, [k, k], [v]), RangeError, '"values" expected length 2 (one for each sequence), got 1');
-      await refuses(() => cache.append([a, a], 0, [k, k], [v, v]), RangeError, '"sequences[1]" expected a distinct sequence');
-      await refuses(() => cache.append([a, other], 0, [k, k], [v, v]), TypeError, '"sequences[1]" expected sequence of this cache');
+      await refuses(
+        () => cache.append([a, a], 0, [k, k], [v, v]),
+        RangeError,
+        '"sequences[1]" expected a distinct sequence, got "sequences[0]" again'
+      );
+      await refuses(
+        () => cache.append([a, other], 0, [k, k], [v, v]),
+        RangeError,
+        '"sequences[1]" expected sequence of this cache, got one of another'
+      );
       await refuses(
         () => cache.append([a, b], 0, [k, wrong], [v, v]),
         RangeError,

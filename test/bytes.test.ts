@@ -83,7 +83,6 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
       for (const [what, options] of shapes) {
         const cache = new KVCache(backend, { ...small, ...options });
         const planned = plan({ ...small, ...options });
-        assert.is(cache.bytes, (cache as unknown as { store: { bytes: number } }).store.bytes);
         assert.ok(cache.bytes >= planned.bytes, `${what} expected at least ${planned.bytes} bytes, got ${cache.bytes}`);
         if (backend.name === 'reference') assert.is(cache.bytes, planned.bytes, what);
         else

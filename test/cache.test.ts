@@ -27,7 +27,7 @@ function stream(layer: number, width: number, from: number, to: number): [keys: 
 
 /** Appends tokens [from, to) of the stream to every layer, in pieces of `size`. */
 function extend(sequence: Sequence, from: number, to: number, size = Infinity): Sequence {
-  const { layers, kvHeads, headDim } = sequence.cache.shape;
+  const { layers, kvHeads, headDim } = sequence.shape;
   for (let at = from; at < to; at += size) {
     for (let layer = 0; layer < layers; layer++) sequence.append(layer, ...stream(layer, kvHeads * headDim, at, Math.min(to, at + size)));
   }
@@ -533,7 +533,10 @@ class Model {
   }
 
   dispose(): void {
-    for (const { pages } of this.layers) for (const page of pages) page.holders--;
+    for (const layer of this.layers) {
+      for (const page of layer.pages) page.holders--;
+      layer.tokens.length = 0;
+    }
   }
 }
 

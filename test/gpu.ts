@@ -87,13 +87,13 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
       const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
       const changes: Partial<Store> = {
         setPage: (layer, page, bytes) => store.setPage(layer, page * stride, bytes),
-        encode: (layer, places, pages) =>
+        encode: (layer, slots, pages) =>
           store.encode(
             layer,
-            places,
+            slots,
             pages.map(page => page * stride)
           ),
-        decode: (layer, page, place) => store.decode(layer, page * stride, place),
+        decode: (layer, page, slot) => store.decode(layer, page * stride, slot),
         read: (layer, table) => store.read(layer, apart(table)),
         dump: (layer, table) => store.dump(layer, apart(table)),
         attend: (layer, tables, queries, scale, out) => store.attend(layer, tables.map(apart), queries, scale, out)

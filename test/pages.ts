@@ -133,7 +133,7 @@ export function rewritten(file: Uint8Array, change: (header: any) => void): Uint
 }
 
 /** The codecs of a cache's layer, keys first. */
-export function codecsOf(cache: KVCache, layer: number): readonly [keys: Codec, values: Codec] {
+export function codecsOf(cache: Pick<KVCache, 'shape'>, layer: number): readonly [keys: Codec, values: Codec] {
   const page = cache.shape.pages[layer]!;
   return [codecs[page.keys.codec.name], codecs[page.values.codec.name]];
 }

@@ -34,7 +34,7 @@ group('work', test => {
             length,
             pageCount,
             rawCount,
-            sinkPlace: shape.rawPages + n,
+            sinkSlot: shape.rawPages + n,
             pages: Uint32Array.from({ length: shape.pagesPerLayer }, () => below(shape.pagesPerLayer)),
             raws: Uint32Array.from({ length: 4 }, () => below(shape.rawPages))
           };

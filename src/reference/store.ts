@@ -17,7 +17,7 @@ class ReferenceStore implements Store {
   readonly bytes: number;
   readonly #shape: CacheShape;
   readonly #pages: readonly Uint8Array[][];
-  readonly #places: readonly Uint16Array[];
+  readonly #slots: readonly Uint16Array[];
 
   constructor(shape: CacheShape) {
     this.#shape = shape;
@@ -28,13 +28,13 @@ class ReferenceStore implements Store {
         return bytes;
       })
     );
-    this.#places = Array.from(
-      { length: shape.rawPages + shape.sinkPlaces },
-      (_, place) => new Uint16Array((place < shape.rawPages ? shape.rawPageBytes : shape.sinkBytes) / 2)
+    this.#slots = Array.from(
+      { length: shape.rawPages + shape.sinkSlots },
+      (_, slot) => new Uint16Array((slot < shape.rawPages ? shape.rawPageBytes : shape.sinkBytes) / 2)
     );
     this.bytes =
       shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0) +
-      this.#places.reduce((sum, place) => sum + place.byteLength, 0);
+      this.#slots.reduce((sum, slot) => sum + slot.byteLength, 0);
   }
 
   write(writes: readonly Write[]): void {
@@ -43,49 +43,49 @@ class ReferenceStore implements Store {
     }
   }
 
-  #writeRun({ place, at, from, tokens }: Run, keys: Data, values: Data): void {
+  #writeRun({ slot, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
     [keys, values].forEach((data, side) => {
       const words = wordsOf(data);
       const halfAt = isHalf(data) ? (i: number) => words[i]! : (i: number) => toHalf(words[i]!);
       for (let t = 0; t < tokens; t++) {
         for (let head = 0; head < kvHeads; head++) {
-          const to = rawOffset(this.#placeTokens(place), headDim, head, side as 0 | 1, at + t);
-          for (let i = 0; i < headDim; i++) this.#places[place]![to + i] = halfAt(((from + t) * kvHeads + head) * headDim + i);
+          const to = rawOffset(this.#slotTokens(slot), headDim, head, side as 0 | 1, at + t);
+          for (let i = 0; i < headDim; i++) this.#slots[slot]![to + i] = halfAt(((from + t) * kvHeads + head) * headDim + i);
         }
       }
     });
   }
 
-  copyPlace(from: number, to: number): void {
-    this.#places[to]!.set(this.#places[from]!);
+  copySlot(from: number, to: number): void {
+    this.#slots[to]!.set(this.#slots[from]!);
   }
 
-  setPlace(place: number, bytes: Uint8Array): void {
-    new Uint8Array(this.#places[place]!.buffer).set(bytes);
+  setSlot(slot: number, bytes: Uint8Array): void {
+    new Uint8Array(this.#slots[slot]!.buffer).set(bytes);
   }
 
-  encode(layer: number, places: readonly number[], numbers: readonly number[]): void {
-    places.forEach((place, n) => this.#encodePage(layer, place, numbers[n]!));
+  encode(layer: number, slots: readonly number[], numbers: readonly number[]): void {
+    slots.forEach((slot, n) => this.#encodePage(layer, slot, numbers[n]!));
   }
 
-  #encodePage(layer: number, place: number, page: number): void {
+  #encodePage(layer: number, slot: number, page: number): void {
     const { kvHeads, headDim, rope, pages } = this.#shape;
     for (let head = 0; head < kvHeads; head++) {
       SIDES.forEach((side, n) => {
         const { codec } = pages[layer]![side];
-        const window = encode(this.#rawRows(place, head, n as 0 | 1), headDim, codecQuantizer(codec), n === 0 ? rope : undefined);
+        const window = encode(this.#rawRows(slot, head, n as 0 | 1), headDim, codecQuantizer(codec), n === 0 ? rope : undefined);
         this.#pages[layer]![page]!.set(pack(window, codec), blockOffset(pages[layer]!, head, side));
       });
     }
   }
 
-  decode(layer: number, page: number, place: number): void {
+  decode(layer: number, page: number, slot: number): void {
     const { kvHeads, headDim } = this.#shape;
     for (let head = 0; head < kvHeads; head++) {
       for (const side of [0, 1] as const) {
         const rows = this.#pageRows(layer, page, head, side);
-        this.#places[place]!.set(
+        this.#slots[slot]!.set(
           Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))),
           rawOffset(WINDOW, headDim, head, side, 0)
         );
@@ -107,11 +107,11 @@ class ReferenceStore implements Store {
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
-    const place = (number: number): Uint8Array => new Uint8Array(this.#places[number]!.slice().buffer);
+    const slot = (number: number): Uint8Array => new Uint8Array(this.#slots[number]!.slice().buffer);
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page => this.#pages[layer]![page]!.slice()),
-      raws: Array.from(table.raws.subarray(0, table.rawCount), place),
-      sinks: this.#shape.sinks > 0 && table.length > 0 ? place(table.sinkPlace) : undefined
+      raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
+      sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined
     };
   }
 
@@ -154,17 +154,17 @@ class ReferenceStore implements Store {
     const { sinks, headDim } = this.#shape;
     const rows = new Float64Array(table.length * headDim);
     const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * headDim), at * headDim);
-    if (sinks > 0) put(this.#rawRows(table.sinkPlace, head, side), 0);
+    if (sinks > 0) put(this.#rawRows(table.sinkSlot, head, side), 0);
     for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, head, side), sinks + i * WINDOW);
     for (let i = 0; i < table.rawCount; i++) put(this.#rawRows(table.raws[i]!, head, side), sinks + (table.pageCount + i) * WINDOW);
     return rows;
   }
 
-  #rawRows(place: number, head: number, side: 0 | 1): Float64Array {
+  #rawRows(slot: number, head: number, side: 0 | 1): Float64Array {
     const { headDim } = this.#shape;
-    const tokens = this.#placeTokens(place);
+    const tokens = this.#slotTokens(slot);
     const from = rawOffset(tokens, headDim, head, side, 0);
-    return Float64Array.from(this.#places[place]!.subarray(from, from + tokens * headDim), fromHalf);
+    return Float64Array.from(this.#slots[slot]!.subarray(from, from + tokens * headDim), fromHalf);
   }
 
   #pageRows(layer: number, page: number, head: number, side: 0 | 1): Float64Array {
@@ -176,7 +176,7 @@ class ReferenceStore implements Store {
     return decode(window, codecQuantizer(codec), side === 0 ? rope : undefined);
   }
 
-  #placeTokens(place: number): number {
-    return place < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+  #slotTokens(slot: number): number {
+    return slot < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
   }
 }

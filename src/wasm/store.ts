@@ -129,7 +129,7 @@ export class WasmMemory {
     this.pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
     this.rawRecords = arena.take(4 * RAW_WORDS * (shape.rawPages + this.callTokens));
 
-    this.raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkPlaces * shape.sinkBytes);
+    this.raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkSlots * shape.sinkBytes);
     this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
     const n = hadamardSize(headDim);
     this.shapes = arena.end;
@@ -211,38 +211,38 @@ export class WasmStore implements Store {
     }
   }
 
-  #writeRun({ place, at, from, tokens }: Run, keys: Data, values: Data): void {
+  #writeRun({ slot, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
-    const capacity = this.#placeTokens(place);
+    const capacity = this.#slotTokens(slot);
     const perToken = kvHeads * headDim;
     for (const [side, data] of [keys, values].entries()) {
       const half = isHalf(data);
       const view = half ? this.#memory.u16 : this.#memory.f32;
       view.set(wordsOf(data).subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
-      const to = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
+      const to = this.#slot(slot) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
       this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, headDim, to, capacity);
     }
   }
 
-  copyPlace(from: number, to: number): void {
-    this.#memory.u8.copyWithin(this.#place(to), this.#place(from), this.#place(from) + this.#placeBytes(from));
+  copySlot(from: number, to: number): void {
+    this.#memory.u8.copyWithin(this.#slot(to), this.#slot(from), this.#slot(from) + this.#slotBytes(from));
   }
 
-  setPlace(place: number, bytes: Uint8Array): void {
-    this.#memory.u8.set(bytes, this.#place(place));
+  setSlot(slot: number, bytes: Uint8Array): void {
+    this.#memory.u8.set(bytes, this.#slot(slot));
   }
 
-  encode(layer: number, places: readonly number[], pages: readonly number[]): void {
-    for (let n = 0; n < places.length; n++) {
-      this.#memory.kernels.encodePage(this.#struct(layer), this.#place(places[n]!), this.#page(layer, pages[n]!));
+  encode(layer: number, slots: readonly number[], pages: readonly number[]): void {
+    for (let n = 0; n < slots.length; n++) {
+      this.#memory.kernels.encodePage(this.#struct(layer), this.#slot(slots[n]!), this.#page(layer, pages[n]!));
     }
   }
 
-  decode(layer: number, page: number, place: number): void {
+  decode(layer: number, page: number, slot: number): void {
     const { kvHeads, headDim } = this.#shape;
     const rows = this.#decodePage(layer, page);
     for (const side of [0, 1] as const) {
-      const to = this.#place(place) + 2 * rawOffset(WINDOW, headDim, 0, side, 0);
+      const to = this.#slot(slot) + 2 * rawOffset(WINDOW, headDim, 0, side, 0);
       this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, headDim, to, WINDOW);
     }
   }
@@ -252,15 +252,15 @@ export class WasmStore implements Store {
     const { kernels, input, f32 } = this.#memory;
     const perToken = kvHeads * headDim;
     const tokens = { keys: new Float32Array(table.length * perToken), values: new Float32Array(table.length * perToken) };
-    const addPlace = (place: number, at: number, count: number): void => {
+    const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
-        const capacity = this.#placeTokens(place);
-        const from = this.#place(place) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, 0);
+        const capacity = this.#slotTokens(slot);
+        const from = this.#slot(slot) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, 0);
         kernels.readRows(from, capacity, count, kvHeads, headDim, input);
         out.set(f32.subarray(input / 4, input / 4 + count * perToken), at * perToken);
       }
     };
-    if (sinks > 0 && table.length > 0) addPlace(table.sinkPlace, 0, Math.min(table.length, sinks));
+    if (sinks > 0 && table.length > 0) addSlot(table.sinkSlot, 0, Math.min(table.length, sinks));
     for (let n = 0; n < table.pageCount; n++) {
       const [keys, values] = this.#decodePage(layer, table.pages[n]!);
       tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perToken);
@@ -268,20 +268,20 @@ export class WasmStore implements Store {
     }
     for (let n = 0; n < table.rawCount; n++) {
       const at = sinks + (table.pageCount + n) * WINDOW;
-      addPlace(table.raws[n]!, at, Math.min(WINDOW, table.length - at));
+      addSlot(table.raws[n]!, at, Math.min(WINDOW, table.length - at));
     }
     return tokens;
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { u8 } = this.#memory;
-    const place = (number: number): Uint8Array => u8.slice(this.#place(number), this.#place(number) + this.#placeBytes(number));
+    const slot = (number: number): Uint8Array => u8.slice(this.#slot(number), this.#slot(number) + this.#slotBytes(number));
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
         u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)
       ),
-      raws: Array.from(table.raws.subarray(0, table.rawCount), place),
-      sinks: this.#shape.sinks > 0 && table.length > 0 ? place(table.sinkPlace) : undefined
+      raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
+      sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined
     };
   }
 
@@ -342,13 +342,13 @@ export class WasmStore implements Store {
 
     for (let i = 0; i < table.pageCount; i++) words[pageNumbers / 4 + i] = table.pages[i]!;
     let raw = rawRecords / 4;
-    const addRaw = (place: number, count: number, at: number): void => {
-      words[raw++] = this.#place(place);
-      words[raw++] = this.#placeTokens(place);
+    const addRaw = (slot: number, count: number, at: number): void => {
+      words[raw++] = this.#slot(slot);
+      words[raw++] = this.#slotTokens(slot);
       words[raw++] = count;
       words[raw++] = at;
     };
-    if (sinkTokens > 0) addRaw(table.sinkPlace, sinkTokens, 0);
+    if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0);
     for (let i = 0; i < table.rawCount; i++) {
       const at = sinks + WINDOW * (table.pageCount + i);
       addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at);
@@ -387,17 +387,17 @@ export class WasmStore implements Store {
     return this.#memory.pages[layer]! + page * this.#shape.pages[layer]!.bytes;
   }
 
-  #place(place: number): number {
+  #slot(slot: number): number {
     const { rawPages, rawPageBytes, sinkBytes } = this.#shape;
-    return this.#memory.raw + (place < rawPages ? place * rawPageBytes : rawPages * rawPageBytes + (place - rawPages) * sinkBytes);
+    return this.#memory.raw + (slot < rawPages ? slot * rawPageBytes : rawPages * rawPageBytes + (slot - rawPages) * sinkBytes);
   }
 
-  #placeTokens(place: number): number {
-    return place < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+  #slotTokens(slot: number): number {
+    return slot < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
   }
 
-  #placeBytes(place: number): number {
-    return place < this.#shape.rawPages ? this.#shape.rawPageBytes : this.#shape.sinkBytes;
+  #slotBytes(slot: number): number {
+    return slot < this.#shape.rawPages ? this.#shape.rawPageBytes : this.#shape.sinkBytes;
   }
 }
 

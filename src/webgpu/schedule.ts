@@ -77,7 +77,7 @@ export class Work {
     while (tokens > 1 && Math.max(slots() * slotBytes, 4 * tokens * queryHeads * headDim) > limit) tokens = Math.ceil(tokens / 2);
     this.callTokens = tokens;
     this.slots = slots();
-    this.pages = 4 * (HEADER + tokens + shape.rawPages + Math.min(shape.sinkPlaces, tokens) + tokens * perToken + this.slots);
+    this.pages = 4 * (HEADER + tokens + shape.rawPages + Math.min(shape.sinkSlots, tokens) + tokens * perToken + this.slots);
     this.words = new Uint32Array(this.pages + Math.ceil((sequences * shape.pagesPerLayer) / 4) * 4 + 4);
   }
 
@@ -111,7 +111,7 @@ export class Work {
         const { offset, chunk, capacity } = rawWindowOf(place);
         this.#entry(rawsAt + raws++, offset / 4, chunk, capacity * 65536 + Math.min(capacity, table.length - position), position);
       };
-      if (sinks > 0) addRaw(table.sinkPlace, 0);
+      if (sinks > 0) addRaw(table.sinkSlot, 0);
       for (let i = 0; i < table.rawCount; i++) addRaw(table.raws[i]!, sinks + WINDOW * (table.pageCount + i));
       list.raws = raws - list.raw;
     }

@@ -38,7 +38,7 @@ export async function selfTest(backend: Backend): Promise<string | undefined> {
       const x = noise(2 * (shape.sinks + 3 * WINDOW) * perToken);
       const table: PageTable = {
         length: shape.sinks + 2 * WINDOW + 17,
-        sinkPlace: shape.rawPages,
+        sinkSlot: shape.rawPages,
         pages: Uint32Array.of(1, 0),
         pageCount: 2,
         raws: Uint32Array.of(0),
@@ -46,9 +46,9 @@ export async function selfTest(backend: Backend): Promise<string | undefined> {
       };
       const fill = (store: Store): void => {
         const [k, v] = [x.subarray(0, x.length / 2), x.subarray(x.length / 2)];
-        const write = (place: number, from: number, tokens: number): void =>
-          store.write([{ keys: k, values: v, runs: [{ place, at: 0, from, tokens }] }]);
-        write(table.sinkPlace, 0, shape.sinks);
+        const write = (slot: number, from: number, tokens: number): void =>
+          store.write([{ keys: k, values: v, runs: [{ slot, at: 0, from, tokens }] }]);
+        write(table.sinkSlot, 0, shape.sinks);
         for (let n = 0; n < 2; n++) {
           write(0, shape.sinks + n * WINDOW, WINDOW);
           store.encode(0, [0], [table.pages[n]!]);

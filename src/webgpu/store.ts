@@ -101,7 +101,7 @@ class WebGpuStore implements Store {
       this.#raw = new Arena(
         [
           { count: shape.rawPages, bytes: shape.rawPageBytes },
-          { count: shape.sinkPlaces, bytes: shape.sinkBytes }
+          { count: shape.sinkSlots, bytes: shape.sinkBytes }
         ],
         limit,
         bytes => create('raw places', bytes)
@@ -219,11 +219,11 @@ class WebGpuStore implements Store {
         const begin = used;
         let staged = 0;
         for (; n < runs.length && used + staged + runs[n]!.tokens <= this.#stagedTokens && jobs.length < JOBS; n++) {
-          const { place, at, tokens } = runs[n]!;
+          const { slot, at, tokens } = runs[n]!;
           // Rows of f16 lie at the beginning of the room for f32.
           const word = (half: boolean): number => begin * perToken + (staged * perToken) / (half ? 2 : 1);
-          places.push(place);
-          jobs.push([word(holdsHalves(keys)), word(holdsHalves(values)), 0, tokens, at, this.#placeTokens(place), halves, 0]);
+          places.push(slot);
+          jobs.push([word(holdsHalves(keys)), word(holdsHalves(values)), 0, tokens, at, this.#placeTokens(slot), halves, 0]);
           staged += tokens;
         }
         stage(0, keys, from, staged);
@@ -234,7 +234,7 @@ class WebGpuStore implements Store {
     if (jobs.length > 0) flush();
   }
 
-  copyPlace(from: number, to: number): void {
+  copySlot(from: number, to: number): void {
     const bytes = this.#placeBytes(from);
     this.#device.submit(encoder => {
       encoder.copyBufferToBuffer(this.#raw.chunk(from), this.#raw.offsetOf[from]!, this.#copy, 0, bytes);
@@ -242,7 +242,7 @@ class WebGpuStore implements Store {
     });
   }
 
-  setPlace(place: number, bytes: Uint8Array): void {
+  setSlot(place: number, bytes: Uint8Array): void {
     this.#device.gpu.queue.writeBuffer(this.#raw.chunk(place), this.#raw.offsetOf[place]!, bytes as Uint8Array<ArrayBuffer>);
   }
 
@@ -300,7 +300,7 @@ class WebGpuStore implements Store {
       });
     }
     const places = [
-      ...(sinks > 0 && length > 0 ? [{ place: table.sinkPlace, at: 0 }] : []),
+      ...(sinks > 0 && length > 0 ? [{ place: table.sinkSlot, at: 0 }] : []),
       ...Array.from(table.raws.subarray(0, table.rawCount), (place, n) => ({ place, at: sinks + (pageCount + n) * WINDOW }))
     ].map(({ place, at }) => ({ place, at, halves: this.#copyOut([this.#placeRange(place)]) }));
 
@@ -331,7 +331,7 @@ class WebGpuStore implements Store {
     const ranges: Range[] = [
       ...Array.from(table.pages.subarray(0, pageCount), (page): Range => [pages.chunk(page), pages.offsetOf[page]!, pageBytes]),
       ...Array.from(table.raws.subarray(0, rawCount), place => this.#placeRange(place)),
-      ...(this.#shape.sinks > 0 && table.length > 0 ? [this.#placeRange(table.sinkPlace)] : [])
+      ...(this.#shape.sinks > 0 && table.length > 0 ? [this.#placeRange(table.sinkSlot)] : [])
     ];
     const copies: { count: number; bytes: () => Promise<ArrayBuffer> }[] = [];
     for (let n = 0; n < ranges.length; ) {

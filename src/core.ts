@@ -1,0 +1,223 @@
+// What a cache and its sequences share, out of users' reach: page tables, the store whose memory they number, and the verbs on both.
+// A call checks all that it may refuse before anything changes, and numbers change once the store has done its part.
+
+import type { Backend, Output, Store, Tokens } from './backend.ts';
+import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
+import { readFile, writeFile } from './file.ts';
+import { WINDOW } from './format/layout.ts';
+import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
+import { PageTables, Pool } from './pagetable.ts';
+import type { CacheShape } from './shape.ts';
+
+export interface AttendOptions {
+  /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
+  readonly scale?: number;
+  /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
+  readonly out?: Float32Array | GpuTarget;
+}
+
+const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof AttendOptions)[];
+
+/** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
+const SCALE_MOST = 2 ** 32;
+
+export class Core {
+  readonly backend: Backend;
+  readonly shape: CacheShape;
+  readonly #pool: Pool;
+  #store: Store | undefined;
+  /** Sequences whose last append may have left complete windows raw, with its layer: one, as every append begins by sealing. */
+  readonly #pending = new Map<PageTables, number>();
+
+  constructor(backend: Backend, shape: CacheShape) {
+    this.backend = backend;
+    this.shape = shape;
+    this.#store = backend.createStore(shape);
+    this.#pool = new Pool(shape);
+  }
+
+  /** The memory, unless the cache was disposed, or the sequence that is asked for. */
+  store(tables?: PageTables): Store {
+    if (tables?.open === false) throw new TypeError('sequence expected open, got disposed');
+    if (!this.#store) throw new TypeError('cache expected open, got disposed');
+    return this.#store;
+  }
+
+  /** An empty sequence. */
+  open(): PageTables {
+    this.store();
+    return new PageTables(this.#pool);
+  }
+
+  /** A sequence of what a file holds. */
+  restore(bytes: Uint8Array): PageTables {
+    const store = this.store();
+    const { length, layers } = readFile(this.shape, bytes);
+    layers.forEach((_, layer) => this.#pool.checkRoom(layer, length));
+    const tables = new PageTables(this.#pool);
+    return this.#orRelease(tables, () => {
+      layers.forEach(({ pages, raws, sinks }, layer) => {
+        tables.fill(layer, length, pages.length, raws.length);
+        const table = tables.layers[layer]!;
+        pages.forEach((page, n) => store.setPage(layer, table.pages[n]!, page));
+        raws.forEach((raw, n) => store.setSlot(table.raws[n]!, raw));
+        if (sinks) store.setSlot(table.sinkSlot, sinks);
+      });
+    });
+  }
+
+  /** Appends to a layer of every sequence. */
+  append(batch: readonly PageTables[], layer: number, keys: readonly Input[], values: readonly Input[]): void {
+    const { kvHeads, headDim, maxAppend } = this.shape;
+    const store = this.store();
+    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    const counts = batch.map((tables, n) => {
+      this.store(tables);
+      const [keysName, valuesName] = batch.length === 1 ? ['keys', 'values'] : [`keys[${n}]`, `values[${n}]`];
+      const length = checkInput(keysName!, keys[n]!, store.takesBuffers, kvHeads * headDim);
+      const tokens = wholeTokens(keysName!, length, kvHeads, headDim);
+      const valuesLength = checkInput(valuesName!, values[n]!, store.takesBuffers, kvHeads * headDim);
+      checkLength(valuesName!, valuesLength, length, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${headDim}`);
+      if (tokens > maxAppend) {
+        throw new RangeError(`"${keysName}" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
+      }
+      return tokens;
+    });
+    const total = counts.reduce((sum, tokens) => sum + tokens, 0);
+    this.#pool.checkRoom(layer, total);
+
+    // Sequences that are not in this batch may be at the same layer, in another; those that are at another layer have attended
+    // to theirs. This bounds the raw memory that prompts need, to one layer's tokens.
+    const appended = new Set(batch);
+    this.#seal([...this.#pending.keys()].filter(tables => this.#pending.get(tables) !== layer || appended.has(tables)));
+    const before = batch.map(tables => tables.layers[layer]!.length);
+    try {
+      store.write(batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, runs: tables.extend(layer, counts[n]!) })));
+    } catch (error) {
+      batch.forEach((tables, n) => tables.crop(layer, before[n]!));
+      throw error;
+    }
+    for (const tables of batch) this.#pending.set(tables, layer);
+  }
+
+  /** Attention of every sequence's newest queries. */
+  attend(batch: readonly PageTables[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options: AttendOptions = {}): Output {
+    const { queryHeads, headDim } = this.shape;
+    const store = this.store();
+    const perToken = queryHeads * headDim;
+    checkOptions('options', options, ATTEND_OPTIONS);
+    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    let total = 0;
+    const tables = batch.map((sequence, n) => {
+      this.store(sequence);
+      const name = batch.length === 1 ? 'query' : `queries[${n}]`;
+      const table = sequence.layers[layer]!;
+      const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
+      if (tokens > table.length) {
+        throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
+      }
+      total += tokens * perToken;
+      return table;
+    });
+    const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(total) } = options;
+    checkPositive('scale', scale, SCALE_MOST);
+    checkOut('out', out, store.takesBuffers, total);
+    return store.attend(layer, tables, queries, scale, out);
+  }
+
+  /** What a layer holds. */
+  decode(tables: PageTables, layer: number): Promise<Tokens> {
+    const store = this.store(tables);
+    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    return store.read(layer, tables.layers[layer]!);
+  }
+
+  /** Codes every complete window of a sequence, but the `recent` newest. */
+  seal(tables: PageTables): void {
+    this.store(tables);
+    if (this.#pending.has(tables)) this.#seal([tables]);
+  }
+
+  /** A sequence with the same tokens: sealed pages are shared, the rest is copied. */
+  fork(tables: PageTables): PageTables {
+    const store = this.store(tables);
+    tables.layers.forEach((_, layer) => this.#pool.checkRoom(layer, tables.rawTokens(layer) - WINDOW * tables.completeSlots(layer).length));
+    const fork = new PageTables(this.#pool);
+    return this.#orRelease(fork, () => {
+      this.seal(tables);
+      fork.share(tables);
+      tables.layers.forEach(({ sinkSlot, raws, rawCount }, layer) => {
+        const to = fork.layers[layer]!;
+        if (this.shape.sinks > 0) store.copySlot(sinkSlot, to.sinkSlot);
+        for (let n = 0; n < rawCount; n++) store.copySlot(raws[n]!, to.raws[n]!);
+      });
+    });
+  }
+
+  /** Forgets all tokens from `length` on. */
+  crop(tables: PageTables, length: number): void {
+    const store = this.store(tables);
+    checkInteger('length', length, 0, tables.length);
+    tables.layers.forEach((_, layer) => {
+      const cost = tables.cropCost(layer, length);
+      if (cost > 0) this.#pool.checkRoom(layer, cost);
+    });
+    tables.layers.forEach((_, layer) => {
+      const cut = tables.cutPage(layer, length);
+      if (cut) store.decode(layer, cut.page, cut.slot);
+      tables.crop(layer, length);
+    });
+  }
+
+  /** A sequence's file. */
+  async save(tables: PageTables): Promise<Uint8Array> {
+    const store = this.store(tables);
+    const { length } = tables;
+    tables.layers.forEach((table, layer) => {
+      if (table.length !== length) {
+        throw new RangeError(`layer ${layer} expected ${length} tokens, as the shortest has, got ${table.length}`);
+      }
+    });
+    this.seal(tables);
+    // All reads are queued before the first is awaited: the file is the sequence at the time of the call.
+    const layers = await Promise.all(tables.layers.map((table, layer) => store.dump(layer, table)));
+    return writeFile(this.shape, { length, layers });
+  }
+
+  /** Gives a sequence's pages and slots back. */
+  release(tables: PageTables): void {
+    if (!tables.open) return;
+    tables.release();
+    this.#pending.delete(tables);
+  }
+
+  dispose(): void {
+    this.#store?.dispose();
+    this.#store = undefined;
+  }
+
+  /** Codes the complete windows of sequences, those of one layer in one go. */
+  #seal(sequences: readonly PageTables[]): void {
+    for (const layer of new Set(sequences.map(tables => this.#pending.get(tables)!))) {
+      const group = sequences.filter(tables => this.#pending.get(tables) === layer);
+      const complete = group.map(tables => tables.completeSlots(layer));
+      const slots = complete.flat();
+      if (slots.length > 0) this.store().encode(layer, slots, this.#pool.nextPages(layer, slots.length));
+      group.forEach((tables, n) => {
+        tables.seal(layer, complete[n]!.length);
+        this.#pending.delete(tables);
+      });
+    }
+  }
+
+  /** A new sequence once `fill` has filled it; where that throws, nothing is left of it. */
+  #orRelease(tables: PageTables, fill: () => void): PageTables {
+    try {
+      fill();
+    } catch (error) {
+      tables.release();
+      throw error;
+    }
+    return tables;
+  }
+}
