@@ -1,12 +1,12 @@
 // `npm run chat`: a conversation in the terminal over a quantized cache. /save and /load keep the cache with it.
-import { readFile, writeFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
 import { type CodecName, codecs, openBackend } from 'nsnquant';
 import { NsnCache } from './caches/nsn.ts';
-import { Chat, type Ending, type Transcript } from './engine/chat.ts';
+import { Chat, type Ending } from './engine/chat.ts';
 import { InputError } from './engine/source.ts';
-import { openModel } from './node.ts';
+import { type ModelMark, markOf, readKept, writeKept } from './kept.ts';
+import { findModel, openModel } from './node.ts';
 import { amount, type CommonOptions, commonOptions, count, facts, run, status, threadText } from './program.ts';
 import { generator } from './stats.ts';
 
@@ -29,7 +29,7 @@ interface Conversation {
 type Endings = Readonly<Record<Ending, string>>;
 
 const MAX_APPEND = 512;
-const HELP = `/save FILE  keeps the conversation, its cache in FILE and its text in FILE.json
+const HELP = `/save FILE  keeps the conversation, its cache in FILE and its text and its model in FILE.json
 /load FILE  goes on with a kept one
 /new        forgets everything
 /quit       ends; so does Ctrl-C, which during an answer stops the answer
@@ -51,8 +51,15 @@ await run(async () => {
   const { keys, values } = options;
   const backend = await openBackend({ prefer: options.backend });
   status('loading the model');
-  const model = await openModel(options.model, options);
+  const modelFile = await findModel(options.model);
+  const model = await openModel(modelFile, options);
   status('');
+  let mark: Promise<ModelMark> | undefined;
+  // Only when something is kept or gone on with: it reads the whole file.
+  const marked = (): Promise<ModelMark> => {
+    mark ??= markOf(modelFile);
+    return mark;
+  };
   const capacity = Math.min(options.capacity ?? model.config.context, model.config.context);
   const maxAppend = Math.min(MAX_APPEND, capacity);
   const open = (): Conversation => {
@@ -101,9 +108,9 @@ await run(async () => {
         current.cache.dispose();
         current = open();
       } else if (command === '/save') {
-        await save(named(file), current);
+        await save(named(file), current, await marked());
       } else if (command === '/load') {
-        await load(named(file), current);
+        await load(named(file), current, await marked());
       } else if (text.startsWith('/')) {
         console.log(HELP);
       } else if (text !== '') {
@@ -142,38 +149,25 @@ async function answer(question: string, { cache, chat }: Conversation, endings: 
   console.log(`\n${endings[step.value]}[${length} tokens, ${kilobytes(bytes)} in the cache (f16: ${kilobytes(f16)})${speed}]`);
 }
 
-/** The cache as the library saves it, and beside it what the conversation needs to go on. */
-async function save(file: string, { cache, chat }: Conversation): Promise<void> {
+async function save(file: string, { cache, chat }: Conversation, mark: ModelMark): Promise<void> {
   const bytes = await cache.sequence.save();
-  await writeFile(file, bytes);
-  await writeFile(`${file}.json`, JSON.stringify(chat.transcript));
+  await writeKept(file, bytes, chat.transcript, mark);
   console.log(`saved ${cache.length} tokens: ${kilobytes(bytes.length)}`);
 }
 
-async function load(file: string, { cache, chat }: Conversation): Promise<void> {
-  const bytes = new Uint8Array(await readFile(file));
-  const transcript = readTranscript(await readFile(`${file}.json`, 'utf8'), `${file}.json`);
+async function load(file: string, { cache, chat }: Conversation, mark: ModelMark): Promise<void> {
+  const kept = await readKept(file, mark);
   const before = await cache.sequence.save();
   try {
-    cache.restore(bytes);
-    chat.resume(transcript);
+    cache.restore(kept.cache);
+    chat.resume(kept.transcript);
   } catch (error) {
     cache.restore(before);
     throw error;
   }
   console.log(
-    `loaded ${cache.length} tokens; the last question was: ${transcript.messages.findLast(({ role }) => role === 'user')?.content ?? ''}`
+    `loaded ${cache.length} tokens; the last question was: ${kept.transcript.messages.findLast(({ role }) => role === 'user')?.content ?? ''}`
   );
-}
-
-function readTranscript(text: string, name: string): Transcript {
-  try {
-    const { messages, tokens } = JSON.parse(text) as Transcript;
-    if (Array.isArray(messages) && Array.isArray(tokens)) return { messages, tokens };
-  } catch {
-    // Said below.
-  }
-  throw new InputError(`${name}: expected the text of a kept conversation, got something else`);
 }
 
 function named(file: string | undefined): string {

@@ -6,7 +6,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Backend, BackendError, type BackendName, openBackend } from 'nsnquant';
 import { DenseAttention } from './caches/dense.ts';
 import type { Resources } from './caches/methods.ts';
-import { Model } from './engine/model.ts';
+import type { Model } from './engine/model.ts';
 import { InputError } from './engine/source.ts';
 import { openModel, runtime } from './node.ts';
 

@@ -2,7 +2,7 @@
 //
 //   METHOD  =  KEYS[/VALUES][@OPTION,OPTION…]      nsn4/nsn2   nsn2@sinks=0,rope=off   q4_0+hadamard@sinks=4   raw
 import { type Backend, type CodecName, codecs } from 'nsnquant';
-import type { Config } from '../engine/gguf.ts';
+import type { Config } from '../engine/config.ts';
 import { InputError } from '../engine/source.ts';
 import type { HeldCache } from './cache.ts';
 import type { DenseAttention } from './dense.ts';

@@ -1,6 +1,6 @@
 // nsnquant's own cache behind the calls that the model makes: one KVCache with one sequence.
 import { type Backend, type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
-import type { Config } from '../engine/gguf.ts';
+import type { Config } from '../engine/config.ts';
 import type { HeldCache } from './cache.ts';
 
 export interface NsnOptions {

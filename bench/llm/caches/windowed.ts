@@ -2,7 +2,7 @@
 // Raw tail, sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
 
 import { fromHalf, toHalf } from '../../../src/format/half.ts';
-import type { Config } from '../engine/gguf.ts';
+import type { Config } from '../engine/config.ts';
 import { type HeldCache, WINDOW } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import type { Side, WindowFormat } from './formats.ts';

@@ -49,6 +49,7 @@ export class Chat {
   readonly #cache: ChatCache;
   readonly #options: ChatOptions;
   readonly #template: Template;
+  #answering = false;
   #messages: Message[] = [];
   /** What the cache holds, token by token. */
   #tokens: number[] = [];
@@ -57,7 +58,7 @@ export class Chat {
     this.#model = model;
     this.#cache = cache;
     this.#options = options;
-    this.#template = new Template(model.chatTemplate ?? CHATML);
+    this.#template = inTemplate(() => new Template(model.chatTemplate || CHATML));
   }
 
   get transcript(): Transcript {
@@ -76,11 +77,21 @@ export class Chat {
   /**
    * The answer, piece by piece; why it ended is what the generator returns.
    *
-   * @throws {InputError} before anything runs, if the conversation no longer fits
+   * @throws {InputError} before anything runs, if the conversation no longer fits, its template fails, or another answer has not ended
    */
-  async *ask(question: string, { signal, reading }: AskOptions = {}): AsyncGenerator<string, Ending> {
+  async *ask(question: string, options: AskOptions = {}): AsyncGenerator<string, Ending> {
+    if (this.#answering) throw new InputError('expected one question at a time, got another before the answer has ended');
+    this.#answering = true;
+    try {
+      return yield* this.#answer(question, options);
+    } finally {
+      this.#answering = false;
+    }
+  }
+
+  async *#answer(question: string, { signal, reading }: AskOptions): AsyncGenerator<string, Ending> {
     const messages: Message[] = [...this.#messages, { role: 'user', content: question }];
-    const prompt = this.#model.encode(this.#template.render({ messages, add_generation_prompt: true }));
+    const prompt = this.#prompt(messages);
     const { capacity, maxAppend, maxAnswer } = this.#options;
     if (prompt.length >= capacity) {
       throw new InputError(
@@ -104,13 +115,14 @@ export class Chat {
     let shown = '';
     let ending: Ending | undefined;
     while (!ending) {
-      const token = sample(await this.#model.logits(hidden.slice(-this.#model.config.width)), this.#options);
-      if (this.#model.stops.has(token)) {
+      const logits = await this.#model.logits(hidden.slice(-this.#model.config.width));
+      const token = sample(logits.subarray(0, this.#model.vocabulary.size), this.#options);
+      if (this.#model.vocabulary.stops.has(token)) {
         ending = 'stop token';
         break;
       }
       answer.push(token);
-      const text = this.#model.tokenizer.decode(answer, { skip_special_tokens: true });
+      const text = this.#model.vocabulary.tokenizer.decode(answer, { skip_special_tokens: true });
       // A letter of several bytes may still be incomplete.
       if (!text.endsWith('\ufffd')) {
         yield text.slice(shown.length);
@@ -126,9 +138,32 @@ export class Chat {
     return ending;
   }
 
+  /** Tokens of the conversation up to where the answer begins. */
+  #prompt(messages: readonly Message[]): number[] {
+    const { special, start, literal } = this.#model.vocabulary;
+    const context = {
+      messages: messages.map(({ role, content }) => ({ role, content: literal(content) })),
+      add_generation_prompt: true,
+      ...special
+    };
+    const text = inTemplate(() => this.#template.render(context));
+    const prompt = this.#model.encode(text.startsWith(start) ? text : start + text);
+    if (prompt.length === 0) throw new InputError('expected a chat template that makes a prompt, got nothing from it');
+    return prompt;
+  }
+
   async #run(tokens: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
     const hidden = await this.#model.forward(tokens, this.#cache);
     this.#tokens.push(...tokens);
     return hidden as Float32Array<ArrayBuffer>;
+  }
+}
+
+/** What a template does, whose errors say in words of the template's language or of JavaScript what is wrong with the model's file. */
+function inTemplate<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    throw new InputError(`the model's chat template expected to run, got "${(error as Error).message}"`);
   }
 }

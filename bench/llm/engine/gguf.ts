@@ -1,25 +1,8 @@
-// A GGUF file of the Llama architecture: its shape, its tensors. Refuses everything else in a sentence. Runs in a browser.
-import { gguf } from '@huggingface/gguf';
+// A GGUF file of the Llama architecture: its tensors and its shape. Refuses everything else in a sentence. Runs in a browser.
+import { GGMLQuantizationType, gguf } from '@huggingface/gguf';
+import { type Config, type Metadata, readConfig } from './config.ts';
 import { dequantize, type TensorType, tensorBytes, tensorTypes } from './dequantize.ts';
 import { InputError, type Source } from './source.ts';
-
-export interface Config {
-  readonly name: string;
-  readonly layers: number;
-  readonly queryHeads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  /** Channels between layers. */
-  readonly width: number;
-  /** Channels inside the feed-forward network. */
-  readonly inner: number;
-  readonly vocabulary: number;
-  /** Tokens that the model was made for. */
-  readonly context: number;
-  readonly epsilon: number;
-  /** As GGUF stores Llama's keys: pairs (2i, 2i+1). Fewer pairs than headDim/2 if only some channels are rotated. */
-  readonly rope: { readonly invFreq: Float64Array; readonly interleaved: true };
-}
 
 interface TensorInfo {
   readonly type: TensorType;
@@ -27,19 +10,24 @@ interface TensorInfo {
   readonly offset: number;
 }
 
-type Metadata = Readonly<Record<string, unknown>>;
+type Tensors = ReadonlyMap<string, TensorInfo>;
 
 export class Gguf {
   readonly config: Config;
   readonly metadata: Metadata;
   readonly #source: Source;
-  readonly #tensors: ReadonlyMap<string, TensorInfo>;
+  readonly #tensors: Tensors;
 
-  constructor(source: Source, metadata: Metadata, tensors: ReadonlyMap<string, TensorInfo>, config: Config) {
+  constructor(source: Source, metadata: Metadata, tensors: Tensors, config: Config) {
     this.#source = source;
     this.metadata = metadata;
     this.#tensors = tensors;
     this.config = config;
+  }
+
+  /** For messages. */
+  get file(): string {
+    return this.#source.name;
   }
 
   /** Bytes of all tensors as f32. */
@@ -59,86 +47,144 @@ export class Gguf {
 
   /** The bytes of a tensor as the file has them. */
   async packed(name: string, columns: number, rows = 1): Promise<{ type: TensorType; data: Uint8Array }> {
-    const { type, shape, offset } = find(this.#source, this.#tensors, name);
-    const [gotColumns, gotRows = 1] = shape;
-    if (shape.length > 2 || gotColumns !== columns || gotRows !== rows) {
-      throw new InputError(`${this.#source.name}: tensor "${name}" expected shape [${columns}, ${rows}], got [${shape.join(', ')}]`);
+    const info = find(this.#source, this.#tensors, name);
+    const [gotColumns, gotRows = 1] = info.shape;
+    if (info.shape.length > 2 || gotColumns !== columns || gotRows !== rows) {
+      throw new InputError(`${this.file}: tensor "${name}" expected shape [${columns}, ${rows}], got [${info.shape.join(', ')}]`);
     }
-    return { type, data: await this.#source.read(offset, offset + tensorBytes(type, columns * rows)) };
+    return { type: info.type, data: await readTensor(this.#source, info) };
   }
 }
 
 /**
- * Reads the header and checks that everything a Llama needs is in the file.
+ * Reads the header and checks that everything a Llama needs is in the file, and nothing that would be left out.
  *
- * @throws {InputError} for a file that is no GGUF, is cut short, is of another architecture, or lacks a tensor
+ * @throws {InputError} for a file that is no GGUF, is cut short, is of another architecture, lacks a tensor, or has one too many
  */
 export async function openGguf(source: Source): Promise<Gguf> {
   const { metadata, tensorInfos, tensorDataOffset } = await header(source);
+  checkKind(source, metadata);
+  const tensors = new Map<string, TensorInfo>();
+  for (const { name, dtype, shape, offset } of tensorInfos) {
+    const info = { type: tensorType(source, name, dtype), shape: shape.map(Number), offset: Number(tensorDataOffset + offset) };
+    if (info.shape[0]! % info.type.block !== 0) {
+      const expected = `rows of whole blocks (${info.type.block} elements of ${info.type.name})`;
+      throw new InputError(`${source.name}: tensor "${name}" expected ${expected}, got ${info.shape[0]} elements`);
+    }
+    tensors.set(name, info);
+  }
+  const end = Math.max(...[...tensors.values()].map(({ type, shape, offset }) => offset + tensorBytes(type, elementCount(shape))), 0);
+  if (end > source.size) throw truncated(source, `at least ${end.toLocaleString('en-US')} bytes`);
+
+  const factors = tensors.get('rope_freqs.weight');
+  const config = readConfig(source.name, metadata, {
+    embeddings: find(source, tensors, 'token_embd.weight').shape,
+    ropeFactors: factors && dequantize(factors.type, await readTensor(source, factors), elementCount(factors.shape))
+  });
+  const optional = ['output.weight', 'rope_freqs.weight'];
+  const used = new Set(optional);
+  for (const name of tensorNames(config.layers)) {
+    find(source, tensors, name);
+    used.add(name);
+  }
+  const unused = [...tensors].filter(([name]) => !used.has(name));
+  if (unused.length > 0) {
+    const [name, { shape }] = unused[0]!;
+    const more = unused.length > 1 ? ` and ${unused.length - 1} more` : '';
+    throw new InputError(
+      `${source.name}: expected a model that does without tensor "${name}", which this engine lacks, got one of shape [${shape.join(', ')}]${more}`
+    );
+  }
+  return new Gguf(source, metadata, tensors, config);
+}
+
+/** What kind of file it says it is, before anything of it is looked for. */
+function checkKind({ name }: Source, metadata: Metadata): void {
+  const parts = Number(metadata['split.count'] ?? 1);
+  if (parts > 1) {
+    const part = Number(metadata['split.no'] ?? 0) + 1;
+    throw new InputError(`${name}: expected a whole model, got part ${part} of ${parts}; llama-gguf-split --merge joins them`);
+  }
+  const type = metadata['general.type'] ?? 'model';
+  if (type !== 'model') throw new InputError(`${name}: "general.type" expected model, got ${String(type)}`);
   const architecture = metadata['general.architecture'];
   if (architecture !== 'llama') {
     throw new InputError(
-      `${source.name}: expected a model of the architecture llama, got ${String(architecture)}; Llama, SmolLM and other models that GGUF files name so will work`
+      `${name}: expected a model of the architecture llama, got ${String(architecture)}; Llama, SmolLM and other models that GGUF files name so will work`
     );
   }
+}
 
-  const dataOffset = Number(tensorDataOffset);
-  const tensors = new Map<string, TensorInfo>();
-  let end = dataOffset;
-  for (const { name, dtype, shape, offset } of tensorInfos) {
-    const type = tensorTypes[dtype as number];
-    if (!type) {
-      const known = Object.values(tensorTypes)
-        .map(each => each.name)
-        .join(', ');
-      throw new InputError(
-        `${source.name}: tensor "${name}" expected one of the types ${known}, got GGML type ${dtype}; convert the file to one of these`
-      );
-    }
-    const sizes = shape.map(Number);
-    const info = { type, shape: sizes, offset: dataOffset + Number(offset) };
-    end = Math.max(end, info.offset + tensorBytes(type, elementCount(sizes)));
-    tensors.set(name, info);
+function tensorType({ name: file }: Source, name: string, dtype: GGMLQuantizationType): TensorType {
+  const type = tensorTypes[dtype];
+  if (type) return type;
+  const known = Object.values(tensorTypes)
+    .map(each => each.name)
+    .join(', ');
+  throw new InputError(
+    `${file}: tensor "${name}" expected one of the types ${known}, got ${GGMLQuantizationType[dtype] ?? `GGML type ${dtype}`}; convert the file to one of these`
+  );
+}
+
+async function readTensor(source: Source, { type, shape, offset }: TensorInfo): Promise<Uint8Array> {
+  const bytes = tensorBytes(type, elementCount(shape));
+  const data = await source.read(offset, offset + bytes);
+  if (data.length !== bytes) {
+    throw new InputError(`${source.name}: expected ${bytes} bytes at ${offset}, got ${data.length}; the file was changed, open it again`);
   }
-  if (end > source.size) throw truncated(source, end);
-
-  const config = readConfig(source, metadata, tensors, await ropeFactors(source, tensors));
-  for (const name of tensorNames(config.layers)) find(source, tensors, name);
-  return new Gguf(source, metadata, tensors, config);
+  return data;
 }
 
 /** The parser takes a URL and a fetch; this fetch answers from the source, so that files, Blobs and servers are read alike. */
 async function header(source: Source) {
+  await checkBeginning(source);
   const fetch = async (_: unknown, init?: RequestInit): Promise<Response> => {
     const range = new Headers(init?.headers).get('range')!.match(/(\d+)-(\d+)/)!;
     const begin = Number(range[1]);
-    if (begin >= source.size) throw truncated(source, undefined);
+    if (begin >= source.size) throw truncated(source);
     const bytes = await source.read(begin, Math.min(source.size, Number(range[2]) + 1));
     return new Response(bytes as Uint8Array<ArrayBuffer>);
   };
   try {
     const parsed = await gguf('https://source.invalid/model.gguf', { fetch: fetch as typeof globalThis.fetch });
     // Past the end of a short file the parser reads zeros.
-    if (Number(parsed.tensorDataOffset) > source.size) throw truncated(source, Number(parsed.tensorDataOffset));
+    const begin = Number(parsed.tensorDataOffset);
+    if (begin > source.size) throw truncated(source, `at least ${begin.toLocaleString('en-US')} bytes`);
     return { ...parsed, metadata: parsed.metadata as unknown as Metadata };
   } catch (error) {
     if (error instanceof InputError) throw error;
-    throw new InputError(`${source.name}: expected a GGUF file, got one whose header cannot be read (${(error as Error).message})`);
+    throw unreadable(source, (error as Error).message);
   }
+}
+
+/** Magic number, version, numbers of tensors and of metadata. */
+const BEGINNING_BYTES = 24;
+
+/** What the parser would say in words of its own, or pass: it reads the header of a big-endian file, of which tensors would be noise. */
+async function checkBeginning(source: Source): Promise<void> {
+  const bytes = await source.read(0, Math.min(BEGINNING_BYTES, source.size));
+  if (!new TextDecoder('latin1').decode(bytes).startsWith('GGUF'.slice(0, bytes.length)))
+    throw unreadable(source, 'it does not begin with GGUF');
+  if (bytes.length < BEGINNING_BYTES) throw truncated(source);
+  const version = new DataView(bytes.buffer, bytes.byteOffset).getUint32(4, true);
+  if (version > 0xffff) throw new InputError(`${source.name}: expected a little-endian file, got a big-endian one`);
+}
+
+function unreadable(source: Source, why: string): InputError {
+  return new InputError(`${source.name}: expected a GGUF file, got one whose header cannot be read (${why})`);
+}
+
+function truncated(source: Source, expected = 'a complete header'): InputError {
+  return new InputError(
+    `${source.name}: expected ${expected}, got a file that ends after ${source.size.toLocaleString('en-US')} bytes; it is cut short, download it again`
+  );
 }
 
 function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-function truncated(source: Source, needed: number | undefined): InputError {
-  const expected = needed === undefined ? 'a complete header' : `at least ${needed.toLocaleString('en-US')} bytes`;
-  return new InputError(
-    `${source.name}: expected ${expected}, got a file that ends after ${source.size.toLocaleString('en-US')} bytes; it is cut short, download it again`
-  );
-}
-
-function find(source: Source, tensors: ReadonlyMap<string, TensorInfo>, name: string): TensorInfo {
+function find(source: Source, tensors: Tensors, name: string): TensorInfo {
   const info = tensors.get(name);
   if (!info) throw new InputError(`${source.name}: expected tensor "${name}", got a file without it`);
   return info;
@@ -149,79 +195,4 @@ function* tensorNames(layers: number): Generator<string> {
   yield* ['token_embd.weight', 'output_norm.weight'];
   const parts = ['attn_norm', 'attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_norm', 'ffn_gate', 'ffn_up', 'ffn_down'];
   for (let layer = 0; layer < layers; layer++) yield* parts.map(part => `blk.${layer}.${part}.weight`);
-}
-
-function readConfig(
-  source: Source,
-  metadata: Metadata,
-  tensors: ReadonlyMap<string, TensorInfo>,
-  factors: Float32Array | undefined
-): Config {
-  const number = (key: string, otherwise?: number): number => {
-    const value = metadata[key] ?? otherwise;
-    if (typeof value !== 'number' && typeof value !== 'bigint')
-      throw new InputError(`${source.name}: expected a number for "${key}", got ${typeof value}`);
-    return Number(value);
-  };
-  const checked = (key: string, expected: string, holds: (value: number) => boolean, otherwise?: number): number => {
-    const value = number(key, otherwise);
-    if (!holds(value)) throw new InputError(`${source.name}: "${key}" expected ${expected}, got ${value}`);
-    return value;
-  };
-  const [columns, vocabulary] = find(source, tensors, 'token_embd.weight').shape as [number, number];
-  const width = checked('llama.embedding_length', `${columns} (the columns of token_embd.weight)`, value => value === columns);
-  const queryHeads = checked('llama.attention.head_count', 'integer of at least 1', value => Number.isInteger(value) && value >= 1);
-  const kvHeads = checked(
-    'llama.attention.head_count_kv',
-    `a divisor of ${queryHeads} (the query heads)`,
-    value => queryHeads % value === 0 && value >= 1,
-    queryHeads
-  );
-  const headDim = checked(
-    'llama.attention.key_length',
-    'multiple of 8 from 32 to 512',
-    value => value % 8 === 0 && value >= 32 && value <= 512,
-    width / queryHeads
-  );
-  const scaling = metadata['llama.rope.scaling.type'] ?? 'none';
-  if (scaling !== 'none' && scaling !== 'linear') {
-    throw new InputError(`${source.name}: "llama.rope.scaling.type" expected none or linear, got ${String(scaling)}`);
-  }
-  if (number('llama.expert_count', 0) > 0) {
-    throw new InputError(`${source.name}: expected a dense model, got a mixture of ${number('llama.expert_count')} experts`);
-  }
-  const positive = (key: string, otherwise?: number): number =>
-    checked(key, 'number above 0', value => value > 0 && value < Infinity, otherwise);
-  const stretch = scaling === 'linear' ? positive('llama.rope.scaling.factor', 1) : 1;
-  const dims = checked(
-    'llama.rope.dimension_count',
-    `even integer up to ${headDim} (the channels of a head)`,
-    value => value % 2 === 0 && value >= 2 && value <= headDim,
-    headDim
-  );
-  const base = positive('llama.rope.freq_base', 10000);
-  return {
-    name: String(metadata['general.name'] ?? source.name),
-    layers: checked('llama.block_count', 'integer of at least 1', value => Number.isInteger(value) && value >= 1),
-    queryHeads,
-    kvHeads,
-    headDim,
-    width,
-    inner: number('llama.feed_forward_length'),
-    vocabulary,
-    context: number('llama.context_length'),
-    epsilon: positive('llama.attention.layer_norm_rms_epsilon'),
-    rope: {
-      invFreq: Float64Array.from({ length: dims / 2 }, (_, pair) => base ** ((-2 * pair) / dims) / stretch / (factors?.[pair] ?? 1)),
-      interleaved: true
-    }
-  };
-}
-
-/** What Llama 3 divides its frequencies by. */
-async function ropeFactors(source: Source, tensors: ReadonlyMap<string, TensorInfo>): Promise<Float32Array | undefined> {
-  const info = tensors.get('rope_freqs.weight');
-  if (!info) return undefined;
-  const elements = info.shape[0]!;
-  return dequantize(info.type, await source.read(info.offset, info.offset + tensorBytes(info.type, elements)), elements);
 }

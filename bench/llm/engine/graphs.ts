@@ -1,6 +1,7 @@
 // The graphs of everything that is not attention. A segment is what lies between two attentions: the end of one layer and the
 // beginning of the next, so that a layer costs one call of the host engine instead of two.
-import type { Config, Gguf } from './gguf.ts';
+import type { Config } from './config.ts';
+import type { Gguf } from './gguf.ts';
 import { type Attribute, type Constant, encodeModel, type Graph, type Node, type Port } from './onnx.ts';
 
 /**

@@ -1,11 +1,11 @@
 // A Llama: tokens in, logits out, attention left to a cache that it is handed. Runs in a browser.
-import type { Tokenizer } from '@huggingface/tokenizers';
+import type { Config } from './config.ts';
 import { dequantize, type TensorType, tensorBytes } from './dequantize.ts';
-import { type Config, type Gguf, openGguf } from './gguf.ts';
+import { type Gguf, openGguf } from './gguf.ts';
 import { modelGraphs } from './graphs.ts';
 import { type HostOptions, type OnnxRuntime, Session } from './host.ts';
 import { InputError, type Source } from './source.ts';
-import { openTokenizer } from './tokenizer.ts';
+import { openTokenizer, type Vocabulary } from './tokenizer.ts';
 
 /** What the model asks of a cache: one conversation, tokens in order. */
 export interface Cache {
@@ -26,21 +26,17 @@ export interface OpenOptions extends HostOptions {
 
 export class Model {
   readonly config: Config;
-  readonly tokenizer: Tokenizer;
+  readonly vocabulary: Vocabulary;
   /** Jinja, if the file has one. */
   readonly chatTemplate: string | undefined;
-  /** Tokens at which an answer ends. */
-  readonly stops: ReadonlySet<number>;
   readonly #segments: readonly Session[];
   readonly #head: Session;
   readonly #embeddings: { type: TensorType; data: Uint8Array };
 
-  private constructor(gguf: Gguf, tokenizer: Tokenizer, sessions: Session[], embeddings: { type: TensorType; data: Uint8Array }) {
+  private constructor(gguf: Gguf, vocabulary: Vocabulary, sessions: Session[], embeddings: { type: TensorType; data: Uint8Array }) {
     this.config = gguf.config;
-    this.tokenizer = tokenizer;
+    this.vocabulary = vocabulary;
     this.chatTemplate = gguf.metadata['tokenizer.chat_template'] as string | undefined;
-    const ends = ['eos', 'eot'].map(name => gguf.metadata[`tokenizer.ggml.${name}_token_id`]).filter(id => id !== undefined);
-    this.stops = new Set(ends.map(Number));
     this.#head = sessions[0]!;
     this.#segments = sessions.slice(1);
     this.#embeddings = embeddings;
@@ -55,19 +51,20 @@ export class Model {
         `${source.name}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`
       );
     }
-    const tokenizer = openTokenizer(gguf);
-    const { width, vocabulary, layers } = gguf.config;
-    const embeddings = await gguf.packed('token_embd.weight', width, vocabulary);
+    const vocabulary = openTokenizer(gguf);
+    const { width, vocabulary: rows, layers } = gguf.config;
+    const embeddings = await gguf.packed('token_embd.weight', width, rows);
     const sessions: Session[] = [];
     for await (const graph of modelGraphs(gguf)) {
       sessions.push(await Session.open(runtime, graph, options));
       options.progress?.(sessions.length / (layers + 2));
     }
-    return new Model(gguf, tokenizer, sessions, embeddings);
+    return new Model(gguf, vocabulary, sessions, embeddings);
   }
 
+  /** Text as it is, control tokens included: `vocabulary.literal` makes text of a person's words. */
   encode(text: string): number[] {
-    return this.tokenizer.encode(text, { add_special_tokens: false }).ids;
+    return this.vocabulary.tokenizer.encode(text, { add_special_tokens: false }).ids;
   }
 
   /**

@@ -8,21 +8,11 @@ import { Chat } from '../engine/chat.ts';
 import { dequantize, tensorTypes } from '../engine/dequantize.ts';
 import { openGguf } from '../engine/gguf.ts';
 import { type Cache, Model } from '../engine/model.ts';
-import { blobSource, InputError } from '../engine/source.ts';
+import { blobSource } from '../engine/source.ts';
 import { runtime } from '../node.ts';
 import { tiny, tinyGguf, tinySource } from './gguf-file.ts';
 import { group } from './group.ts';
-
-const refuses = async (open: () => Promise<unknown>, message: RegExp): Promise<void> => {
-  try {
-    await open();
-  } catch (error) {
-    assert.instance(error, InputError);
-    assert.match((error as Error).message, message);
-    return;
-  }
-  assert.unreachable('expected an error');
-};
+import { refuses } from './refuses.ts';
 
 group('GGUF', test => {
   test('a file of another architecture is refused with what would work', () =>
@@ -51,7 +41,7 @@ group('GGUF', test => {
   });
   test('a file cut in its header is refused wherever the cut is', async () => {
     const whole = tinyGguf();
-    for (const length of [5, 20, 40, 100, 333, 700, 1200]) {
+    for (const length of [1, 4, 5, 20, 40, 100, 333, 700, 1200]) {
       await refuses(() => openGguf(blobSource(new Blob([whole.subarray(0, length)]), 'tiny.gguf')), /^tiny\.gguf: expected/);
     }
   });
@@ -87,10 +77,110 @@ group('GGUF', test => {
     ] as const)
       await refuses(() => openGguf(tinySource({ metadata })), message);
   });
+  test('a tensor that would be left out is named', async () => {
+    for (const [name, shape, more] of [
+      ['blk.0.attn_q.bias', [64], ''],
+      ['blk.1.ffn_down.bias', [64], ''],
+      ['blk.1.attn_k_norm.weight', [32], ''],
+      ['output.bias', [8], ''],
+      ['rope_factors_long.weight', [16], ''],
+      ['blk.2.attn_norm.weight', [64], ' and 1 more']
+    ] as const) {
+      const extra = { [name]: shape, ...(more && { 'blk.2.attn_q.weight': [64, 64] }) };
+      await refuses(
+        () => openGguf(tinySource({ extra })),
+        `tiny.gguf: expected a model that does without tensor "${name}", which this engine lacks, got one of shape [${shape.join(', ')}]${more}`
+      );
+    }
+  });
+  test('metadata that would be left out is named, and what is off is none', async () => {
+    for (const [key, value, said] of [
+      ['attention.sliding_window', 512, '512'],
+      ['attn_logit_softcapping', 50.5, '50.5'],
+      ['final_logit_softcapping', 30.5, '30.5'],
+      ['attention.scale', 0.5, '0.5'],
+      ['logit_scale', 0.25, '0.25'],
+      ['rope.scaling.yarn_log_multiplier', 0.5, '0.5'],
+      ['rope.dimension_sections', [8, 8], '[8, 8]']
+    ] as const) {
+      await refuses(
+        () => openGguf(tinySource({ metadata: { [`llama.${key}`]: value } })),
+        `tiny.gguf: expected a model that does without "llama.${key}", which this engine lacks, got ${said}`
+      );
+    }
+    const off = { 'llama.attention.sliding_window': 0, 'llama.use_parallel_residual': false, 'llama.expert_count': 0 };
+    await openGguf(tinySource({ metadata: { ...off, 'llama.vocab_size': 8, 'llama.attention.causal': true } }));
+  });
+  test('metadata that changes the result is used or refused', async () => {
+    for (const [key, value, expected] of [
+      ['attention.causal', false, 'true, got false'],
+      ['attention.value_length', 64, '32 (the channels of a key), got 64'],
+      ['rope.scaling.type', 'yarn', 'linear or none, got yarn'],
+      ['expert_count', 8, '0 (a dense model), got 8'],
+      ['attention.head_count_kv', [1, 2], 'a divisor of 2 (the query heads), got [1, 2]'],
+      ['context_length', 0, 'integer of at least 1, got 0'],
+      ['feed_forward_length', 'many', 'integer of at least 1, got many']
+    ] as const) {
+      await refuses(
+        () => openGguf(tinySource({ metadata: { [`llama.${key}`]: value } })),
+        `tiny.gguf: "llama.${key}" expected ${expected}`
+      );
+    }
+    assert.is((await openGguf(tinySource({ metadata: { 'llama.attention.head_count_kv': [1, 1] } }))).config.kvHeads, 1);
+  });
+  test('positions are stretched by the factor that the file gives, with its type or without', async () => {
+    const slowest = async (metadata: object) => (await openGguf(tinySource({ metadata: { ...metadata } }))).config.rope.invFreq.at(-1)!;
+    const plain = await slowest({});
+    for (const metadata of [
+      { 'llama.rope.scaling.type': 'linear', 'llama.rope.scaling.factor': 4 },
+      { 'llama.rope.scaling.factor': 4 },
+      { 'llama.rope.scale_linear': 4 }
+    ])
+      assert.is(await slowest(metadata), plain / 4);
+    assert.is(await slowest({ 'llama.rope.scaling.type': 'none', 'llama.rope.scaling.factor': 4 }), plain);
+    await refuses(
+      () => openGguf(tinySource({ extra: { 'rope_freqs.weight': [8] } })),
+      'tiny.gguf: tensor "rope_freqs.weight" expected 16 elements (a factor for each pair), got 8'
+    );
+  });
+  test('a part of a model, and what only goes with one, are refused', async () => {
+    for (const [metadata, message] of [
+      [{ 'split.count': 3, 'split.no': 1 }, 'tiny.gguf: expected a whole model, got part 2 of 3; llama-gguf-split --merge joins them'],
+      [{ 'general.type': 'adapter' }, 'tiny.gguf: "general.type" expected model, got adapter']
+    ] as const)
+      await refuses(() => openGguf(tinySource({ metadata })), message);
+    await openGguf(tinySource({ metadata: { 'split.count': 1, 'general.type': 'model' } }));
+  });
+  test('a file of the other byte order is refused', () => {
+    const bytes = tinyGguf();
+    new DataView(bytes.buffer).setUint32(4, 3, false);
+    return refuses(
+      () => openGguf(blobSource(new Blob([bytes]), 'tiny.gguf')),
+      'tiny.gguf: expected a little-endian file, got a big-endian one'
+    );
+  });
+  test('rows that are no whole blocks are refused', () =>
+    refuses(
+      () => openGguf(tinySource({ type: 12 })),
+      'tiny.gguf: tensor "token_embd.weight" expected rows of whole blocks (256 elements of Q4_K), got 64 elements'
+    ));
+  test('more tokens than the matrix has rows are refused', () =>
+    refuses(
+      () => Model.open(runtime, tinySource({ control: ['<|bos|>', '<|eos|>'], rows: 9 })),
+      'tiny.gguf: tokenizer expected at most 9 tokens (rows of token_embd.weight), got 10'
+    ));
+  test('a source that gives fewer bytes than it was asked for is refused', async () => {
+    const source = tinySource();
+    const gguf = await openGguf({ ...source, read: (begin, end) => source.read(begin, Math.min(end, source.size - 1)) });
+    await refuses(
+      () => gguf.floats('blk.1.ffn_down.weight', 96, 64),
+      /^tiny\.gguf: expected 24576 bytes at \d+, got 24575; the file was changed, open it again$/
+    );
+  });
   test('a tensor of an unknown type is named with the types that work', () =>
     refuses(
       () => openGguf(tinySource({ type: 10 })),
-      /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got GGML type 10; convert/
+      /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got Q2_K; convert/
     ));
   test('a tensor of another shape is named with both shapes', () =>
     refuses(
@@ -100,7 +190,7 @@ group('GGUF', test => {
   test('a tokenizer of another kind is refused', () =>
     refuses(
       () => Model.open(runtime, tinySource({ metadata: { 'tokenizer.ggml.model': 'llama' } })),
-      /^tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, got llama with gpt-2$/
+      /^tiny\.gguf: tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, llama3, llama-v3, got llama with gpt-2$/
     ));
 });
 

@@ -1,10 +1,19 @@
 // A GGUF file of a tiny Llama, made in memory: for tests of what a file may get wrong.
 import { blobSource, type Source } from '../engine/source.ts';
 
+/** An integer is written as uint32, another number as float32. */
+type Value = string | number | boolean | readonly string[] | readonly number[];
+
 export interface TinyOptions {
-  readonly metadata?: Readonly<Record<string, string | number>>;
+  readonly metadata?: Readonly<Record<string, Value>>;
+  /** Control tokens after the letters a to h. */
+  readonly control?: readonly string[];
+  /** Rows of the embedding matrix. Default: as many as tokens. */
+  readonly rows?: number;
   /** Tensors to leave out. */
   readonly without?: readonly string[];
+  /** Tensors that a Llama has not, by name, with their shapes. */
+  readonly extra?: Readonly<Record<string, readonly number[]>>;
   /** GGML's number for the type of every matrix. Default F32. */
   readonly type?: number;
   /** Tensors of another shape. */
@@ -14,13 +23,24 @@ export interface TinyOptions {
 export const tiny = { width: 64, heads: 2, kvHeads: 1, headDim: 32, inner: 96, vocabulary: 8, layers: 2 };
 
 const UINT32 = 4;
+const INT32 = 5;
 const FLOAT32 = 6;
+const BOOL = 7;
 const STRING = 8;
+const ARRAY = 9;
 
 /** Weights are small and differ; the same options give the same bytes. */
-export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }: TinyOptions = {}): Uint8Array<ArrayBuffer> {
-  const { width, heads, kvHeads, headDim, inner, vocabulary, layers } = tiny;
-  const fields = {
+export function tinyGguf({
+  metadata = {},
+  control = [],
+  rows = tiny.vocabulary + control.length,
+  without = [],
+  extra = {},
+  type = 0,
+  shapes = {}
+}: TinyOptions = {}): Uint8Array<ArrayBuffer> {
+  const { width, heads, kvHeads, headDim, inner, layers } = tiny;
+  const fields: Record<string, Value> = {
     'general.architecture': 'llama',
     'general.name': 'tiny',
     'llama.block_count': layers,
@@ -31,6 +51,9 @@ export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }:
     'llama.attention.head_count_kv': kvHeads,
     'llama.attention.layer_norm_rms_epsilon': 1e-5,
     'tokenizer.ggml.model': 'gpt2',
+    'tokenizer.ggml.tokens': [...'abcdefgh', ...control],
+    'tokenizer.ggml.merges': [],
+    'tokenizer.ggml.token_type': [...new Array<number>(tiny.vocabulary).fill(1), ...control.map(() => 3)],
     ...metadata
   };
   const ofLayer = (layer: number): [string, number[]][] =>
@@ -47,9 +70,10 @@ export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }:
     ].map(([part, shape]) => [`blk.${layer}.${part as string}.weight`, shape as number[]]);
   const tensors = (
     [
-      ['token_embd.weight', [width, vocabulary]],
+      ['token_embd.weight', [width, rows]],
       ['output_norm.weight', [width]],
-      ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat()
+      ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat(),
+      ...Object.entries(extra)
     ] as [string, number[]][]
   )
     .filter(([name]) => !without.includes(name))
@@ -67,18 +91,22 @@ export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }:
     bytes.push(...new Uint8Array(Float32Array.of(value).buffer));
   };
   const text = (value: string): void => {
-    u64(value.length);
-    bytes.push(...new TextEncoder().encode(value));
+    const encoded = new TextEncoder().encode(value);
+    u64(encoded.length);
+    bytes.push(...encoded);
   };
-  bytes.push(...new TextEncoder().encode('GGUF'));
-  u32(3);
-  u64(tensors.length);
-  u64(Object.keys(fields).length + 2);
-  for (const [key, value] of Object.entries(fields)) {
-    text(key);
+  const value = (value: Value): void => {
     if (typeof value === 'string') {
       u32(STRING);
       text(value);
+    } else if (typeof value === 'boolean') {
+      u32(BOOL);
+      bytes.push(Number(value));
+    } else if (typeof value === 'object') {
+      u32(ARRAY);
+      u32(typeof value[0] === 'number' ? INT32 : STRING);
+      u64(value.length);
+      for (const item of value) typeof item === 'number' ? u32(item) : text(item);
     } else if (Number.isInteger(value)) {
       u32(UINT32);
       u32(value);
@@ -86,16 +114,15 @@ export function tinyGguf({ metadata = {}, without = [], type = 0, shapes = {} }:
       u32(FLOAT32);
       float(value);
     }
-  }
-  const list = (key: string, values: readonly string[]): void => {
-    text(key);
-    u32(9);
-    u32(STRING);
-    u64(values.length);
-    values.forEach(text);
   };
-  list('tokenizer.ggml.tokens', [...'abcdefgh']);
-  list('tokenizer.ggml.merges', []);
+  bytes.push(...new TextEncoder().encode('GGUF'));
+  u32(3);
+  u64(tensors.length);
+  u64(Object.keys(fields).length);
+  for (const [key, field] of Object.entries(fields)) {
+    text(key);
+    value(field);
+  }
   let offset = 0;
   for (const { name, shape } of tensors) {
     text(name);

@@ -102,6 +102,7 @@ export class Conversation {
   /** Tokens that the transcript was when it was last read. */
   #length = 0;
   #stop = new AbortController();
+  #busy = false;
 
   /** Opens a model; one conversation opens one. `loaded` hears 0 to 1. */
   async open(chosen: Chosen, loaded: Listen<number>): Promise<ModelFacts> {
@@ -116,7 +117,11 @@ export class Conversation {
    *
    * @throws {BackendError} if the backend is missing here, computes wrongly, or has no memory for the cache
    */
-  async configure(settings: Settings): Promise<CacheFacts> {
+  configure(settings: Settings): Promise<CacheFacts> {
+    return this.#alone(() => this.#configure(settings));
+  }
+
+  async #configure(settings: Settings): Promise<CacheFacts> {
     const { config } = this.#opened();
     let backend = this.#backends.get(settings.attention);
     if (!backend) {
@@ -147,9 +152,13 @@ export class Conversation {
   }
 
   /** Answers, reporting every piece. Resolves to why the answer ended. */
-  async ask(question: string, { temperature, maxAnswer }: AskOptions, listen: Listen<Report>): Promise<Ending> {
+  ask(question: string, options: AskOptions, listen: Listen<Report>): Promise<Ending> {
+    return this.#alone(() => this.#ask(question, options, listen));
+  }
+
+  async #ask(question: string, { temperature, maxAnswer }: AskOptions, listen: Listen<Report>): Promise<Ending> {
     const model = this.#opened();
-    if (!this.#cache) await this.configure(this.#settings!);
+    if (!this.#cache) await this.#configure(this.#settings!);
     const cache = this.#cache!;
     const chat = new Chat(model, cache, {
       capacity: cache.cache.shape.capacity,
@@ -217,10 +226,23 @@ export class Conversation {
   }
 
   /** Forgets the conversation. */
-  restart(): void {
-    this.#cache?.crop(0);
-    this.#transcript = NOTHING;
-    this.#length = 0;
+  restart(): Promise<void> {
+    return this.#alone(async () => {
+      this.#cache?.crop(0);
+      this.#transcript = NOTHING;
+      this.#length = 0;
+    });
+  }
+
+  /** What uses the cache uses it alone: while an answer is made it must neither be cropped nor replaced, nor asked something else. */
+  async #alone<T>(run: () => Promise<T>): Promise<T> {
+    if (this.#busy) throw new InputError('expected one thing at a time, got another before the answer has ended');
+    this.#busy = true;
+    try {
+      return await run();
+    } finally {
+      this.#busy = false;
+    }
   }
 
   #opened(): Model {

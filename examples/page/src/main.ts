@@ -158,13 +158,23 @@ function stillOpen(on: Engine, error: unknown): boolean {
 }
 
 async function restart(): Promise<void> {
-  await engine!.restart();
+  const on = engine!;
+  view.setState('opening'); // nothing can be asked meanwhile
+  try {
+    await on.restart();
+  } catch (error) {
+    if (!stillOpen(on, error)) return;
+    view.complain(sentence(error));
+    view.setState('ready');
+    return;
+  }
   elements.log.replaceChildren();
   held = EMPTY;
   view.showHeld(held, cache);
   view.noteCache(cache, settings.attention, 0);
   view.complain(undefined);
   view.setStatus('Ready');
+  view.setState('ready');
   elements.question.focus();
 }
 
