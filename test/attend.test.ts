@@ -4,13 +4,14 @@
 import { type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
-import { backends, reference, scalar, simd128, wasm, withVerbs } from './backends.ts';
+import { backends } from './backends.ts';
 import * as brute from './brute.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
 import { halfBits, rounded } from './half.ts';
 import { type Input, inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { DECODED_ROWS, QUALITY } from './tolerance.ts';
+import { reference, scalar, simd128, wasm, withVerbs } from './verbs.ts';
 
 type Options = ConstructorParameters<typeof KVCache>[1];
 

@@ -1,11 +1,11 @@
 // Checks what a cache attends to against f64 attention over the tokens it says it holds.
 
 import type { Sequence } from 'nsnquant';
-import type { Tested } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
 import { DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
+import type { Tested } from './verbs.ts';
 
 export interface Expected {
   readonly exact: Float64Array;

@@ -4,7 +4,6 @@
 import { type CodecName, codecs } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
-import { simd128 } from './backends.ts';
 import * as brute from './brute.ts';
 import { allFinite, atMost, refuses, relativeL2, sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
@@ -12,6 +11,7 @@ import { halfBits, halfValue, nearestHalf } from './half.ts';
 import { bells, exactRope, keyLike } from './inputs.ts';
 import { type Block, type Group, groupValues, meanOf, normsOf, readBlock } from './pages.ts';
 import { ATOL, meanTermShare, NAIVE_ERRORS, NEAR_TIE } from './tolerance.ts';
+import { simd128 } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const headDim = 64;

@@ -2,12 +2,13 @@
 
 import { type CacheOptions, type CodecName, codecs, KVCache, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { backends, scatteredWebgpu, wasm } from './backends.ts';
+import { backends, scatteredWebgpu } from './backends.ts';
 import { atMost } from './compare.ts';
 import { group } from './group.ts';
 import { bells, keyLike } from './inputs.ts';
 import { sectionsOf } from './pages.ts';
 import { gpuMemoryBound, memoryBound } from './tolerance.ts';
+import { wasm } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const small: CacheOptions = { layers: 2, kvHeads: 2, queryHeads: 6, headDim: 64, capacity: 300 };

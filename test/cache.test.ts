@@ -3,13 +3,14 @@
 import { KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
-import { backends, reference, simd128, type Tested, wasm, webgpu } from './backends.ts';
+import { backends, webgpu } from './backends.ts';
 import { atMost, refuses, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { below, exactRope, inputs, keyLike, normal, random } from './inputs.ts';
 import { readSaved } from './pages.ts';
 import { RECODED } from './tolerance.ts';
+import { reference, simd128, type Tested, wasm } from './verbs.ts';
 
 type Options = ConstructorParameters<typeof KVCache>[1];
 

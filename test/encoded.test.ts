@@ -4,12 +4,12 @@
 import { type CodecName, codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { sameAttention } from './attention.ts';
-import { reference, simd128 } from './backends.ts';
 import { encodedFrom } from './encoded.ts';
 import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
 import { sectionsOf } from './pages.ts';
+import { reference, simd128 } from './verbs.ts';
 
 const headDim = 72; // rows of codes and a group of channels that end in padding
 const rope = exactRope(headDim);

@@ -4,11 +4,12 @@ import { BackendError, type CacheOptions, type CodecName, codecs, KVCache, openB
 import { openKernels } from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
 import { sameAttention } from './attention.ts';
-import { backends, scalar, type Tested, wasm, withVerbs } from './backends.ts';
+import { backends } from './backends.ts';
 import { allFinite, refuses, sameBits } from './compare.ts';
 import { group } from './group.ts';
 import { nearestHalf } from './half.ts';
 import { bells, inputs } from './inputs.ts';
+import { scalar, type Tested, wasm, withVerbs } from './verbs.ts';
 
 const HEAD_DIM = 32;
 const options = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: HEAD_DIM, capacity: 200, sequences: 3 } as const;

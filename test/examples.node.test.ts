@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { required } from './gpu.ts';
+import { required, without } from './gpu.ts';
 import { group } from './group.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -40,6 +40,7 @@ function beginning(recording: Buffer, tokens: number): Uint8Array {
 }
 
 group('examples', test => {
+  if (without !== '') return test.skip('examples that open a GPU', without);
   test("device.ts gives the mean of equal values, from the engine's buffer into the engine's buffer", () => {
     const { status, stdout, stderr } = spawnSync('npx', ['tsx', 'examples/device.ts'], { cwd: root, encoding: 'utf8' });
     if (status !== 0 && lacksDevice(stderr)) return console.log(`device.ts skipped: ${stderr.trim().split('\n').at(-1)}`);

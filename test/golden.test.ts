@@ -4,7 +4,6 @@
 import { type Codec, type CodecName, codecs, KVCache, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
-import { reference as referenceBackend, wasm, withVerbs } from './backends.ts';
 import * as brute from './brute.ts';
 import { sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
 import { loadFixture } from './fixture.ts';
@@ -13,6 +12,7 @@ import { rounded } from './half.ts';
 import { keyLike } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';
 import { ATOL, scaleTie } from './tolerance.ts';
+import { reference as referenceBackend, wasm, withVerbs } from './verbs.ts';
 
 interface Golden {
   readonly headDim: number;

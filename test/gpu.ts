@@ -18,7 +18,7 @@ const globals = globalThis as { Bun?: unknown; Deno?: unknown; process?: NodeJS.
 const variable = (name: string) => (globals.process ? globals.process.env[name] : new URLSearchParams(location.search).get(name)) ?? '';
 
 /** Why this run is to do without a GPU; test/lanes.ts says so of lanes that have none, or repeat another. */
-const without = variable('NSN_WITHOUT_WEBGPU');
+export const without = variable('NSN_WITHOUT_WEBGPU');
 
 /** Whether NSN_REQUIRE makes a missing device a failure. */
 export const required = without === '' && /\b(webgpu|all)\b/.test(variable('NSN_REQUIRE'));
@@ -28,6 +28,7 @@ const kept: GPU[] = [];
 
 /** Dawn in Node, or why it does not load. */
 export async function dawn(...flags: string[]): Promise<GPU | string> {
+  if (without !== '') return without;
   const name = 'webgpu'; // in a variable: the tests are bundled, the package is not
   try {
     const gpu = ((await import(name)) as { create(flags: string[]): GPU }).create(flags);

@@ -5,7 +5,6 @@ import { type CodecName, codecs, type Rope } from 'nsnquant';
 import type { Verbs } from 'nsnquant/kernels';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
-import { reference as referenceBackend, relaxed, scalar, simd128 } from './backends.ts';
 import * as brute from './brute.ts';
 import { allFinite, atMost, sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
 import { group } from './group.ts';
@@ -13,6 +12,7 @@ import { nearestHalf } from './half.ts';
 import { type Input, inputs, normal, ropes, uneven } from './inputs.ts';
 import { type Block, groupValues, meanOf, normsOf, readBlock } from './pages.ts';
 import { ATOL, meanTermShare, scaleTie, TOKEN_ERROR } from './tolerance.ts';
+import { reference as referenceBackend, relaxed, scalar, simd128 } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const all = Object.keys(inputs);

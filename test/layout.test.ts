@@ -3,12 +3,12 @@
 import { type CodecName, codecs, KVCache, plan, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
-import { reference as referenceBackend, simd128, withVerbs } from './backends.ts';
 import { group } from './group.ts';
 import { halfValue, rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
 import { readSaved, type Sections, sectionsOf } from './pages.ts';
 import { scaleTie } from './tolerance.ts';
+import { reference as referenceBackend, simd128, withVerbs } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);

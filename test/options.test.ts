@@ -4,9 +4,9 @@
 import * as api from 'nsnquant';
 import * as kernels from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
-import { scalar } from './backends.ts';
 import { refuses } from './compare.ts';
 import { group } from './group.ts';
+import { scalar } from './verbs.ts';
 
 const { KVCache, openBackend, plan } = api;
 const { openKernels } = kernels;

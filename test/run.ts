@@ -10,16 +10,17 @@ const list = (text: string) =>
     .split(',')
     .map(item => item.trim())
     .filter(item => item !== '');
-const { lane, file, timeout } = program
+const { lane, file, quick, timeout } = program
   .option('--lane <names>', `only these, comma separated: ${lanes.map(lane => lane.name).join(', ')}`, list)
   .option('--file <names>', 'only these test files, comma separated, without .test.ts or .node.test.ts', list)
+  .option('--quick', 'in Node alone, without a GPU: what a change is tried with between two edits')
   .option('--timeout <seconds>', 'for each file in each lane', Number, 900)
   .addHelpText(
     'after',
     '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.'
   )
   .parse()
-  .opts<{ lane?: string[]; file?: string[]; timeout: number }>();
+  .opts<{ lane?: string[]; file?: string[]; quick?: true; timeout: number }>();
 const required = list(process.env.NSN_REQUIRE ?? '');
 
 const laneNames = lanes.map(lane => lane.name);
@@ -27,16 +28,18 @@ const fileNames = testFiles.map(shortName);
 refuseUnknown('--lane', lane, laneNames);
 refuseUnknown('--file', file, fileNames);
 refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'all']);
+if (quick && lane) program.error('"--lane" expected without --quick, which is the lane node');
 if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
 
 const totals = { passed: 0, failed: 0, skipped: 0 };
 const problems: string[] = [];
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? true);
 
+if (quick) process.env.NSN_WITHOUT_WEBGPU = '--quick opens no GPU';
 install();
 for (const file of files) await bundle(file);
 for (const chosen of lanes) {
-  if (lane?.includes(chosen.name) ?? true) await runLane(chosen);
+  if (quick ? chosen.name === 'node' : (lane?.includes(chosen.name) ?? true)) await runLane(chosen);
 }
 
 for (const problem of problems) console.log(problem);

@@ -5,7 +5,7 @@
 import { type CodecName, codecs, KVCache, type Rope, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule } from './attention.ts';
-import { backends, reference, scatteredWebgpu } from './backends.ts';
+import { backends, scatteredWebgpu } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, withinFloatRule } from './compare.ts';
 import { encodedFrom, type Ties } from './encoded.ts';
@@ -14,6 +14,7 @@ import { rounded } from './half.ts';
 import { inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';
 import { DECODED_ROWS } from './tolerance.ts';
+import { reference } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const all = Object.keys(inputs);

@@ -1,14 +1,15 @@
 // What is WebGPU's own: a device that openBackend() is given, one that computes wrongly, has no memory, binds little, or is lost.
 // What it has in common with other backends is tested with them (backends.ts).
 
-import { BackendError, type CacheOptions, KVCache, openBackend, type Sequence } from 'nsnquant';
+import { type BackendError, type CacheOptions, KVCache, openBackend, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
-import { gpu, simd128 } from './backends.ts';
+import { gpu } from './backends.ts';
 import { refuses, sameBits, withinFloatRule } from './compare.ts';
 import { altered, bindingAtMost, type Gpu, miscompiling, untested } from './gpu.ts';
 import { group, type Register } from './group.ts';
 import { bells, keyLike, ropes } from './inputs.ts';
+import { simd128 } from './verbs.ts';
 
 /** The first shape of the self-test, in layers: most of its pipelines are compiled once for the whole file. */
 const options = {

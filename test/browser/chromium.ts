@@ -6,7 +6,6 @@ import type { AddressInfo } from 'node:net';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stripVTControlCharacters } from 'node:util';
-import * as playwright from 'playwright-core';
 import type { Lane } from '../lanes.ts';
 import { type Outcome, outcome } from '../outcome.ts';
 import { sandbox } from '../sandbox.ts';
@@ -20,7 +19,8 @@ const webgpu = ['--enable-unsafe-webgpu', '--enable-features=Vulkan', ...(ownAda
 
 export const chromiumPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 
-const launch = () => playwright.chromium.launch({ executablePath: chromiumPath, args: webgpu });
+/** The driver takes a second to load, of every run that needs no browser too: it is loaded where one is opened. */
+const launch = async () => (await import('playwright-core')).chromium.launch({ executablePath: chromiumPath, args: webgpu });
 
 export const chromium: Lane = {
   name: 'chromium',
