@@ -118,7 +118,7 @@ function choiceTests(test: Register, gpu: Gpu): void {
     try {
       const backend = await open(gpu.device);
       assert.is(backend.name, 'webgpu');
-      assert.is(backend.reason, 'wasm backend expected an engine that validates WebAssembly');
+      assert.is(backend.reason, 'wasm backend expected an engine that validates WebAssembly, got one that does not');
       assert.is(destroyed, 0);
     } finally {
       WebAssembly.validate = validate;

@@ -1004,6 +1004,97 @@ group('refusals by the kernels', test => {
   }
 });
 
+group('what came', test => {
+  const sequence = cacheOn(scalar).sequence();
+  const revoked = Proxy.revocable({}, {});
+  revoked.revoke();
+  const throwing = () => {
+    throw new Error('a trap');
+  };
+
+  test('is said by its kind, whatever it is', async () => {
+    for (const [value, kind] of [
+      [undefined, 'undefined'],
+      [null, 'null'],
+      [0, 'number'],
+      ['', 'string'],
+      [1n, 'bigint'],
+      [Symbol('s'), 'symbol'],
+      [true, 'boolean'],
+      [[], 'Array'],
+      [{}, 'Object'],
+      [Object.create(null), 'object'],
+      [{ constructor: undefined }, 'object'],
+      [{ constructor: { name: 7 } }, 'object'],
+      [new (class {})(), 'object'],
+      [new (class Tokens {})(), 'Tokens'],
+      [class Tokens {}, 'class Tokens'],
+      [class {}, 'class'],
+      [() => {}, 'function'],
+      [Promise.resolve(), 'Promise'],
+      [new Map(), 'Map'],
+      [new Date(NaN), 'Date'],
+      [new ArrayBuffer(8), 'ArrayBuffer'],
+      [new DataView(new ArrayBuffer(8)), 'DataView'],
+      [new Float64Array(TOKEN), 'Float64Array'],
+      [new Uint8ClampedArray(TOKEN), 'Uint8ClampedArray'],
+      [new BigInt64Array(TOKEN), 'BigInt64Array'],
+      [new Proxy(rows(1), {}), 'object with the prototype of Float32Array'],
+      [Object.create(Float32Array.prototype), 'object with the prototype of Float32Array'],
+      [Object.create(Uint16Array.prototype, { length: { value: TOKEN } }), 'object with the prototype of Uint16Array'],
+      [new Proxy({}, { get: throwing }), 'object'],
+      [revoked.proxy, 'object'],
+      [cacheOn(scalar), 'KVCache'],
+      [sequence, 'Sequence']
+    ] as const) {
+      if (kind !== 'number')
+        await refuses(() => sequence.append(value as never, rows(1), rows(1)), TypeError, `"layer" expected integer, got ${kind}`);
+      if (value === revoked.proxy) continue; // the engine refuses to look for a buffer in it
+      const message = `expected Float32Array, Uint16Array or Float16Array, got ${kind}`;
+      await refuses(() => sequence.append(0, value as never, rows(1)), TypeError, `"keys" ${message}`);
+      await refuses(() => sequence.append(0, rows(1), value as never), TypeError, `"values" ${message}`);
+      assert.is(sequence.length, 0);
+    }
+  });
+});
+
+/** The range of scales: its least is 0 in f32, its most is far from what f32 cannot hold. */
+group('odd scales that are no errors', test => {
+  for (const tested of backends) {
+    test(`the least attends to all tokens alike, the most to finite numbers, on ${tested.name}`, async () => {
+      for (const input of ['key-like', 'largest finite'] as const) {
+        for (const tokens of [1, 70]) {
+          // 140 rows: a prompt, for which pages are decoded.
+          const cache = cacheOn(tested, { layers: 1, sinks: 2 });
+          const sequence = cache.sequence();
+          const keys = inputs[input]!(tokens, HEAD_DIM, 5);
+          const values = rows(tokens, 6);
+          sequence.append(0, inputs[input]!(100, HEAD_DIM, 7), rows(100, 8));
+          sequence.append(0, keys, values);
+          const query = inputs[input]!(tokens, 2 * HEAD_DIM, 9);
+          for (const scale of [2 ** 32, Number.MIN_VALUE, 1e-300, 1e-45, 1e-39]) {
+            const out = await sequence.attend(0, query, { scale }).read();
+            allFinite(`${input}, ${tokens} tokens, scale ${scale}`, out);
+            if (scale > 1) continue;
+            // Read after attending: decode() needs nothing sealed.
+            const held = (await sequence.decode(0)).values;
+            const last = out.subarray(out.length - HEAD_DIM);
+            for (let i = 0; i < HEAD_DIM; i++) {
+              let mean = 0;
+              for (let t = 0; t < 100 + tokens; t++) mean += held[t * HEAD_DIM + i]! / (100 + tokens);
+              assert.ok(
+                Math.abs(last[i]! - mean) <= 1e-3,
+                `${input}, ${tokens} tokens, scale ${scale}: ${last[i]} is not the mean ${mean}`
+              );
+            }
+          }
+          cache.dispose();
+        }
+      }
+    });
+  }
+});
+
 group('odd tokens that are no errors', test => {
   const odd = ['nothing but zeros', 'zero tokens', 'equal tokens', 'largest finite', 'f32 subnormals'] as const;
   const TOKENS = 70;

@@ -27,7 +27,7 @@ export async function openWasm(variant?: WasmVariant, because?: string): Promise
 }
 
 export async function openModule(variant?: WasmVariant): Promise<{ module: WebAssembly.Module; variant: WasmVariant; reason: string }> {
-  if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, which this engine lacks');
+  if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, got an engine without it');
   let refused = '';
   for (const candidate of variant ? [variant] : (['relaxed', 'simd128', 'scalar'] as const)) {
     const bytes = Uint8Array.from((await binaries[candidate]()).match(/../g)!, byte => parseInt(byte, 16));
@@ -37,5 +37,5 @@ export async function openModule(variant?: WasmVariant): Promise<{ module: WebAs
     }
     refused = candidate;
   }
-  throw new BackendError('wasm', `expected an engine that validates ${variant ?? 'WebAssembly'}`);
+  throw new BackendError('wasm', `expected an engine that validates ${variant ?? 'WebAssembly'}, got one that does not`);
 }

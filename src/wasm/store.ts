@@ -175,7 +175,11 @@ export class WasmMemory {
     try {
       memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     } catch (cause) {
-      throw new BackendError('wasm', `expected ${pages * WASM_PAGE} bytes for capacity ${shape.capacity}, which the engine refused`, cause);
+      throw new BackendError(
+        'wasm',
+        `expected ${pages * WASM_PAGE} bytes for capacity ${shape.capacity}, got: ${(cause as Error).message}`,
+        cause
+      );
     }
     this.bytes = pages * WASM_PAGE;
     this.kernels = instantiateSync<Kernels>(module, { env: { memory } }).exports;

@@ -50,8 +50,7 @@ async function findGpu(load: boolean): Promise<GPU> {
   const scope = globalThis as { navigator?: { gpu?: GPU }; process?: { versions?: Record<string, string> } };
   if (scope.navigator?.gpu) return scope.navigator.gpu;
   const versions = scope.process?.versions;
-  if (!versions?.['node'] || versions['bun'] || versions['deno'])
-    throw new BackendError('webgpu', 'expected navigator.gpu, which this engine lacks');
+  if (!versions?.['node'] || versions['bun'] || versions['deno']) throw new BackendError('webgpu', 'expected navigator.gpu, got none');
   if (!load)
     throw new BackendError('webgpu', 'is looked for in Node where "shape", "batch" or "context" says what for, or "prefer" asks for it');
   const name = 'webgpu'; // in a variable, so that no bundler resolves it: the package is for Node alone
@@ -59,11 +58,7 @@ async function findGpu(load: boolean): Promise<GPU> {
     const dawn = (await import(name)) as { create(options: string[]): GPU };
     return (dawnGpu ??= dawn.create([]));
   } catch (cause) {
-    throw new BackendError(
-      'webgpu',
-      `expected the package "webgpu", which did not load: ${(cause as Error).message.split('\n')[0]}`,
-      cause
-    );
+    throw new BackendError('webgpu', `expected the package "webgpu", got: ${(cause as Error).message.split('\n')[0]}`, cause);
   }
 }
 

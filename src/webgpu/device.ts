@@ -121,7 +121,7 @@ export class Device {
         copy = target.getMappedRange(0, bytes).slice(0);
         target.unmap(); // Deno maps a buffer of a device that is lost, and then refuses to unmap it
       } catch (cause) {
-        throw this.lost ?? new BackendError('webgpu', 'expected its device to finish, which failed', cause);
+        throw this.lost ?? new BackendError('webgpu', `expected its device to finish, got: ${(cause as Error).message}`, cause);
       }
       if (size <= KEPT_BYTES) this.#readBuffers.push(target);
       else target.destroy();
