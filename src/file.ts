@@ -1,7 +1,7 @@
-// A sequence as bytes: a safetensors file of its pages and raw places, with what a reader must agree on in the metadata.
+// A sequence as bytes: a safetensors file of its pages and raw windows, with what a reader must agree on in the metadata.
 
 import type { Dump } from './backend.ts';
-import { kind } from './check.ts';
+import { kind, plural } from './check.ts';
 import { typedArrayName } from './format/half.ts';
 import { checkPage, FORMAT, rawOffset, WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
@@ -31,7 +31,7 @@ function metadataOf(shape: CacheShape): Record<string, string> {
   };
 }
 
-/** The bytes of a file. Raw places are cleared beyond their tokens: what lies there may be another conversation's. */
+/** The bytes of a file. Raw windows are cleared beyond their tokens: what lies there may be another conversation's. */
 export function writeFile(shape: CacheShape, { length, layers }: FileContents): Uint8Array {
   const header: Record<string, Tensor | Record<string, string>> = {
     __metadata__: { ...metadataOf(shape), length: String(length) }
@@ -75,46 +75,78 @@ export function writeFile(shape: CacheShape, { length, layers }: FileContents): 
 export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
   if (typedArrayName(file) !== 'Uint8Array') throw new TypeError(`"bytes" expected Uint8Array, got ${kind(file)}`);
   const { header, data } = parse(file);
-  const metadata = (header['__metadata__'] ?? {}) as Record<string, string>;
+  const metadata = record(header['__metadata__']);
   for (const [field, expected] of Object.entries(metadataOf(shape))) {
-    if (metadata[field] !== expected) throw new RangeError(`file expected ${field} ${expected}, got ${metadata[field] ?? 'none'}`);
+    if (metadata[field] !== expected) throw new RangeError(`file expected ${field} ${expected}, got ${shown(metadata[field])}`);
   }
   const length = Number(metadata['length']);
-  if (!Number.isInteger(length) || length < 0) throw new RangeError(`file expected length an integer from 0, got ${metadata['length']}`);
-
-  const windows = Math.ceil(Math.max(0, length - shape.sinks) / WINDOW);
-  const rows = (name: string, rowBytes: number): Uint8Array[] => {
-    const tensor = header[name];
-    if (!tensor) throw new RangeError(`file expected tensor ${name}, got none`);
-    const { dtype, shape: size, data_offsets: offsets } = tensor as Partial<Tensor>;
-    if (!Array.isArray(size) || !Array.isArray(offsets))
-      throw new RangeError(`file expected ${name} with shape and data_offsets, got none`);
-    const [begin, end] = offsets as unknown as [number, number];
-    const count = rowBytes === 0 ? 0 : (end - begin) / rowBytes;
-    if (dtype !== 'U8' || size[0] !== count || size[1] !== rowBytes || !(begin >= 0)) {
-      throw new RangeError(`file expected ${name} as U8 [n, ${rowBytes}], got ${dtype} [${size.join(', ')}]`);
-    }
-    if (end > data.length) throw new RangeError(`file expected ${end} bytes of tensors, got ${data.length}`);
-    return Array.from({ length: count }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
-  };
-  const layers = shape.pages.map((page, layer): Dump => {
-    const pages = rows(`layers.${layer}.pages`, page.bytes);
-    const raws = rows(`layers.${layer}.raw`, shape.rawPageBytes);
-    const sinks = rows(`layers.${layer}.sinks`, shape.sinkBytes);
-    for (const bytes of pages) checkPage(bytes, page);
-    if (pages.length + raws.length !== windows) {
-      throw new RangeError(`file expected ${windows} windows in layer ${layer} (${length} tokens), got ${pages.length + raws.length}`);
-    }
-    if (raws.length > shape.recent + 1) {
-      throw new RangeError(`file expected at most ${shape.recent + 1} raw windows in layer ${layer} (option "recent"), got ${raws.length}`);
-    }
-    if (sinks.length !== Number(shape.sinks > 0 && length > 0)) {
-      throw new RangeError(`file expected sinks in layer ${layer}, got ${sinks.length} of them`);
-    }
-    for (const bytes of [...raws, ...sinks]) checkHalves(bytes, layer);
-    return { pages, raws, sinks: sinks[0] };
-  });
+  if (!(length >= 0) || String(length) !== metadata['length'] || !Number.isSafeInteger(length)) {
+    throw new RangeError(`file expected length an integer from 0, got ${shown(metadata['length'])}`);
+  }
+  const layers = shape.pages.map((_, layer) => readLayer(shape, header, data, length, layer));
   return { length, layers };
+}
+
+function readLayer(shape: CacheShape, header: Record<string, unknown>, data: Uint8Array, length: number, layer: number): Dump {
+  const page = shape.pages[layer]!;
+  const rows = (name: string, rowBytes: number): Uint8Array[] => readRows(header, data, `layers.${layer}.${name}`, rowBytes);
+  const pages = rows('pages', page.bytes);
+  const raws = rows('raw', shape.rawPageBytes);
+  const sinks = rows('sinks', shape.sinkBytes);
+  for (const bytes of pages) checkPage(bytes, page);
+  const windows = Math.max(0, length - shape.sinks) / WINDOW;
+  if (pages.length + raws.length !== Math.ceil(windows)) {
+    throw new RangeError(
+      `file expected ${plural(Math.ceil(windows), 'window')} in layer ${layer} (${length} tokens), got ${pages.length + raws.length}`
+    );
+  }
+  // A page is 64 tokens, so that a window which is not complete is raw.
+  const complete = Math.floor(windows);
+  if (pages.length > complete) {
+    throw new RangeError(`file expected at most ${plural(complete, 'page')} in layer ${layer} (${length} tokens), got ${pages.length}`);
+  }
+  if (complete - pages.length > shape.recent) {
+    throw new RangeError(
+      `file expected at most ${plural(shape.recent, 'complete raw window')} in layer ${layer} (option "recent"), got ${complete - pages.length}`
+    );
+  }
+  if (sinks.length !== Number(shape.sinks > 0 && length > 0)) {
+    throw new RangeError(`file expected sinks in layer ${layer}, got ${sinks.length} of them`);
+  }
+  for (const bytes of [...raws, ...sinks]) checkHalves(bytes, layer);
+  return { pages, raws, sinks: sinks[0] };
+}
+
+/** The rows of a tensor: as many bytes each as are asked for, whatever the header says. */
+function readRows(header: Record<string, unknown>, data: Uint8Array, name: string, rowBytes: number): Uint8Array[] {
+  if (!(name in header)) throw new RangeError(`file expected tensor ${name}, got none`);
+  const { dtype, shape, data_offsets } = record(header[name]);
+  if (!isIntegers(shape) || !isIntegers(data_offsets) || data_offsets.length !== 2) {
+    throw new RangeError(`file expected ${name} with shape and data_offsets of integers, got ${shown(shape)} and ${shown(data_offsets)}`);
+  }
+  const [begin, end] = data_offsets as [number, number];
+  const count = rowBytes === 0 ? 0 : (end - begin) / rowBytes;
+  if (dtype !== 'U8' || shape.length !== 2 || shape[0] !== count || shape[1] !== rowBytes || begin > end) {
+    throw new RangeError(`file expected ${name} as U8 [n, ${rowBytes}], got ${shown(dtype)} [${shape.join(', ')}]`);
+  }
+  if (end > data.length) throw new RangeError(`file expected ${end} bytes of tensors, got ${data.length}`);
+  return Array.from({ length: count }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
+}
+
+/** An array of integers from 0. */
+function isIntegers(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every(element => Number.isSafeInteger(element) && element >= 0);
+}
+
+/** What JSON has under a name, as an object: an empty one where it is none. */
+function record(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+/** What JSON has, for a message. */
+function shown(value: unknown): string {
+  if (value === undefined) return 'none';
+  return typeof value === 'object' ? kind(value) : String(value);
 }
 
 function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8Array } {

@@ -24,7 +24,10 @@ export interface CacheOptions {
   readonly rope?: Rope;
   /** First tokens of a sequence that stay raw, 0 to 64. Default 4; 0 is the paper. */
   readonly sinks?: number;
-  /** Newest complete windows that stay raw. Default 0. */
+  /**
+   * Newest complete windows that stay raw. Default 0. With 1, the newest 64 tokens can be cropped without loss in every layer, as
+   * drafts are that a model rejects.
+   */
   readonly recent?: number;
   /** Sequences that can be open at once. Default 4. */
   readonly sequences?: number;

@@ -219,6 +219,40 @@ for (const tested of backends) {
       });
     }
 
+    test('crop() seals nothing: rejected drafts leave what was raw as it was, across a window’s end too', async () => {
+      for (const [layers, recent] of [
+        [1, 0],
+        [2, 1]
+      ] as const) {
+        const cache = open({ layers, recent });
+        const plain = extend(cache.sequence(), 0, 66, 1);
+        const drafted = extend(cache.sequence(), 0, 66, 1);
+        for (let n = 0; n < 3; n++) {
+          extend(drafted, 300, 304); // ends two tokens after the window
+          drafted.crop(66);
+        }
+        for (let layer = 0; layer < layers; layer++) {
+          const [expected, held] = [await plain.decode(layer), await drafted.decode(layer)];
+          sameBits('keys', held.keys, expected.keys);
+          sameBits('values', held.values, expected.values);
+          sameBits('values as they came', held.values, rounded(stream(layer, 32, 0, 66)[1]));
+        }
+        sameBits('file', await seen(extend(drafted, 66, 140)), await seen(extend(plain, 66, 140)));
+        cache.dispose();
+      }
+    });
+
+    test('crop() within a prompt leaves its windows raw until the next append', async () => {
+      const cache = open({ layers: 1 });
+      const sequence = extend(cache.sequence(), 0, 200);
+      sequence.crop(150);
+      assert.is(sequence.sealed.tokens, 0);
+      sameBits('keys', (await sequence.decode(0)).keys, rounded(stream(0, 32, 0, 150)[0]));
+      extend(sequence, 150, 151);
+      assert.is(sequence.sealed.tokens, 128);
+      cache.dispose();
+    });
+
     test('crop() of a fork leaves the other as it was', async () => {
       const cache = open({ capacity: 800 });
       const chat = extend(cache.sequence(), 0, 200);

@@ -588,6 +588,15 @@ for (const tested of backends) {
       cache.dispose();
     });
 
+    test('a refused save codes nothing that waits to be coded', async () => {
+      const { sequence } = filled(tested, 5);
+      sequence.append(1, rows(130), rows(130, 2));
+      const before = await sequence.attend(1, queries(2)).read();
+      await refuses(() => sequence.save(), RangeError, 'layer 1 expected 5 tokens, as the shortest has, got 135');
+      assert.is(sequence.sealed.bytes, 0);
+      sameAttention(tested, 'attention', await sequence.attend(1, queries(2)).read(), before);
+    });
+
     test('save refuses layers of different lengths', async () => {
       const { sequence } = filled(tested, 5);
       sequence.append(1, rows(2), rows(2));
@@ -744,7 +753,7 @@ for (const tested of backends) {
           RangeError,
           'file expected format 1, got none'
         ],
-        ...['x', '-1', '1.5', 'NaN'].map(
+        ...['x', '-1', '1.5', 'NaN', '', ' 140', '1.4e2', '140.0', '9007199254740993', 'Infinity'].map(
           length =>
             [
               withHeader(file, header => {
@@ -824,7 +833,22 @@ for (const tested of backends) {
             header['layers.0.pages'].data_offsets = [-pageBytes, pageBytes];
           }),
           RangeError,
-          `file expected layers.0.pages as U8 [n, ${pageBytes}], got U8 [2, ${pageBytes}]`
+          'file expected layers.0.pages with shape and data_offsets of integers, got Array and Array'
+        ],
+        [
+          withHeader(file, header => {
+            const raw = header['layers.0.raw'];
+            raw.data_offsets = raw.data_offsets.map(String); // which add up to a longer text
+          }),
+          RangeError,
+          'file expected layers.0.raw with shape and data_offsets of integers, got Array and Array'
+        ],
+        [
+          withHeader(file, header => {
+            header['layers.0.pages'] = { dtype: 'U8', shape: [-1, pageBytes], data_offsets: [2 * pageBytes, pageBytes] };
+          }),
+          RangeError,
+          'file expected layers.0.pages with shape and data_offsets of integers, got Array and Array'
         ],
         [
           file.slice(0, -1),
@@ -892,12 +916,47 @@ for (const tested of backends) {
       ]);
     });
 
-    test('more raw windows than "recent" keeps are refused, and nothing changes', async () => {
+    test('more complete raw windows than "recent" keeps are refused, and nothing changes', async () => {
       const recent = await filled(tested, 140, { recent: 2 }).sequence.save();
-      const message = (most: number) => `file expected at most ${most} raw windows in layer 0 (option "recent"), got 3`;
-      await keeps([[recent, RangeError, message(1)]]);
-      await keeps([[recent, RangeError, message(2)]], { recent: 1 });
+      const message = (most: string) => `file expected at most ${most} in layer 0 (option "recent"), got 2`;
+      await keeps([[recent, RangeError, message('0 complete raw windows')]]);
+      await keeps([[recent, RangeError, message('1 complete raw window')]], { recent: 1 });
       sameBits('a restored sequence', await cacheOn(tested, { recent: 2 }).restore(recent).save(), recent);
+    });
+
+    test('a raw window is refused that would be coded here, though no more of them are raw than a tail has', async () => {
+      // 4 + 64 tokens: one raw window, complete. A fork would count it as coded, and hold more than the capacity.
+      const recent = await filled(tested, 68, { recent: 1 }).sequence.save();
+      await keeps([[recent, RangeError, 'file expected at most 0 complete raw windows in layer 0 (option "recent"), got 1']]);
+    });
+
+    test('a page that stands for more tokens than there are is refused, and nothing changes', async () => {
+      // Its 64 tokens would end beyond the sequence, and the next append would write before the first raw window.
+      const whole = await filled(tested, 68).sequence.save();
+      const short = (length: string) =>
+        withHeader(whole, header => {
+          header.__metadata__['length'] = length;
+        });
+      await keeps([
+        [short('67'), RangeError, 'file expected at most 0 pages in layer 0 (67 tokens), got 1'],
+        [short('5'), RangeError, 'file expected at most 0 pages in layer 0 (5 tokens), got 1'],
+        [short('4'), RangeError, 'file expected 0 windows in layer 0 (4 tokens), got 1']
+      ]);
+    });
+
+    test('a page whose scales are infinite or no number is refused, and nothing changes', () => {
+      const { keys, values } = cacheOn(scalar).shape.pages[1]!;
+      const valuesAt = 16 + keys.bytes;
+      const half = (at: number, bits: number) => withPage(file, at, bits & 255, bits >> 8);
+      const message = (what: string) => `page expected finite ${what} of head 0, got infinity or NaN`;
+      return keeps([
+        [half(16 + keys.s2, 0x7c00), RangeError, message('s2 of keys')],
+        [half(16 + keys.s2 + 126, 0xfc01), RangeError, message('s2 of keys')],
+        [half(16 + keys.scales, 0x7e00), RangeError, message('scales of keys')],
+        [half(16 + keys.scales + 6, 0xffff), RangeError, message('scales of keys')],
+        [half(valuesAt + values.s2 + 64, 0xfc00), RangeError, message('s2 of values')],
+        [half(valuesAt + values.scales + 2, 0x7fff), RangeError, message('scales of values')]
+      ]);
     });
 
     test('a file that does not fit beside what is held is refused, and nothing changes', () =>

@@ -31,6 +31,11 @@ export function fromHalf(bits: number): number {
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
+/** Neither infinity nor NaN: the largest exponent is theirs. */
+export function isFiniteHalf(bits: number): boolean {
+  return (bits & 0x7c00) !== 0x7c00;
+}
+
 /** Keys, values: f32, or f16 as bits or as Float16Array. */
 export type Data = Float32Array | Uint16Array | Float16ArrayLike;
 

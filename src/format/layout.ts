@@ -19,6 +19,7 @@
 // sequence and layer are a raw page of `sinks` tokens.
 
 import type { Codec } from './codec.ts';
+import { isFiniteHalf } from './half.ts';
 
 /** Tokens coded together. */
 export const WINDOW = 64;
@@ -113,7 +114,7 @@ export function pageHeader(page: PageLayout): Uint8Array {
   return bytes;
 }
 
-/** Refuses a page that this layout cannot read, with the first field that differs. */
+/** Refuses a page that this layout cannot read, with the first field that differs, or whose scales are infinite or no number. */
 export function checkPage(bytes: Uint8Array, page: PageLayout): void {
   if (bytes.length !== page.bytes) throw new RangeError(`page expected ${page.bytes} bytes, got ${bytes.length}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset);
@@ -129,6 +130,21 @@ export function checkPage(bytes: Uint8Array, page: PageLayout): void {
   expect('headDim', page.headDim, view.getUint16(8, true));
   expect('kvHeads', page.kvHeads, view.getUint16(10, true));
   expect('codebook checksum', (page.keys.codec.checksum ^ page.values.codec.checksum) >>> 0, view.getUint32(12, true));
+  for (let head = 0; head < page.kvHeads; head++) {
+    for (const side of ['keys', 'values'] as const) {
+      const { s2, s1, scales, o } = page[side];
+      const block = blockOffset(page, head, side);
+      for (const [name, begin, end] of [
+        ['s2', s2, s1],
+        ['scales', scales, o]
+      ] as const) {
+        for (let at = block + begin; at < block + end; at += 2) {
+          if (isFiniteHalf(view.getUint16(at, true))) continue;
+          throw new RangeError(`page expected finite ${name} of ${side} of head ${head}, got infinity or NaN`);
+        }
+      }
+    }
+  }
 }
 
 export function align(bytes: number, to: number): number {
