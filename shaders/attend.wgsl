@@ -68,7 +68,7 @@ const LOWEST = -3e38;
 var<workgroup> queryAt: array<vec4u, BLOCKS>;           // where a block's queries begin
 var<workgroup> visible: array<vec4u, BLOCKS>;           // how many tokens they see; a row beyond the last sees none
 var<workgroup> rows: array<vec4f, PADDED * BLOCKS>;     // [channel, block]: q, or H·q where windows are coded; outputs at the end
-var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs; codeword c + 128 is the negation of c
+var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs, none subnormal: unpack2x16float is exact; codeword c + 128 is the negation of c
 var<workgroup> turn: array<vec4f, WINDOW * BLOCKS>;     // coefficients of cos and of sin for 32 pairs; then p·s1
 var<workgroup> logits: array<vec4f, WINDOW * BLOCKS>;   // [block, token]; then p, or p·s1·s2 where windows are coded
 var<workgroup> eighths: array<vec4f, 8 * BLOCKS>;       // a maximum or a sum over eight tokens each
@@ -237,7 +237,7 @@ fn attend(
       for (var b = 0u; b < BLOCKS; b++) { logit[b] = s1 * (s2 * inCodes[b] + logit[b]); }
     } else if (thread < count) {
       for (var i = 0u; i < HEAD_DIM / 2; i++) {
-        let two = unpack2x16float(rawWord(odd, keys + thread * (HEAD_DIM / 2) + i));
+        let two = halves(rawWord(odd, keys + thread * (HEAD_DIM / 2) + i));
         for (var b = 0u; b < BLOCKS; b++) { logit[b] += two.x * rows[2 * i * BLOCKS + b] + two.y * rows[(2 * i + 1) * BLOCKS + b]; }
       }
     }
@@ -288,7 +288,7 @@ fn attend(
             let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + at / 4) >> (8 * (at & 3))) & 255;
             two = unpack2x16float(book[VALUE_START + ((code & 127) * VALUE_CHANNELS + within) / 2] ^ ((code >> 7) * 0x80008000));
           } else {
-            two = unpack2x16float(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
+            two = halves(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
           }
           for (var b = 0u; b < BLOCKS; b++) {
             let weight = logits[b * WINDOW + t];
@@ -388,17 +388,28 @@ fn rawWord(odd: bool, word: u32) -> u32 {
 
 // s1 of one token.
 fn norm(odd: bool, scales: u32, s1: u32, token: u32) -> f32 {
-  let group = unpack2x16float(pageWord(odd, scales));
+  let group = halves(pageWord(odd, scales));
   return f32((pageWord(odd, s1 + token / 8) >> (4 * (token & 7))) & 15) * group.x + group.y;
 }
 
 // s2 of one token.
 fn secondNorm(odd: bool, s2: u32, token: u32) -> f32 {
-  return unpack2x16float(pageWord(odd, s2 + token / 2))[token & 1];
+  return fromHalf(pageWord(odd, s2 + token / 2) >> (16 * (token & 1)));
 }
 
 // o of one channel.
 fn mean(odd: bool, scales: u32, o: u32, channel: u32) -> f32 {
-  let group = unpack2x16float(pageWord(odd, scales + 1 + channel / 32));
+  let group = halves(pageWord(odd, scales + 1 + channel / 32));
   return f32((pageWord(odd, o + channel / 8) >> (4 * (channel & 7))) & 15) * group.x + group.y;
+}
+
+fn halves(word: u32) -> vec2f {
+  return vec2f(fromHalf(word), fromHalf(word >> 16));
+}
+
+// The value of the low half of a word. In integers: WGSL does not promise subnormals.
+fn fromHalf(bits: u32) -> f32 {
+  var magnitude = f32(bits & 0x3ff) * 0x1p-24f;
+  if ((bits & 0x7c00) != 0) { magnitude = bitcast<f32>(((bits & 0x7fff) << 13) + 0x38000000); }
+  return select(magnitude, -magnitude, (bits & 0x8000) != 0);
 }

@@ -46,7 +46,7 @@ fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     let channel = 2 * (i % (HEAD_DIM / 2));
     let j = channel / CHANNELS;
     let code = (pages[block + (first + t) * ROW_WORDS + j / 4] >> (8 * (j & 3))) & 255;
-    // Codeword c + 128 is the negation of c.
+    // Codeword c + 128 is the negation of c. No codeword is subnormal: unpack2x16float is exact.
     let two = unpack2x16float(constants[BOOK + ((code & 127) * CHANNELS + channel % CHANNELS) / 2] ^ ((code >> 7) * 0x80008000));
     let s2 = fromHalf(pages[block + S2 + (first + t) / 2] >> (16 * (t & 1)));
     tile[2 * i] = two.x * s2;
@@ -98,6 +98,7 @@ fn turnedMean(block: u32, token: u32, channel: u32) -> f32 {
   return select(a * cosine - b * sine, b * cosine + a * sine, second);
 }
 
+// The value of the low half of a word. In integers: WGSL does not promise subnormals.
 fn fromHalf(bits: u32) -> f32 {
   var magnitude = f32(bits & 0x3ff) * 0x1p-24f;
   if ((bits & 0x7c00) != 0) { magnitude = bitcast<f32>(((bits & 0x7fff) << 13) + 0x38000000); }

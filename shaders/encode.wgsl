@@ -56,7 +56,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
 
   if (SIDE == 0 && head == 0 && thread < 4) { pages[job.y + thread] = constants[job.z + thread]; }
 
-  // ‖C‖²/2 of every codeword: a thread each.
+  // ‖C‖²/2 of every codeword: a thread each. No codeword is subnormal: unpack2x16float is exact.
   var halfNorm = 0.0;
   for (var k = 0u; k < CHANNELS; k += 2) {
     let two = unpack2x16float(constants[BOOK + (thread * CHANNELS + k) / 2]);
@@ -235,7 +235,9 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     }
   }
   workgroupBarrier();
-  if (thread < WINDOW / 2) { pages[block + S2 + thread] = toHalf(s2[2 * thread]) | (toHalf(s2[2 * thread + 1]) << 16); }
+  if (thread < WINDOW / 2) {
+    pages[block + S2 + thread] = toHalf(bitcast<u32>(s2[2 * thread])) | (toHalf(bitcast<u32>(s2[2 * thread + 1])) << 16);
+  }
 }
 
 fn rawAt(place: u32, token: u32, channel: u32) -> f32 {
@@ -265,8 +267,8 @@ fn turnedMean(token: u32, channel: u32) -> f32 {
 
 // RTN4: scale and minimum of group g as f16 keeps them, two to a word.
 fn rtnScale(g: u32, low: f32, high: f32) -> u32 {
-  let scale = toHalf(max((high - low) / 15, 1e-5));
-  let minimum = toHalf(low);
+  let scale = toHalf(bitcast<u32>(max((high - low) / 15, 1e-5)));
+  let minimum = toHalf(bitcast<u32>(low));
   scales[g] = fromHalf(scale);
   minima[g] = fromHalf(minimum);
   return scale | (minimum << 16);
@@ -276,9 +278,9 @@ fn rtnCode(g: u32, x: f32) -> u32 {
   return u32(round(clamp((x - minima[g]) / scales[g], 0, 15)));
 }
 
-// As src/format/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.
-fn toHalf(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
+// The half nearest to an f32, both as bits, ties to even; beyond f16's range its end. In integers: WGSL promises neither a rounding
+// mode nor subnormals.
+fn toHalf(bits: u32) -> u32 {
   let sign = (bits >> 16) & 0x8000;
   let magnitude = min(bits & 0x7fffffff, 0x477fe000);
   if (magnitude >= 0x38800000) {
@@ -294,6 +296,7 @@ fn toHalf(x: f32) -> u32 {
   return sign | (low + select(0u, 1u, rest > middle || (rest == middle && (low & 1) == 1)));
 }
 
+// The value of the low half of a word. In integers: WGSL does not promise subnormals.
 fn fromHalf(bits: u32) -> f32 {
   var magnitude = f32(bits & 0x3ff) * 0x1p-24f;
   if ((bits & 0x7c00) != 0) { magnitude = bitcast<f32>(((bits & 0x7fff) << 13) + 0x38000000); }

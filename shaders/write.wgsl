@@ -1,5 +1,5 @@
 // Write: tokens of keys and values into raw places, rounded to f16. One thread per two channels; jobs along y, KV heads
-// along z. Specification: `write` in src/reference-backend.ts.
+// along z. Specification: `write` in src/reference/store.ts.
 //
 //   keys, values  f32, or f16 two to a word [tokens, KV_HEADS, HEAD_DIM]
 //   jobs          two to each: word offsets of its tokens in keys and in values, word offset of the place, tokens
@@ -41,7 +41,8 @@ fn write(@builtin(global_invocation_id) thread: vec3u) {
   places[to + place.y * (HEAD_DIM / 2)] = value;
 }
 
-// As src/format/half.ts, in integers alone: WGSL promises neither a rounding mode nor subnormals. Beyond f16's range: its end.
+// The half nearest to an f32, both as bits, ties to even; beyond f16's range its end. In integers: WGSL promises neither a rounding
+// mode nor subnormals.
 fn toHalf(bits: u32) -> u32 {
   let sign = (bits >> 16) & 0x8000;
   let magnitude = min(bits & 0x7fffffff, 0x477fe000);

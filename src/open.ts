@@ -120,7 +120,7 @@ async function openWebGpu(found: Found, own: boolean, reason: string): Promise<B
   // Imported here, so that bundlers that split code load no shaders for those who have no GPU.
   const [{ webGpuBackend }, { selfTest }] = await Promise.all([import('./webgpu/store.ts'), import('./webgpu/selftest.ts')]);
   const backend = webGpuBackend(found, reason);
-  const fault = await selfTest(backend).catch((error: Error) => error.message);
+  const fault = await selfTest(backend, openReference()).catch((error: Error) => error.message);
   if (fault === undefined) return backend;
   if (own) found.device.destroy();
   throw new BackendError('webgpu', `failed its self-test on ${found.description}: ${fault}`);

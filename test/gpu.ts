@@ -1,7 +1,8 @@
 // A GPU device for the tests: the engine's own, or in Node that of the package `webgpu` (Dawn), as it is and with something
 // altered. Must stay the only test file that builds on what is inside src/webgpu/store.ts.
 
-import type { Backend } from 'nsnquant';
+import type { Backend, BackendError } from 'nsnquant';
+import * as assert from 'uvu/assert';
 import type { PageTable, Store } from '../src/backend.ts';
 // Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
 import { webGpuBackend } from '../src/webgpu/store.ts';
@@ -102,6 +103,21 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
       return altered(store, changes);
     }
   };
+}
+
+/** Refuses with a BackendError of `webgpu` whose message matches. */
+export async function refusesDevice(run: () => unknown, message: RegExp): Promise<void> {
+  let thrown: unknown;
+  try {
+    await run();
+  } catch (error) {
+    thrown = error;
+  }
+  // By name: backends that this file opens have a class of their own.
+  const { name, backend, message: got } = thrown as BackendError;
+  assert.is(name, 'BackendError', String(thrown));
+  assert.is(backend, 'webgpu');
+  assert.match(got, message);
 }
 
 /** A device on which `from` reads `to` throughout one shader. */
