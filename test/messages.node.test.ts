@@ -13,7 +13,7 @@ const others: Readonly<Record<string, string>> = {
   'lost its device': 'an event: nothing was given',
   'failed its self-test': 'a finding: the fault is told as it was found',
   'is looked for in Node': 'a reason, read in `backend.reason`',
-  'pool is empty': 'a fault of this library',
+  'free list is empty': 'a fault of this library',
   'backend message': 'BackendError itself, which puts the name before a message'
 };
 

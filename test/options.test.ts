@@ -57,7 +57,6 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   ],
   'KVCache.dispose': 'none',
   'KVCache.restore': 'none',
-  'KVCache.seal': 'none',
   'KVCache.sequence': 'none',
   Sequence: 'none',
   'Sequence.append': [(keys: api.GpuTokens, values: api.GpuTokens) => sequence.append(0, keys, values), [tokens, row], [row, tokens]],
@@ -69,13 +68,9 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'Sequence.crop': 'none',
   'Sequence.decode': 'none',
   'Sequence.dispose': 'none',
-  'Sequence.extend': 'none',
   'Sequence.fork': 'none',
-  'Sequence.load': 'none',
   'Sequence.save': 'none',
   'Sequence.seal': 'none',
-  'Sequence.table': 'none',
-  'Sequence.takeComplete': 'none',
   openBackend: [
     openBackend,
     [{ prefer: 'webgpu', variant: 'scalar', device: new Device(), shape: cacheOptions, batch: 1, context: 1 } as unknown]
