@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { openBackend, type WasmVariant } from 'nsnquant';
+import { softwareVulkan } from '../tools/chromium.ts';
 import { attendTable, walkTable } from './attend.ts';
 import { NO_ADAPTER, openGpu } from './gpu/device.ts';
 import { verbsTable } from './kernels.ts';
@@ -33,7 +34,7 @@ const print = (text: string): void => {
 await openBackend({ variant }); // refuses at once what this engine cannot run
 const tables = { verbs: verbsTable, attend: attendTable, walk: walkTable, prompt: promptTable, webgpu: webGpuTable };
 const gpu = only && only !== 'webgpu' ? 'not asked for' : await openGpu();
-if (gpu === NO_ADAPTER) await onSoftwareVulkan();
+if (gpu === NO_ADAPTER) onSoftwareVulkan();
 print(machine());
 const context: Context = {
   variant,
@@ -59,8 +60,7 @@ function positive(text: string): number {
 }
 
 /** Starts again where the tests find SwiftShader, a CPU that acts as a GPU: the loader reads its environment once. Returns if there is none. */
-async function onSoftwareVulkan(): Promise<void> {
-  const { softwareVulkan } = await import('../test/lanes.ts');
+function onSoftwareVulkan(): void {
   const variables = softwareVulkan();
   if (Object.keys(variables).length === 0) return;
   const { status } = spawnSync(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {

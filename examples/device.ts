@@ -1,9 +1,11 @@
 // An engine hands its own GPUDevice to the cache: keys, values, queries and results stay in GPUBuffers and never pass through
 // JavaScript. Run by `npx tsx examples/device.ts` in Node (with the package `webgpu`), as it stands in a browser or in Deno.
 import { KVCache, openBackend } from 'nsnquant';
+import { findGpu } from '../tools/gpu.ts';
 
 // The engine's side: a device, and buffers that its own kernels would fill.
-const gpu = globalThis.navigator?.gpu ?? ((await import('webgpu' as string)) as { create(options: string[]): GPU }).create([]);
+const gpu = await findGpu();
+if (typeof gpu === 'string') throw new Error(gpu);
 const device = await (await gpu.requestAdapter())?.requestDevice();
 if (!device) throw new Error('this machine has no GPU adapter');
 const [STORAGE, COPY_DST, COPY_SRC] = [128, 8, 4];

@@ -3,11 +3,11 @@
 
 import { type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
 import { backends } from './backends.ts';
 import * as brute from './brute.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
-import { group } from './group.ts';
 import { halfBits, rounded } from './half.ts';
 import { type Input, inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { DECODED_ROWS, QUALITY } from './tolerance.ts';

@@ -2,9 +2,9 @@
 
 import { KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { backends } from './backends.ts';
 import { refuses, sameBits } from './compare.ts';
-import { group } from './group.ts';
 import { keyLike, normal } from './inputs.ts';
 
 const options = { layers: 2, kvHeads: 2, queryHeads: 4, headDim: 32, capacity: 800, sequences: 4, sinks: 4 } as const;

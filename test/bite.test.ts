@@ -4,9 +4,9 @@
 import { type CodecName, codecs } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import * as brute from './brute.ts';
 import { allFinite, atMost, refuses, relativeL2, sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
-import { group } from './group.ts';
 import { halfBits, halfValue, nearestHalf } from './half.ts';
 import { bells, exactRope, keyLike } from './inputs.ts';
 import { type Block, type Group, groupValues, meanOf, normsOf, readBlock } from './pages.ts';

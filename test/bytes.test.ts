@@ -2,9 +2,9 @@
 
 import { type CacheOptions, type CodecName, codecs, KVCache, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { backends, scatteredWebgpu } from './backends.ts';
 import { atMost } from './compare.ts';
-import { group } from './group.ts';
 import { bells, keyLike } from './inputs.ts';
 import { sectionsOf } from './pages.ts';
 import { gpuMemoryBound, memoryBound } from './tolerance.ts';

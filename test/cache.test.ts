@@ -2,10 +2,10 @@
 
 import { KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
 import { backends, webgpu } from './backends.ts';
 import { atMost, refuses, relativeL2, sameBits, withinFloatRule } from './compare.ts';
-import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { below, exactRope, inputs, keyLike, normal, random } from './inputs.ts';
 import { readSaved } from './pages.ts';

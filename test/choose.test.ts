@@ -2,10 +2,10 @@
 // be hardware; the clock of the last test is made up, as no software adapter ever wins.
 import { openBackend, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group, type Register } from '../tools/group.ts';
 import { gpu as found } from './backends.ts';
 import { refuses } from './compare.ts';
 import { altered, type Gpu, miscompiling } from './gpu.ts';
-import { group, type Register } from './group.ts';
 import { simd128 } from './verbs.ts';
 
 /** The attention of the self-test's first cache: its pipelines are compiled already. */

@@ -2,7 +2,7 @@
 
 import { spawnSync } from 'node:child_process';
 import * as assert from 'uvu/assert';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 
 group('webgpu in Node', test => {
   test('openBackend() unasked takes wasm, loads no Dawn and prints nothing', () => {

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { readPage } from './markdown.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));

@@ -3,9 +3,9 @@
 
 import { type CodecName, codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
 import { encodedFrom } from './encoded.ts';
-import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
 import { sectionsOf } from './pages.ts';

@@ -3,10 +3,10 @@
 import { BackendError, type CacheOptions, type CodecName, codecs, KVCache, openBackend, plan, type Sequence } from 'nsnquant';
 import { openKernels } from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
 import { backends } from './backends.ts';
 import { allFinite, refuses, sameBits } from './compare.ts';
-import { group } from './group.ts';
 import { nearestHalf } from './half.ts';
 import { bells, inputs } from './inputs.ts';
 import { scalar, type Tested, wasm, withVerbs } from './verbs.ts';

@@ -4,8 +4,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { required, without } from './gpu.ts';
-import { group } from './group.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 

@@ -4,10 +4,10 @@
 import { type Codec, type CodecName, codecs, KVCache, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import * as brute from './brute.ts';
 import { sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
 import { loadFixture } from './fixture.ts';
-import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { keyLike } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';

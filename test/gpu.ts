@@ -6,6 +6,7 @@ import * as assert from 'uvu/assert';
 import type { PageTable, Store } from '../src/backend.ts';
 // Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
 import { webGpuBackend } from '../src/webgpu/store.ts';
+import { findGpu } from '../tools/gpu.ts';
 
 export interface Gpu {
   readonly device: GPUDevice;
@@ -13,7 +14,7 @@ export interface Gpu {
   readonly description: string;
 }
 
-const globals = globalThis as { Bun?: unknown; Deno?: unknown; process?: NodeJS.Process; navigator?: { gpu?: GPU } };
+const globals = globalThis as { process?: NodeJS.Process };
 
 /** A variable of the environment; a page has its query instead (browser/chromium.ts). */
 const variable = (name: string) => (globals.process ? globals.process.env[name] : new URLSearchParams(location.search).get(name)) ?? '';
@@ -24,27 +25,10 @@ export const without = variable('NSN_WITHOUT_WEBGPU');
 /** Whether NSN_REQUIRE makes a missing device a failure. */
 export const required = without === '' && /\b(webgpu|all)\b/.test(variable('NSN_REQUIRE'));
 
-/** Kept: Dawn lives as long as its reference does. */
-const kept: GPU[] = [];
-
-/** Dawn in Node, or why it does not load. */
-export async function dawn(...flags: string[]): Promise<GPU | string> {
-  if (without !== '') return without;
-  const name = 'webgpu'; // in a variable: the tests are bundled, the package is not
-  try {
-    const gpu = ((await import(name)) as { create(flags: string[]): GPU }).create(flags);
-    kept.push(gpu);
-    return gpu;
-  } catch (error) {
-    return (error as Error).message.split('\n')[0]!;
-  }
-}
-
 /** A new device with the default limits and no optional feature, or why there is none. */
 export async function openDevice(): Promise<Gpu | string> {
   if (without !== '') return without;
-  const node = globals.process !== undefined && globals.Deno === undefined;
-  const gpu = node ? await dawn() : (globals.navigator?.gpu ?? 'this engine has no navigator.gpu');
+  const gpu = await findGpu();
   if (typeof gpu === 'string') return gpu;
   const adapter = await gpu.requestAdapter();
   if (!adapter) return 'there is no adapter, and test/lanes.ts found no SwiftShader';

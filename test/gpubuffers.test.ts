@@ -1,9 +1,9 @@
 // An engine's own GPUBuffers in and out: the same as arrays, in the order of the queue. Where there is a device; elsewhere the refusals.
 import { type GpuTokens, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { refuses } from './compare.ts';
 import { openDevice, required, untested } from './gpu.ts';
-import { group } from './group.ts';
 import { halfBits, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 

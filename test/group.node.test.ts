@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { type Outcome, outcome } from './outcome.ts';
 
 const tests = fileURLToPath(new URL('../test', import.meta.url));
@@ -11,7 +11,7 @@ const tests = fileURLToPath(new URL('../test', import.meta.url));
 /** What becomes of a test file with this text, in Node. */
 async function run(text: string): Promise<Outcome> {
   const { outputFiles } = await build({
-    stdin: { contents: `import { group, finish } from './group.ts';\n${text}\nawait finish();`, resolveDir: tests },
+    stdin: { contents: `import { group, finish } from '../tools/group.ts';\n${text}\nawait finish();`, resolveDir: tests },
     bundle: true,
     format: 'esm',
     platform: 'node',

@@ -1,10 +1,8 @@
 // The runtimes every test runs in. A lane that this machine lacks throws in open(), with the reason as message.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, realpathSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { chromium, chromiumPath, ownAdapter } from './browser/chromium.ts';
+import { softwareVulkan } from '../tools/chromium.ts';
+import { chromium } from './browser/chromium.ts';
 import { type Outcome, outcome } from './outcome.ts';
 import { sandbox } from './sandbox.ts';
 
@@ -47,24 +45,6 @@ export const lanes: readonly Lane[] = [
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
   chromium
 ];
-
-/**
- * Points Dawn in Node and wgpu in Deno at SwiftShader, which every Chromium brings for Linux, and at the Vulkan loader beside it:
- * the same adapter wherever the tests run. Where another is asked for, or none is found, nothing is changed.
- */
-export function softwareVulkan(): NodeJS.ProcessEnv {
-  if (ownAdapter || process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES) return {};
-  // Beside the executable, unless that is a script of the distribution's.
-  const folders = ['/usr/lib/chromium', '/usr/lib64/chromium-browser', '/usr/lib/chromium-browser', '/opt/google/chrome'];
-  if (existsSync(chromiumPath)) folders.unshift(dirname(realpathSync(chromiumPath)));
-  const folder = folders.find(folder => existsSync(join(folder, 'vk_swiftshader_icd.json')));
-  if (folder === undefined) return {};
-  return {
-    VK_ICD_FILENAMES: join(folder, 'vk_swiftshader_icd.json'),
-    XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir(), // the loader complains where there is none
-    LD_LIBRARY_PATH: [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':')
-  };
-}
 
 function command(name: string, executable: string, flags: string[], variables: NodeJS.ProcessEnv = {}): Lane {
   return {

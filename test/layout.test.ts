@@ -3,7 +3,7 @@
 import { type CodecName, codecs, KVCache, plan, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { halfValue, rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
 import { readSaved, type Sections, sectionsOf } from './pages.ts';

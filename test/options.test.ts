@@ -4,8 +4,8 @@
 import * as api from 'nsnquant';
 import * as kernels from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { refuses } from './compare.ts';
-import { group } from './group.ts';
 import { scalar } from './verbs.ts';
 
 const { KVCache, openBackend, plan } = api;

@@ -10,7 +10,7 @@ export interface Outcome {
   readonly problem: string | undefined;
 }
 
-/** The line that finish() in test/group.ts prints. */
+/** The line that finish() in tools/group.ts prints. */
 const counts = /^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?\n?$/gm;
 
 /** `problem`: what the runtime itself reported, such as its exit code; none if it ended well. */

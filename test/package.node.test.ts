@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const sandbox = join(root, '.test');

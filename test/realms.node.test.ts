@@ -4,10 +4,10 @@
 import { runInNewContext } from 'node:vm';
 import { type CacheOptions, KVCache, plan, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
 import { backends } from './backends.ts';
 import { refuses, sameBits } from './compare.ts';
-import { group } from './group.ts';
 import { nearestHalf } from './half.ts';
 import { bells } from './inputs.ts';
 import { withVerbs } from './verbs.ts';

@@ -3,9 +3,9 @@
 import { type CodecName, codecs } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import * as brute from './brute.ts';
 import { atMost, relativeL2, sameBits, sameCodes, sameRounding } from './compare.ts';
-import { group } from './group.ts';
 import { halfBits, halfValue, nearestHalf } from './half.ts';
 import { bell, exactRope, gaussian, inputs, keyLike, normal, random, ropes, turned, uneven } from './inputs.ts';
 import { readBlock } from './pages.ts';

@@ -44,7 +44,7 @@ export function install(): void {
 export async function bundle(file: string): Promise<void> {
   await build({
     stdin: {
-      contents: `import './${file}';\nimport { finish } from './group.ts';\nawait finish();\n`,
+      contents: `import './${file}';\nimport { finish } from '../tools/group.ts';\nawait finish();\n`,
       resolveDir: tests,
       sourcefile: `${file}.entry.ts`
     },

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import type { PageTable } from '../src/backend.ts';
 import { cacheShape } from '../src/shape.ts';
 import { Work } from '../src/webgpu/schedule.ts';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { random } from './inputs.ts';
 
 const CHUNK_GROUPS = 3;

@@ -3,7 +3,7 @@
 
 import { openBackend } from 'nsnquant';
 import { miscompiling, openDevice, refusesDevice, required } from './gpu.ts';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 
 const encode = '[\\d.]+ % of bytes';
 const error = '[\\d.]+';

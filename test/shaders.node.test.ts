@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 
 const folder = new URL('../shaders/', import.meta.url);
 const shaders = new Map(

@@ -4,12 +4,12 @@
 
 import { type CodecName, codecs, KVCache, type Rope, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { attendWithinRule } from './attention.ts';
 import { backends, scatteredWebgpu } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, withinFloatRule } from './compare.ts';
 import { encodedFrom, type Ties } from './encoded.ts';
-import { group } from './group.ts';
 import { rounded } from './half.ts';
 import { inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';

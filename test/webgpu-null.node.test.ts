@@ -3,8 +3,9 @@
 
 import { type CodecName, codecs, KVCache } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { altered, dawn, required, untested } from './gpu.ts';
-import { group } from './group.ts';
+import { dawn } from '../tools/gpu.ts';
+import { group } from '../tools/group.ts';
+import { altered, required, untested } from './gpu.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);

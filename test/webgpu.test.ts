@@ -3,11 +3,11 @@
 
 import { type CacheOptions, KVCache, openBackend, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group, type Register } from '../tools/group.ts';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
 import { gpu } from './backends.ts';
 import { refuses, sameBits, withinFloatRule } from './compare.ts';
 import { altered, bindingAtMost, type Gpu, refusesDevice, untested } from './gpu.ts';
-import { group, type Register } from './group.ts';
 import { bells, keyLike, ropes } from './inputs.ts';
 import { simd128 } from './verbs.ts';
 

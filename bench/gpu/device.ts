@@ -1,7 +1,7 @@
 // The devices that the WebGPU tables run on: the machine's adapter, and Dawn's null backend, which accepts everything and executes
 // nothing. Opens them; neither times nor counts.
 
-import { dawn } from '../../test/gpu.ts';
+import { dawn, findGpu } from '../../tools/gpu.ts';
 
 export interface Gpu {
   readonly device: GPUDevice;
@@ -18,7 +18,7 @@ const SOFTWARE = /swiftshader|llvmpipe|lavapipe|basic render/i;
 
 /** A device of the machine's adapter, or why there is none. Its timestamps are not rounded, where that is for Dawn to say. */
 export async function openGpu(): Promise<Gpu | string> {
-  const gpu = navigatorGpu() ?? (await dawn('disable-dawn-features=timestamp_quantization'));
+  const gpu = await findGpu('disable-dawn-features=timestamp_quantization');
   if (typeof gpu === 'string') return gpu;
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) return NO_ADAPTER;
@@ -40,9 +40,4 @@ export async function openNull(): Promise<GPUDevice | string> {
   const gpu = await dawn('backend=null');
   if (typeof gpu === 'string') return gpu;
   return (await gpu.requestAdapter())?.requestDevice() ?? 'Dawn has no null backend';
-}
-
-/** Deno's, Node has none. */
-function navigatorGpu(): GPU | undefined {
-  return (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
 }

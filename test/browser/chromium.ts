@@ -6,18 +6,14 @@ import type { AddressInfo } from 'node:net';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stripVTControlCharacters } from 'node:util';
+import { chromiumPath, ownAdapter } from '../../tools/chromium.ts';
 import type { Lane } from '../lanes.ts';
 import { type Outcome, outcome } from '../outcome.ts';
 import { sandbox } from '../sandbox.ts';
 
 const contentTypes: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript' };
 
-/** Whether the tests run on the adapter that this machine has: a real GPU, it is hoped. SwiftShader is the same everywhere. */
-export const ownAdapter = process.env.NSN_ADAPTER === 'own';
-
 const webgpu = ['--enable-unsafe-webgpu', '--enable-features=Vulkan', ...(ownAdapter ? [] : ['--use-webgpu-adapter=swiftshader'])];
-
-export const chromiumPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 
 /** The driver takes a second to load, of every run that needs no browser too: it is loaded where one is opened. */
 const launch = async () => (await import('playwright-core')).chromium.launch({ executablePath: chromiumPath, args: webgpu });

@@ -3,13 +3,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { group } from '../../../tools/group.ts';
+import { type TinyOptions, tinyGguf } from '../../../tools/tiny-gguf.ts';
 import { Chat, type ChatCache } from '../engine/chat.ts';
 import { Model } from '../engine/model.ts';
 import { markOf, readKept, writeKept } from '../kept.ts';
 import { runtime } from '../node.ts';
-import { type TinyOptions, tinyGguf, tinySource } from './gguf-file.ts';
-import { group } from './group.ts';
-import { refuses } from './refuses.ts';
+import { refuses, tinySource } from './tiny.ts';
 
 const BOS = 8;
 const EOS = 9;

@@ -2,6 +2,8 @@
 
 import { openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../../../tools/group.ts';
+import { tiny, tinyGguf } from '../../../tools/tiny-gguf.ts';
 import { DenseAttention } from '../caches/dense.ts';
 import { openCache, parseMethod } from '../caches/methods.ts';
 import { Chat } from '../engine/chat.ts';
@@ -10,9 +12,7 @@ import { openGguf } from '../engine/gguf.ts';
 import { type Cache, Model } from '../engine/model.ts';
 import { blobSource } from '../engine/source.ts';
 import { runtime } from '../node.ts';
-import { tiny, tinyGguf, tinySource } from './gguf-file.ts';
-import { group } from './group.ts';
-import { refuses } from './refuses.ts';
+import { refuses, tinySource } from './tiny.ts';
 
 group('GGUF', test => {
   test('a file of another architecture is refused with what would work', () =>

@@ -2,6 +2,7 @@
 
 import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../../../tools/group.ts';
 import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { WindowedCache } from '../caches/windowed.ts';
@@ -10,7 +11,6 @@ import { windowChunks } from '../evaluate.ts';
 import { hide } from '../haystack.ts';
 import { plot } from '../plot.ts';
 import { bootstrap, generator, logProbability, quantile, summarize } from '../stats.ts';
-import { group } from './group.ts';
 
 /** f32 [64, 64], normal. */
 function normalWindow(seed: number): Float32Array {

@@ -1,8 +1,8 @@
 // The paper's own 2-bit code against an exhaustive search over its words.
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
+import { group } from '../../../tools/group.ts';
 import { paper2 } from '../caches/paper2-codec.ts';
-import { group } from './group.ts';
 
 /** The paper's codebook errs by 0.0951 on normal numbers; 1.5 % more for a sample of 65,536. */
 const GAUSSIAN_MSE = 0.0965;

@@ -4,10 +4,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { group } from '../../../tools/group.ts';
+import { tinyGguf } from '../../../tools/tiny-gguf.ts';
 import { InputError } from '../engine/source.ts';
 import { findModel } from '../node.ts';
-import { tinyGguf } from './gguf-file.ts';
-import { group } from './group.ts';
 
 interface Outcome {
   readonly code: number;

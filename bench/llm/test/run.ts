@@ -1,6 +1,6 @@
 // `npm test`: unit tests, then a short form of every command where a model is at hand. The last line says how many passed.
 import { readdirSync } from 'node:fs';
-import { finish } from './group.ts';
+import { finish } from '../../../tools/group.ts';
 
 for (const file of readdirSync(import.meta.dirname)
   .filter(name => name.endsWith('.test.ts'))

@@ -1,9 +1,9 @@
 // A browser with the page in it, and what a person does there. Waits are bounded: a page that hangs fails its test.
 import { existsSync } from 'node:fs';
 import { type Browser, chromium, type Page } from 'playwright-core';
+import { chromiumPath } from '../../../tools/chromium.ts';
 
-const executablePath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
-if (!existsSync(executablePath)) throw new Error(`expected a Chromium at ${executablePath}; CHROMIUM_PATH may name another`);
+if (!existsSync(chromiumPath)) throw new Error(`expected a Chromium at ${chromiumPath}; CHROMIUM_PATH may name another`);
 
 /** Milliseconds for anything to happen: a software GPU compiles shaders for minutes on a machine that does much else. */
 const PATIENCE_MS = 300_000;
@@ -14,7 +14,7 @@ export interface File {
 }
 
 export function openBrowser(args: string[]): Promise<Browser> {
-  return chromium.launch({ executablePath, args });
+  return chromium.launch({ executablePath: chromiumPath, args });
 }
 
 /** A browser left open would keep the tests from ending. */

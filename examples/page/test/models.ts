@@ -1,5 +1,5 @@
 // A small model made in memory whose answers depend on all of its context.
-import { tiny, tinyGguf } from '../../../bench/llm/test/gguf-file.ts';
+import { tiny, tinyGguf } from '../../../tools/tiny-gguf.ts';
 import type { File } from './browser.ts';
 
 /**

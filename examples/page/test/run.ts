@@ -1,6 +1,6 @@
 // `npm test`: builds the page and runs the tests against it in Chromium. The last line says how many passed.
 import { readdirSync } from 'node:fs';
-import { finish } from '../../../test/group.ts';
+import { finish } from '../../../tools/group.ts';
 import { buildPage } from '../build.ts';
 
 await buildPage();

@@ -1,7 +1,7 @@
 // The page in Chromium with a real language model, where one is beside the repository.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { group } from '../../../test/group.ts';
+import { group } from '../../../tools/group.ts';
 import { modelsAtHand, serve } from '../serve.ts';
 import { Driver, withBrowser } from './browser.ts';
 

@@ -1,6 +1,6 @@
 // A model from servers that answer requests for ranges in their own ways; what is read of it is right, or refused in a sentence.
 import * as assert from 'uvu/assert';
-import { group } from '../../../test/group.ts';
+import { group } from '../../../tools/group.ts';
 import { openSource } from '../src/sources.ts';
 
 const file = Uint8Array.from({ length: 1000 }, (_, i) => i % 251);

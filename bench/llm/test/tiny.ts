@@ -1,6 +1,11 @@
-// What is wrong with what a person gave is an InputError, whose sentence is the test's matter.
+// The tiny model as a source, and what is wrong with what a person gave: an InputError, whose sentence is the test's matter.
 import * as assert from 'uvu/assert';
-import { InputError } from '../engine/source.ts';
+import { type TinyOptions, tinyGguf } from '../../../tools/tiny-gguf.ts';
+import { blobSource, InputError, type Source } from '../engine/source.ts';
+
+export function tinySource(options?: TinyOptions): Source {
+  return blobSource(new Blob([tinyGguf(options)]), 'tiny.gguf');
+}
 
 export async function refuses(run: () => Promise<unknown>, message: RegExp | string): Promise<void> {
   try {

@@ -1,6 +1,4 @@
-// A GGUF file of a tiny Llama, made in memory: for tests of what a file may get wrong.
-import { blobSource, type Source } from '../engine/source.ts';
-
+// A GGUF file of a tiny Llama, made in memory: for tests of engines, and of what a file may get wrong.
 /** An integer is written as uint32, another number as float32. */
 type Value = string | number | boolean | readonly string[] | readonly number[];
 
@@ -138,8 +136,4 @@ export function tinyGguf({
   file.set(bytes);
   file.set(new Uint8Array(weights.buffer), bytes.length);
   return file;
-}
-
-export function tinySource(options?: TinyOptions): Source {
-  return blobSource(new Blob([tinyGguf(options)]), 'tiny.gguf');
 }
