@@ -2,8 +2,8 @@
 // other engines would say the same of it.
 
 import { openBackend } from 'nsnquant';
-import { miscompiling, openDevice, refusesDevice, required } from './gpu.ts';
 import { group } from '../tools/group.ts';
+import { miscompiling, openDevice, refusesDevice, required } from './gpu.ts';
 
 const encode = '[\\d.]+ % of bytes';
 const error = '[\\d.]+';
