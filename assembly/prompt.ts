@@ -3,7 +3,9 @@
 // alone, where Lanes are a lane group: one lane at a time, decoding took 1.0 to 1.6 times as long as looking codes up.
 //
 // Integers are 32,766 times what they stand for over the L2 norm of their vector (a key's channels, a query's, a value channel's
-// tokens, a row's weights in a window), so that no sum of products exceeds 2³⁰ (Cauchy and Schwarz).
+// tokens, a row's weights in a window), so that no sum of products exceeds 2³⁰ (Cauchy and Schwarz). A value channel's norm is over
+// all of the window's tokens: a row that does not see them all mixes the page in f32, or tokens hidden from it would coarsen it.
+// Only pages that were sealed before their tokens were asked about have such rows.
 //
 // Raced, ns per key of 64 channels and four rows, AMD EPYC: f32 by four rows 20.5 and by eight 17.0; integers 11.4 and 8.8; eight
 // keys by four rows 13.6, as a sum is spilled.
@@ -11,6 +13,7 @@
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromInt, vintAdd, vintSplat, vmadd, vmax, vmul, vpair,
   vpairSplatAt, vsplat, vsplatAt, vsqrt, vsub } from "lanes";
 import { decode } from "./decode";
+import { moveMaximum, rawWeights } from "./raw";
 import { hide } from "./scores";
 import { blockBytes, GROUP_BYTES, Shape, TILE_ROW, WINDOW } from "./shape";
 import { EXP, exp2, HIDDEN } from "./softmax";
@@ -66,11 +69,10 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
       const twin = state + bytes;
       if (position >= load<f32>(twin + LIMITS + GROUP_BYTES - 4)) continue;   // lanes ascend: all of it is in the future
       scores(state, twin, keys, headDim, shape.scores, row);
-      if (position + <f32>WINDOW > load<f32>(state + LIMITS)) {
-        store<Lanes>(row + TOPS, vsplat(HIDDEN));
-        store<Lanes>(row + TOPS, vsplat(HIDDEN), GROUP_BYTES);
-        hide(shape.scores, WINDOW, position, state + LIMITS, row + TOPS);
-        hide(shape.scores + SCORES_BYTES, WINDOW, position, twin + LIMITS, row + TOPS + GROUP_BYTES);
+      if (position + <f32>WINDOW > load<f32>(state + LIMITS)) {   // lanes ascend: if any row sees less than all of it, this one does
+        mixVisible(state, shape.scores, position, tile, headDim, row);
+        mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, row);
+        continue;
       }
       weigh(state, shape.scores, row, row + WEIGHTS);
       weigh(twin, shape.scores + SCORES_BYTES, row + GROUP_BYTES, row + WEIGHTS + WEIGHTS_BYTES);
@@ -208,6 +210,30 @@ function weigh(state: usize, scores: usize, row: usize, to: usize): void {
   store<Lanes>(row + UNITS, worth);
   store<Lanes>(state + MOST, most);
   store<Lanes>(state + SUM, vmadd(total, worth, vmul(load<Lanes>(state + SUM), keep)));
+}
+
+/**
+ * One lane group and a page that begins at `position`, of which some rows see less than all: weighed and mixed in f32.
+ *
+ *   scores  f32 [64, GROUP]       destroyed
+ *   tile    f32 [headDim, 64]     values
+ */
+function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, row: usize): void {
+  store<Lanes>(row + TOPS, load<Lanes>(state + MOST));
+  hide(scores, WINDOW, position, state + LIMITS, row + TOPS);
+  moveMaximum(state + MOST, row + TOPS, row + KEEPS, state + OUT, headDim);
+  store<Lanes>(state + SUM, vmul(load<Lanes>(state + SUM), load<Lanes>(row + KEEPS)));
+  rawWeights(scores, WINDOW, state + MOST, state + SUM);
+  for (let out = state + OUT, end = out + (headDim << 4); out < end; out += 2 * GROUP_BYTES, tile += 2 * TILE_ROW) {
+    let a = load<Lanes>(out), b = load<Lanes>(out, GROUP_BYTES);
+    for (let p = scores, v = tile, last = scores + SCORES_BYTES; p < last; p += GROUP_BYTES, v += 4) {
+      const weight = load<Lanes>(p);
+      a = vmadd(weight, vsplatAt(v), a);
+      b = vmadd(weight, vsplatAt(v + TILE_ROW), b);
+    }
+    store<Lanes>(out, a);
+    store<Lanes>(out, b, GROUP_BYTES);
+  }
 }
 
 /** out ← out · keep + weights · V for two lane groups, f32 [headDim, GROUP] each. Four channels at a time. */

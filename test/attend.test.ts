@@ -87,6 +87,22 @@ cases.push(
   { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10, headDim: 32 }, counts: [90, 7], queries: 7 }
 );
 
+// Queries in the middle of a window that is coded already see small tokens alone; those after are hidden from them, and large.
+for (const times of [1e4, 1e6]) {
+  const rising: Input = (tokens, width, seed) =>
+    normal(tokens, width, seed).map((value, i) => value * (Math.floor(i / width) % 64 < 40 ? 100 / times : 100));
+  for (const side of ['keys', 'values'] as const) {
+    cases.push({
+      title: `queries from the first token on, hidden ${side} ${times} times as large as those they see`,
+      options: { sinks: 0, [side]: 'nsn4' },
+      counts: [140],
+      queries: 140,
+      [side]: rising,
+      seal: true
+    });
+  }
+}
+
 const outputs = new Map<string, Float32Array>();
 
 for (const tested of backends) {

@@ -193,7 +193,7 @@ export interface AttentionShape {
 export interface Slack {
   /** Of the logit of query row r (token · queryHeads + head) and token t. */
   logit(row: number, token: number): number;
-  /** Of weights and values that are rounded to integers, window by window. */
+  /** Of weights and values that are rounded to integers, in windows that a row sees all of. */
   readonly windows?: { readonly first: number; readonly count: number; readonly share: number };
 }
 
@@ -245,9 +245,8 @@ export function attention(
     }
     for (let window = 0; window < (slack.windows?.count ?? 0); window++) {
       const begin = slack.windows!.first + 64 * window;
-      const end = Math.min(begin + 64, visible);
-      if (begin >= end) break;
-      const weights = p.subarray(begin, end);
+      if (visible < begin + 64) break;
+      const weights = p.subarray(begin, begin + 64);
       const by = (slack.windows!.share * Math.sqrt(weights.reduce((a, b) => a + b) * Math.max(...weights))) / sum;
       for (let i = 0; i < headDim; i++) {
         let squares = 0;
