@@ -46,6 +46,14 @@ export interface Output {
   read(): Promise<Float32Array>;
 }
 
+/**
+ * The result of an `attend` that has run. Built here and not by the store, whose variables a function of its own would keep: an Output
+ * may outlive a cache, and must not keep the cache's memory.
+ */
+export function outputOf(out: Float32Array): Output {
+  return { read: () => Promise.resolve(out) };
+}
+
 /** Consecutive tokens of an input that go into one slot. */
 export interface Run {
   readonly slot: number;

@@ -3,6 +3,7 @@
 import { type Backend, checkBackend, type Output } from './backend.ts';
 import { checkArray, checkInteger, kind } from './check.ts';
 import { type AttendOptions, Core } from './core.ts';
+import { dispose } from './dispose.ts';
 import type { GpuTokens, Input } from './input.ts';
 import type { PageTables } from './pagetable.ts';
 import { Sequence, sequenceOf, tablesOf } from './sequence.ts';
@@ -100,6 +101,11 @@ export class KVCache {
   /** Gives the memory back. Every sequence is disposed with it. */
   dispose(): void {
     this.#core.dispose();
+  }
+
+  /** As dispose(), for `using cache = new KVCache(…)`. */
+  [dispose](): void {
+    this.dispose();
   }
 
   /** The page tables of distinct sequences of this cache, with one of every list for each. */

@@ -21,6 +21,7 @@ const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof Atten
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;
 
+/** @internal */
 export class Core {
   readonly backend: Backend;
   readonly shape: CacheShape;

@@ -2,15 +2,16 @@
 
 import type { Backend, Output, Tokens } from './backend.ts';
 import type { AttendOptions, Core } from './core.ts';
+import { dispose } from './dispose.ts';
 import { WINDOW } from './format/layout.ts';
 import type { GpuTokens, Input } from './input.ts';
 import type { PageTables } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
-/** A sequence of these page tables. For caches alone: users have `cache.sequence()`. */
+/** @internal A sequence of these page tables, for its cache. */
 export let sequenceOf: (core: Core, tables: PageTables) => Sequence;
 
-/** The page tables of a sequence of this cache, if it is one. For caches alone. */
+/** @internal The page tables of a sequence of this cache, if it is one. */
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
 
 /**
@@ -165,5 +166,10 @@ export class Sequence {
   /** Gives pages and raw tokens back to the cache. The sequence cannot be used afterwards. */
   dispose(): void {
     this.#core.release(this.#tables);
+  }
+
+  /** As dispose(), for `using chat = cache.sequence()`. */
+  [dispose](): void {
+    this.dispose();
   }
 }

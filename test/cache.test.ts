@@ -472,6 +472,19 @@ for (const tested of backends) {
   });
 }
 
+group('using', test => {
+  test('a cache and a sequence end as by dispose(), under the name that `using` looks for', async () => {
+    const symbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose'); // as esbuild and Babel have it
+    const cache = new KVCache(simd128.backend, { ...base, sequences: 1 });
+    const sequence = cache.sequence();
+    sequence[symbol]();
+    await refuses(() => sequence.seal(), TypeError, 'sequence expected open, got disposed');
+    cache.sequence();
+    cache[symbol]();
+    await refuses(() => cache.sequence(), TypeError, 'cache expected open, got disposed');
+  });
+});
+
 group('files between backends', test => {
   const shape = { ...base, headDim: 64, rope: exactRope(64) };
   for (const from of backends) {

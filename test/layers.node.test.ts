@@ -18,6 +18,7 @@ const allowed: Record<string, readonly string[]> = {
 
   // What a backend is, and what it is asked for.
   check: ['format'],
+  dispose: [],
   shape: ['check', 'format'],
   input: ['check', 'format'],
   backend: ['check', 'input', 'shape'],
@@ -32,8 +33,8 @@ const allowed: Record<string, readonly string[]> = {
   // Sequences and their cache: two doors to one core, which stands on the page table.
   pagetable: ['backend', 'format', 'shape'],
   core: ['backend', 'check', 'file', 'format', 'input', 'pagetable', 'shape'],
-  sequence: ['backend', 'core', 'format', 'input', 'pagetable', 'shape'],
-  cache: ['backend', 'check', 'core', 'input', 'pagetable', 'sequence', 'shape'],
+  sequence: ['backend', 'core', 'dispose', 'format', 'input', 'pagetable', 'shape'],
+  cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
 
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],

@@ -1,6 +1,16 @@
 // The reference as a backend: the same pages, every verb in f64 by src/reference/reference.ts. For tests, and for reading along.
 
-import type { Backend, Dump, Output, PageTable, Run, Store, Tokens, Write } from '../backend.ts';
+import {
+  type Backend,
+  type Dump,
+  type Output,
+  outputOf,
+  type PageTable,
+  type Run,
+  type Store,
+  type Tokens,
+  type Write
+} from '../backend.ts';
 import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
 import type { CacheShape } from '../shape.ts';
@@ -142,7 +152,7 @@ class ReferenceStore implements Store {
         }
       }
     });
-    return { read: () => Promise.resolve(out) };
+    return outputOf(out);
   }
 
   dispose(): void {

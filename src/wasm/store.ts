@@ -2,7 +2,17 @@
 // laid out when it is made; the memory never grows, so views of it stay valid.
 
 import { instantiateSync } from '@assemblyscript/loader';
-import { BackendError, type Dump, type Output, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
+import {
+  BackendError,
+  type Dump,
+  type Output,
+  outputOf,
+  type PageTable,
+  type Run,
+  type Store,
+  type Tokens,
+  type Write
+} from '../backend.ts';
 import type { Codec } from '../format/codec.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
 import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
@@ -322,7 +332,7 @@ export class WasmStore implements Store {
       }
     }
     if (call.items > 0) flush();
-    return { read: () => Promise.resolve(out) };
+    return outputOf(out);
   }
 
   dispose(): void {

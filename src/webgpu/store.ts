@@ -78,7 +78,8 @@ class WebGpuStore implements Store {
   readonly #write: Program;
   readonly #merge: Program;
   readonly #rawWindowOf: (place: number) => RawWindow;
-  #failure: BackendError | undefined;
+  /** Set where the device had no memory for this store. */
+  readonly #refusal: { error?: BackendError } = {};
 
   constructor(device: Device, shape: CacheShape) {
     if (device.lost) throw device.lost;
@@ -172,7 +173,7 @@ class WebGpuStore implements Store {
     }
     const failed = (error: GPUError | null): void => {
       if (error)
-        this.#failure ??= new BackendError(
+        this.#refusal.error ??= new BackendError(
           'webgpu',
           `expected ${this.bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`,
           error
@@ -180,7 +181,7 @@ class WebGpuStore implements Store {
     };
     // A lost device rejects these, and whatever is read.
     const settled = Promise.all([gpu.popErrorScope().then(failed, () => {}), gpu.popErrorScope().then(failed, () => {})]);
-    this.ready = settled.then(() => this.#check());
+    this.ready = settled.then(() => checkMemory(device, this.#refusal));
     this.ready.catch(() => {}); // whoever reads will meet it
   }
 
@@ -397,19 +398,9 @@ class WebGpuStore implements Store {
       }
     });
     if (used > 0) flush();
-    let result: Promise<Float32Array> | undefined;
-    const collect = async (): Promise<Float32Array> => {
-      const into = target ? new Float32Array((done * tokenBytes) / 4) : (out as Float32Array);
-      if (target) parts.push(this.#copyOut([[target.buffer, target.offset ?? 0, done * tokenBytes]]));
-      let at = 0;
-      for (const bytes of parts) {
-        const part = new Float32Array(await this.#checked(bytes));
-        into.set(part, at);
-        at += part.length;
-      }
-      return into;
-    };
-    return { read: () => (result ??= collect()) };
+    return target
+      ? outputIn(this.#device, this.#refusal, [target.buffer, target.offset ?? 0, done * tokenBytes])
+      : outputOf(this.#device, this.#refusal, parts, out as Float32Array);
   }
 
   dispose(): void {
@@ -525,22 +516,7 @@ class WebGpuStore implements Store {
   }
 
   #copyOut(ranges: readonly Range[]): () => Promise<ArrayBuffer> {
-    let bytes!: () => Promise<ArrayBuffer>;
-    this.#device.submit(encoder => {
-      bytes = this.#device.readBack(encoder, ranges);
-    });
-    return () => this.#checked(bytes);
-  }
-
-  async #checked(bytes: () => Promise<ArrayBuffer>): Promise<ArrayBuffer> {
-    const copy = await bytes();
-    this.#check();
-    return copy;
-  }
-
-  #check(): void {
-    if (this.#failure) throw this.#failure;
-    if (this.#device.lost) throw this.#device.lost;
+    return copyOut(this.#device, this.#refusal, ranges);
   }
 
   #placeTokens(place: number): number {
@@ -554,6 +530,55 @@ class WebGpuStore implements Store {
   #placeRange(place: number): Range {
     return [this.#raw.chunk(place), this.#raw.offsetOf[place]!, this.#placeBytes(place)];
   }
+}
+
+/** Refuses what was read where the memory was, or the device is lost. */
+function checkMemory(device: Device, refusal: { readonly error?: BackendError }): void {
+  if (refusal.error) throw refusal.error;
+  if (device.lost) throw device.lost;
+}
+
+/** Copies ranges as they are now; the function that is returned waits for them. */
+function copyOut(device: Device, refusal: { readonly error?: BackendError }, ranges: readonly Range[]): () => Promise<ArrayBuffer> {
+  let bytes!: () => Promise<ArrayBuffer>;
+  device.submit(encoder => {
+    bytes = device.readBack(encoder, ranges);
+  });
+  return async () => {
+    const copy = await bytes();
+    checkMemory(device, refusal);
+    return copy;
+  };
+}
+
+/**
+ * Results on their way, in order. Built here and not by the store, whose variables a function of its own would keep: an Output may
+ * outlive a cache, and must not keep the cache's memory.
+ */
+function outputOf(
+  device: Device,
+  refusal: { readonly error?: BackendError },
+  parts: readonly (() => Promise<ArrayBuffer>)[],
+  out: Float32Array
+): Output {
+  let result: Promise<Float32Array> | undefined;
+  const collect = async (): Promise<Float32Array> => {
+    let at = 0;
+    for (const bytes of parts) {
+      const part = new Float32Array(await bytes());
+      checkMemory(device, refusal);
+      out.set(part, at);
+      at += part.length;
+    }
+    return out;
+  };
+  return { read: () => (result ??= collect()) };
+}
+
+/** Results in a GPUBuffer: what is there when they are first read. */
+function outputIn(device: Device, refusal: { readonly error?: BackendError }, range: Range): Output {
+  let result: Promise<Float32Array> | undefined;
+  return { read: () => (result ??= copyOut(device, refusal, [range])().then(bytes => new Float32Array(bytes))) };
 }
 
 /** Numbers 0 to count − 1 by the pair of chunks that they lie in, JOBS of them at most. */
