@@ -1,12 +1,14 @@
 // What a newcomer reads, held to what is true: examples run, links lead somewhere. Must look at every page of the repository.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { extname, join } from 'node:path';
+import { dirname, extname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
-import { group } from '../tools/group.ts';
+import { parse } from 'yaml';
+import { group } from './group.ts';
 import { readPage } from './markdown.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -17,6 +19,18 @@ const readme = readPage(read('README.md'));
 const [example, ...continued] = readme.codes.filter(({ language, section }) => language === 'ts' && section !== 'GPU');
 const [gpuExample] = readme.codes.filter(({ section }) => section === 'GPU');
 const [html] = readme.codes.filter(({ language }) => language === 'html');
+
+/** Files of the repository below a folder, from the root; what is installed, generated or built apart. */
+function filesBelow(folder: string): string[] {
+  return readdirSync(join(root, folder), { withFileTypes: true }).flatMap(entry => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return ignored.has(entry.name) ? [] : filesBelow(path);
+    return [path];
+  });
+}
+
+const ignored = new Set(['.git', ...read('.gitignore').match(/^[^*\n]+(?=\/$)/gm)!]);
+const pages = filesBelow('.').filter(file => file.endsWith('.md'));
 
 /** What Chromium shows of a page of the sandbox once its scripts have ended. */
 async function shown(page: string, chromium: string): Promise<string> {
@@ -103,5 +117,86 @@ group('README', test => {
   test('the example for GPUs is taken from examples/device.ts, which a test of its own runs', () => {
     const program = read('examples/device.ts').split('\n');
     for (const line of gpuExample!.text.split('\n')) assert.ok(program.includes(line), line);
+  });
+});
+
+group('CONTRIBUTING', test => {
+  test('the test that it shows is a test: it runs and passes', async () => {
+    const example = readPage(read('CONTRIBUTING.md')).codes.find(({ language }) => language === 'ts')!;
+    const outfile = join(sandbox, 'contributing-example.js');
+    await build({
+      stdin: { contents: `${example.text}\nimport { finish } from './group.ts';\nawait finish();\n`, resolveDir: join(root, 'test') },
+      outfile,
+      bundle: true,
+      format: 'esm',
+      platform: 'node',
+      packages: 'external',
+      ignoreAnnotations: true,
+      logLevel: 'error'
+    });
+    const env = { ...process.env, NSN_WITHOUT_WEBGPU: 'what it shows is not about GPUs' };
+    const { status, stdout, stderr } = spawnSync(process.execPath, [outfile], { encoding: 'utf8', env });
+    assert.is(status, 0, stdout + stderr);
+    assert.match(stdout, /^[1-9]\d* passed, 0 failed/m);
+  });
+});
+
+group('links', test => {
+  const anchors = new Map(pages.map(page => [page, readPage(read(page)).anchors]));
+
+  test('there are pages, and links in them', () => {
+    assert.ok(pages.includes('README.md') && pages.length >= 5, pages.join());
+    assert.ok(readme.links.length >= 10);
+  });
+
+  for (const page of pages) {
+    test(`those of ${page} lead to files and headings that are there`, () => {
+      for (const link of readPage(read(page)).links) {
+        if (/^(https?|mailto):/.test(link)) continue;
+        const [path, anchor] = link.split('#') as [string, string?];
+        const target = path === '' ? page : relative(root, join(root, dirname(page), decodeURI(path)));
+        assert.ok(!target.startsWith('..') && existsSync(join(root, target)), `${page} links to ${link}`);
+        if (anchor === undefined) continue;
+        assert.ok(statSync(join(root, target)).isFile() && anchors.get(target)?.has(anchor), `${page} links to ${link}`);
+      }
+    });
+  }
+});
+
+group('what a host of the repository reads', test => {
+  const manifest = JSON.parse(read('package.json'));
+
+  test('CITATION.cff and CHANGELOG.md are of the version of package.json', () => {
+    assert.is(parse(read('CITATION.cff')).version, manifest.version);
+    assert.ok(readPage(read('CHANGELOG.md')).sections.includes(manifest.version));
+  });
+
+  test('every file is one home: repository, homepage, bugs and the address of SECURITY.md', () => {
+    const { hostname } = new URL(manifest.homepage);
+    assert.is(new URL(manifest.bugs.url).hostname, hostname);
+    assert.is(new URL(manifest.repository.url.replace(/^git\+/, '')).hostname, hostname);
+    assert.is(new URL(parse(read('CITATION.cff')).url).hostname, hostname);
+    assert.match(read('SECURITY.md'), `@${hostname}**`);
+  });
+
+  for (const file of filesBelow('.github/ISSUE_TEMPLATE').filter(file => !file.endsWith('config.yml'))) {
+    test(`${file} is a form: fields with labels, and ids of their own`, () => {
+      const form = parse(read(file));
+      for (const name of ['name', 'description']) assert.type(form[name], 'string');
+      const fields = form.body.filter((item: { type: string }) => item.type !== 'markdown');
+      for (const { type, attributes } of fields) assert.ok(['input', 'textarea'].includes(type) && attributes.label.length > 0);
+      assert.is(new Set(fields.map((item: { id: string }) => item.id)).size, fields.length);
+    });
+  }
+
+  test('a report of a fault asks for backend.reason, versions and the options of the cache', () => {
+    const { body } = parse(read('.github/ISSUE_TEMPLATE/bug.yml'));
+    assert.match(JSON.stringify(body.find((item: { id?: string }) => item.id === 'reason')), 'backend.reason');
+    const required = body.filter((item: { validations?: { required: boolean } }) => item.validations?.required);
+    for (const id of ['reason', 'runtime', 'options'])
+      assert.ok(
+        required.some((item: { id: string }) => item.id === id),
+        id
+      );
   });
 });
