@@ -1,0 +1,132 @@
+// Every option of a cache at the least and at the most that it may be: such a cache holds, attends, forks, crops and saves as any other.
+
+import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { attendWithinRule } from './attention.ts';
+import { refuses, sameBits } from './compare.ts';
+import { group } from './group.ts';
+import { rounded } from './half.ts';
+import { keyLike, normal } from './inputs.ts';
+import { simd128 } from './verbs.ts';
+
+const { backend } = simd128;
+const base = {
+  layers: 1,
+  kvHeads: 1,
+  queryHeads: 1,
+  headDim: 32,
+  capacity: 300,
+  sinks: 0,
+  sequences: 2,
+  maxAppend: 70
+} satisfies CacheOptions;
+
+/** Appends to the layers in turn, as a model does. Each gets the same tokens. */
+function append(sequence: Sequence, tokens: number, seed = 1): { readonly keys: Float32Array; readonly values: Float32Array } {
+  const { layers, kvHeads, headDim, maxAppend } = sequence.shape;
+  const width = kvHeads * headDim;
+  const [keys, values] = [keyLike(tokens, width, seed), normal(tokens, width, seed + 1)];
+  for (let from = 0; from < tokens; from += maxAppend) {
+    const part = (x: Float32Array) => x.subarray(from * width, (from + maxAppend) * width);
+    for (let layer = 0; layer < layers; layer++) sequence.append(layer, part(keys), part(values));
+  }
+  return { keys, values };
+}
+
+/** [what, options that differ from `base`, tokens, of which this many are coded at the end] */
+const bounds: readonly (readonly [what: string, options: Partial<CacheOptions>, tokens: number, coded: number])[] = [
+  ['1 layer', { layers: 1 }, 70, 64],
+  ['4,096 layers', { layers: 4096 }, 70, 64],
+  ['1 KV head', { kvHeads: 1 }, 70, 64],
+  ['1,024 KV heads', { kvHeads: 1024, queryHeads: 1024 }, 70, 64],
+  ['as many query heads as KV heads', { kvHeads: 3, queryHeads: 3 }, 70, 64],
+  ['64 query heads a KV head', { kvHeads: 3, queryHeads: 192 }, 70, 64],
+  ['a head dimension of 32', { headDim: 32 }, 70, 64],
+  ['a head dimension of 512', { headDim: 512 }, 70, 64],
+  ['a capacity of 1', { capacity: 1, maxAppend: 1 }, 1, 0],
+  ['a capacity of 2²⁴', { capacity: 2 ** 24, keys: 'nsn1', values: 'nsn1' }, 70, 64],
+  ['no sinks', { sinks: 0 }, 140, 128],
+  ['64 sinks', { sinks: 64 }, 140, 64],
+  ['no recent windows', { recent: 0 }, 140, 128],
+  ['1,024 recent windows', { recent: 1024, capacity: 64 * 1028, maxAppend: 64 * 1028 }, 64 * 1026 + 1, 128],
+  ['1 sequence', { sequences: 1 }, 70, 64],
+  ['65,536 sequences', { sequences: 65536 }, 70, 64],
+  ['calls of 1 token', { maxAppend: 1 }, 140, 128],
+  ['calls of the whole capacity', { maxAppend: 300 }, 300, 256]
+];
+
+group('options at their bounds', test => {
+  for (const [what, options, tokens, coded] of bounds) {
+    test(`a cache of ${what} holds, attends, crops, saves and restores`, async () => {
+      const cache = new KVCache(backend, { ...base, ...options });
+      const { layers, kvHeads, queryHeads, headDim, sinks, capacity } = cache.shape;
+      const last = layers - 1;
+      const width = kvHeads * headDim;
+      let sequence = cache.sequence();
+      const { keys } = append(sequence, tokens);
+      sequence.seal();
+      assert.is(sequence.length, tokens);
+      assert.is(sequence.sealed.tokens, coded);
+      // The longest context is attended to in other tests: brute force takes seconds for it.
+      if (tokens <= 300) await attendWithinRule(what, sequence, normal(1, queryHeads * headDim, 3), { layer: last });
+      const held = await sequence.decode(last);
+      sameBits('raw keys', held.keys.subarray((sinks + coded) * width), rounded(keys.subarray((sinks + coded) * width)));
+
+      const file = await sequence.save();
+      sequence.dispose();
+      sequence = cache.restore(file);
+      sameBits('file', await sequence.save(), file);
+      sequence.crop(tokens - 1);
+      const shorter = await sequence.decode(last);
+      sameBits(
+        'keys after a crop',
+        shorter.keys.subarray((sinks + coded) * width),
+        rounded(keys.subarray((sinks + coded) * width, -width))
+      );
+      if (capacity <= 300) {
+        const [more, one] = [capacity - tokens + 2, new Float32Array(width)];
+        if (more <= cache.shape.maxAppend) {
+          const x = new Float32Array(more * width);
+          const message = `"capacity" expected at most ${capacity} tokens, got ${capacity + 1} (${tokens - 1} held + ${more} more)`;
+          await refuses(() => sequence.append(last, x, x), RangeError, message);
+        }
+        for (let n = tokens - 1; n < capacity; n++) sequence.append(last, one, one);
+        await refuses(
+          () => sequence.append(last, one, one),
+          RangeError,
+          `"capacity" expected at most ${capacity} tokens, got ${capacity + 1} (${capacity} held + 1 more)`
+        );
+      }
+      cache.dispose();
+    });
+  }
+
+  test('65,536 holders of one page all read it, until the last of them is gone', async () => {
+    // 16 bits would count the last one as none, and free the page as soon as any of them is disposed.
+    const sequences = 65536;
+    const cache = new KVCache(backend, { ...base, capacity: 192, sequences, maxAppend: 64 });
+    const chat = cache.sequence();
+    append(chat, 64);
+    chat.seal();
+    const before = await chat.decode(0);
+    const branches = Array.from({ length: sequences - 1 }, () => chat.fork());
+    await refuses(
+      () => chat.fork(),
+      RangeError,
+      `"sequences" expected at most ${sequences} open at once (option "sequences"), got one more`
+    );
+    branches.pop()!.dispose();
+    const other = cache.sequence();
+    append(other, 64, 7); // takes a page, which would be the one that was freed
+    other.seal();
+    for (const one of [chat, branches[0]!, branches.at(-1)!]) sameBits('keys', (await one.decode(0)).keys, before.keys);
+    chat.dispose();
+    for (const branch of branches.splice(1)) branch.dispose();
+    sameBits('keys of the last holder', (await branches[0]!.decode(0)).keys, before.keys);
+    append(other, 64);
+    await refuses(() => append(other, 1), RangeError, '"capacity" expected at most 192 tokens, got 193 (192 held + 1 more)');
+    branches[0]!.dispose();
+    append(other, 64);
+    cache.dispose();
+  });
+});
