@@ -91,8 +91,9 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     for (var k = 0u; k < 8; k++) {
       let t = thread * 8 + k;
       var code = rtnCode(0, inverse[t]);
-      // A nonzero token never takes norm 0.
-      if (inverse[t] > 0 && f32(code) * scales[0] + minima[0] == 0) { code++; }
+      // A code worth less than 0.7 of its token's norm gives way to the next: divided by a far smaller number, one token would make
+      // up all of the window's mean.
+      if (f32(code) * scales[0] + minima[0] < 0.7 * inverse[t]) { code++; }
       word |= code << (4 * k);
       let s1 = f32(code) * scales[0] + minima[0];
       var reciprocal = 0.0;

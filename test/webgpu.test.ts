@@ -1,14 +1,20 @@
 // What is WebGPU's own: a device that openBackend() is given, one that has no memory, binds little, or is lost. What it has in common
 // with other backends is tested with them (backends.ts), and one that computes wrongly in selftest.node.test.ts.
 
-import { type CacheOptions, KVCache, openBackend, type Sequence } from 'nsnquant';
+import { type CacheOptions, codecs, KVCache, openBackend, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group, type Register } from '../tools/group.ts';
 import { attendWithinRule, expectedAttention, sameAttention } from './attention.ts';
 import { gpu } from './backends.ts';
-import { refuses, sameBits, withinFloatRule } from './compare.ts';
+import * as brute from './brute.ts';
+import { allFinite, atMost, refuses, sameBits, withinFloatRule } from './compare.ts';
+import { encodedFrom } from './encoded.ts';
 import { altered, bindingAtMost, type Gpu, refusesDevice, untested } from './gpu.ts';
-import { bells, keyLike, ropes } from './inputs.ts';
+import { group, type Register } from './group.ts';
+import { rounded } from './half.ts';
+import { bells, type Input, keyLike, ropes, uneven } from './inputs.ts';
+import { blockOf, readBlock, readSaved } from './pages.ts';
+import { TOKEN_ERROR } from './tolerance.ts';
 import { simd128 } from './verbs.ts';
 
 /** The first shape of the self-test, in layers: most of its pipelines are compiled once for the whole file. */
@@ -21,6 +27,17 @@ const options = {
   sequences: 4,
   rope: ropes(32)['halves']!
 } satisfies CacheOptions;
+
+/** Windows with one token far from the others' magnitude. */
+const magnitudes: readonly Input[] = [
+  (tokens, headDim, seed) =>
+    uneven(tokens, headDim, seed)
+      .fill(0, 0, 5 * headDim)
+      .fill(0, 6 * headDim),
+  (tokens, headDim, seed) => bells(tokens, headDim, seed).map((x, i) => x * ({ 20: 2 ** -14, 40: 2 ** 13 }[Math.floor(i / headDim)] ?? 1)),
+  (tokens, headDim, seed) =>
+    bells(tokens, headDim, seed).map((x, i) => (Math.floor(i / headDim) === 9 ? x * 2 ** -10 : Math.sign(x) * 65504))
+];
 
 const queriesOf = ({ shape }: KVCache, tokens: number, seed = 9) => bells(tokens, shape.queryHeads * shape.headDim, seed);
 
@@ -64,6 +81,59 @@ function deviceTests(test: Register, gpu: Gpu): void {
       RangeError,
       '"prefer" expected webgpu (a device is given), got wasm'
     );
+  });
+
+  test('encode() of tokens of any magnitude is right to near ties, writes finite numbers, and no token errs by more than its share', async () => {
+    const { headDim, kvHeads } = options;
+    const width = kvHeads * headDim;
+    const windows = 40;
+    const cache = new KVCache(untested(gpu), { ...options, layers: 1, sinks: 0, capacity: 64 * windows, maxAppend: 64 * windows });
+    const sequence = cache.sequence();
+    const heads = [0, 1, 2, 3].map(n =>
+      Array.from({ length: windows }, (_, seed) =>
+        rounded((n < 2 ? uneven : magnitudes[seed % magnitudes.length]!)(64, headDim, seed + 100 * n))
+      )
+    );
+    /** Head `head` of keys has windows `heads[head]`, that of values `heads[3 - head]`. */
+    const sides = ([0, 1] as const).map(side => {
+      const x = new Float32Array(64 * windows * width);
+      for (let i = 0; i < x.length; i++) {
+        const [token, head] = [Math.floor(i / width), Math.floor(i / headDim) % kvHeads];
+        x[i] = heads[side === 0 ? head : 3 - head]![Math.floor(token / 64)]![(token % 64) * headDim + (i % headDim)]!;
+      }
+      return x;
+    });
+    sequence.append(0, sides[0]!, sides[1]!);
+    sequence.seal();
+    const { pages } = readSaved(await sequence.save()).layers[0]!;
+    const ties = { near: 0, codes: 0 };
+    pages.forEach((page, w) => {
+      for (const side of [0, 1] as const) {
+        for (let head = 0; head < kvHeads; head++) {
+          const what = `window ${w}, side ${side}, head ${head}`;
+          const codec = codecs[side === 0 ? 'nsn4' : 'nsn2'];
+          const x = heads[side === 0 ? head : 3 - head]![w]!;
+          const rope = side === 0 ? options.rope : undefined;
+          const bytes = blockOf(page, head, side, codecs.nsn4, codecs.nsn2, headDim);
+          encodedFrom(what, bytes, x, codec, headDim, rope, ties);
+          const block = readBlock(bytes, codec, headDim);
+          for (const { scale, min } of [block.s1, ...block.o]) allFinite(`${what}: scales`, [scale, min]);
+          allFinite(`${what}: s2`, block.s2);
+          const decoded = brute.decode(block, codec, headDim, rope, brute.f64);
+          const norms = brute.norms(x, headDim, brute.f64);
+          const step = (Math.max(...norms) - Math.min(...norms)) / 15;
+          const errors = brute.norms(
+            decoded.map((value, i) => value - x[i]!),
+            headDim,
+            brute.f64
+          );
+          for (const [t, error] of errors.entries()) atMost(`${what}: token ${t}`, error, TOKEN_ERROR[codec.name] * (norms[t]! + step));
+        }
+      }
+    });
+    console.log(`${ties.near} near ties in ${ties.codes} codes of uneven windows`);
+    atMost('share of near ties', ties.near / ties.codes, 1e-3);
+    cache.dispose();
   });
 
   test('read() of an earlier attend() is not changed by a later one', async () => {
