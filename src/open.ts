@@ -7,6 +7,8 @@ import { type StepShape, shapeWithoutSize, stepShape } from './shape.ts';
 import { tryStep } from './timing.ts';
 import { openWasm, type WasmVariant } from './wasm/open.ts';
 import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapter.ts';
+import { selfTest } from './webgpu/selftest.ts';
+import { webGpuBackend } from './webgpu/store.ts';
 
 export interface OpenOptions {
   /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` is; else the faster one. */
@@ -61,7 +63,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   checkInteger('context', context, 1, 2 ** 24);
   const shape = options.shape === undefined ? undefined : stepShape(options.shape);
   if (prefer === 'reference') return openReference();
-  if (prefer === 'wasm') return openWasm(variant);
+  if (prefer === 'wasm') return openWasm(options);
   if (prefer === 'webgpu') {
     const given = device && { device, description: describe(device.adapterInfo) };
     const found = given ?? (await requestDevice(await findAdapter()));
@@ -74,7 +76,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
 
 /** The faster of WebAssembly and WebGPU. */
 async function choose(shape: StepShape, batch: number, context: number, load: boolean): Promise<Backend> {
-  const cpu = (reason: string): Promise<Backend> => openWasm(undefined, reason);
+  const cpu = (reason: string): Promise<Backend> => openWasm({}, reason);
   let gpu: Backend;
   let found: Found;
   try {
@@ -117,8 +119,6 @@ async function compile(backend: Backend, shape: StepShape): Promise<void> {
 
 /** A backend on a device that has passed its self-test. */
 async function openWebGpu(found: Found, own: boolean, reason: string): Promise<Backend> {
-  // Imported here, so that bundlers that split code load no shaders for those who have no GPU.
-  const [{ webGpuBackend }, { selfTest }] = await Promise.all([import('./webgpu/store.ts'), import('./webgpu/selftest.ts')]);
   const backend = webGpuBackend(found, reason);
   const fault = await selfTest(backend, openReference()).catch((error: Error) => error.message);
   if (fault === undefined) return backend;

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { readPage } from './markdown.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));

@@ -40,7 +40,8 @@ const allowed: Record<string, readonly string[]> = {
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
   kernels: ['backend', 'check', 'format', 'input', 'reference', 'shape', 'wasm'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
-  index: ['backend', 'cache', 'core', 'format', 'input', 'open', 'plan', 'sequence', 'shape', 'timing', 'wasm']
+  cpu: ['backend', 'cache', 'check', 'core', 'format', 'input', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
+  index: ['cpu', 'open']
 };
 
 /** The specifier of every import and re-export, of types and by `import()` too. */

@@ -10,7 +10,6 @@ import * as brute from './brute.ts';
 import { allFinite, atMost, refuses, sameBits, withinFloatRule } from './compare.ts';
 import { encodedFrom } from './encoded.ts';
 import { altered, bindingAtMost, type Gpu, refusesDevice, untested } from './gpu.ts';
-import { group, type Register } from './group.ts';
 import { rounded } from './half.ts';
 import { bells, type Input, keyLike, ropes, uneven } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';

@@ -1,22 +1,26 @@
 // Finds the binary to run and compiles it: the best that the engine validates, or the one asked for.
 
 import { type Backend, BackendError } from '../backend.ts';
+import { scalar } from './generated/scalar.ts';
+import { relaxed, simd128 } from './generated/simd.ts';
 import { WasmStore } from './store.ts';
 
 export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
 
-const binaries: Record<WasmVariant, () => Promise<string>> = {
-  scalar: async () => (await import('./generated/scalar.ts')).scalar,
-  simd128: async () => (await import('./generated/simd.ts')).simd128,
-  relaxed: async () => (await import('./generated/simd.ts')).relaxed
-};
+export interface WasmOptions {
+  /** Insist on one of the binaries. By default the best that this engine validates. */
+  readonly variant?: WasmVariant;
+}
+
+/** In hexadecimal. Imported statically, as everything is: service workers know no other import, nor do workers of some bundlers. */
+const binaries: Readonly<Record<WasmVariant, string>> = { scalar, simd128, relaxed };
 
 /**
  * Opens the best binary that this engine validates, or the one asked for.
  *
  * @param because  why this backend; why the binary is added
  */
-export async function openWasm(variant?: WasmVariant, because?: string): Promise<Backend> {
+export async function openWasm({ variant }: WasmOptions = {}, because?: string): Promise<Backend> {
   const { module, reason, ...chosen } = await openModule(variant);
   return {
     name: 'wasm',
@@ -30,7 +34,7 @@ export async function openModule(variant?: WasmVariant): Promise<{ module: WebAs
   if (typeof WebAssembly === 'undefined') throw new BackendError('wasm', 'expected WebAssembly, got an engine without it');
   let refused = '';
   for (const candidate of variant ? [variant] : (['relaxed', 'simd128', 'scalar'] as const)) {
-    const bytes = Uint8Array.from((await binaries[candidate]()).match(/../g)!, byte => parseInt(byte, 16));
+    const bytes = Uint8Array.from(binaries[candidate].match(/../g)!, byte => parseInt(byte, 16));
     if (WebAssembly.validate(bytes)) {
       const reason = variant ? `${variant} was asked for` : `this engine validates ${candidate}${refused && `, not ${refused}`}`;
       return { module: await WebAssembly.compile(bytes), variant: candidate, reason };

@@ -1,6 +1,7 @@
 // Finds a GPU and a device on it: the one given, or one of the engine's own. Knows nothing of caches or shaders.
 
 import { BackendError } from '../backend.ts';
+import { dawn } from './dawn.ts';
 
 /** A device, and its adapter in words. */
 export interface Found {
@@ -24,7 +25,7 @@ const SOFTWARE = /swiftshader|llvmpipe|lavapipe|softpipe|basic render|\bwarp\b/i
  * @param load  whether Node may load the package `webgpu`
  */
 export async function findAdapter(load = true): Promise<Adapter> {
-  const gpu = await findGpu(load);
+  const gpu = findGpu(load);
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' }).catch((cause: Error) => {
     throw new BackendError('webgpu', `expected an adapter, got: ${cause.message}`, cause);
   });
@@ -46,24 +47,10 @@ export async function requestDevice({ adapter, description }: Adapter): Promise<
 }
 
 /** The GPU of a page, a worker, or Deno; in Node that of the optional package `webgpu`. */
-async function findGpu(load: boolean): Promise<GPU> {
-  const scope = globalThis as { navigator?: { gpu?: GPU }; process?: { versions?: Record<string, string> } };
-  if (scope.navigator?.gpu) return scope.navigator.gpu;
-  const versions = scope.process?.versions;
-  if (!versions?.['node'] || versions['bun'] || versions['deno']) throw new BackendError('webgpu', 'expected navigator.gpu, got none');
-  if (!load)
-    throw new BackendError('webgpu', 'is looked for in Node where "shape", "batch" or "context" says what for, or "prefer" asks for it');
-  const name = 'webgpu'; // in a variable, so that no bundler resolves it: the package is for Node alone
-  try {
-    const dawn = (await import(name)) as { create(options: string[]): GPU };
-    return (dawnGpu ??= dawn.create([]));
-  } catch (cause) {
-    throw new BackendError('webgpu', `expected the package "webgpu", got: ${(cause as Error).message.split('\n')[0]}`, cause);
-  }
+function findGpu(load: boolean): GPU {
+  const { navigator } = globalThis as { navigator?: { gpu?: GPU } };
+  return navigator?.gpu ?? dawn(load);
 }
-
-/** Kept: Dawn lives as long as this reference does (README of `webgpu`). Node 20 ends all the same. */
-let dawnGpu: GPU | undefined;
 
 /** An adapter's names for itself. */
 export function describe(info: GPUAdapterInfo | undefined): string {

@@ -1,0 +1,34 @@
+// nsnquant/cpu: the library without WebGPU, its shaders and the reference, for those who look at every kilobyte. The names are
+// those of `nsnquant`; `openBackend` opens WebAssembly.
+
+import type { Backend } from './backend.ts';
+import { checkOneOf, checkOptions } from './check.ts';
+import { openWasm, type WasmOptions } from './wasm/open.ts';
+
+export { type Backend, BackendError, type BackendName, type Output, type Tokens } from './backend.ts';
+export { KVCache } from './cache.ts';
+export type { AttendOptions } from './core.ts';
+export { type Codec, type CodecName, codecs } from './format/codec.ts';
+export type { Data } from './format/half.ts';
+export type { Rope } from './format/layout.ts';
+export type { GpuTarget, GpuTokens } from './input.ts';
+export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
+export { Sequence } from './sequence.ts';
+export type { CacheOptions, CacheShape, StepShape } from './shape.ts';
+export type { WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
+
+/**
+ * Opens WebAssembly, in the best binary that the engine validates or in the one asked for.
+ *
+ * @throws {TypeError | RangeError} for options of the wrong kind or value
+ * @throws {BackendError}           if the engine cannot run it
+ *
+ * @example
+ * import { KVCache, openBackend } from 'nsnquant/cpu';
+ * const cache = new KVCache(await openBackend(), { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192 });
+ */
+export async function openBackend(options: WasmOptions = {}): Promise<Backend> {
+  checkOptions('options', options, ['variant']);
+  if (options.variant !== undefined) checkOneOf('variant', options.variant, ['scalar', 'simd128', 'relaxed']);
+  return openWasm(options);
+}
