@@ -4,7 +4,7 @@ import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { attendWithinRule } from './attention.ts';
 import { refuses, sameBits } from './compare.ts';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 import { simd128 } from './verbs.ts';

@@ -5,7 +5,7 @@ import { runInNewContext } from 'node:vm';
 import { type Backend, KVCache } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { backends } from './backends.ts';
-import { group } from './group.ts';
+import { group } from '../tools/group.ts';
 import { normal } from './inputs.ts';
 
 setFlagsFromString('--expose-gc');
