@@ -1,10 +1,11 @@
 // Attention of one token's queries over a whole context: nsnquant's codecs against dense f32, f16 and int8 of our own
-// (bench/dense), in cache and with many heads walked so that dense keys and values leave the last-level cache.
+// (bench/baselines), in cache and with many heads walked so that dense keys and values leave the last-level cache.
 
 import { type Backend, type CodecName, codecs, KVCache, openBackend } from 'nsnquant';
+import { type Kind, openDense, verify } from './baselines/dense.ts';
+import type { Context } from './context.ts';
 import { exactAttention, feed, invFreq, type KeysAndValues, keysAndValues, normals, relativeError } from './data.ts';
-import { type Kind, openDense } from './dense.ts';
-import { type Context, markdown } from './table.ts';
+import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
 const KINDS: readonly Kind[] = ['f32', 'f16', 'int8'];
@@ -22,6 +23,10 @@ interface Cell {
 export async function attendTable(context: Context): Promise<void> {
   const { quick, print, progress } = context;
   const rows: string[][] = [];
+  if (!quick) {
+    progress('attend: dense kernels against f64');
+    verify(await openDense({ relaxed: context.variant === 'relaxed' }));
+  }
   for (const headDim of context.headDim ? [context.headDim] : [64, 128]) {
     for (const groups of context.queryHeads ? [context.queryHeads] : quick ? [4] : [1, 3, 4, 8]) {
       for (const tokens of quick ? [1024] : [1024, 4096, 32768]) {
@@ -35,7 +40,7 @@ export async function attendTable(context: Context): Promise<void> {
     '\n### Attend, one KV head\n\nns per cached token for all query heads of the KV head, and relative error against exact ' +
       'attention in f64; dense is the fastest of its forms in each cell. ×: speed against dense f32.\n'
   );
-  print(markdown(['headDim', 'query heads', 'tokens', ...heads()], rows, 0));
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'tokens', ...heads()], rows, textColumns: 0 }));
 }
 
 /** Many KV heads of 8,192 tokens, one after another, as a decoding step walks them. */
@@ -51,7 +56,7 @@ export async function walkTable(context: Context): Promise<void> {
     rows.push([String(shape.headDim), String(shape.groups), `${shape.heads} × ${shape.tokens}`, ...describe(cells)]);
   }
   print('\n### Attend, many KV heads\n\nAs above; dense f32 keys and values together: 268 MB (headDim 128) and 377 MB (64).\n');
-  print(markdown(['headDim', 'query heads', 'heads × tokens', ...heads()], rows, 0));
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'heads × tokens', ...heads()], rows, textColumns: 0 }));
 }
 
 interface AttendShape {

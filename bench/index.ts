@@ -7,10 +7,10 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { openBackend, type WasmVariant } from 'nsnquant';
 import { softwareVulkan } from '../tools/chromium.ts';
 import { attendTable, walkTable } from './attend.ts';
+import type { Context } from './context.ts';
 import { NO_ADAPTER, openGpu } from './gpu/device.ts';
 import { verbsTable } from './kernels.ts';
 import { promptTable } from './prompt.ts';
-import type { Context } from './table.ts';
 import { webGpuTable } from './webgpu.ts';
 
 const { variant, quick, only, headDim, queryHeads, gpuMemory, out } = new Command('bench')

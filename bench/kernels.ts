@@ -6,8 +6,9 @@ import * as reference from '../src/reference/reference.ts';
 import { cacheShape } from '../src/shape.ts';
 import { openModule } from '../src/wasm/open.ts';
 import { WasmMemory } from '../src/wasm/store.ts';
+import type { Context } from './context.ts';
 import { invFreq, keysAndValues, normals, relativeError } from './data.ts';
-import { type Context, markdown } from './table.ts';
+import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
 const HEADS = 4;
@@ -25,7 +26,7 @@ export async function verbsTable({ variant, quick, print, progress }: Context): 
     '\n### Verbs\n\nns per token of one head, one side; scores and mix serve four query heads; GB/s of f32 tokens and of codes. ' +
       'Error: relative to the f64 reference on the same input; of quantize, the share of codes that differ (near ties).\n'
   );
-  print(markdown(['verb', 'codec', 'headDim', 'ns/token', 'GB/s', 'x memcpy', 'error'], rows, 2));
+  print(toMarkdown({ headers: ['verb', 'codec', 'headDim', 'ns/token', 'GB/s', 'x memcpy', 'error'], rows, textColumns: 2 }));
 }
 
 function verbRows(module: WebAssembly.Module, name: CodecName, headDim: number, quick: boolean): string[][] {

@@ -1,9 +1,10 @@
 // Attention of many query tokens at once, as a prompt asks for it, over coded tokens alone.
 
 import { type CodecName, KVCache, openBackend } from 'nsnquant';
+import { openDense } from './baselines/dense.ts';
+import type { Context } from './context.ts';
 import { feed, invFreq, keysAndValues, normals } from './data.ts';
-import { openDense } from './dense.ts';
-import { type Context, markdown } from './table.ts';
+import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
 const GROUPS = 4;
@@ -70,8 +71,8 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
     `\n### Attend, a prompt\n\nns per query token (of ${GROUPS} query heads) and cached token, of one KV head; ×: speed against dense f32, one query token a time.\n`
   );
   print(
-    markdown(
-      [
+    toMarkdown({
+      headers: [
         'headDim',
         'tokens',
         'query tokens',
@@ -79,7 +80,7 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
         ...PAIRS.flatMap(([keys, values]) => [keys === values ? keys : `${keys}/${values}`, '×'])
       ],
       rows,
-      0
-    )
+      textColumns: 0
+    })
   );
 }

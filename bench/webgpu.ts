@@ -1,14 +1,15 @@
-// The WebGPU tables: attention of a batch against dense f32 and f16 of our own (gpu/dense.wgsl) on the same device, and verbs; what
+// The WebGPU tables: attention of a batch against dense f32 and f16 of our own (baselines/dense.wgsl) on the same device, and verbs; what
 // can be counted without a GPU is in gpu/portable.ts. Times of a software adapter are printed as such, over a small grid.
 
 import { type Backend, KVCache, type Output, openBackend, type Sequence } from 'nsnquant';
+import { Bandwidth, Dense, elementBytes, type Kind } from './baselines/densegpu.ts';
+import type { Context } from './context.ts';
 import { exactAttention, feed, type KeysAndValues, keysAndValues, normals, relativeError } from './data.ts';
 import { type CellShape, cacheOptions, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './gpu/caches.ts';
-import { Bandwidth, Dense, elementBytes, type Kind } from './gpu/dense.ts';
 import type { Gpu } from './gpu/device.ts';
 import { bytesTable, countsTable } from './gpu/portable.ts';
 import { Watch } from './gpu/watch.ts';
-import { type Context, markdown } from './table.ts';
+import { toMarkdown } from './table.ts';
 
 /** As of many models of 1 to 8 billion parameters. */
 const HEADS = { kvHeads: 8, group: 4, headDim: 128 } as const;
@@ -67,13 +68,13 @@ export async function webGpuTable(context: Context): Promise<void> {
   rows.sort((a, b) => Number(a[0]) - Number(b[0]));
   print(
     `\n#### Attend, one decoding step of one layer\n\n${labels(gpu, watch)} ${kvHeads} KV heads (fewer where --gpu-memory ${context.gpuMemory} GiB would not hold them), ` +
-      `${group} query heads each, headDim ${headDim}; no two sequences share memory, and caches are cold. Dense: flash decoding of our own (bench/gpu/dense.wgsl), the fastest of its forms in each ` +
-      `cell. Reading memory: ${peak.toFixed(1)} GB/s, by bench/gpu/bandwidth.wgsl; roofline: the share of the time that reading the bytes needs at that speed. Error: relative, against ` +
+      `${group} query heads each, headDim ${headDim}; no two sequences share memory, and caches are cold. Dense: flash decoding of our own (bench/baselines/dense.wgsl), the fastest of its forms in each ` +
+      `cell. Reading memory: ${peak.toFixed(1)} GB/s, by bench/baselines/bandwidth.wgsl; roofline: the share of the time that reading the bytes needs at that speed. Error: relative, against ` +
       'attention in f64.\n'
   );
   print(
-    markdown(
-      [
+    toMarkdown({
+      headers: [
         'batch',
         'context',
         'KV heads',
@@ -90,8 +91,8 @@ export async function webGpuTable(context: Context): Promise<void> {
         'error'
       ],
       rows,
-      0
-    )
+      textColumns: 0
+    })
   );
   await verbsTable(context, gpu, watch, backend);
   bandwidth.dispose();
@@ -331,7 +332,7 @@ async function verbsTable({ quick, print, progress }: Context, { software }: Gpu
     `\n#### Encode and decode\n\nns of one token, head and side, over ${context} tokens: append() in steps of 64 and seal(), ${watch.timestamps ? 'compute passes by timestamps and ' : ''}wall clock; ` +
       'decode() by wall clock, read back into arrays. Both copy plain numbers between the processor and the device.\n'
   );
-  print(markdown(['keys / values', 'encode', 'encode, wall', 'decode, wall'], rows));
+  print(toMarkdown({ headers: ['keys / values', 'encode', 'encode, wall', 'decode, wall'], rows, textColumns: 1 }));
 }
 
 function median(values: readonly number[]): number {

@@ -2,9 +2,9 @@
 
 import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { attendWithinRule } from './attention.ts';
 import { refuses, sameBits } from './compare.ts';
-import { group } from '../tools/group.ts';
 import { rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 import { simd128 } from './verbs.ts';

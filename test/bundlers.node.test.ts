@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { build } from 'esbuild';
 import type { Browser } from 'playwright-core';
 import * as assert from 'uvu/assert';
-import { launch, load, noChromium, notInstalled, project, serve } from './consumers.ts';
 import { group } from '../tools/group.ts';
+import { launch, load, noChromium, notInstalled, project, serve } from './consumers.ts';
 
 /** Uses something of every entry, so that nothing is shaken off, and says what came. */
 const work = `

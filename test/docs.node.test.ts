@@ -125,7 +125,10 @@ group('CONTRIBUTING', test => {
     const example = readPage(read('CONTRIBUTING.md')).codes.find(({ language }) => language === 'ts')!;
     const outfile = join(sandbox, 'contributing-example.js');
     await build({
-      stdin: { contents: `${example.text}\nimport { finish } from '../tools/group.ts';\nawait finish();\n`, resolveDir: join(root, 'test') },
+      stdin: {
+        contents: `${example.text}\nimport { finish } from '../tools/group.ts';\nawait finish();\n`,
+        resolveDir: join(root, 'test')
+      },
       outfile,
       bundle: true,
       format: 'esm',

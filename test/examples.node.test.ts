@@ -1,4 +1,4 @@
-// Snippets of examples/ run as they stand. Where there is no device that is said; NSN_REQUIRE=webgpu makes it a failure.
+// The example for GPUs and the demo run as they stand. Where there is no device that is said; NSN_REQUIRE=webgpu makes it a failure.
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -55,7 +55,7 @@ group('examples', test => {
       const json = join(root, '.test', `demo-${backend}.json`);
       const args = [
         'tsx',
-        'examples/demo.ts',
+        'bench/demo/index.ts',
         '--input',
         input,
         '--backend',

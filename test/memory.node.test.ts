@@ -4,8 +4,8 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type Backend, KVCache } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { backends } from './backends.ts';
 import { group } from '../tools/group.ts';
+import { backends } from './backends.ts';
 import { normal } from './inputs.ts';
 
 setFlagsFromString('--expose-gc');

@@ -5,8 +5,9 @@ import { type CodecName, codecs, type KVCache, type Sequence } from 'nsnquant';
 import { blockLayout, WINDOW } from '../../src/format/layout.ts';
 // Not by openBackend: a device that executes nothing fails the self-test.
 import { webGpuBackend } from '../../src/webgpu/store.ts';
+import type { Context } from '../context.ts';
 import { keysAndValues } from '../data.ts';
-import { type Context, markdown } from '../table.ts';
+import { toMarkdown } from '../table.ts';
 import { type CellShape, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './caches.ts';
 import { openNull } from './device.ts';
 import { Watch } from './watch.ts';
@@ -36,14 +37,15 @@ export function bytesTable({ print }: Context): void {
       'the limit of what a codec gains there. Written: f16 when a token is appended, its code when 64 have gathered.\n'
   );
   print(
-    markdown(
-      ['keys / values', 'read, B', '× f16', '× f32', 'bits an element', 'written, B'],
-      [
+    toMarkdown({
+      headers: ['keys / values', 'read, B', '× f16', '× f32', 'bits an element', 'written, B'],
+      rows: [
         ...rows,
         ['f16', String(dense[0]), '1.00', '2.00', '16.00', String(dense[0])],
         ['f32', String(dense[1]), '0.50', '1.00', '32.00', String(dense[1])]
-      ]
-    )
+      ],
+      textColumns: 1
+    })
   );
 }
 
@@ -84,8 +86,8 @@ export async function countsTable(
       'token and KV head, sinks and raw tail counted; computed. Uploads: queries and what of the page tables changed, besides the token itself.\n'
   );
   print(
-    markdown(
-      [
+    toMarkdown({
+      headers: [
         'batch',
         'context',
         'keys / values',
@@ -99,8 +101,8 @@ export async function countsTable(
         'read, B a token'
       ],
       rows,
-      0
-    )
+      textColumns: 0
+    })
   );
   workgroupTable(watch, print);
   device.destroy();
@@ -139,13 +141,14 @@ function workgroupTable({ pipelines }: Watch, print: (text: string) => void): vo
     '\n#### Workgroup memory\n\nBytes by shader, over the pipelines above; computed from their declarations. Every device has 16,384.\n'
   );
   print(
-    markdown(
-      ['shader', 'bytes'],
-      [...byShader].sort().map(([name, bytes]) => {
+    toMarkdown({
+      headers: ['shader', 'bytes'],
+      rows: [...byShader].sort().map(([name, bytes]) => {
         const [least, most] = [Math.min(...bytes), Math.max(...bytes)].map(n => n.toLocaleString('en-US'));
         return [name, least === most ? least! : `${least} to ${most}`];
-      })
-    )
+      }),
+      textColumns: 1
+    })
   );
 }
 

@@ -1,10 +1,10 @@
 // `npm run check-engine`: the engine over the raw cache against figures of independent implementations. Holds for SmolLM2-135M-Instruct Q4_1 alone.
 import { Command } from 'commander';
+import { toMarkdown } from '../table.ts';
 import { rawLogits } from './evaluate.ts';
 import { readText } from './node.ts';
 import { type CommonOptions, commonOptions, count, facts, openAll, run, status, threadText } from './program.ts';
 import { logProbability, mean } from './stats.ts';
-import { toMarkdown } from './table.ts';
 
 interface Options extends CommonOptions {
   sequences: number;

@@ -1,6 +1,7 @@
 // `npm run longcontext`: numbers hidden in a book, asked for at its end; scored by the probability of the right answer, against the raw cache.
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { toMarkdown } from '../table.ts';
 import { WINDOW } from './caches/cache.ts';
 import { type Method, methodName, openCache, parseMethods, raw } from './caches/methods.ts';
 import type { Cache, Model } from './engine/model.ts';
@@ -23,7 +24,6 @@ import {
   threadText
 } from './program.ts';
 import { logProbability, mean } from './stats.ts';
-import { toMarkdown } from './table.ts';
 
 interface Options extends CommonOptions {
   lengths: number[];

@@ -1,9 +1,9 @@
 // The quality results as a Markdown table and as one HTML file that needs nothing else.
 
+import { escapeHtml, short, type Table, toHtml } from '../table.ts';
 import { isNsn, type MethodOptions, methodName } from './caches/methods.ts';
 import { type Point, plot } from './plot.ts';
 import type { Intervals, Summary } from './stats.ts';
-import { short, type Table } from './table.ts';
 
 /** A row, as --json writes it. */
 export interface Result extends Summary {
@@ -64,12 +64,12 @@ export function writeReport(facts: readonly string[], results: readonly Result[]
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-  th:first-child, td:first-child { text-align: left; }
+  .text { text-align: left; }
   .nsn { color: ${NSN_COLOR}; }
   .other { color: ${OTHER_COLOR}; }
 </style>
 <h1>Quality of a quantized cache</h1>
-${facts.map(fact => `<p>${escape(fact)}</p>`).join('\n')}
+${facts.map(fact => `<p>${escapeHtml(fact)}</p>`).join('\n')}
 <p><small><span class="nsn">●</span> nsnquant, <span class="other">●</span> other formats: everything counted after the whole sequence; ○: coded tokens alone, where a long context comes to.</small></p>
 ${texts
   .map(text =>
@@ -95,16 +95,9 @@ function section(text: string, results: readonly Result[]): string {
         codedBits: result.codedBits
       })
     );
-  const { headers, rows } = resultTable(results);
-  const cells = (tag: string, row: readonly string[]): string => row.map(cell => `<${tag}>${escape(cell)}</${tag}>`).join('');
-  return `<h2>${escape(text)}</h2>
+  return `<h2>${escapeHtml(text)}</h2>
 <figure role="img" aria-label="KL divergence against bits per element">${points.length === 0 ? '' : plot(points)}</figure>
-<div class="scroll"><table>
-<thead><tr>${cells('th', headers)}</tr></thead>
-<tbody>
-${rows.map(row => `<tr>${cells('td', row)}</tr>`).join('\n')}
-</tbody>
-</table></div>`;
+${toHtml(resultTable(results))}`;
 }
 
 function interval([low, high]: readonly [number, number], format: (x: number) => string): string {
@@ -113,8 +106,4 @@ function interval([low, high]: readonly [number, number], format: (x: number) =>
 
 function percent(x: number): string {
   return `${(100 * x).toFixed(1)} %`;
-}
-
-function escape(text: string): string {
-  return text.replace(/[&<>"]/g, letter => `&#${letter.charCodeAt(0)};`);
 }

@@ -1,6 +1,7 @@
 // `npm run quality`: what every codec and format costs a language model in perplexity and KL divergence, against bits.
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { toMarkdown } from '../table.ts';
 import { type Method, methodName, openCache, parseMethods } from './caches/methods.ts';
 import { InputError } from './engine/source.ts';
 import { Compare, measure, rawLogits } from './evaluate.ts';
@@ -9,7 +10,6 @@ import { type CommonOptions, commonOptions, count, facts, type Opened, openAll, 
 import { type Result, resultTable, writeReport } from './quality-report.ts';
 import { fingerprint, type Measurement, State } from './state.ts';
 import { bootstrap, join, summarize } from './stats.ts';
-import { toMarkdown } from './table.ts';
 
 const METHODS = [
   'raw',

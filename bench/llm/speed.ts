@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { codecs } from 'nsnquant';
+import { toMarkdown } from '../table.ts';
 import { FixedCache } from './caches/fixed.ts';
 import { type Method, methodName, openCache, parseMethods, raw } from './caches/methods.ts';
 import { NsnCache } from './caches/nsn.ts';
@@ -24,7 +25,6 @@ import {
   threadText
 } from './program.ts';
 import { quantile } from './stats.ts';
-import { toMarkdown } from './table.ts';
 
 interface Options extends ModelOptions {
   contexts: number[];

@@ -1,7 +1,7 @@
 // The formats that nsnquant is compared with, each a round trip over one head's window of 64 tokens. Exact rather than fast.
 import { hadamard } from 'nsnquant/reference';
-import { type Format, f32, q4_0, q8_0, withHadamard } from '../../../examples/demo/baselines.ts';
 import { fromHalf, toHalf } from '../../../src/format/half.ts';
+import { type Format, f32, q4_0, q8_0, withHadamard } from '../../baselines/ggml.ts';
 import { WINDOW } from './cache.ts';
 
 export type Side = 'keys' | 'values';

@@ -1,7 +1,7 @@
 // The cache of every format that has no attention of its own: windows go through the format and back to f32, attention is dense.
 // Raw tail, sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
 
-import { fromHalf, toHalf } from '../../../src/format/half.ts';
+import { half } from '../../baselines/ggml.ts';
 import type { Config } from '../engine/config.ts';
 import { type HeldCache, WINDOW } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
@@ -131,8 +131,4 @@ export class WindowedCache implements HeldCache {
       for (let t = 0; t < WINDOW; t++) all.set(window.subarray(t * headDim, (t + 1) * headDim), at(t));
     }
   }
-}
-
-function half(x: number): number {
-  return fromHalf(toHalf(Math.max(-65504, Math.min(65504, x))));
 }

@@ -3,8 +3,9 @@
 //
 // Each kind comes in several forms, because none is the best in every shape, in cache and out of it: time them all and take the least.
 
-import { toHalf } from '../src/format/half.ts';
-import { compile } from './dense/build.ts';
+import { toHalf } from '../../src/format/half.ts';
+import { exactAttention, normals, relativeError } from '../data.ts';
+import { compile } from './compile.ts';
 
 export type Kind = 'f32' | 'f16' | 'int8';
 
@@ -115,7 +116,7 @@ export class DenseCell {
     this.#q = new Float32Array(this.#memory.buffer, q, groups * headDim); // the memory never grows: views may be kept
     this.#out = new Float32Array(this.#memory.buffer, out, groups * headDim);
     const abort = (): never => {
-      throw new Error('bench/dense aborted');
+      throw new Error('bench/baselines/dense aborted');
     };
     this.#kernels = new WebAssembly.Instance(module, { env: { memory: this.#memory, abort } }).exports as unknown as Kernels;
     for (const form of this.forms) this.#attend.set(form, this.#kernels[kind + form[0]!.toUpperCase() + form.slice(1)]!);
@@ -218,7 +219,7 @@ export function verify(dense: Dense): Record<Kind, number> {
       for (const groups of [1, 2, 3, 4, 5, 7, 8]) {
         const q = random(groups);
         const out = new Float32Array(groups * headDim);
-        const expected = keys.map((k, head) => attention(q, k, values[head]!, headDim));
+        const expected = keys.map((k, head) => exactAttention(q, { keys: k, values: values[head]! }, headDim));
         for (const kind of Object.keys(forms) as Kind[]) {
           const cell = dense.cell({ kind, headDim, groups, tokens, heads: 2 });
           for (const head of [0, 1]) cell.fill(head, keys[head]!, values[head]!);
@@ -240,49 +241,4 @@ export function verify(dense: Dense): Record<Kind, number> {
     }
   }
   return worst;
-}
-
-/** softmax(q · kᵀ / √headDim) · v in f64, as it is written. */
-function attention(q: Float32Array, keys: Float32Array, values: Float32Array, headDim: number): Float64Array {
-  const tokens = keys.length / headDim;
-  const out = new Float64Array(q.length);
-  const scores = new Float64Array(tokens);
-  for (let h = 0; h < q.length; h += headDim) {
-    for (let t = 0; t < tokens; t++) {
-      let dot = 0;
-      for (let i = 0; i < headDim; i++) dot += q[h + i]! * keys[t * headDim + i]!;
-      scores[t] = dot / Math.sqrt(headDim);
-    }
-    const max = scores.reduce((a, b) => Math.max(a, b));
-    let sum = 0;
-    for (let t = 0; t < tokens; t++) {
-      const weight = Math.exp(scores[t]! - max);
-      sum += weight;
-      for (let i = 0; i < headDim; i++) out[h + i]! += weight * values[t * headDim + i]!;
-    }
-    for (let i = 0; i < headDim; i++) out[h + i]! /= sum;
-  }
-  return out;
-}
-
-/** ‖a − b‖ / ‖b‖ */
-function relativeError(a: Float32Array, b: Float64Array): number {
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < b.length; i++) {
-    difference += (a[i]! - b[i]!) ** 2;
-    norm += b[i]! ** 2;
-  }
-  return Math.sqrt(difference / norm);
-}
-
-/** Standard normal numbers from a seed: Box–Muller over mulberry32. */
-function normals(seed: number): () => number {
-  const uniform = (): number => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let x = Math.imul(seed ^ (seed >>> 15), seed | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
-  };
-  return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }

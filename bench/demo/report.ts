@@ -1,6 +1,7 @@
 // The demo's result as one HTML file that needs nothing else: plots, tables, the machine, the command.
+import { escapeHtml, toHtml } from '../table.ts';
 import { type Point, plot } from './charts.ts';
-import { isText, type Measured, nameOf, type Table } from './tables.ts';
+import { type Measured, nameOf, type TitledTable } from './tables.ts';
 
 export interface Report {
   title: string;
@@ -8,7 +9,7 @@ export interface Report {
   facts: readonly (readonly [name: string, text: string])[];
   results: readonly Measured[];
   /** The results' table first. */
-  tables: readonly Table[];
+  tables: readonly TitledTable[];
   notes: readonly string[];
 }
 
@@ -23,7 +24,7 @@ export function renderReport({ title, facts, results, tables, notes }: Report): 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>${escape(title)}</title>
+<title>${escapeHtml(title)}</title>
 <style>
   :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59626d; --line: #d5dae0; --page: #ffffff; }
   @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ed; --soft: #9aa5b1; --line: #3a424b; --page: #14171b; } }
@@ -40,14 +41,14 @@ export function renderReport({ title, facts, results, tables, notes }: Report): 
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
   th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-  th.text, td.text { text-align: left; }
+  .text { text-align: left; }
   ol { padding-left: 1.2rem; font-size: 0.9rem; }
   .nsn { color: ${NSN_COLOR}; }
   .baseline { color: ${BASELINE_COLOR}; }
 </style>
-<h1>${escape(title)}</h1>
+<h1>${escapeHtml(title)}</h1>
 <dl>
-${facts.map(([name, text]) => `  <dt>${escape(name)}</dt><dd>${escape(text)}</dd>`).join('\n')}
+${facts.map(([name, text]) => `  <dt>${escapeHtml(name)}</dt><dd>${escapeHtml(text)}</dd>`).join('\n')}
 </dl>
 <h2>Error and time against bits</h2>
 <div class="plots">
@@ -55,11 +56,11 @@ ${figure('Error of the attention output', results, 'outputError', { name: 'outpu
 ${figure('Time of attention', results, 'attendNs', { name: 'attend, ns per token and KV head', type: 'value' })}
 </div>
 <p><small><span class="nsn">●</span> nsnquant, <span class="baseline">●</span> baselines: everything counted at this length; ○: coded tokens alone, where a long context comes to.</small></p>
-${htmlTable(resultTable!)}
+${titled(resultTable!)}
 <ol>
-${notes.map(note => `  <li>${escape(note)}</li>`).join('\n')}
+${notes.map(note => `  <li>${escapeHtml(note)}</li>`).join('\n')}
 </ol>
-${otherTables.map(htmlTable).join('\n')}
+${otherTables.map(titled).join('\n')}
 </html>
 `;
 }
@@ -82,24 +83,13 @@ function figure(
     .filter(result => !drawable(result[key]))
     .map(result => `${nameOf(result)} (${result[key] === null ? 'not measured' : result[key]})`);
   const caption = left.length === 0 ? title : `${title}. Not drawn: ${left.join(', ')}`;
-  return `<figure role="img" aria-label="${escape(title)} against bits per element">
+  return `<figure role="img" aria-label="${escapeHtml(title)} against bits per element">
 ${points.length === 0 ? '' : plot(points, axis)}
-<figcaption>${escape(caption)}</figcaption>
+<figcaption>${escapeHtml(caption)}</figcaption>
 </figure>`;
 }
 
-function htmlTable({ title, headers, rows }: Table): string {
-  const cells = (tag: 'th' | 'td', row: readonly string[]): string =>
-    row.map((cell, column) => `<${tag}${isText(headers[column]!) ? ' class="text"' : ''}>${escape(cell)}</${tag}>`).join('');
-  return `<h2>${escape(title)}</h2>
-<div class="scroll"><table>
-<thead><tr>${cells('th', headers)}</tr></thead>
-<tbody>
-${rows.map(row => `<tr>${cells('td', row)}</tr>`).join('\n')}
-</tbody>
-</table></div>`;
-}
-
-function escape(text: string): string {
-  return text.replace(/[&<>"]/g, letter => `&#${letter.charCodeAt(0)};`);
+function titled(table: TitledTable): string {
+  return `<h2>${escapeHtml(table.title)}</h2>
+${toHtml(table)}`;
 }

@@ -1,18 +1,20 @@
 // The demo: real keys, values and queries through the cache, token by token, beside the formats that engines use today.
-// Prints a table and writes a report. What it measures is in demo/; nothing here computes.
+// Prints a table and writes a report. What it measures is in the other files; nothing here computes.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { type Backend, BackendError, type OpenOptions, openBackend } from 'nsnquant';
-import { BaselineRow, f32, q4_0, q8_0, withHadamard } from './demo/baselines.ts';
-import { type NsnOptions, NsnRow } from './demo/nsn.ts';
-import { measureQuality } from './demo/quality.ts';
-import { newestQueries, type Recording, readRecording } from './demo/recording.ts';
-import { renderReport } from './demo/report.ts';
-import { InputError } from './demo/safetensors.ts';
-import { layerTable, type Measured, nameOf, notes, protocolTable, type Result, resultTable, toMarkdown } from './demo/tables.ts';
-import { PASSES, type Times, timeDense, timeNsn } from './demo/timing.ts';
+import { f32, q4_0, q8_0, withHadamard } from '../baselines/ggml.ts';
+import { toMarkdown } from '../table.ts';
+import { BaselineRow } from './baseline.ts';
+import { type NsnOptions, NsnRow } from './nsn.ts';
+import { measureQuality } from './quality.ts';
+import { newestQueries, type Recording, readRecording } from './recording.ts';
+import { renderReport } from './report.ts';
+import { InputError } from './safetensors.ts';
+import { layerTable, type Measured, nameOf, notes, protocolTable, type Result, resultTable } from './tables.ts';
+import { PASSES, type Times, timeDense, timeNsn } from './timing.ts';
 
 interface Options {
   input: string;
@@ -55,7 +57,7 @@ async function demo({ input, report, json, sinks, queries, backend: prefer, vari
   const explained = notes(recording, sinks, PASSES);
 
   console.log(facts.map(([name, text]) => `${name}: ${text}`).join('\n'));
-  for (const table of tables) console.log(`\n${toMarkdown(table)}`);
+  for (const table of tables) console.log(`\n${table.title}\n\n${toMarkdown(table)}`);
   console.log(`\n${explained.map((note, i) => `${i + 1}. ${note}`).join('\n')}`);
 
   const title = `nsnquant on ${recording.model ?? input}`;

@@ -1,4 +1,5 @@
 // The demo's results and the tables that show them, once for the terminal and the report.
+import { short, type Table } from '../table.ts';
 import type { Recording } from './recording.ts';
 
 /** A row of the table, as --json writes it. */
@@ -28,15 +29,15 @@ export interface ProtocolErrors {
   windowAndSinks: number;
 }
 
-export interface Table {
-  title: string;
-  headers: string[];
-  rows: string[][];
+/** A table under its title. */
+export interface TitledTable extends Table {
+  readonly title: string;
 }
 
-export function resultTable(results: readonly Measured[]): Table {
+export function resultTable(results: readonly Measured[]): TitledTable {
   return {
     title: 'Keys and values held in each format',
+    textColumns: 2,
     headers: ['keys', 'values', 'bits', 'coded bits', 'bytes', 'output error', 'KL, nats', 'attend ns', 'encode ns'],
     rows: results.map(result => [
       result.keys,
@@ -52,17 +53,19 @@ export function resultTable(results: readonly Measured[]): Table {
   };
 }
 
-export function layerTable(recording: Recording, results: readonly Measured[]): Table {
+export function layerTable(recording: Recording, results: readonly Measured[]): TitledTable {
   return {
     title: 'Output error by layer',
+    textColumns: 0,
     headers: ['layer', ...results.map(nameOf)],
     rows: recording.layers.map(({ index }, layer) => [`${index}`, ...results.map(result => short(result.outputErrorByLayer[layer]!))])
   };
 }
 
-export function protocolTable(protocols: readonly ProtocolErrors[], sinks: number): Table {
+export function protocolTable(protocols: readonly ProtocolErrors[], sinks: number): TitledTable {
   return {
     title: 'Output error of the baselines, by what stays raw',
+    textColumns: 1,
     headers: ['keys and values', 'nothing', 'newest window (as above)', `newest window and ${sinks} sinks`],
     rows: protocols.map(({ name, everyToken, window, windowAndSinks }) => [name, short(everyToken), short(window), short(windowAndSinks)])
   };
@@ -77,29 +80,11 @@ export function notes(recording: Recording, sinks: number, passes: number): stri
     `output error: √(Σ‖out − exact‖² / Σ‖exact‖²) against attention in f64 over the recorded keys and values, over the last ${count(queryTokens)} positions, all heads and layers. KL: KL(exact ‖ format) of the attention probabilities, mean over the same.`,
     `nsn rows keep the first ${sinks} tokens raw, and the newest 64-token window until the call after it is full. Baselines are given the same window, without sinks.`,
     `attend ns: time of all attend calls ÷ Σ over calls of (cached tokens × KV heads). encode ns: time of the append calls that seal windows ÷ (sealed tokens × KV heads), keys and values together. One thread, one query position a call, fastest of up to ${passes} passes; –: not measured.`,
-    'f32 and q8_0 are timed with the tuned dense kernels of bench/dense.ts, f32 and int8 (one scale per token, where q8_0 has one per 32 channels), at the mean length; their fastest form. There is none for q4_0, for scalar WebAssembly, or for head dimensions that 32 does not divide.'
+    'f32 and q8_0 are timed with the tuned dense kernels of bench/baselines/dense, f32 and int8 (one scale per token, where q8_0 has one per 32 channels), at the mean length; their fastest form. There is none for q4_0, for scalar WebAssembly, or for head dimensions that 32 does not divide.'
   ];
 }
 
 /** "nsn4", or "keys nsn4, values nsn2". */
 export function nameOf({ keys, values }: { keys: string; values: string }): string {
   return keys === values ? keys : `keys ${keys}, values ${values}`;
-}
-
-export function isText(header: string): boolean {
-  return header === 'keys' || header === 'values' || header === 'keys and values';
-}
-
-export function toMarkdown({ title, headers, rows }: Table): string {
-  const widths = headers.map((header, column) => Math.max(...[header, ...rows.map(row => row[column]!)].map(cell => cell.length)));
-  const line = (cells: readonly string[]): string =>
-    `| ${cells.map((cell, column) => (isText(headers[column]!) ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join(' | ')} |`;
-  const rule = headers.map((header, column) => (isText(header) ? '-'.repeat(widths[column]!) : `${'-'.repeat(widths[column]! - 1)}:`));
-  return [title, '', line(headers), line(rule), ...rows.map(line)].join('\n');
-}
-
-/** Three significant digits, zero as 0. */
-function short(x: number): string {
-  if (x === 0) return '0';
-  return Math.abs(x) < 1e-3 ? x.toExponential(1) : Number(x.toPrecision(3)).toString();
 }

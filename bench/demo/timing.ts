@@ -1,7 +1,7 @@
 // Times the library's calls in the same decoder loop, alone, with nothing else in the cache's way; and dense attention
 // at the same lengths. No row's errors come from here.
 import type { Backend } from 'nsnquant';
-import { type Kind, openDense } from '../../bench/dense.ts';
+import { type Kind, openDense } from '../baselines/dense.ts';
 import { type NsnOptions, openCache } from './nsn.ts';
 import { queryAt, tokenAt } from './quality.ts';
 import type { Recording } from './recording.ts';
