@@ -1,7 +1,7 @@
 // Every verb on a window that stays in cache: the kernels alone, without the copies that `nsnquant/kernels` makes.
 
-import { type CodecName, codecs } from '../src/format/codec.ts';
-import { blockLayout, hadamardSize, WINDOW } from '../src/format/layout.ts';
+import { type Codec, type CodecName, codecs } from '../src/format/codec.ts';
+import { type BlockLayout, blockLayout, hadamardSize, WINDOW } from '../src/format/layout.ts';
 import * as reference from '../src/reference/reference.ts';
 import { cacheShape } from '../src/shape.ts';
 import { openModule } from '../src/wasm/open.ts';
@@ -19,7 +19,10 @@ export async function verbsTable({ variant, quick, print, progress }: Context): 
   for (const headDim of quick ? [64] : [64, 128]) {
     for (const codec of Object.keys(codecs) as CodecName[]) {
       progress(`verbs: ${codec}, headDim ${headDim}`);
-      rows.push(...verbRows(module, codec, headDim, quick));
+      const window = new Window(module, codec, headDim);
+      // What no codec changes is timed once.
+      if (codec === 'nsn2') rows.push(...tileVerbs(window).map(verb => row(verb, 'any', window, quick)));
+      rows.push(...codecVerbs(window).map(verb => row(verb, codec, window, quick)));
     }
   }
   print(
@@ -29,203 +32,230 @@ export async function verbsTable({ variant, quick, print, progress }: Context): 
   print(toMarkdown({ headers: ['verb', 'codec', 'headDim', 'ns/token', 'GB/s', 'x memcpy', 'error'], rows, textColumns: 2 }));
 }
 
-function verbRows(module: WebAssembly.Module, name: CodecName, headDim: number, quick: boolean): string[][] {
-  const codec = codecs[name];
-  const rope = { invFreq: invFreq(headDim), interleaved: false };
-  const shape = cacheShape({
-    layers: 1,
-    kvHeads: 1,
-    queryHeads: HEADS,
-    headDim,
-    capacity: WINDOW,
-    keys: name,
-    values: name,
-    rope,
-    sinks: 0,
-    sequences: 1
-  });
-  const memory = new WasmMemory(module, shape);
-  const { kernels, f32, u8, tile, row, input, output, shapes } = memory;
-  const layout = blockLayout(codec, headDim);
-  const side = memory.sides.get(codec)!;
-  const block = memory.pages[0]!;
-  const n = hadamardSize(headDim);
-  const quantizer = reference.codecQuantizer(codec);
+interface Verb {
+  readonly name: string;
+  /** Bytes of a token, read and written. */
+  readonly bytes: number;
+  prepare(): void;
+  run(): void;
+  /** After `run`: how far its result is from the reference. */
+  error(): number;
+}
 
-  const { keys } = keysAndValues(1, WINDOW, headDim);
-  const normal = normals(2);
-  const y = Float32Array.from({ length: WINDOW * headDim }, normal);
-  const q = Float32Array.from({ length: HEADS * headDim }, () => normal() / Math.sqrt(headDim));
-  const weights = Float32Array.from({ length: HEADS * WINDOW }, () => Math.abs(normal()));
-  const load = (x: Float32Array): void => {
+function row({ name, bytes, prepare, run, error }: Verb, codec: string, { memory, headDim }: Window, quick: boolean): string[] {
+  const { u8, output } = memory;
+  prepare();
+  run();
+  const off = error();
+  prepare();
+  const copied = Math.round(bytes * WINDOW);
+  const times = race(
+    { verb: run, memcpy: () => u8.copyWithin(output, output + copied, output + 2 * copied) },
+    quick ? { rounds: 1, seconds: 0.02 } : { rounds: 3, seconds: 0.1 }
+  );
+  const perToken = times['verb']! / WINDOW;
+  return [
+    name,
+    codec,
+    String(headDim),
+    perToken.toFixed(1),
+    (bytes / perToken).toFixed(2),
+    (times['verb']! / times['memcpy']!).toFixed(0),
+    off.toExponential(1)
+  ];
+}
+
+/** A window of one head in the kernels' memory: tokens go in and out as rows, queries and weights as lanes of four heads. */
+class Window {
+  readonly headDim: number;
+  readonly codec: Codec;
+  readonly layout: BlockLayout;
+  readonly memory: WasmMemory;
+  /** Where the coded window is. */
+  readonly block: number;
+  readonly keys: Float32Array;
+  /** Standard normal, as a window is before it is quantized. */
+  readonly y: Float32Array;
+  readonly queries: Float32Array;
+  readonly weights: Float32Array;
+  readonly rope: { readonly invFreq: Float32Array; readonly interleaved: boolean };
+
+  constructor(module: WebAssembly.Module, name: CodecName, headDim: number) {
+    this.headDim = headDim;
+    this.codec = codecs[name];
+    this.layout = blockLayout(this.codec, headDim);
+    this.rope = { invFreq: invFreq(headDim), interleaved: false };
+    const sizes = { layers: 1, kvHeads: 1, queryHeads: HEADS, headDim, capacity: WINDOW, sinks: 0, sequences: 1 };
+    this.memory = new WasmMemory(module, cacheShape({ ...sizes, keys: name, values: name, rope: this.rope }));
+    this.block = this.memory.pages[0]!;
+    this.keys = keysAndValues(1, WINDOW, headDim).keys;
+    const normal = normals(2);
+    this.y = Float32Array.from({ length: WINDOW * headDim }, normal);
+    this.queries = Float32Array.from({ length: HEADS * headDim }, () => normal() / Math.sqrt(headDim));
+    this.weights = Float32Array.from({ length: HEADS * WINDOW }, () => Math.abs(normal()));
+  }
+
+  /** x into the tile. */
+  load(x: Float32Array): void {
+    const { f32, kernels, input, tile } = this.memory;
     f32.set(x, input / 4);
-    kernels.tileFromRows(input, WINDOW, headDim * 4, headDim, tile);
-  };
-  const unload = (): Float32Array => {
-    kernels.rowsFromTile(tile, WINDOW, headDim * 4, headDim, output);
-    return f32.slice(output / 4, output / 4 + WINDOW * headDim);
-  };
-  const lanes = (x: Float32Array, width: number): void => {
+    kernels.tileFromRows(input, WINDOW, this.headDim * 4, this.headDim, tile);
+  }
+
+  /** The tile as rows. */
+  unload(): Float32Array {
+    const { f32, kernels, output, tile } = this.memory;
+    kernels.rowsFromTile(tile, WINDOW, this.headDim * 4, this.headDim, output);
+    return f32.slice(output / 4, output / 4 + WINDOW * this.headDim);
+  }
+
+  /** x [HEADS, width] into the input, the heads of an element side by side. */
+  loadLanes(x: Float32Array, width: number): void {
+    const { f32, input } = this.memory;
     for (let i = 0; i < x.length; i++) f32[input / 4 + HEADS * (i % width) + Math.floor(i / width)] = x[i]!;
-  };
-  const unlanes = (width: number): Float32Array =>
-    Float32Array.from({ length: HEADS * width }, (_, i) => f32[output / 4 + HEADS * (i % width) + Math.floor(i / width)]!);
+  }
 
-  const normalize = (): void => {
-    kernels.norms(tile, headDim, row);
-    kernels.rtn4(row, WINDOW, block + layout.s1, block + layout.scales, true);
-    kernels.divide(tile, headDim, row);
-  };
-  const shift = (): void => {
-    kernels.mean(shapes, tile, row, block + layout.o, block + layout.scales + 4, true);
-    kernels.addMean(shapes, tile, row, -1, true);
-  };
-  const hadamard = (): void => kernels.hadamard(tile, headDim, WINDOW * 4, n, 1 / Math.sqrt(n));
-  const quantize = (): void => kernels.quantize(side, tile, headDim, block, row, row + WINDOW * 4);
-  const encode = (): void => {
-    kernels.tileFromRows(input, WINDOW, headDim * 4, headDim, tile);
-    kernels.encode(shapes, side, tile, block, true);
-  };
-  const decode = (): void => kernels.decode(shapes, side, block, tile, true);
+  unloadLanes(width: number): Float32Array {
+    const { f32, output } = this.memory;
+    return Float32Array.from({ length: HEADS * width }, (_, i) => f32[output / 4 + HEADS * (i % width) + Math.floor(i / width)]!);
+  }
 
-  const verbs: [string, number, () => void, () => void, () => number][] = [];
-  const f64 = (x: Float32Array): Float64Array => Float64Array.from(x);
+  loadKeys(): void {
+    this.memory.f32.set(this.keys, this.memory.input / 4);
+  }
+
+  encode(): void {
+    const { kernels, input, tile, shapes, sides } = this.memory;
+    kernels.tileFromRows(input, WINDOW, this.headDim * 4, this.headDim, tile);
+    kernels.encode(shapes, sides.get(this.codec)!, tile, this.block, true);
+  }
+
+  decode(): void {
+    const { kernels, tile, shapes, sides } = this.memory;
+    kernels.decode(shapes, sides.get(this.codec)!, this.block, tile, true);
+  }
+
+  /** What the reference reads in the coded window. */
+  coded(): reference.CodedWindow {
+    return reference.unpack(this.memory.u8.slice(this.block, this.block + this.layout.bytes), this.codec, this.headDim);
+  }
+}
+
+/** Verbs over plain numbers. */
+function tileVerbs(window: Window): Verb[] {
+  const { headDim, layout, memory, block, keys, y, rope } = window;
+  const { kernels, tile, row, shapes } = memory;
+  const n = hadamardSize(headDim);
+  const against = (x: Float32Array, verb: (exact: Float64Array) => void) => () => {
+    const exact = Float64Array.from(x);
+    verb(exact);
+    return relativeError(window.unload(), exact);
+  };
+  const bytes = 2 * headDim * 4;
+  return [
+    {
+      name: 'normalize',
+      bytes,
+      prepare: () => window.load(keys),
+      run() {
+        kernels.norms(tile, headDim, row);
+        kernels.rtn4(row, WINDOW, block + layout.s1, block + layout.scales, true);
+        kernels.divide(tile, headDim, row);
+      },
+      error: against(keys, exact => void reference.normalize(exact, headDim))
+    },
+    {
+      name: 'shift',
+      bytes,
+      prepare: () => window.load(keys),
+      run() {
+        kernels.mean(shapes, tile, row, block + layout.o, block + layout.scales + 4, true);
+        kernels.addMean(shapes, tile, row, -1, true);
+      },
+      error: against(keys, exact => void reference.shift(exact, headDim, rope))
+    },
+    {
+      name: 'hadamard',
+      bytes,
+      prepare: () => window.load(y),
+      run: () => kernels.hadamard(tile, headDim, WINDOW * 4, n, 1 / Math.sqrt(n)),
+      error: against(y, exact => reference.hadamard(exact, headDim))
+    }
+  ];
+}
+
+/** Verbs that write or read codes. */
+function codecVerbs(window: Window): Verb[] {
+  const { headDim, codec, layout, memory, block, keys, y, queries, weights, rope } = window;
+  const { kernels, u8, tile, row, input, output, shapes, sides } = memory;
+  const side = sides.get(codec)!;
+  const quantizer = reference.codecQuantizer(codec);
   const tileBytes = headDim * 4;
   const codeBytes = layout.bytes / WINDOW;
-  if (name === 'nsn2') {
-    verbs.push(
-      [
-        'normalize',
-        2 * tileBytes,
-        normalize,
-        () => load(keys),
-        () => {
-          const exact = f64(keys);
-          reference.normalize(exact, headDim);
-          return relativeError(unload(), exact);
-        }
-      ],
-      [
-        'shift',
-        2 * tileBytes,
-        shift,
-        () => load(keys),
-        () => {
-          const exact = f64(keys);
-          reference.shift(exact, headDim, rope);
-          return relativeError(unload(), exact);
-        }
-      ],
-      [
-        'hadamard',
-        2 * tileBytes,
-        hadamard,
-        () => load(y),
-        () => {
-          const exact = f64(y);
-          reference.hadamard(exact, headDim);
-          return relativeError(unload(), exact);
-        }
-      ]
-    );
-  }
-  verbs.push(
-    [
-      'quantize',
-      tileBytes,
-      quantize,
-      () => load(y),
-      () => {
-        const exact = reference.quantize(f64(y), quantizer);
+  const encodeKeys = (): void => {
+    window.loadKeys();
+    window.encode();
+  };
+  const eachHead = (x: Float32Array, width: number, verb: (head: Float32Array) => ArrayLike<number>): number[] =>
+    Array.from({ length: HEADS }, (_, head) => Array.from(verb(x.subarray(head * width, (head + 1) * width)))).flat();
+  return [
+    {
+      name: 'quantize',
+      bytes: tileBytes,
+      prepare: () => window.load(y),
+      run: () => kernels.quantize(side, tile, headDim, block, row, row + WINDOW * 4),
+      error() {
+        const exact = reference.quantize(Float64Array.from(y), quantizer);
         const perRow = headDim / codec.channels;
-        return (
-          exact.reduce((sum, code, i) => sum + Number(u8[block + Math.floor(i / perRow) * layout.rowBytes + (i % perRow)] !== code), 0) /
-          exact.length
-        );
+        const codeAt = (i: number) => u8[block + Math.floor(i / perRow) * layout.rowBytes + (i % perRow)];
+        return exact.reduce((sum, code, i) => sum + Number(codeAt(i) !== code), 0) / exact.length;
       }
-    ],
-    [
-      'encode',
-      tileBytes,
-      encode,
-      () => f32.set(keys, input / 4),
-      () => {
+    },
+    {
+      name: 'encode',
+      bytes: tileBytes,
+      prepare: () => window.loadKeys(),
+      run: () => window.encode(),
+      error() {
         const exact = reference.decode(reference.encode(keys, headDim, quantizer, rope), quantizer, rope);
-        decode();
-        return relativeError(unload(), exact);
+        window.decode();
+        return relativeError(window.unload(), exact);
       }
-    ],
-    [
-      'decode',
-      tileBytes + codeBytes,
-      decode,
-      () => {
-        f32.set(keys, input / 4);
-        encode();
+    },
+    {
+      name: 'decode',
+      bytes: tileBytes + codeBytes,
+      prepare: encodeKeys,
+      run: () => window.decode(),
+      error: () => relativeError(window.unload(), reference.decode(window.coded(), quantizer, rope))
+    },
+    {
+      name: 'scores',
+      bytes: codeBytes,
+      prepare() {
+        encodeKeys();
+        window.loadLanes(queries, headDim);
       },
-      () => {
-        const exact = reference.decode(reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim), quantizer, rope);
-        return relativeError(unload(), exact);
+      run: () => kernels.scores(shapes, input, block, output),
+      error() {
+        const coded = window.coded();
+        const exact = eachHead(queries, headDim, query => reference.scores(query, coded, quantizer, rope));
+        return relativeError(window.unloadLanes(WINDOW), exact);
       }
-    ],
-    [
-      'scores',
-      codeBytes,
-      () => kernels.scores(shapes, input, block, output),
-      () => {
-        f32.set(keys, input / 4);
-        encode();
-        lanes(q, headDim);
-      },
-      () => {
-        const window = reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim);
-        const exact = Array.from({ length: HEADS }, (_, head) =>
-          Array.from(reference.scores(q.subarray(head * headDim, (head + 1) * headDim), window, quantizer, rope))
-        );
-        return relativeError(unlanes(WINDOW), exact.flat());
-      }
-    ],
-    [
-      'mix',
-      codeBytes,
-      () => {
-        lanes(weights, WINDOW);
+    },
+    {
+      name: 'mix',
+      bytes: codeBytes,
+      prepare: encodeKeys,
+      run() {
+        window.loadLanes(weights, WINDOW); // mix leaves other numbers there
         kernels.mix(shapes, input, block, output);
       },
-      () => {
-        f32.set(keys, input / 4);
-        encode();
-        lanes(weights, WINDOW);
-      },
-      () => {
-        const window = reference.unpack(u8.slice(block, block + layout.bytes), codec, headDim);
-        const exact = Array.from({ length: HEADS }, (_, head) =>
-          Array.from(reference.mix(weights.subarray(head * WINDOW, (head + 1) * WINDOW), window, quantizer))
-        );
-        return relativeError(unlanes(headDim), exact.flat());
+      error() {
+        const coded = window.coded();
+        const exact = eachHead(weights, WINDOW, weight => reference.mix(weight, coded, quantizer));
+        return relativeError(window.unloadLanes(headDim), exact);
       }
-    ]
-  );
-
-  return verbs.map(([verb, bytes, run, prepare, check]) => {
-    prepare();
-    run();
-    const error = check();
-    prepare();
-    const copied = Math.round(bytes * WINDOW);
-    const times = race(
-      { verb: run, memcpy: () => u8.copyWithin(output, output + copied, output + 2 * copied) },
-      quick ? { rounds: 1, seconds: 0.02 } : { rounds: 3, seconds: 0.1 }
-    );
-    const perToken = times['verb']! / WINDOW;
-    return [
-      verb,
-      verbs.length > 5 && ['normalize', 'shift', 'hadamard'].includes(verb) ? 'any' : name,
-      String(headDim),
-      perToken.toFixed(1),
-      (bytes / perToken).toFixed(2),
-      (times['verb']! / times['memcpy']!).toFixed(0),
-      error.toExponential(1)
-    ];
-  });
+    }
+  ];
 }

@@ -77,6 +77,58 @@ group('GGUF', test => {
     ] as const)
       await refuses(() => openGguf(tinySource({ metadata })), message);
   });
+  test('a part of a model, and what only goes with one, are refused', async () => {
+    for (const [metadata, message] of [
+      [{ 'split.count': 3, 'split.no': 1 }, 'tiny.gguf: expected a whole model, got part 2 of 3; llama-gguf-split --merge joins them'],
+      [{ 'general.type': 'adapter' }, 'tiny.gguf: "general.type" expected model, got adapter']
+    ] as const)
+      await refuses(() => openGguf(tinySource({ metadata })), message);
+    await openGguf(tinySource({ metadata: { 'split.count': 1, 'general.type': 'model' } }));
+  });
+  test('a file of the other byte order is refused', () => {
+    const bytes = tinyGguf();
+    new DataView(bytes.buffer).setUint32(4, 3, false);
+    return refuses(
+      () => openGguf(blobSource(new Blob([bytes]), 'tiny.gguf')),
+      'tiny.gguf: expected a little-endian file, got a big-endian one'
+    );
+  });
+  test('rows that are no whole blocks are refused', () =>
+    refuses(
+      () => openGguf(tinySource({ type: 12 })),
+      'tiny.gguf: tensor "token_embd.weight" expected rows of whole blocks (256 elements of Q4_K), got 64 elements'
+    ));
+  test('more tokens than the matrix has rows are refused', () =>
+    refuses(
+      () => Model.open(runtime, tinySource({ control: ['<|bos|>', '<|eos|>'], rows: 9 })),
+      'tiny.gguf: tokenizer expected at most 9 tokens (rows of token_embd.weight), got 10'
+    ));
+  test('a source that gives fewer bytes than it was asked for is refused', async () => {
+    const source = tinySource();
+    const gguf = await openGguf({ ...source, read: (begin, end) => source.read(begin, Math.min(end, source.size - 1)) });
+    await refuses(
+      () => gguf.floats('blk.1.ffn_down.weight', 96, 64),
+      /^tiny\.gguf: expected 24576 bytes at \d+, got 24575; the file was changed, open it again$/
+    );
+  });
+  test('a tensor of an unknown type is named with the types that work', () =>
+    refuses(
+      () => openGguf(tinySource({ type: 10 })),
+      /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got Q2_K; convert/
+    ));
+  test('a tensor of another shape is named with both shapes', () =>
+    refuses(
+      () => Model.open(runtime, tinySource({ shapes: { 'blk.0.attn_k.weight': [64, 64] } })),
+      /tensor "blk\.0\.attn_k\.weight" expected shape \[64, 32\], got \[64, 64\]/
+    ));
+  test('a tokenizer of another kind is refused', () =>
+    refuses(
+      () => Model.open(runtime, tinySource({ metadata: { 'tokenizer.ggml.model': 'llama' } })),
+      /^tiny\.gguf: tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, llama3, llama-v3, got llama with gpt-2$/
+    ));
+});
+
+group('what changes the result', test => {
   test('a tensor that would be left out is named', async () => {
     for (const [name, shape, more] of [
       ['blk.0.attn_q.bias', [64], ''],
@@ -143,55 +195,6 @@ group('GGUF', test => {
       'tiny.gguf: tensor "rope_freqs.weight" expected 16 elements (a factor for each pair), got 8'
     );
   });
-  test('a part of a model, and what only goes with one, are refused', async () => {
-    for (const [metadata, message] of [
-      [{ 'split.count': 3, 'split.no': 1 }, 'tiny.gguf: expected a whole model, got part 2 of 3; llama-gguf-split --merge joins them'],
-      [{ 'general.type': 'adapter' }, 'tiny.gguf: "general.type" expected model, got adapter']
-    ] as const)
-      await refuses(() => openGguf(tinySource({ metadata })), message);
-    await openGguf(tinySource({ metadata: { 'split.count': 1, 'general.type': 'model' } }));
-  });
-  test('a file of the other byte order is refused', () => {
-    const bytes = tinyGguf();
-    new DataView(bytes.buffer).setUint32(4, 3, false);
-    return refuses(
-      () => openGguf(blobSource(new Blob([bytes]), 'tiny.gguf')),
-      'tiny.gguf: expected a little-endian file, got a big-endian one'
-    );
-  });
-  test('rows that are no whole blocks are refused', () =>
-    refuses(
-      () => openGguf(tinySource({ type: 12 })),
-      'tiny.gguf: tensor "token_embd.weight" expected rows of whole blocks (256 elements of Q4_K), got 64 elements'
-    ));
-  test('more tokens than the matrix has rows are refused', () =>
-    refuses(
-      () => Model.open(runtime, tinySource({ control: ['<|bos|>', '<|eos|>'], rows: 9 })),
-      'tiny.gguf: tokenizer expected at most 9 tokens (rows of token_embd.weight), got 10'
-    ));
-  test('a source that gives fewer bytes than it was asked for is refused', async () => {
-    const source = tinySource();
-    const gguf = await openGguf({ ...source, read: (begin, end) => source.read(begin, Math.min(end, source.size - 1)) });
-    await refuses(
-      () => gguf.floats('blk.1.ffn_down.weight', 96, 64),
-      /^tiny\.gguf: expected 24576 bytes at \d+, got 24575; the file was changed, open it again$/
-    );
-  });
-  test('a tensor of an unknown type is named with the types that work', () =>
-    refuses(
-      () => openGguf(tinySource({ type: 10 })),
-      /tensor "token_embd\.weight" expected one of the types F32, .*Q4_1.*, got Q2_K; convert/
-    ));
-  test('a tensor of another shape is named with both shapes', () =>
-    refuses(
-      () => Model.open(runtime, tinySource({ shapes: { 'blk.0.attn_k.weight': [64, 64] } })),
-      /tensor "blk\.0\.attn_k\.weight" expected shape \[64, 32\], got \[64, 64\]/
-    ));
-  test('a tokenizer of another kind is refused', () =>
-    refuses(
-      () => Model.open(runtime, tinySource({ metadata: { 'tokenizer.ggml.model': 'llama' } })),
-      /^tiny\.gguf: tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, llama3, llama-v3, got llama with gpt-2$/
-    ));
 });
 
 group('dequantize', test => {
