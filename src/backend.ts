@@ -4,10 +4,12 @@ import { checkObject, kind } from './check.ts';
 import type { GpuTarget, GpuTokens, Input } from './input.ts';
 import type { CacheShape } from './shape.ts';
 
+/** Where kernels run: f64 in JavaScript, WebAssembly, or WebGPU. */
 export type BackendName = 'reference' | 'wasm' | 'webgpu';
 
 /** Where kernels run. Opened by `openBackend`, handed to `new KVCache`. */
 export interface Backend {
+  /** Which backend this is. */
   readonly name: BackendName;
   /** Which of its forms is in use: `simd128`, `relaxed`, `scalar`; `baseline`; or `f64`. */
   readonly variant: string;
@@ -32,6 +34,7 @@ export function checkBackend(name: string, value: unknown): asserts value is Bac
  * try { await openBackend({ prefer: 'wasm' }); } catch (error) { if (error instanceof BackendError) console.log(error.backend); }
  */
 export class BackendError extends Error {
+  /** The backend that refused. */
   readonly backend: BackendName;
   constructor(backend: BackendName, message: string, cause?: unknown) {
     super(`${backend} backend ${message}`, { cause });
@@ -72,9 +75,11 @@ export interface Write {
   readonly runs: readonly Run[];
 }
 
+/** What `decode` gives: the tokens of one layer. */
 export interface Tokens {
   /** f32 [tokens, kvHeads, headDim] */
   readonly keys: Float32Array;
+  /** f32 [tokens, kvHeads, headDim] */
   readonly values: Float32Array;
 }
 

@@ -22,7 +22,9 @@ import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
  * const chat = cache.sequence();
  */
 export class KVCache {
+  /** The backend that it was made on. */
   readonly backend: Backend;
+  /** Its options, completed. */
   readonly shape: CacheShape;
   readonly #core: Core;
 

@@ -9,6 +9,7 @@ import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type 
 import { PageTables, Pool } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
+/** What `attend` may be told. */
 export interface AttendOptions {
   /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
   readonly scale?: number;

@@ -1,5 +1,9 @@
-// nsnquant/cpu: the library without WebGPU, its shaders and the reference, for those who look at every kilobyte. The names are
-// those of `nsnquant`; `openBackend` opens WebAssembly.
+/**
+ * The library without WebGPU, its shaders and the reference, for those who look at every kilobyte. The names are those of
+ * `nsnquant`; `openBackend` opens WebAssembly.
+ *
+ * @module nsnquant/cpu
+ */
 
 import type { Backend } from './backend.ts';
 import { checkOneOf, checkOptions } from './check.ts';
@@ -9,12 +13,12 @@ export { type Backend, BackendError, type BackendName, type Output, type Tokens 
 export { KVCache } from './cache.ts';
 export type { AttendOptions } from './core.ts';
 export { type Codec, type CodecName, codecs } from './format/codec.ts';
-export type { Data } from './format/half.ts';
-export type { Rope } from './format/layout.ts';
-export type { GpuTarget, GpuTokens } from './input.ts';
+export type { Data, Float16ArrayLike } from './format/half.ts';
+export type { BlockLayout, PageLayout, Rope } from './format/layout.ts';
+export type { GpuTarget, GpuTokens, Input } from './input.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
-export { Sequence } from './sequence.ts';
-export type { CacheOptions, CacheShape, StepShape } from './shape.ts';
+export { type Sealed, Sequence } from './sequence.ts';
+export type { CacheOptions, CacheShape, CodecPair, StepShape } from './shape.ts';
 export type { WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
 
 /**

@@ -11,7 +11,9 @@ import { type Data, HALF_MAX, isFloat32Array, typedArrayName } from './format/ha
  * chat.append(layer, { buffer: keys, tokens: 1, format: 'f16' }, { buffer: values, tokens: 1, format: 'f16' });
  */
 export interface GpuTokens {
+  /** Made with usage COPY_SRC. */
   readonly buffer: GPUBuffer;
+  /** How many there are. */
   readonly tokens: number;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;
@@ -28,6 +30,7 @@ const GPU_TOKENS = ['buffer', 'tokens', 'offset', 'format'] as const satisfies r
  * chat.attend(layer, query, { out: { buffer: attention, offset: 1024 } });
  */
 export interface GpuTarget {
+  /** Made with usage COPY_DST. */
   readonly buffer: GPUBuffer;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;

@@ -1,5 +1,9 @@
-// The verbs one by one, over a window of 64 tokens of one head: for engines with a cache of their own, and for
-// microbenchmarks. Every call copies in and out; `KVCache` does not.
+/**
+ * The verbs one by one, over a window of 64 tokens of one head: for engines with a cache of their own, and for
+ * microbenchmarks. Every call copies in and out; `KVCache` does not.
+ *
+ * @module nsnquant/kernels
+ */
 
 import type { BackendName } from './backend.ts';
 import { checkLength, checkOneOf, checkOptions, kind, plural } from './check.ts';
@@ -12,12 +16,17 @@ import { type CacheShape, cacheShape } from './shape.ts';
 import { openModule, type WasmVariant } from './wasm/open.ts';
 import { WasmMemory } from './wasm/store.ts';
 
+/** What `openKernels` takes. */
 export interface KernelOptions {
+  /** Channels of a head: a multiple of 8 from 32 to 512. */
   readonly headDim: number;
+  /** Codec of the blocks. */
   readonly codec: CodecName;
   /** For keys that carry RoPE: the mean is taken before it. */
   readonly rope?: Rope;
+  /** Insist on a backend. Default `wasm`. */
   readonly prefer?: Exclude<BackendName, 'webgpu'>;
+  /** Insist on one of the WebAssembly binaries. By default the best that the engine validates. */
   readonly variant?: WasmVariant;
 }
 
@@ -25,7 +34,9 @@ const KERNEL_OPTIONS = ['headDim', 'codec', 'rope', 'prefer', 'variant'] as cons
 
 /** Shapes: x, y f32 [64, headDim] row-major; a block is the bytes of one head and side in a page (src/format/layout.ts). */
 export interface Verbs {
+  /** Which backend runs them. */
   readonly name: BackendName;
+  /** Which of its forms. */
   readonly variant: string;
   /** x ← x / s1, in place. Returns s1 f32 [64], in 4 bits, dequantized. */
   normalize(x: Float32Array): Float32Array;

@@ -10,6 +10,7 @@ import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapt
 import { selfTest } from './webgpu/selftest.ts';
 import { webGpuBackend } from './webgpu/store.ts';
 
+/** What `openBackend` may be told: a backend to insist on, or what to choose for. */
 export interface OpenOptions {
   /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` is; else the faster one. */
   readonly prefer?: BackendName;

@@ -6,6 +6,7 @@ import { WINDOW } from './format/layout.ts';
 import { type CacheOptions, cacheShape, type StepShape, stepShape } from './shape.ts';
 import { tryStep } from './timing.ts';
 
+/** What a cache takes, in bytes. */
 export interface Plan {
   /** Bytes of one more token once it is coded: all layers, metadata counted. */
   readonly bytesPerToken: number;
@@ -23,6 +24,7 @@ export interface Plan {
 
 /** What to time: every batch with every context, on every backend. */
 export interface PlanGrid {
+  /** What to compare. */
   readonly backends: readonly Backend[];
   /** Sequences that are attended to at once. */
   readonly batch: readonly number[];
@@ -34,7 +36,9 @@ const PLAN_GRID = ['backends', 'batch', 'context'] as const satisfies readonly (
 
 /** A decoding step of one layer: a token appended to every sequence, all attended to, the result read. */
 export interface StepTime {
+  /** Sequences that are attended to at once. */
   readonly batch: number;
+  /** Tokens of each. */
   readonly context: number;
   /** On every backend, in the grid's order, the mean of several; NaN where it refused the memory. */
   readonly milliseconds: readonly number[];
@@ -42,7 +46,9 @@ export interface StepTime {
   readonly fastest: Backend | undefined;
 }
 
+/** A plan with the milliseconds of steps. */
 export interface TimedPlan extends Plan {
+  /** One for every batch and context of the grid. */
   readonly steps: readonly StepTime[];
 }
 

@@ -14,6 +14,14 @@ export let sequenceOf: (core: Core, tables: PageTables) => Sequence;
 /** @internal The page tables of a sequence of this cache, if it is one. */
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
 
+/** The coded pages of a sequence. */
+export interface Sealed {
+  /** Bytes of all layers. */
+  readonly bytes: number;
+  /** Tokens that they stand for; where layers differ, the mean. */
+  readonly tokens: number;
+}
+
 /**
  * Tokens in a cache. Made by `cache.sequence()`, `fork()` and `cache.restore()`.
  *
@@ -61,7 +69,7 @@ export class Sequence {
   }
 
   /** Bytes of the coded pages alone, and how many tokens they stand for: what a long context costs. */
-  get sealed(): { readonly bytes: number; readonly tokens: number } {
+  get sealed(): Sealed {
     const { layers } = this.#tables;
     const { pages } = this.#core.shape;
     return {

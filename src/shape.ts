@@ -5,12 +5,23 @@ import { type Codec, type CodecName, codecs } from './format/codec.ts';
 import { typedArrayName } from './format/half.ts';
 import { type PageLayout, pageLayout, type Rope, rawBytes, WINDOW } from './format/layout.ts';
 
+/** Codecs of one layer. */
+export interface CodecPair {
+  /** Default: that of the cache. */
+  readonly keys?: CodecName;
+  /** Default: that of the cache. */
+  readonly values?: CodecName;
+}
+
+/** What `new KVCache` and `plan` take: the attention of a model, and how its keys and values are kept. */
 export interface CacheOptions {
+  /** Layers of the model, 1 to 4,096; all have the shape that follows. */
   readonly layers: number;
+  /** Heads of keys and values, 1 to 1,024. */
   readonly kvHeads: number;
-  /** A multiple of kvHeads, up to 64 times as many. */
+  /** Heads of queries: a multiple of `kvHeads`, up to 64 times as many. */
   readonly queryHeads: number;
-  /** A multiple of 8 from 32 to 512. */
+  /** Channels of a head: a multiple of 8 from 32 to 512. */
   readonly headDim: number;
   /** Tokens over all sequences; what forks share counts once. */
   readonly capacity: number;
@@ -19,7 +30,7 @@ export interface CacheOptions {
   /** Codec of the values. Default `nsn2`. */
   readonly values?: CodecName;
   /** Other codecs for single layers, by layer number. */
-  readonly overrides?: Readonly<Record<number, { readonly keys?: CodecName; readonly values?: CodecName }>>;
+  readonly overrides?: Readonly<Record<number, CodecPair>>;
   /** How keys were rotated before they came; lets the channel mean be taken before RoPE (better; see the README). */
   readonly rope?: Rope;
   /** First tokens of a sequence that stay raw, 0 to 64. Default 4; 0 is the paper. */
@@ -57,25 +68,21 @@ const ROPE = ['invFreq', 'interleaved'] as const satisfies readonly (keyof Rope)
 export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
 
 /** A cache's options, checked and completed, and what follows from them. Numbers of pages and raw places are the whole cache's. */
-export interface CacheShape {
-  readonly layers: number;
-  readonly kvHeads: number;
-  readonly queryHeads: number;
-  readonly headDim: number;
-  readonly capacity: number;
+/** The options of a cache, checked and completed, and the counts that follow from them. */
+export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values' | 'overrides' | 'rope'>> {
+  /** How keys were rotated before they came, where that is known. */
   readonly rope: Rope | undefined;
-  readonly sinks: number;
-  readonly recent: number;
-  readonly sequences: number;
-  readonly maxAppend: number;
   /** Every layer's page layout. */
   readonly pages: readonly PageLayout[];
+  /** Pages that a layer has for `capacity` tokens. */
   readonly pagesPerLayer: number;
   /** Raw slots of 64 tokens. */
   readonly rawPages: number;
+  /** Bytes of one. */
   readonly rawPageBytes: number;
   /** Raw slots of `sinks` tokens: one for every sequence and layer. */
   readonly sinkSlots: number;
+  /** Bytes of one. */
   readonly sinkBytes: number;
 }
 

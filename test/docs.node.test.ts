@@ -20,11 +20,11 @@ const [example, ...continued] = readme.codes.filter(({ language, section }) => l
 const [gpuExample] = readme.codes.filter(({ section }) => section === 'GPU');
 const [html] = readme.codes.filter(({ language }) => language === 'html');
 
-/** Files of the repository below a folder, from the root; what is installed, generated or built apart. */
+/** Files of the repository below a folder, as paths from the root; without what is installed or generated. */
 function filesBelow(folder: string): string[] {
   return readdirSync(join(root, folder), { withFileTypes: true }).flatMap(entry => {
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) return ignored.has(entry.name) ? [] : filesBelow(path);
+    if (entry.isDirectory()) return ignored.has(entry.name) || ignored.has(path) ? [] : filesBelow(path);
     return [path];
   });
 }

@@ -3,9 +3,12 @@
 import { codebooks } from './codebook.ts';
 import { fromHalf } from './half.ts';
 
+/** Names of codecs: bits per channel, but for the metadata. */
 export type CodecName = 'nsn1' | 'nsn2' | 'nsn4';
 
+/** How many channels one byte stands for, and the codewords it chooses from. */
 export interface Codec {
+  /** Its name in the options of a cache. */
   readonly name: CodecName;
   /** Channels coded by one byte: 8, 4 or 2. */
   readonly channels: number;

@@ -41,9 +41,13 @@ export type Data = Float32Array | Uint16Array | Float16ArrayLike;
 
 /** Float16Array where the engine has one (typed here so that no newer `lib` is needed). */
 export interface Float16ArrayLike extends ArrayLike<number> {
+  /** Where its bits are. */
   readonly buffer: ArrayBufferLike;
+  /** Bytes before the first. */
   readonly byteOffset: number;
+  /** 2 */
   readonly BYTES_PER_ELEMENT: number;
+  /** What tells it, in whatever realm it was made. */
   readonly [Symbol.toStringTag]: 'Float16Array';
 }
 

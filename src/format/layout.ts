@@ -31,6 +31,7 @@ export const MEAN_GROUP = 32;
 
 const MAGIC = 0x504e534e; // "NSNP", little-endian
 
+/** Rotary position embedding, as keys carry it when they come. */
 export interface Rope {
   /** Radians per token of each rotated pair; shorter than headDim/2 for partial rotary. */
   readonly invFreq: ArrayLike<number>;
@@ -38,23 +39,37 @@ export interface Rope {
   readonly interleaved: boolean;
 }
 
+/** Where the sections of one head's keys or values lie in a page, in bytes from their beginning. */
 export interface BlockLayout {
+  /** What codes them. */
   readonly codec: Codec;
+  /** Bytes of one token's codes, padded. The codes are at 0. */
   readonly rowBytes: number;
-  /** Offsets of the sections; codes are at 0. */
+  /** Second norms, f16 [64]. */
   readonly s2: number;
+  /** First norms, u4 [64]. */
   readonly s1: number;
+  /** Scale and minimum of s1, then of every 32 channels of o: f16 [1 + groups, 2]. */
   readonly scales: number;
+  /** Channel mean, u4 [headDim]. */
   readonly o: number;
+  /** All of them. */
   readonly bytes: number;
 }
 
+/** How a page of one layer is laid out: a header, then keys and values of every KV head. */
 export interface PageLayout {
+  /** Channels of a head. */
   readonly headDim: number;
+  /** Heads of keys and values. */
   readonly kvHeads: number;
+  /** Whether the mean of keys is taken before RoPE. */
   readonly rope: boolean;
+  /** Those of the keys of one head. */
   readonly keys: BlockLayout;
+  /** Those of its values. */
   readonly values: BlockLayout;
+  /** The whole page. */
   readonly bytes: number;
 }
 

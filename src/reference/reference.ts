@@ -1,8 +1,12 @@
-// The specification: every verb in f64, slow and obvious. Start here. Each kernel is a claim about a function of this file.
-// Imports nothing generated and knows no other backend.
-//
-// NSNQuant (arXiv 2505.18231): Normalize, Shift, Normalize, Hadamard make any token look like a standard normal vector, for
-// which one codebook serves every model, layer and head. Departures from the paper are named where they are made.
+/**
+ * The specification: every verb in f64, slow and obvious. Start here. Each kernel is a claim about a function of this file.
+ * Imports nothing generated and knows no other backend.
+ *
+ * NSNQuant (arXiv 2505.18231): Normalize, Shift, Normalize, Hadamard make any token look like a standard normal vector, for
+ * which one codebook serves every model, layer and head. Departures from the paper are named where they are made.
+ *
+ * @module nsnquant/reference
+ */
 
 import type { Codec } from '../format/codec.ts';
 import { fromHalf, HALF_MAX, toHalf } from '../format/half.ts';
@@ -20,20 +24,31 @@ export interface Quantizer {
 
 /** A coded window of one head: what a block of a page holds, unpacked. */
 export interface CodedWindow {
+  /** Tokens of the window, 64 in a page. */
   readonly tokens: number;
+  /** Channels of a token. */
   readonly headDim: number;
-  readonly codes: Uint16Array; // [tokens, headDim / channels]
-  readonly s1: Float64Array; // [tokens], dequantized
-  readonly s2: Float64Array; // [tokens], rounded to f16
-  readonly o: Float64Array; // [headDim], dequantized
+  /** [tokens, headDim / channels] */
+  readonly codes: Uint16Array;
+  /** [tokens], dequantized */
+  readonly s1: Float64Array;
+  /** [tokens], rounded to f16 */
+  readonly s2: Float64Array;
+  /** [headDim], dequantized */
+  readonly o: Float64Array;
+  /** 4-bit codes of s1. */
   readonly s1Group: RtnGroup;
+  /** 4-bit codes of o, 32 channels a group. */
   readonly oGroups: readonly RtnGroup[];
 }
 
 /** One group of asymmetric 4-bit rounding: value = code · scale + min. */
 export interface RtnGroup {
-  readonly scale: number; // f16
-  readonly min: number; // f16
+  /** Rounded to f16. */
+  readonly scale: number;
+  /** Rounded to f16. */
+  readonly min: number;
+  /** One a number, 0 to 15: value = code · scale + min. */
   readonly codes: Uint8Array;
 }
 
@@ -67,7 +82,15 @@ export function rtn4(x: Float64Array): RtnGroup {
  * @param x  f64 [tokens, headDim], divided in place
  * @returns  the group of norms and their dequantized values
  */
-export function normalize(x: Float64Array, headDim: number): { s1: Float64Array; group: RtnGroup } {
+export function normalize(
+  x: Float64Array,
+  headDim: number
+): {
+  /** f64 [tokens], dequantized. */
+  s1: Float64Array;
+  /** Its 4-bit codes. */
+  group: RtnGroup;
+} {
   const exact = norms(x, headDim);
   const group = rtn4(exact);
   const s1 = new Float64Array(exact.length);
@@ -86,7 +109,16 @@ export function normalize(x: Float64Array, headDim: number): { s1: Float64Array;
  *
  * @param x  f64 [tokens, headDim], shifted in place
  */
-export function shift(x: Float64Array, headDim: number, rope?: Rope): { o: Float64Array; groups: RtnGroup[] } {
+export function shift(
+  x: Float64Array,
+  headDim: number,
+  rope?: Rope
+): {
+  /** f64 [headDim], dequantized. */
+  o: Float64Array;
+  /** Its 4-bit codes, 32 channels a group. */
+  groups: RtnGroup[];
+} {
   const tokens = x.length / headDim;
   const mean = new Float64Array(headDim);
   for (let t = 0; t < tokens; t++) {

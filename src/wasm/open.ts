@@ -5,8 +5,10 @@ import { scalar } from './generated/scalar.ts';
 import { relaxed, simd128 } from './generated/simd.ts';
 import { WasmStore } from './store.ts';
 
+/** The WebAssembly binaries: without SIMD, with it, and with relaxed SIMD. */
 export type WasmVariant = 'scalar' | 'simd128' | 'relaxed';
 
+/** What opening WebAssembly may be told. */
 export interface WasmOptions {
   /** Insist on one of the binaries. By default the best that this engine validates. */
   readonly variant?: WasmVariant;
