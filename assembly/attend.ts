@@ -2,20 +2,17 @@
 // Heads in lanes: up to four rows (query heads, or query tokens, that share a KV head) pass over a page together.
 
 import { Lanes, LANE_BYTES, vadd } from "lanes";
+import { GROUP, GROUP_BYTES, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
 import { fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
+import { blockBytes, pageBlocks } from "./page";
 import { decodedPages } from "./prompt";
 import { moveMaximum, rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, combine, hide, meanCoefficients, scan } from "./scores";
-import { blockBytes, GROUP, GROUP_BYTES, Shape, TILE_ROW, WINDOW } from "./shape";
+import { BLOCK_GROUPS, CHUNK } from "./scratch";
 import { HEADROOM, HIDDEN } from "./softmax";
-import { Item, LIMITS, MOST, OUT, pageBlocks, Raw, stateBytes, SUM } from "./state";
-
-/** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
-const CHUNK: usize = 32;
-/** Lane groups that share one widening of a raw window, or one decoding of a page. */
-const BLOCK_GROUPS: usize = 64;
+import { LIMITS, MOST, OUT, stateBytes, SUM } from "./state";
 
 /** Offsets in Shape.row. */
 const S1: usize = 0;

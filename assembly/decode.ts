@@ -1,9 +1,9 @@
 // Decode: a block of a page back to a tile of tokens: s1 · (H·(s2·C[c]) + RoPEᵤ(o)). Tokens in lanes.
 
 import { Lanes, LANE_BYTES, vadd, vloadHalf, vloadNibbles, vmul, vnibbleScale, vsplat } from "lanes";
+import { MEAN_GROUP, Shape, Side, TILE_ROW } from "./abi";
 import { hadamard } from "./hadamard";
 import { fromHalf } from "./half";
-import { MEAN_GROUP, Shape, Side, TILE_ROW } from "./shape";
 import { addMean } from "./shift";
 
 /**

@@ -1,11 +1,11 @@
 // Encode: Normalize, Shift, Normalize, Hadamard, quantize, adjust s2, pack; one window of one head and side. Tokens in lanes.
 
+import { Shape, Side, TILE_ROW, WINDOW } from "./abi";
 import { hadamard } from "./hadamard";
 import { clampHalf, toHalf } from "./half";
 import { divide, norms } from "./normalize";
 import { quantize } from "./quantize";
 import { rtn4 } from "./rtn";
-import { Shape, Side, TILE_ROW, WINDOW } from "./shape";
 import { addMean, mean } from "./shift";
 
 /**

@@ -1,83 +1,14 @@
-// What the binaries export, and nothing else: the loops over heads of a page, and the verbs one by one.
-
-import { blockBytes, Shape, WINDOW } from "./shape";
-import { decode } from "./decode";
-import { encode } from "./encode";
-import { halvesFromFloats, rowsFromTile, tileFromHalves } from "./tile";
-import { widen } from "./raw";
+// What the binaries export.
 
 export { attend } from "./attend";
 export { decode } from "./decode";
 export { encode } from "./encode";
 export { hadamard } from "./hadamard";
 export { divide, norms } from "./normalize";
+export { decodePage, encodePage, readRows, writeRows } from "./page";
 export { quantize } from "./quantize";
 export { rtn4 } from "./rtn";
+export { callRows, itemBytes, rawBytes, scoresBytes, scratchBytes, shapeBytes, statesBytes, tablesEnd, tileBytes } from "./scratch";
 export { addMean, mean } from "./shift";
 export { rowsFromTile, tileFromRows } from "./tile";
 export { mix, scores } from "./verbs";
-
-const PAGE_HEADER: usize = 16;
-
-/**
- * Tokens into a raw page, keys or values.
- *
- *   rows   f32 or f16 [tokens, kvHeads, headDim]
- *   to     the raw page's f16 [kvHeads, 2, capacity, headDim], moved on to the side (0 keys, 1 values) and first token
- */
-export function writeRows(rows: usize, half: bool, tokens: usize, kvHeads: usize, headDim: usize, to: usize, capacity: usize): void {
-  const headBytes = capacity * headDim << 2;
-  for (let t: usize = 0; t < tokens; t++) {
-    for (let head: usize = 0; head < kvHeads; head++) {
-      const p = to + head * headBytes + (t * headDim << 1);
-      if (half) {
-        memory.copy(p, rows, headDim << 1);
-        rows += headDim << 1;
-      } else {
-        halvesFromFloats(rows, headDim, p);
-        rows += headDim << 2;
-      }
-    }
-  }
-}
-
-/** Tokens of a raw page, keys or values, as f32 [tokens, kvHeads, headDim]; `from` as `to` of writeRows. */
-export function readRows(from: usize, capacity: usize, tokens: usize, kvHeads: usize, headDim: usize, rows: usize): void {
-  const headBytes = capacity * headDim << 2;
-  for (let t: usize = 0; t < tokens; t++) {
-    for (let head: usize = 0; head < kvHeads; head++, rows += headDim << 2) {
-      widen(from + head * headBytes + (t * headDim << 1), headDim, rows);
-    }
-  }
-}
-
-/** A raw page's 64 tokens into a page whose header stands: every head, keys and values. */
-export function encodePage(shape: Shape, raw: usize, page: usize): void {
-  const headDim = shape.headDim, sideBytes = WINDOW * headDim << 1;
-  page += PAGE_HEADER;
-  for (let head: usize = 0; head < shape.kvHeads; head++) {
-    tileFromHalves(raw, headDim, shape.tile);
-    encode(shape, shape.keys, shape.tile, page, true);
-    page += blockBytes(shape.keys, headDim);
-    tileFromHalves(raw + sideBytes, headDim, shape.tile);
-    encode(shape, shape.values, shape.tile, page, false);
-    page += blockBytes(shape.values, headDim);
-    raw += sideBytes << 1;
-  }
-}
-
-/** A page's 64 tokens as f32 [64, kvHeads, headDim] of keys and of values. */
-export function decodePage(shape: Shape, page: usize, keys: usize, values: usize): void {
-  const headDim = shape.headDim, rowBytes = shape.kvHeads * headDim << 2;
-  page += PAGE_HEADER;
-  for (let head: usize = 0; head < shape.kvHeads; head++) {
-    decode(shape, shape.keys, page, shape.tile, true);
-    rowsFromTile(shape.tile, WINDOW, rowBytes, headDim, keys);
-    page += blockBytes(shape.keys, headDim);
-    decode(shape, shape.values, page, shape.tile, false);
-    rowsFromTile(shape.tile, WINDOW, rowBytes, headDim, values);
-    page += blockBytes(shape.values, headDim);
-    keys += headDim << 2;
-    values += headDim << 2;
-  }
-}

@@ -9,7 +9,8 @@
 // tokens).
 
 import { Lanes, LANE_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
-import { BUCKETS, GROUP_BYTES, pass, Side, TABLE_ROW, TILE_ROW } from "./shape";
+import { GROUP_BYTES, Side, TILE_ROW } from "./abi";
+import { BUCKETS, pass, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
 
 /** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [GROUP]. */

@@ -1,7 +1,7 @@
 // Normalize: norms of tokens, and division by them. Tokens in lanes.
 
 import { Lanes, LANE_BYTES, vadd, vdiv, vgt, vmul, vselect, vsplat, vsqrt } from "lanes";
-import { TILE_ROW } from "./shape";
+import { TILE_ROW } from "./abi";
 
 /**
  * norms[t] = √(Σ x[i, t]² / headDim)

@@ -12,12 +12,13 @@
 
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromInt, vintAdd, vintSplat, vmadd, vmax, vmul, vpair,
   vpairSplatAt, vsplat, vsplatAt, vsqrt, vsub } from "lanes";
+import { GROUP_BYTES, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
+import { blockBytes, pageBlocks } from "./page";
 import { moveMaximum, rawWeights } from "./raw";
 import { hide } from "./scores";
-import { blockBytes, GROUP_BYTES, Shape, TILE_ROW, WINDOW } from "./shape";
 import { EXP, exp2, HIDDEN } from "./softmax";
-import { Item, LIMITS, MOST, OUT, pageBlocks, QUERY_SCALE, stateBytes, SUM } from "./state";
+import { LIMITS, MOST, OUT, QUERY_SCALE, stateBytes, SUM } from "./state";
 
 const LARGEST: f32 = 32766;
 /** Added to a number of at most 2²², it leaves the nearest integer in the low bits. */

@@ -3,7 +3,8 @@
 
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
   vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat } from "lanes";
-import { LUT, Side, TILE_ROW } from "./shape";
+import { Side, TILE_ROW } from "./abi";
+import { LUT } from "./scratch";
 
 /**
  * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; also the sums that adjust s2.

@@ -1,7 +1,7 @@
 // Attention over raw tokens (sinks, tail, a prompt's own tokens): dense, f32 arithmetic on f16 rows. Heads in lanes.
 
 import { Lanes, LANE_BYTES, vadd, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsub, vmax } from "lanes";
-import { GROUP_BYTES } from "./shape";
+import { GROUP_BYTES } from "./abi";
 import { EXP, exp2 } from "./softmax";
 
 /** f32 [count] from f16 [count]; count a multiple of 4. */

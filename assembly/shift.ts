@@ -1,8 +1,8 @@
 // Shift: the channel mean over a window, before RoPE where there is one, and its subtraction. Tokens in lanes.
 
 import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
+import { MEAN_GROUP, Shape, TILE_ROW } from "./abi";
 import { rtn4 } from "./rtn";
-import { MEAN_GROUP, Shape, TILE_ROW } from "./shape";
 
 /**
  * o = RTN4(mean over t of RoPE⁻¹ᵤ(x)), u = t − 31.5; groups of 32 channels.

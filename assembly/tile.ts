@@ -1,8 +1,8 @@
 // Between rows of tokens, as callers and raw pages have them, and tiles with tokens in lanes.
 
 import { Lanes, LANE_BYTES, vloadHalf } from "lanes";
+import { TILE_ROW, WINDOW } from "./abi";
 import { clampHalf, toHalf } from "./half";
-import { TILE_ROW, WINDOW } from "./shape";
 
 /** tile[i, t] = rows[t, i] for 64 rows of f16. */
 export function tileFromHalves(rows: usize, headDim: usize, tile: usize): void {

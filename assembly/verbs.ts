@@ -1,12 +1,12 @@
 // Scores and mix over a single block, for callers with a cache of their own. `attend` runs the same kernels over pages.
 
 import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsplatAt } from "lanes";
+import { GROUP_BYTES, Shape, TILE_ROW } from "./abi";
 import { scoreWindow } from "./attend";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
 import { fill, finish, mixMean } from "./mix";
 import { buildTable, scan } from "./scores";
-import { GROUP_BYTES, Shape, TILE_ROW } from "./shape";
 
 /**
  * Logits of up to four queries against one block.

@@ -13,8 +13,8 @@ import { type BlockLayout, blockLayout, hadamardSize, type Rope, WINDOW } from '
 import { checkFloat32Array, checkFloats } from './input.ts';
 import * as reference from './reference/reference.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
+import { WasmMemory } from './wasm/memory.ts';
 import { openModule, type WasmVariant } from './wasm/open.ts';
-import { WasmMemory } from './wasm/store.ts';
 
 /** What `openKernels` takes. */
 export interface KernelOptions {

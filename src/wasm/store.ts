@@ -1,60 +1,11 @@
-// The CPU backend: a store in one WebAssembly.Memory, kernels compiled from assembly/. Everything a cache will ever need is
-// laid out when it is made; the memory never grows, so views of it stay valid.
+// The CPU backend: a store in one WebAssembly.Memory, over which kernels compiled from assembly/ run.
 
-import { instantiateSync } from '@assemblyscript/loader';
-import {
-  BackendError,
-  type Dump,
-  type Output,
-  outputOf,
-  type PageTable,
-  type Run,
-  type Store,
-  type Tokens,
-  type Write
-} from '../backend.ts';
-import type { Codec } from '../format/codec.ts';
+import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
-import { type BlockLayout, blockLayout, hadamardSize, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
-import { ropeTables } from '../rope.ts';
+import { pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
 import type { CacheShape } from '../shape.ts';
-import { gridOf } from './cells.ts';
-
-/** Exports of assembly/index.ts; addresses are numbers. */
-export interface Kernels extends Record<string, unknown> {
-  addMean(shape: number, x: number, o: number, sign: number, rotate: boolean): void;
-  attend(shape: number, items: number, count: number, scale: number): void;
-  encodePage(shape: number, raw: number, page: number): void;
-  decode(shape: number, side: number, block: number, x: number, rotate: boolean): void;
-  decodePage(shape: number, page: number, keys: number, values: number): void;
-  divide(x: number, headDim: number, norms: number): void;
-  encode(shape: number, side: number, x: number, block: number, rotate: boolean): void;
-  hadamard(x: number, rows: number, rowBytes: number, n: number, scale: number): void;
-  mean(shape: number, x: number, o: number, nibbles: number, scales: number, rotate: boolean): void;
-  mix(shape: number, weights: number, block: number, out: number): void;
-  norms(x: number, headDim: number, norms: number): void;
-  quantize(side: number, y: number, headDim: number, codes: number, yy: number, yc: number): void;
-  rowsFromTile(tile: number, tokens: number, rowBytes: number, headDim: number, rows: number): void;
-  rtn4(x: number, count: number, nibbles: number, scales: number, keep: boolean): void;
-  scores(shape: number, q: number, block: number, out: number): void;
-  tileFromRows(rows: number, tokens: number, rowBytes: number, headDim: number, tile: number): void;
-  writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, capacity: number): void;
-  readRows(from: number, capacity: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
-}
-
-const WASM_PAGE = 65536;
-/** Addresses of 32 bits; the last page is left so that sizes fit too. */
-const MEMORY_LIMIT = WASM_PAGE * 65535;
-
-// As assembly/shape.ts and assembly/attend.ts have them.
-const TABLES = 0x10000;
-const TABLE_ROW = 0x2000;
-const GROUP = 4;
-const CHUNK_TOKENS = 32 * WINDOW;
-const BLOCK_GROUPS = 64;
-const ROW_BYTES = 32256;
-const ITEM_WORDS = 10;
-const RAW_WORDS = 4;
+import { ITEM, RAW, writeStruct } from './abi.ts';
+import { WasmMemory } from './memory.ts';
 
 /**
  * Rows (query tokens × query heads per KV head) from which the SIMD binaries decode pages for all of them. At headDim 64 and 2,048
@@ -62,144 +13,6 @@ const RAW_WORDS = 4;
  * 255 rows 1.23, 1.5, 1.8. With nsn1 on both sides it is never faster (0.7; 0.99).
  */
 const PROMPT_ROWS = 96;
-
-/** Hands out addresses; all of a store's memory passes through here, so that `bytes` is the truth. */
-class Arena {
-  end: number;
-  constructor(start: number) {
-    this.end = start;
-  }
-  take(bytes: number): number {
-    const at = this.end;
-    this.end = Math.ceil((at + bytes) / 16) * 16;
-    return at;
-  }
-}
-
-/** A table that is copied into memory once the memory exists. */
-interface Constant {
-  readonly at: number;
-  readonly bytes: Uint8Array;
-}
-
-/**
- * The memory of a cache, laid out and filled with tables; kernels over it; and where things are. Regions are addresses.
- */
-export class WasmMemory {
-  readonly bytes: number;
-  readonly kernels: Kernels;
-  readonly u8: Uint8Array;
-  readonly u16: Uint16Array;
-  readonly u32: Uint32Array;
-  readonly f32: Float32Array;
-  /** `Shape` of every layer. */
-  readonly shapes: number;
-  /** `Side` of every codec in use. */
-  readonly sides: ReadonlyMap<Codec, number>;
-  /** First page of every layer. */
-  readonly pages: readonly number[];
-  readonly raw: number;
-  readonly tile: number;
-  readonly row: number;
-  readonly items: number;
-  readonly pageNumbers: number;
-  readonly rawRecords: number;
-  readonly input: number;
-  readonly output: number;
-  /** Query tokens that `input` and `output` hold. */
-  readonly callTokens: number;
-
-  constructor(module: WebAssembly.Module, shape: CacheShape) {
-    const { headDim, kvHeads, queryHeads } = shape;
-    const used = [...new Set(shape.pages.flatMap(page => [page.keys, page.values]).map(block => block.codec))];
-    const blocks = used.map(codec => blockLayout(codec, headDim));
-
-    const arena = new Arena(TABLES + Math.max(...blocks.map(block => block.rowBytes)) * TABLE_ROW);
-    const constants: Constant[] = [];
-    const constant = (data: ArrayBufferView): number => {
-      const at = arena.take(data.byteLength);
-      constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
-      return at;
-    };
-    this.sides = new Map(blocks.map(block => [block.codec, constant(sideStruct(block, constant))]));
-    const rope = ropeTables(shape.rope);
-    const cos = constant(rope.cos);
-    const sin = constant(rope.sin);
-    const powers = constant(rope.powers);
-    const basis = constant(rope.basis);
-
-    this.tile = arena.take(2 * headDim * WINDOW * 4);
-    this.row = arena.take(ROW_BYTES);
-    const scores = arena.take(CHUNK_TOKENS * GROUP * 4);
-    const states = arena.take((BLOCK_GROUPS + 1) * (64 + 40 * headDim));
-    this.callTokens = Math.max(Math.floor((BLOCK_GROUPS * GROUP) / (queryHeads / kvHeads)), shape.sequences);
-    this.input = arena.take(4 * headDim * Math.max(this.callTokens * queryHeads, 2 * WINDOW * kvHeads));
-    this.output = arena.take(4 * headDim * this.callTokens * queryHeads);
-    this.items = arena.take(4 * ITEM_WORDS * this.callTokens);
-    this.pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
-    this.rawRecords = arena.take(4 * RAW_WORDS * (shape.rawPages + this.callTokens));
-
-    this.raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkSlots * shape.sinkBytes);
-    this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
-    const n = hadamardSize(headDim);
-    this.shapes = arena.end;
-    shape.pages.forEach((page, layer) =>
-      constant(
-        struct(
-          headDim,
-          kvHeads,
-          queryHeads / kvHeads,
-          n,
-          new Float32Array([1 / Math.sqrt(n)]),
-          rope.pairs,
-          shape.rope?.interleaved ? 8 : 4,
-          shape.rope?.interleaved ? 4 : rope.pairs * 4,
-          cos,
-          sin,
-          rope.trigPairs,
-          rope.tier2,
-          rope.tier3,
-          powers,
-          rope.basisPairs,
-          basis,
-          this.sides.get(page.keys.codec)!,
-          this.sides.get(page.values.codec)!,
-          page.bytes,
-          this.pages[layer]!,
-          this.tile,
-          this.row,
-          scores,
-          states
-        )
-      )
-    );
-
-    const pages = Math.ceil(arena.end / WASM_PAGE);
-    if (pages * WASM_PAGE > MEMORY_LIMIT) {
-      throw new BackendError(
-        'wasm',
-        `expected at most ${MEMORY_LIMIT} bytes (32-bit addresses) for capacity ${shape.capacity}, got ${arena.end}`
-      );
-    }
-    let memory: WebAssembly.Memory;
-    try {
-      memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    } catch (cause) {
-      throw new BackendError(
-        'wasm',
-        `expected ${pages * WASM_PAGE} bytes for capacity ${shape.capacity}, got: ${(cause as Error).message}`,
-        cause
-      );
-    }
-    this.bytes = pages * WASM_PAGE;
-    this.kernels = instantiateSync<Kernels>(module, { env: { memory } }).exports;
-    this.u8 = new Uint8Array(memory.buffer);
-    this.u16 = new Uint16Array(memory.buffer);
-    this.u32 = new Uint32Array(memory.buffer);
-    this.f32 = new Float32Array(memory.buffer);
-    for (const { at, bytes } of constants) this.u8.set(bytes, at);
-  }
-}
 
 export class WasmStore implements Store {
   readonly takesBuffers = false;
@@ -248,7 +61,7 @@ export class WasmStore implements Store {
 
   encode(layer: number, slots: readonly number[], pages: readonly number[]): void {
     for (let n = 0; n < slots.length; n++) {
-      this.#memory.kernels.encodePage(this.#struct(layer), this.#slot(slots[n]!), this.#page(layer, pages[n]!));
+      this.#memory.kernels.encodePage(this.#layer(layer), this.#slot(slots[n]!), this.#page(layer, pages[n]!));
     }
   }
 
@@ -310,7 +123,7 @@ export class WasmStore implements Store {
     const { keys, values } = pages[layer]!;
     const call = { items: 0, tokens: 0, pages: 0, raws: 0, done: 0 };
     const flush = (): void => {
-      this.#memory.kernels.attend(this.#struct(layer), this.#memory.items, call.items, scale * Math.LOG2E);
+      this.#memory.kernels.attend(this.#layer(layer), this.#memory.items, call.items, scale * Math.LOG2E);
       out.set(this.#memory.f32.subarray(this.#memory.output / 4, this.#memory.output / 4 + call.tokens * perToken), call.done * perToken);
       call.done += call.tokens;
       call.items = call.tokens = call.pages = call.raws = 0;
@@ -339,7 +152,7 @@ export class WasmStore implements Store {
     // The memory goes with the last reference to this store; there is nothing to hand back.
   }
 
-  /** Writes an Item (assembly/attend.ts) and the page numbers and raw runs it points at. */
+  /** Writes an item and the page numbers and raw runs it points at. */
   #addItem(
     call: { items: number; tokens: number; pages: number; raws: number },
     table: PageTable,
@@ -350,51 +163,51 @@ export class WasmStore implements Store {
     const { sinks, queryHeads, headDim } = this.#shape;
     const tokenBytes = 4 * call.tokens * queryHeads * headDim;
     const sinkTokens = Math.min(table.length, sinks);
-    const rawRecords = this.#memory.rawRecords + 4 * RAW_WORDS * call.raws;
+    const rawBytes = this.#memory.kernels.rawBytes();
+    const rawRecords = this.#memory.rawRecords + rawBytes * call.raws;
     const pageNumbers = this.#memory.pageNumbers + 4 * call.pages;
     const words = this.#memory.u32;
 
     for (let i = 0; i < table.pageCount; i++) words[pageNumbers / 4 + i] = table.pages[i]!;
-    let raw = rawRecords / 4;
-    const addRaw = (slot: number, count: number, at: number): void => {
-      words[raw++] = this.#slot(slot);
-      words[raw++] = this.#slotTokens(slot);
-      words[raw++] = count;
-      words[raw++] = at;
+    let rawCount = 0;
+    const addRaw = (slot: number, tokens: number, position: number): void => {
+      const at = (rawRecords + rawBytes * rawCount++) / 4;
+      writeStruct(this.#memory, at, RAW, { address: this.#slot(slot), capacity: this.#slotTokens(slot), tokens, position });
     };
     if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0);
     for (let i = 0; i < table.rawCount; i++) {
       const at = sinks + WINDOW * (table.pageCount + i);
       addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at);
     }
-
-    let item = this.#memory.items / 4 + ITEM_WORDS * call.items;
-    words[item++] = this.#memory.input + tokenBytes;
-    words[item++] = this.#memory.output + tokenBytes;
-    words[item++] = tokens;
-    words[item++] = position;
-    words[item++] = pageNumbers;
-    words[item++] = table.pageCount;
-    words[item++] = sinks;
-    words[item++] = rawRecords;
-    words[item++] = (raw - rawRecords / 4) / RAW_WORDS;
-    words[item++] = Number(decoded);
+    const item = (this.#memory.items + this.#memory.kernels.itemBytes() * call.items) / 4;
+    writeStruct(this.#memory, item, ITEM, {
+      queries: this.#memory.input + tokenBytes,
+      out: this.#memory.output + tokenBytes,
+      tokens,
+      position,
+      pages: pageNumbers,
+      pageCount: table.pageCount,
+      pagePosition: sinks,
+      raws: rawRecords,
+      rawCount,
+      decoded: Number(decoded)
+    });
     call.items++;
     call.tokens += tokens;
     call.pages += table.pageCount;
-    call.raws += (raw - rawRecords / 4) / RAW_WORDS;
+    call.raws += rawCount;
   }
 
   /** Decodes a page into the input region; addresses of its keys and values, f32 [64, kvHeads, headDim]. */
   #decodePage(layer: number, page: number): [keys: number, values: number] {
     const { kernels, input } = this.#memory;
     const values = input + 4 * WINDOW * this.#shape.kvHeads * this.#shape.headDim;
-    kernels.decodePage(this.#struct(layer), this.#page(layer, page), input, values);
+    kernels.decodePage(this.#layer(layer), this.#page(layer, page), input, values);
     return [input, values];
   }
 
-  #struct(layer: number): number {
-    return this.#memory.shapes + layer * SHAPE_BYTES;
+  #layer(layer: number): number {
+    return this.#memory.shapes + layer * this.#memory.kernels.shapeBytes();
   }
 
   #page(layer: number, page: number): number {
@@ -413,67 +226,4 @@ export class WasmStore implements Store {
   #slotBytes(slot: number): number {
     return slot < this.#shape.rawPages ? this.#shape.rawPageBytes : this.#shape.sinkBytes;
   }
-}
-
-/** Words of `Shape` in assembly/shape.ts. */
-const SHAPE_BYTES = 4 * 24;
-
-/** A struct of u32 fields; an f32 field is given as a Float32Array of one. */
-function struct(...fields: (number | Float32Array)[]): Uint32Array {
-  return Uint32Array.from(fields, field => (typeof field === 'number' ? field : new Uint32Array(field.buffer)[0]!));
-}
-
-/** `Side` in assembly/shape.ts, and the tables it points at. */
-function sideStruct({ codec, rowBytes, s2, s1, scales, o }: BlockLayout, constant: (data: ArrayBufferView) => number): Uint32Array {
-  const grid = codec.channels === 8 ? undefined : gridOf(codec);
-  return struct(
-    codec.channels,
-    rowBytes,
-    s2,
-    s1,
-    scales,
-    o,
-    constant(codec.codebook),
-    constant(halfNormsOf(codec)),
-    grid ? 0 : constant(roundedOf(codec)),
-    new Float32Array([grid ? 0 : marginOf(codec)]),
-    grid ? constant(grid.bytes) : 0,
-    grid?.cells ?? 0,
-    new Float32Array([grid?.scale ?? 0])
-  );
-}
-
-/** f32 [256]: ‖C‖²/2 */
-function halfNormsOf({ channels, codebook }: Codec): Float32Array {
-  return Float32Array.from({ length: 256 }, (_, c) => {
-    let sum = 0;
-    for (let k = 0; k < channels; k++) sum += codebook[c * channels + k]! ** 2;
-    return sum / 2;
-  });
-}
-
-/** i16 [4, 128, 2] codewords · 2¹², then i32 [128] ‖C‖²/2 · 2²⁴: the half of 256 codewords of 8 channels that the rest negates. */
-function roundedOf(codec: Codec): Uint8Array {
-  const pairs = Int16Array.from({ length: 1024 }, (_, i) => {
-    const codeword = (i >> 1) % 128;
-    const channel = 2 * (i >> 8) + (i & 1);
-    return Math.round(codec.codebook[codeword * 8 + channel]! * 2 ** 12);
-  });
-  const halfNorms = Int32Array.from(halfNormsOf(codec).subarray(0, 128), x => Math.round(x * 2 ** 24));
-  const bytes = new Uint8Array(pairs.byteLength + halfNorms.byteLength);
-  bytes.set(new Uint8Array(pairs.buffer));
-  bytes.set(new Uint8Array(halfNorms.buffer), pairs.byteLength);
-  return bytes;
-}
-
-/** The largest ‖C‖₁, and ½: 2¹¹ units of a rounded score are more than f32 is off by. */
-function marginOf({ channels, codebook }: Codec): number {
-  let largest = 0;
-  for (let at = 0; at < codebook.length; at += channels) {
-    largest = Math.max(
-      largest,
-      codebook.subarray(at, at + channels).reduce((sum, x) => sum + Math.abs(x), 0)
-    );
-  }
-  return largest + 0.5;
 }

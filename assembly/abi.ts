@@ -1,4 +1,5 @@
-// What the host writes once per cache and kernels read: plain structs, fields in the order of src/wasm/store.ts.
+// The binary interface: plain structs that the host writes and kernels read. src/wasm/abi.ts names the same fields in this order;
+// test/abi.node.test.ts holds the two together.
 
 /** Tokens in a window. */
 export const WINDOW: usize = 64;
@@ -10,22 +11,6 @@ export const GROUP_BYTES: usize = 16;
 export const TILE_ROW: usize = 256;
 /** Channels of o that share a scale and minimum. */
 export const MEAN_GROUP: usize = 32;
-
-/**
- * Look-up table and buckets, row j of each: LUT + j·8192 and BUCKETS + j·8192, f32 [256, GROUP]. Their addresses are
- * constants so that they fold into the immediate offset of a load (3.3 against 4.1 ns a token on Zen 5).
- */
-export const LUT: usize = 0x10000;
-export const BUCKETS: usize = 0x11000;
-export const TABLE_ROW: usize = 0x2000;
-
-/**
- * Bytes from a table's first row to those of a pass over eight columns of codes, as a compile-time number: a type's size is
- * the one such number that a generic function takes. A and B are u8, u16, u32, u64 for digits 0 to 3, A the lower.
- */
-@inline export function pass<A, B>(): usize {
-  return (ctz<usize>(sizeof<A>()) + 4 * ctz<usize>(sizeof<B>())) << 16;
-}
 
 /** One side (keys or values) of a page: its codec and the offsets of a block's sections. */
 @unmanaged
@@ -73,7 +58,26 @@ export class Shape {
   states: usize;        // running maximum, sum and output of up to BLOCK_GROUPS lane groups
 }
 
-/** Bytes of a codes-to-values block of one head. */
-@inline export function blockBytes(side: Side, headDim: usize): usize {
-  return side.o + (((headDim >> 1) + 15) & ~15);
+/** One sequence of a batch: its queries and where its tokens lie. */
+@unmanaged
+export class Item {
+  queries: usize;       // f32 [tokens, queryHeads, headDim]
+  out: usize;           // the same shape
+  tokens: usize;        // query tokens: the newest of the sequence, or a run of them
+  position: usize;      // of the first query token
+  pages: usize;         // u32 [pageCount]: page numbers, oldest first
+  pageCount: usize;
+  pagePosition: usize;  // of the first page's first token
+  raws: usize;          // Raw [rawCount]
+  rawCount: usize;
+  decoded: usize;       // 1: its rows are so many that pages are decoded for them (prompt.ts); 0: they look codes up
+}
+
+/** A run of raw tokens. */
+@unmanaged
+export class Raw {
+  address: usize;       // f16 [kvHeads, 2, capacity, headDim]
+  capacity: usize;
+  tokens: usize;
+  position: usize;
 }

@@ -1,0 +1,188 @@
+// A cache's memory: everything it will ever need is laid out when it is made. It never grows, so views of it stay valid.
+
+import { instantiateSync } from '@assemblyscript/loader';
+import { BackendError } from '../backend.ts';
+import type { Codec } from '../format/codec.ts';
+import { type BlockLayout, blockLayout, hadamardSize, WINDOW } from '../format/layout.ts';
+import { ropeTables } from '../rope.ts';
+import type { CacheShape } from '../shape.ts';
+import { type Kernels, SHAPE, SIDE, struct } from './abi.ts';
+import { gridOf } from './cells.ts';
+import { halfNormsOf, marginOf, roundedOf } from './tables.ts';
+
+const WASM_PAGE = 65536;
+/** Addresses of 32 bits; the last page is left so that sizes fit too. */
+const MEMORY_LIMIT = WASM_PAGE * 65535;
+
+/** Hands out addresses; all of a store's memory passes through here, so that `bytes` is the truth. */
+class Arena {
+  end: number;
+  constructor(start: number) {
+    this.end = start;
+  }
+  take(bytes: number): number {
+    const at = this.end;
+    this.end = Math.ceil((at + bytes) / 16) * 16;
+    return at;
+  }
+}
+
+/** A table that is copied into memory once the memory exists. */
+interface Constant {
+  readonly at: number;
+  readonly bytes: Uint8Array;
+}
+
+/**
+ * The memory of a cache, laid out and filled with tables; kernels over it; and where things are. Regions are addresses.
+ */
+export class WasmMemory {
+  readonly bytes: number;
+  readonly kernels: Kernels;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  readonly f32: Float32Array;
+  /** `Shape` of every layer. */
+  readonly shapes: number;
+  /** `Side` of every codec in use. */
+  readonly sides: ReadonlyMap<Codec, number>;
+  /** First page of every layer. */
+  readonly pages: readonly number[];
+  readonly raw: number;
+  readonly tile: number;
+  readonly row: number;
+  readonly items: number;
+  readonly pageNumbers: number;
+  readonly rawRecords: number;
+  readonly input: number;
+  readonly output: number;
+  /** Query tokens that `input` and `output` hold. */
+  readonly callTokens: number;
+
+  constructor(module: WebAssembly.Module, shape: CacheShape) {
+    const { headDim, kvHeads, queryHeads } = shape;
+    const used = [...new Set(shape.pages.flatMap(page => [page.keys, page.values]).map(block => block.codec))];
+    const blocks = used.map(codec => blockLayout(codec, headDim));
+
+    const sizes = sizesOf(module);
+
+    const arena = new Arena(sizes.tablesEnd(Math.max(...blocks.map(block => block.rowBytes))));
+    const constants: Constant[] = [];
+    const constant = (data: ArrayBufferView): number => {
+      const at = arena.take(data.byteLength);
+      constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
+      return at;
+    };
+    this.sides = new Map(blocks.map(block => [block.codec, constant(sideOf(block, constant))]));
+    const rope = ropeTables(shape.rope);
+    const cos = constant(rope.cos);
+    const sin = constant(rope.sin);
+    const powers = constant(rope.powers);
+    const basis = constant(rope.basis);
+
+    this.tile = arena.take(sizes.tileBytes(headDim));
+    this.row = arena.take(sizes.scratchBytes());
+    const scores = arena.take(sizes.scoresBytes());
+    const states = arena.take(sizes.statesBytes(headDim));
+    this.callTokens = Math.max(Math.floor(sizes.callRows() / (queryHeads / kvHeads)), shape.sequences);
+    this.input = arena.take(4 * headDim * Math.max(this.callTokens * queryHeads, 2 * WINDOW * kvHeads));
+    this.output = arena.take(4 * headDim * this.callTokens * queryHeads);
+    this.items = arena.take(sizes.itemBytes() * this.callTokens);
+    this.pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
+    this.rawRecords = arena.take(sizes.rawBytes() * (shape.rawPages + this.callTokens));
+
+    this.raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkSlots * shape.sinkBytes);
+    this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
+    const n = hadamardSize(headDim);
+    this.shapes = arena.end;
+    for (const [layer, page] of shape.pages.entries()) {
+      constant(
+        struct(SHAPE, {
+          headDim,
+          kvHeads,
+          queryGroups: queryHeads / kvHeads,
+          hadamardSize: n,
+          hadamardScale: 1 / Math.sqrt(n),
+          pairs: rope.pairs,
+          pairStep: shape.rope?.interleaved ? 8 : 4,
+          pairOffset: shape.rope?.interleaved ? 4 : rope.pairs * 4,
+          cos,
+          sin,
+          trigPairs: rope.trigPairs,
+          tier2: rope.tier2,
+          tier3: rope.tier3,
+          powers,
+          basisPairs: rope.basisPairs,
+          basis,
+          keys: this.sides.get(page.keys.codec)!,
+          values: this.sides.get(page.values.codec)!,
+          pageBytes: page.bytes,
+          pages: this.pages[layer]!,
+          tile: this.tile,
+          row: this.row,
+          scores,
+          states
+        })
+      );
+    }
+
+    const pages = Math.ceil(arena.end / WASM_PAGE);
+    if (pages * WASM_PAGE > MEMORY_LIMIT) {
+      throw new BackendError(
+        'wasm',
+        `expected at most ${MEMORY_LIMIT} bytes (32-bit addresses) for capacity ${shape.capacity}, got ${arena.end}`
+      );
+    }
+    let memory: WebAssembly.Memory;
+    try {
+      memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    } catch (cause) {
+      throw new BackendError(
+        'wasm',
+        `expected ${pages * WASM_PAGE} bytes for capacity ${shape.capacity}, got: ${(cause as Error).message}`,
+        cause
+      );
+    }
+    this.bytes = pages * WASM_PAGE;
+    this.kernels = kernelsOf(module, memory);
+    this.u8 = new Uint8Array(memory.buffer);
+    this.u16 = new Uint16Array(memory.buffer);
+    this.u32 = new Uint32Array(memory.buffer);
+    this.f32 = new Float32Array(memory.buffer);
+    for (const { at, bytes } of constants) this.u8.set(bytes, at);
+  }
+}
+
+/** The struct of a side, and the tables it points at. */
+function sideOf({ codec, rowBytes, s2, s1, scales, o }: BlockLayout, constant: (data: ArrayBufferView) => number): Uint32Array {
+  const grid = codec.channels === 8 ? undefined : gridOf(codec);
+  return struct(SIDE, {
+    channels: codec.channels,
+    rowBytes,
+    s2,
+    s1,
+    scales,
+    o,
+    book: constant(codec.codebook),
+    halfNorms: constant(halfNormsOf(codec)),
+    rounded: grid ? 0 : constant(roundedOf(codec)),
+    margin: grid ? 0 : marginOf(codec),
+    grid: grid ? constant(grid.bytes) : 0,
+    gridCells: grid?.cells ?? 0,
+    gridScale: grid?.scale ?? 0
+  });
+}
+
+const measured = new WeakMap<WebAssembly.Module, Kernels>();
+
+/** An instance over one page, for its sizes: those of a memory must be known before the memory is made. */
+function sizesOf(module: WebAssembly.Module): Kernels {
+  const kernels = measured.get(module) ?? kernelsOf(module, new WebAssembly.Memory({ initial: 1 }));
+  measured.set(module, kernels);
+  return kernels;
+}
+
+function kernelsOf(module: WebAssembly.Module, memory: WebAssembly.Memory): Kernels {
+  return instantiateSync<Kernels>(module, { env: { memory } }).exports;
+}
