@@ -1,6 +1,6 @@
 // The demo's result as one HTML file that needs nothing else: plots, tables, the machine, the command.
+import { NSN_COLOR, OTHER_COLOR, type Point, plot } from '../plot.ts';
 import { escapeHtml, toHtml } from '../table.ts';
-import { type Point, plot } from './charts.ts';
 import { type Measured, nameOf, type TitledTable } from './tables.ts';
 
 export interface Report {
@@ -12,10 +12,6 @@ export interface Report {
   tables: readonly TitledTable[];
   notes: readonly string[];
 }
-
-/** Both at least 3:1 against the light and the dark background. */
-const NSN_COLOR = '#2f80d8';
-const BASELINE_COLOR = '#c8690f';
 
 export function renderReport({ title, facts, results, tables, notes }: Report): string {
   const [resultTable, ...otherTables] = tables;
@@ -44,7 +40,7 @@ export function renderReport({ title, facts, results, tables, notes }: Report): 
   .text { text-align: left; }
   ol { padding-left: 1.2rem; font-size: 0.9rem; }
   .nsn { color: ${NSN_COLOR}; }
-  .baseline { color: ${BASELINE_COLOR}; }
+  .baseline { color: ${OTHER_COLOR}; }
 </style>
 <h1>${escapeHtml(title)}</h1>
 <dl>
@@ -76,7 +72,7 @@ function figure(
   const points = results.flatMap((result): Point[] => {
     const y = result[key];
     if (!drawable(y)) return [];
-    const color = result.keys.startsWith('nsn') ? NSN_COLOR : BASELINE_COLOR;
+    const color = result.keys.startsWith('nsn') ? NSN_COLOR : OTHER_COLOR;
     return [{ name: nameOf(result), color, y, bits: result.bitsPerElement, codedBits: result.codedBits }];
   });
   const left = results
@@ -84,7 +80,7 @@ function figure(
     .map(result => `${nameOf(result)} (${result[key] === null ? 'not measured' : result[key]})`);
   const caption = left.length === 0 ? title : `${title}. Not drawn: ${left.join(', ')}`;
   return `<figure role="img" aria-label="${escapeHtml(title)} against bits per element">
-${points.length === 0 ? '' : plot(points, axis)}
+${points.length === 0 ? '' : plot(points, { width: 560, height: 400, ...axis })}
 <figcaption>${escapeHtml(caption)}</figcaption>
 </figure>`;
 }

@@ -1,8 +1,8 @@
 // The quality results as a Markdown table and as one HTML file that needs nothing else.
 
+import { NSN_COLOR, OTHER_COLOR, type Point, plot } from '../plot.ts';
 import { escapeHtml, short, type Table, toHtml } from '../table.ts';
 import { isNsn, type MethodOptions, methodName } from './caches/methods.ts';
-import { type Point, plot } from './plot.ts';
 import type { Intervals, Summary } from './stats.ts';
 
 /** A row, as --json writes it. */
@@ -19,9 +19,7 @@ export interface Result extends Summary {
   readonly ci: Intervals;
 }
 
-/** Both at least 3:1 against the light and the dark background. */
-const NSN_COLOR = '#2f80d8';
-const OTHER_COLOR = '#c8690f';
+const FRAME = { width: 960, height: 720, name: 'mean KLD, nats', type: 'log' } as const;
 
 export function resultTable(results: readonly Result[]): Table {
   return {
@@ -90,13 +88,13 @@ function section(text: string, results: readonly Result[]): string {
       (result): Point => ({
         name: methodName(result),
         color: isNsn(result) ? NSN_COLOR : OTHER_COLOR,
-        kld: result.kld,
+        y: result.kld,
         bits: result.bitsPerElement,
         codedBits: result.codedBits
       })
     );
   return `<h2>${escapeHtml(text)}</h2>
-<figure role="img" aria-label="KL divergence against bits per element">${points.length === 0 ? '' : plot(points)}</figure>
+<figure role="img" aria-label="KL divergence against bits per element">${points.length === 0 ? '' : plot(points, FRAME)}</figure>
 ${toHtml(resultTable(results))}`;
 }
 

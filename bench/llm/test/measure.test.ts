@@ -3,13 +3,13 @@
 import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
+import { plot } from '../../plot.ts';
 import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { WindowedCache } from '../caches/windowed.ts';
 import { sample } from '../engine/sample.ts';
 import { windowChunks } from '../evaluate.ts';
 import { hide } from '../haystack.ts';
-import { plot } from '../plot.ts';
 import { bootstrap, generator, logProbability, quantile, summarize } from '../stats.ts';
 
 /** f32 [64, 64], normal. */
@@ -204,8 +204,9 @@ group('plot', test => {
         color: '#123456',
         bits: 3 + i / 100,
         codedBits: 2.9,
-        kld: 0.01 + i / 1e5
-      }))
+        y: 0.01 + i / 1e5
+      })),
+      { width: 960, height: 720, name: 'mean KLD, nats', type: 'log' }
     );
     const labels = [
       ...svg.matchAll(
