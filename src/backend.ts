@@ -1,6 +1,7 @@
 // What a backend is: memory for pages, and the verbs on them. Backends know nothing of each other or of sequences.
 
 import { checkObject, kind } from './check.ts';
+import { dispose } from './dispose.ts';
 import type { GpuTarget, GpuTokens, Input } from './input.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -19,6 +20,53 @@ export interface Backend {
   createStore(shape: CacheShape): Store;
   /** Compiles, without blocking, what `createStore` would else compile while its caller waits. */
   prepare?(shape: CacheShape): Promise<void>;
+  /**
+   * Gives back what opening it took: a GPU's device, unless that was given. From then on it and its caches refuse every call, but
+   * that they may be disposed themselves.
+   */
+  dispose(): void;
+  /** As dispose(), for `using backend = await openBackend()`. */
+  [dispose](): void;
+  /** @internal Refuses if it was disposed. */
+  checkOpen(): void;
+}
+
+/**
+ * @internal A backend of these parts.
+ *
+ * @param release  gives back what opening it took
+ */
+export function backendOf(parts: Omit<Backend, 'dispose' | typeof dispose | 'checkOpen'>, release: () => void = () => {}): Backend {
+  let open = true;
+  const checkOpen = (): void => {
+    if (!open) throw disposedError();
+  };
+  const end = (): void => {
+    if (open) release();
+    open = false;
+  };
+  const { prepare } = parts;
+  return {
+    ...parts,
+    createStore(shape) {
+      checkOpen();
+      return parts.createStore(shape);
+    },
+    ...(prepare && {
+      async prepare(shape: CacheShape) {
+        checkOpen();
+        await prepare(shape);
+      }
+    }),
+    dispose: end,
+    [dispose]: end,
+    checkOpen
+  };
+}
+
+/** @internal */
+export function disposedError(): TypeError {
+  return new TypeError('backend expected open, got disposed');
 }
 
 export function checkBackend(name: string, value: unknown): asserts value is Backend {

@@ -38,10 +38,11 @@ export class Core {
     this.#pool = new Pool(shape);
   }
 
-  /** The memory, unless the cache was disposed, or the sequence that is asked for. */
+  /** The memory, unless the cache or its backend was disposed, or the sequence that is asked for. */
   store(tables?: PageTables): Store {
     if (tables?.open === false) throw new TypeError('sequence expected open, got disposed');
     if (!this.#store) throw new TypeError('cache expected open, got disposed');
+    this.backend.checkOpen();
     return this.#store;
   }
 

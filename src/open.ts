@@ -66,11 +66,9 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   if (prefer === 'reference') return openReference();
   if (prefer === 'wasm') return openWasm(options);
   if (prefer === 'webgpu') {
-    const given = device && { device, description: describe(device.adapterInfo) };
-    const found = given ?? (await requestDevice(await findAdapter()));
-    const backend = await openWebGpu(found, !given, given ? 'its device was given' : 'it was asked for');
-    if (shape) await compile(backend, shape);
-    return backend;
+    const found = device ? { device, description: describe(device.adapterInfo), own: false } : await requestDevice(await findAdapter());
+    const backend = await openWebGpu(found, device ? 'its device was given' : 'it was asked for');
+    return shape ? orDispose(backend, () => compiled(backend, shape)) : backend;
   }
   return choose(shape ?? TYPICAL, batch, context, shape !== undefined || options.batch !== undefined || options.context !== undefined);
 }
@@ -84,45 +82,51 @@ async function choose(shape: StepShape, batch: number, context: number, load: bo
     const adapter = await findAdapter(load);
     if (adapter.software) return cpu(`webgpu has a software adapter only: ${adapter.description}`);
     found = await requestDevice(adapter);
-    gpu = await openWebGpu(found, true, 'it was chosen');
+    gpu = await openWebGpu(found, 'it was chosen');
   } catch (error) {
     if (!(error instanceof BackendError)) throw error;
     return cpu(error.message);
   }
-  const wasm = await openWasm().catch((error: unknown) => {
-    if (error instanceof BackendError) return error;
-    found.device.destroy();
-    throw error;
+  return orDispose(gpu, async () => {
+    const wasm = await openWasm().catch((error: unknown) => {
+      if (error instanceof BackendError) return error;
+      throw error;
+    });
+    if (wasm instanceof BackendError) return { ...(await compiled(gpu, shape)), reason: wasm.message };
+    const times = [await tryStep(wasm, shape, batch, context), await tryStep(gpu, shape, batch, context)] as const;
+    const said = [wasm, gpu].map(({ name, variant }, n) => {
+      const time = times[n]!;
+      return time instanceof BackendError ? time.message : `${name} ${variant} ${time.toPrecision(3)} ms`;
+    });
+    const reason = `a layer's step of ${batch} × ${context} tokens takes ${said.join(', ')} on ${found.description}`;
+    const [onCpu, onGpu] = times.map(time => (time instanceof BackendError ? Infinity : time)) as [number, number];
+    if (onGpu < onCpu) return { ...(await compiled(gpu, shape)), reason }; // what overrides need beyond what was timed
+    gpu.dispose();
+    return { ...wasm, reason: `${reason}; ${wasm.reason}` };
   });
-  if (wasm instanceof BackendError) {
-    await compile(gpu, shape);
-    return { ...gpu, reason: wasm.message };
-  }
-  const times = [await tryStep(wasm, shape, batch, context), await tryStep(gpu, shape, batch, context)] as const;
-  const said = [wasm, gpu].map(({ name, variant }, n) => {
-    const time = times[n]!;
-    return time instanceof BackendError ? time.message : `${name} ${variant} ${time.toPrecision(3)} ms`;
-  });
-  const reason = `a layer's step of ${batch} × ${context} tokens takes ${said.join(', ')} on ${found.description}`;
-  const [onCpu, onGpu] = times.map(time => (time instanceof BackendError ? Infinity : time)) as [number, number];
-  if (onGpu < onCpu) {
-    await compile(gpu, shape); // what overrides need beyond what was timed
-    return { ...gpu, reason };
-  }
-  found.device.destroy();
-  return { ...wasm, reason: `${reason}; ${wasm.reason}` };
 }
 
-/** Compiles what caches of this shape need, whatever their size. */
-async function compile(backend: Backend, shape: StepShape): Promise<void> {
+/** The backend, with what caches of this shape need compiled, whatever their size. */
+async function compiled(backend: Backend, shape: StepShape): Promise<Backend> {
   await backend.prepare?.(shapeWithoutSize(shape));
+  return backend;
+}
+
+/** What `run` resolves to; where it throws, the backend has given its device back. */
+async function orDispose<T>(backend: Backend, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    backend.dispose();
+    throw error;
+  }
 }
 
 /** A backend on a device that has passed its self-test. */
-async function openWebGpu(found: Found, own: boolean, reason: string): Promise<Backend> {
+async function openWebGpu(found: Found, reason: string): Promise<Backend> {
   const backend = webGpuBackend(found, reason);
   const fault = await selfTest(backend, openReference()).catch((error: Error) => error.message);
   if (fault === undefined) return backend;
-  if (own) found.device.destroy();
+  backend.dispose();
   throw new BackendError('webgpu', `failed its self-test on ${found.description}: ${fault}`);
 }

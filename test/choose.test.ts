@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { group, type Register } from '../tools/group.ts';
 import { gpu as found } from './backends.ts';
 import { refuses } from './compare.ts';
-import { altered, type Gpu, miscompiling } from './gpu.ts';
+import { altered, type Gpu, miscompiling, refusesDevice } from './gpu.ts';
 import { simd128 } from './verbs.ts';
 
 /** The attention of the self-test's first cache: its pipelines are compiled already. */
@@ -120,6 +120,33 @@ function choiceTests(test: Register, gpu: Gpu): void {
       assert.is(backend.name, 'webgpu');
       assert.is(backend.reason, 'wasm backend expected an engine that validates WebAssembly, got one that does not');
       assert.is(destroyed, 0);
+      backend.dispose();
+      assert.is(destroyed, 1);
+    } finally {
+      WebAssembly.validate = validate;
+    }
+  });
+
+  test('gives the device back where kernels for the shape that is asked for do not compile', async () => {
+    const device = altered(gpu.device, {
+      async createComputePipelineAsync(descriptor: GPUComputePipelineDescriptor) {
+        if (descriptor.compute.constants?.['HEAD_DIM'] === 64) throw new Error('too large');
+        return gpu.device.createComputePipelineAsync(descriptor);
+      }
+    });
+    const { validate } = WebAssembly;
+    WebAssembly.validate = () => false;
+    try {
+      for (const prefer of ['webgpu', undefined] as const) {
+        destroyed = 0;
+        const chosen = { shape: { ...shape, headDim: 64 }, ...(prefer && { prefer }) };
+        const gone = gpuOf(hardware, async () => lent(device));
+        await refusesDevice(
+          () => withGpu(gone, () => openBackend(chosen)),
+          /^webgpu backend expected its shaders to compile, got: too large$/
+        );
+        assert.is(destroyed, 1);
+      }
     } finally {
       WebAssembly.validate = validate;
     }

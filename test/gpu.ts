@@ -40,7 +40,7 @@ export async function openDevice(): Promise<Gpu | string> {
 }
 
 /** A backend on a device that no self-test has seen. */
-export const untested = ({ device, description }: Gpu): Backend => webGpuBackend({ device, description }, 'to be tested');
+export const untested = ({ device, description }: Gpu): Backend => webGpuBackend({ device, description, own: false }, 'to be tested');
 
 /** An object, mostly a device, that does one thing differently. */
 export function altered<T extends object>(object: T, changes: object): T {

@@ -21,7 +21,7 @@ const allowed: Record<string, readonly string[]> = {
   dispose: [],
   shape: ['check', 'format'],
   input: ['check', 'format'],
-  backend: ['check', 'input', 'shape'],
+  backend: ['check', 'dispose', 'input', 'shape'],
   file: ['backend', 'check', 'format', 'shape'],
   timing: ['backend', 'format', 'shape'],
 

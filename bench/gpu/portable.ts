@@ -57,7 +57,7 @@ export async function countsTable(
   const device = await openNull();
   if (typeof device === 'string') return print(`\nDispatches not counted: ${device}`);
   const watch = new Watch(device);
-  const backend = webGpuBackend({ device: watch.device, description: 'null' }, 'to count');
+  const backend = webGpuBackend({ device: watch.device, description: 'null', own: true }, 'to count');
   const rows: string[][] = [];
   for (const context of quick ? grid.context.slice(0, 1) : grid.context) {
     const heads = [keysAndValues(1, context, HEADS.headDim)];

@@ -2,6 +2,7 @@
 
 import {
   type Backend,
+  backendOf,
   type Dump,
   type Output,
   outputOf,
@@ -17,7 +18,7 @@ import type { CacheShape } from '../shape.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
 
 export function openReference(): Backend {
-  return { name: 'reference', variant: 'f64', reason: 'it was asked for', createStore: shape => new ReferenceStore(shape) };
+  return backendOf({ name: 'reference', variant: 'f64', reason: 'it was asked for', createStore: shape => new ReferenceStore(shape) });
 }
 
 const SIDES = ['keys', 'values'] as const;

@@ -1,6 +1,6 @@
 // Finds the binary to run and compiles it: the best that the engine validates, or the one asked for.
 
-import { type Backend, BackendError } from '../backend.ts';
+import { type Backend, BackendError, backendOf } from '../backend.ts';
 import { scalar } from './generated/scalar.ts';
 import { relaxed, simd128 } from './generated/simd.ts';
 import { WasmStore } from './store.ts';
@@ -24,12 +24,12 @@ const binaries: Readonly<Record<WasmVariant, string>> = { scalar, simd128, relax
  */
 export async function openWasm({ variant }: WasmOptions = {}, because?: string): Promise<Backend> {
   const { module, reason, ...chosen } = await openModule(variant);
-  return {
+  return backendOf({
     name: 'wasm',
     ...chosen,
     reason: because === undefined ? reason : `${because}; ${reason}`,
     createStore: shape => new WasmStore(module, shape)
-  };
+  });
 }
 
 export async function openModule(variant?: WasmVariant): Promise<{ module: WebAssembly.Module; variant: WasmVariant; reason: string }> {

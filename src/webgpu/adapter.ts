@@ -7,6 +7,8 @@ import { dawn } from './dawn.ts';
 export interface Found {
   readonly device: GPUDevice;
   readonly description: string;
+  /** Whether the device was requested here, and is the backend's to destroy; else it is the engine's. */
+  readonly own: boolean;
 }
 
 /** An adapter in words, and whether it is a CPU that plays GPU: such a one computes rightly, and slower than WebAssembly. */
@@ -43,7 +45,7 @@ export async function requestDevice({ adapter, description }: Adapter): Promise<
   const device = await adapter.requestDevice({ label: 'nsnquant', requiredLimits }).catch((cause: Error) => {
     throw new BackendError('webgpu', `expected a device, got: ${cause.message}`, cause);
   });
-  return { device, description };
+  return { device, description, own: true };
 }
 
 /** The GPU of a page, a worker, or Deno; in Node that of the optional package `webgpu`. */

@@ -1,6 +1,6 @@
 // A GPU device, what became of it, and its pipelines. Knows nothing of caches: it is handed names of shaders and numbers.
 
-import { BackendError } from '../backend.ts';
+import { BackendError, disposedError } from '../backend.ts';
 import { shaders } from './generated/shaders.ts';
 
 // As the WebGPU specification has them; Node has no globals for them.
@@ -45,7 +45,7 @@ const BINDINGS: Record<ShaderName, readonly GPUBufferBindingType[]> = {
 export class Device {
   readonly gpu: GPUDevice;
   /** Why nothing that is read can be trusted any more. */
-  lost: BackendError | undefined;
+  lost: Error | undefined;
   readonly #shaders = new Map<ShaderName, { module: GPUShaderModule; bindings: GPUBindGroupLayout; layout: GPUPipelineLayout }>();
   readonly #pipelines = new Map<string, GPUComputePipeline>();
   readonly #readBuffers: GPUBuffer[] = [];
@@ -53,8 +53,15 @@ export class Device {
   constructor(gpu: GPUDevice) {
     this.gpu = gpu;
     void gpu.lost.then(({ reason, message }) => {
-      this.lost = new BackendError('webgpu', `lost its device (${reason}): ${message}`);
+      this.lost ??= new BackendError('webgpu', `lost its device (${reason}): ${message}`);
     });
+  }
+
+  /** Lets go of what it keeps; and of the GPU's device, if that is to end with it. */
+  release(own: boolean): void {
+    this.lost = disposedError();
+    for (const buffer of this.#readBuffers.splice(0)) buffer.destroy();
+    if (own) this.gpu.destroy();
   }
 
   /** Compiles side by side, and without blocking, what `pipeline` would compile one by one. */
@@ -123,7 +130,7 @@ export class Device {
       } catch (cause) {
         throw this.lost ?? new BackendError('webgpu', `expected its device to finish, got: ${(cause as Error).message}`, cause);
       }
-      if (size <= KEPT_BYTES) this.#readBuffers.push(target);
+      if (size <= KEPT_BYTES && !this.lost) this.#readBuffers.push(target);
       else target.destroy();
       return copy;
     };

@@ -1,7 +1,17 @@
 // The GPU backend: a store in GPUBuffers, kernels of shaders/. Every verb is queued when its call returns; only reading
 // waits. Pages and raw places lie in chunks no larger than the device can bind; what a layer holds in many is read two a dispatch.
 
-import { type Backend, BackendError, type Dump, type Output, type PageTable, type Store, type Tokens, type Write } from '../backend.ts';
+import {
+  type Backend,
+  BackendError,
+  backendOf,
+  type Dump,
+  type Output,
+  type PageTable,
+  type Store,
+  type Tokens,
+  type Write
+} from '../backend.ts';
 import { fromHalf, isHalf, wordsOf } from '../format/half.ts';
 import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTarget, type GpuTokens, type Input, isGpuTokens } from '../input.ts';
@@ -21,26 +31,30 @@ const JOBS = 1024;
 const READ_BYTES = 2 ** 25;
 
 /** A backend on a device. Does not test it: open.ts does, before anyone sees it. */
-export function webGpuBackend({ device, description }: Found, reason: string): Backend {
+export function webGpuBackend({ device, description, own }: Found, reason: string): Backend {
   const state = new Device(device);
-  return {
-    name: 'webgpu',
-    variant: 'baseline',
-    reason: `${reason}; adapter ${description}`,
-    createStore: shape => new WebGpuStore(state, shape),
-    async prepare(shape) {
-      const constants = new Constants(shape);
-      const layers = [...new Set(shape.pages)].map(page => layerPrograms(shape, page, constants));
-      // Of attend's forms those for one token and for a long prompt.
-      const forms = (attend: readonly Program[]): Program[] =>
-        [...new Set([blocksFor([shape.queryHeads / shape.kvHeads], attend.length), attend.length])].map(blocks => attend[blocks - 1]!);
-      await state.prepare([
-        writeProgram(shape),
-        mergeProgram(shape),
-        ...layers.flatMap(({ encode, decode, attend }) => [...encode, ...decode, ...forms(attend)])
-      ]);
-    }
+  const prepare = async (shape: CacheShape): Promise<void> => {
+    const constants = new Constants(shape);
+    const layers = [...new Set(shape.pages)].map(page => layerPrograms(shape, page, constants));
+    // Of attend's forms those for one token and for a long prompt.
+    const forms = (attend: readonly Program[]): Program[] =>
+      [...new Set([blocksFor([shape.queryHeads / shape.kvHeads], attend.length), attend.length])].map(blocks => attend[blocks - 1]!);
+    await state.prepare([
+      writeProgram(shape),
+      mergeProgram(shape),
+      ...layers.flatMap(({ encode, decode, attend }) => [...encode, ...decode, ...forms(attend)])
+    ]);
   };
+  return backendOf(
+    {
+      name: 'webgpu',
+      variant: 'baseline',
+      reason: `${reason}; adapter ${description}`,
+      createStore: shape => new WebGpuStore(state, shape),
+      prepare
+    },
+    () => state.release(own)
+  );
 }
 
 interface Layer {
