@@ -79,6 +79,23 @@ group('README', test => {
     assert.not.match(read('README.md'), /@@/);
   });
 
+  test('the figures of its tables are those of BENCHMARKS.md', () => {
+    const measured = readPage(read('BENCHMARKS.md')).rows;
+    const quoted = readme.rows.filter(({ section }) => ['Accuracy', 'Speed'].includes(section));
+    assert.ok(quoted.length >= 10);
+    for (const { cells } of quoted) {
+      // README leaves columns out.
+      const within = measured.some(row => {
+        let at = 0;
+        return cells.every(cell => {
+          at = row.cells.indexOf(cell, at) + 1;
+          return at > 0;
+        });
+      });
+      assert.ok(within, cells.join(' | '));
+    }
+  });
+
   test('every example is run by a test of this file', () => {
     const run = [html, example, ...continued, gpuExample];
     assert.equal(
