@@ -2,9 +2,10 @@
 // (bench/baselines), in cache and with many heads walked so that dense keys and values leave the last-level cache.
 
 import { type Backend, type CodecName, codecs, KVCache, openBackend } from 'nsnquant';
+import { relativeL2 } from '../tools/numbers.ts';
 import { type Kind, openDense, verify } from './baselines/dense.ts';
 import type { Context } from './context.ts';
-import { exactAttention, feed, invFreq, type KeysAndValues, keysAndValues, normals, relativeError } from './data.ts';
+import { exactAttention, feed, invFreq, type KeysAndValues, keysAndValues, normals } from './data.ts';
 import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
@@ -79,7 +80,7 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
   const cells: Record<string, Cell> = {};
   const keep = (name: string, time: number, bytes: number, out: Float32Array): void => {
     const ns = time / (tokens * heads);
-    if (ns < (cells[name]?.ns ?? Infinity)) cells[name] = { ns, bytes, error: relativeError(out.subarray(0, exact.length), exact) };
+    if (ns < (cells[name]?.ns ?? Infinity)) cells[name] = { ns, bytes, error: relativeL2(out.subarray(0, exact.length), exact) };
   };
   const ours = CODECS.map(codec => ({ codec, ...cacheOf(backend, codec, shape, data, queries) }));
   // One dense kind at a time beside the codecs: several hundred megabytes more in memory slow each other down.

@@ -85,14 +85,3 @@ export function exactAttention(queries: Float32Array, { keys, values }: KeysAndV
     );
   }).flat();
 }
-
-/** ‖x − exact‖ / ‖exact‖ */
-export function relativeError(x: ArrayLike<number>, exact: ArrayLike<number>): number {
-  let error = 0;
-  let norm = 0;
-  for (let i = 0; i < exact.length; i++) {
-    error += (x[i]! - exact[i]!) ** 2;
-    norm += exact[i]! ** 2;
-  }
-  return Math.sqrt(error / norm);
-}

@@ -6,8 +6,9 @@ import * as reference from '../src/reference/reference.ts';
 import { cacheShape } from '../src/shape.ts';
 import { WasmMemory } from '../src/wasm/memory.ts';
 import { openModule } from '../src/wasm/open.ts';
+import { relativeL2 } from '../tools/numbers.ts';
 import type { Context } from './context.ts';
-import { invFreq, keysAndValues, normals, relativeError } from './data.ts';
+import { invFreq, keysAndValues, normals } from './data.ts';
 import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
@@ -149,7 +150,7 @@ function tileVerbs(window: Window): Verb[] {
   const against = (x: Float32Array, verb: (exact: Float64Array) => void) => () => {
     const exact = Float64Array.from(x);
     verb(exact);
-    return relativeError(window.unload(), exact);
+    return relativeL2(window.unload(), exact);
   };
   const bytes = 2 * headDim * 4;
   return [
@@ -219,7 +220,7 @@ function codecVerbs(window: Window): Verb[] {
       error() {
         const exact = reference.decode(reference.encode(keys, headDim, quantizer, rope), quantizer, rope);
         window.decode();
-        return relativeError(window.unload(), exact);
+        return relativeL2(window.unload(), exact);
       }
     },
     {
@@ -227,7 +228,7 @@ function codecVerbs(window: Window): Verb[] {
       bytes: tileBytes + codeBytes,
       prepare: encodeKeys,
       run: () => window.decode(),
-      error: () => relativeError(window.unload(), reference.decode(window.coded(), quantizer, rope))
+      error: () => relativeL2(window.unload(), reference.decode(window.coded(), quantizer, rope))
     },
     {
       name: 'scores',
@@ -240,7 +241,7 @@ function codecVerbs(window: Window): Verb[] {
       error() {
         const coded = window.coded();
         const exact = eachHead(queries, headDim, query => reference.scores(query, coded, quantizer, rope));
-        return relativeError(window.unloadLanes(WINDOW), exact);
+        return relativeL2(window.unloadLanes(WINDOW), exact);
       }
     },
     {
@@ -254,7 +255,7 @@ function codecVerbs(window: Window): Verb[] {
       error() {
         const coded = window.coded();
         const exact = eachHead(weights, WINDOW, weight => reference.mix(weight, coded, quantizer));
-        return relativeError(window.unloadLanes(headDim), exact);
+        return relativeL2(window.unloadLanes(headDim), exact);
       }
     }
   ];

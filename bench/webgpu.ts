@@ -2,9 +2,10 @@
 // can be counted without a GPU is in gpu/portable.ts. Times of a software adapter are printed as such, over a small grid.
 
 import { type Backend, KVCache, type Output, openBackend, type Sequence } from 'nsnquant';
+import { relativeL2 } from '../tools/numbers.ts';
 import { Bandwidth, Dense, elementBytes, type Kind } from './baselines/densegpu.ts';
 import type { Context } from './context.ts';
-import { exactAttention, feed, type KeysAndValues, keysAndValues, normals, relativeError } from './data.ts';
+import { exactAttention, feed, type KeysAndValues, keysAndValues, normals } from './data.ts';
 import { type CellShape, cacheOptions, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './gpu/caches.ts';
 import type { Gpu } from './gpu/device.ts';
 import { bytesTable, countsTable } from './gpu/portable.ts';
@@ -170,12 +171,12 @@ async function cell(
     }
     const entry = await denseEntry(watch, bandwidth, dense, queries, exact, gpu.software);
     await race(watch, bandwidth, [entry, ...ours], layers, rounds, times);
-    results.push({ entry, error: relativeError(await entry.output(), exact) });
+    results.push({ entry, error: relativeL2(await entry.output(), exact) });
     dense.dispose();
   }
   for (const entry of ours) {
     if (!times.has(entry.name)) await race(watch, bandwidth, [entry], layers, rounds, times);
-    results.push({ entry, error: relativeError(await entry.output(), exact) });
+    results.push({ entry, error: relativeL2(await entry.output(), exact) });
   }
   for (const cache of caches) cache.dispose();
 
@@ -253,7 +254,7 @@ async function denseEntry(
   for (form of software ? dense.forms.filter(({ threads, spanTiles }) => threads === 128 && spanTiles >= 8) : dense.forms) {
     const times = new Map<string, Times>();
     await race(watch, bandwidth, [entry], layers, software ? 1 : 4, times);
-    const error = relativeError(await entry.output(), exact);
+    const error = relativeL2(await entry.output(), exact);
     if (!(error <= TOLERANCE[dense.kind]))
       throw new Error(`dense ${dense.kind} expected error <= ${TOLERANCE[dense.kind]}, got ${error} (${JSON.stringify(form)})`);
     const ns = Math.min(...times.get(entry.name)!.samples);

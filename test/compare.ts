@@ -6,6 +6,8 @@ import { nearestHalf } from './half.ts';
 import type { Group } from './pages.ts';
 import { ATOL, LEAST_SHARE, NAIVE_ERRORS, NEAR_TIE, RTN_TIE, UNDERFLOW } from './tolerance.ts';
 
+export { relativeL2 } from '../tools/numbers.ts';
+
 type Numbers = ArrayLike<number>;
 
 const bytesOf = (x: ArrayBufferView) => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
@@ -103,17 +105,6 @@ export function sameRounding(what: string, { scale, min, codes }: Group, x: Numb
     const gaveWay = worth(code - 1) < least * (1 + RTN_TIE) && code - 1 >= place - 0.5 - off / scale;
     between(`code at ${i}`, gaveWay ? code - 1 : code, place - 0.5 - off / scale, place + 0.5 + off / scale);
   }
-}
-
-/** ‖actual − expected‖ / ‖expected‖ */
-export function relativeL2(actual: Numbers, expected: Numbers): number {
-  let error = 0;
-  let norm = 0;
-  for (let i = 0; i < expected.length; i++) {
-    error += (actual[i]! - expected[i]!) ** 2;
-    norm += expected[i]! ** 2;
-  }
-  return Math.sqrt(error / norm);
 }
 
 /** `value` ≤ `most`; NaN is not. */

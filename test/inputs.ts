@@ -2,20 +2,9 @@
 // integers, will do: engines differ in the last bit of log and exp.
 
 import type { Rope } from 'nsnquant';
+import { type Random, random } from '../tools/numbers.ts';
 
-/** The next number in [0, 1), a multiple of 2⁻³². */
-export type Random = () => number;
-
-/** Mulberry32: 32-bit integer arithmetic, the same in every engine. */
-export function random(seed: number): Random {
-  let state = seed | 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+export { type Random, random };
 
 /** An integer from 0 to count − 1. */
 export const below = (next: Random, count: number) => Math.floor(next() * count);

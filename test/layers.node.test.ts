@@ -165,3 +165,62 @@ group('layers', test => {
     });
   }
 });
+
+/** What a file around src/ may import of the repository, by the innermost of these folders that it lies in; ! takes out again. */
+const around: Record<string, readonly string[]> = {
+  // Tests, benches and examples stand on it: it stands on nothing.
+  tools: ['tools'],
+  // It times what is inside src/, too.
+  bench: ['bench', '!bench/llm', 'src', 'tools'],
+  'bench/llm': ['bench', 'src', 'tools'],
+  'bench/llm/engine': ['bench/llm/engine', 'src/format'],
+  // People copy from here: what an example needs must come with the package, or be small.
+  examples: ['examples', 'tools'],
+  // The model's engine, and the cache that it is given, have no package of their own yet.
+  'examples/page': ['examples/page', 'bench/llm/engine', 'bench/llm/caches/nsn.ts', 'tools'],
+  test: ['test', 'src', 'tools']
+};
+
+function mayImport(file: string, target: string): boolean {
+  const isIn = (path: string, folder: string): boolean => path === folder || path.startsWith(`${folder}/`);
+  const folders = Object.keys(around).filter(folder => isIn(file, folder));
+  const innermost = folders.reduce((a, b) => (b.length > a.length ? b : a));
+  const row = around[innermost]!;
+  return row.some(folder => isIn(target, folder)) && !row.some(folder => folder.startsWith('!') && isIn(target, folder.slice(1)));
+}
+
+group('around src/', test => {
+  test('mayImport() holds the table', () => {
+    for (const [file, target, may] of [
+      ['bench/attend.ts', 'bench/data.ts', true],
+      ['bench/attend.ts', 'tools/numbers.ts', true],
+      ['bench/attend.ts', 'test/gpu.ts', false],
+      ['bench/attend.ts', 'examples/device.ts', false],
+      ['bench/attend.ts', 'bench/llm/stats.ts', false],
+      ['bench/llm/quality.ts', 'bench/table.ts', true],
+      ['bench/llm/quality.ts', 'bench/llm/engine/model.ts', true],
+      ['bench/llm/engine/model.ts', 'bench/llm/stats.ts', false],
+      ['examples/device.ts', 'tools/gpu.ts', true],
+      ['examples/device.ts', 'src/index.ts', false],
+      ['examples/page/src/main.ts', 'bench/llm/engine/chat.ts', true],
+      ['examples/page/src/main.ts', 'bench/llm/chat.ts', false],
+      ['tools/gpu.ts', 'src/index.ts', false],
+      ['test/cache.test.ts', 'bench/data.ts', false]
+    ] as const)
+      assert.is(mayImport(file, target), may, `${file} imports ${target}`);
+  });
+
+  const own = (file: string) =>
+    /\.m?ts$/.test(file) && !/(^|\/)(node_modules|dist|\.test)\//.test(file) && !file.startsWith('bench/baselines/dense/');
+  for (const folder of ['tools', 'bench', 'examples', 'test']) {
+    test(`${folder}/ imports only what the table allows`, () => {
+      for (const file of filesOf(folder).filter(own)) {
+        for (const specifier of imports(readFileSync(join(root, file), 'utf8'))) {
+          if (!specifier.startsWith('.')) continue;
+          const target = resolve(file, specifier);
+          assert.ok(mayImport(file, target), `${file} imports ${target}`);
+        }
+      }
+    });
+  }
+});

@@ -4,7 +4,8 @@
 // Each kind comes in several forms, because none is the best in every shape, in cache and out of it: time them all and take the least.
 
 import { toHalf } from '../../src/format/half.ts';
-import { exactAttention, normals, relativeError } from '../data.ts';
+import { relativeL2 } from '../../tools/numbers.ts';
+import { exactAttention, normals } from '../data.ts';
 import { compile } from './compile.ts';
 
 export type Kind = 'f32' | 'f16' | 'int8';
@@ -227,7 +228,7 @@ export function verify(dense: Dense): Record<Kind, number> {
             for (const form of cell.forms) {
               out.fill(0);
               cell.attend(head, q, out, form);
-              const error = relativeError(out, expected[head]!);
+              const error = relativeL2(out, expected[head]!);
               worst[kind] = Math.max(worst[kind], error);
               if (!(error <= TOLERANCE[kind])) {
                 throw new Error(

@@ -2,13 +2,13 @@
 import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
 import { type CodecName, codecs, openBackend } from 'nsnquant';
+import { random } from '../../tools/numbers.ts';
 import { NsnCache } from './caches/nsn.ts';
 import { Chat, type Ending } from './engine/chat.ts';
 import { InputError } from './engine/source.ts';
 import { type ModelMark, markOf, readKept, writeKept } from './kept.ts';
 import { findModel, openModel } from './node.ts';
 import { amount, type CommonOptions, commonOptions, count, facts, run, status, threadText } from './program.ts';
-import { generator } from './stats.ts';
 
 interface Options extends CommonOptions {
   keys: CodecName;
@@ -72,7 +72,7 @@ await run(async () => {
         maxAnswer: options.answer,
         temperature: options.temperature,
         topP: options.topP,
-        random: generator(options.seed)
+        random: random(options.seed)
       })
     };
   };

@@ -1,7 +1,8 @@
 // Numbers hidden in a book, and the questions that ask for them. Says nothing of caches.
+
+import { random } from '../../tools/numbers.ts';
 import type { Model } from './engine/model.ts';
 import { InputError } from './engine/source.ts';
-import { generator } from './stats.ts';
 
 export interface Needle {
   /** Percent of the text before it. */
@@ -38,9 +39,9 @@ export function hide(
   digits: number,
   trial: number
 ): Haystack {
-  const random = generator(trial + 1);
+  const next = random(trial + 1);
   const hidden = depths.map((depth, i) => {
-    const number = Array.from({ length: digits }, () => Math.floor(random() * 10)).join('');
+    const number = Array.from({ length: digits }, () => Math.floor(next() * 10)).join('');
     // Towns change places from trial to trial: none may always lie where numbers are easy to find.
     const sentence = `The secret number of ${TOWNS[(i + 3 * trial) % TOWNS.length]} is`;
     return {

@@ -1,4 +1,5 @@
 // Summary numbers of per-token measurements and their confidence intervals. Pure arithmetic.
+import { random } from '../../tools/numbers.ts';
 
 /** Measurements of one method, one entry a position, sequences one after another. */
 export interface TokenStats {
@@ -39,10 +40,10 @@ export function summarize({ nll, rawNll, kld, same }: TokenStats): Summary {
 export function bootstrap(stats: TokenStats, { blockLength = 64, draws = 1000, seed = 1 } = {}): Intervals {
   const length = stats.nll.length;
   const blocks = Math.ceil(length / blockLength);
-  const random = generator(seed);
+  const next = random(seed);
   const series = Object.entries(stats) as [keyof TokenStats, Float64Array][];
   const summaries = Array.from({ length: draws }, () => {
-    const chosen = Array.from({ length: blocks }, () => Math.floor(random() * blocks) * blockLength);
+    const chosen = Array.from({ length: blocks }, () => Math.floor(next() * blocks) * blockLength);
     const size = chosen.reduce((sum, begin) => sum + Math.min(blockLength, length - begin), 0);
     const drawn = Object.fromEntries(
       series.map(([name, all]) => {
@@ -87,15 +88,4 @@ export function logProbability(logits: Float32Array, token: number): number {
 export function join(parts: readonly TokenStats[]): TokenStats {
   const all = (name: keyof TokenStats): Float64Array => Float64Array.from(parts.flatMap(part => [...part[name]]));
   return { nll: all('nll'), rawNll: all('rawNll'), kld: all('kld'), same: all('same') };
-}
-
-/** mulberry32: uniform in [0, 1). */
-export function generator(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(state ^ (state >>> 15), state | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

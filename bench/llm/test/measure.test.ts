@@ -3,6 +3,7 @@
 import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
+import { random } from '../../../tools/numbers.ts';
 import { plot } from '../../plot.ts';
 import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
@@ -10,12 +11,12 @@ import { WindowedCache } from '../caches/windowed.ts';
 import { sample } from '../engine/sample.ts';
 import { windowChunks } from '../evaluate.ts';
 import { hide } from '../haystack.ts';
-import { bootstrap, generator, logProbability, quantile, summarize } from '../stats.ts';
+import { bootstrap, logProbability, quantile, summarize } from '../stats.ts';
 
 /** f32 [64, 64], normal. */
 function normalWindow(seed: number): Float32Array {
-  const random = generator(seed);
-  return Float32Array.from({ length: 64 * 64 }, () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
+  const next = random(seed);
+  return Float32Array.from({ length: 64 * 64 }, () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()));
 }
 
 function relativeError(name: string): number {
@@ -125,13 +126,13 @@ group('methods', test => {
 });
 
 group('statistics', test => {
-  const random = generator(3);
+  const next = random(3);
   const series = (f: () => number): Float64Array => Float64Array.from({ length: 4096 }, f);
   const stats = {
-    nll: series(() => 3 + random()),
-    rawNll: series(() => 3 + random()),
-    kld: series(() => -Math.log(1 - random())),
-    same: series(() => Number(random() < 0.9))
+    nll: series(() => 3 + next()),
+    rawNll: series(() => 3 + next()),
+    kld: series(() => -Math.log(1 - next())),
+    same: series(() => Number(next() < 0.9))
   };
   test('quantiles lie between order statistics', () =>
     assert.equal(
@@ -230,9 +231,9 @@ group('sample', test => {
     assert.equal([...seen].sort(), [1, 2]);
   });
   test('tokens are drawn as often as they are likely', () => {
-    const random = generator(1);
+    const next = random(1);
     let twos = 0;
-    for (let i = 0; i < 10000; i++) twos += Number(sample(logits, { temperature: 1, topP: 1, random }) === 2);
+    for (let i = 0; i < 10000; i++) twos += Number(sample(logits, { temperature: 1, topP: 1, random: next }) === 2);
     const expected = Math.exp(2) / [...logits].reduce((sum, logit) => sum + Math.exp(logit), 0);
     assert.ok(Math.abs(twos / 10000 - expected) < 0.015, `${twos / 10000} for ${expected}`);
   });
