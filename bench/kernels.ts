@@ -15,7 +15,7 @@ import { race } from './timing.ts';
 const HEADS = 4;
 
 export async function verbsTable({ variant, quick, print, progress }: Context): Promise<void> {
-  const { module } = await openModule(variant);
+  const { module } = await openModule({ variant });
   const rows: string[][] = [];
   for (const headDim of quick ? [64] : [64, 128]) {
     for (const codec of Object.keys(codecs) as CodecName[]) {

@@ -6,8 +6,8 @@
  */
 
 import type { Backend } from './backend.ts';
-import { checkOneOf, checkOptions } from './check.ts';
-import { openWasm, type WasmOptions } from './wasm/open.ts';
+import { checkOptions } from './check.ts';
+import { checkWasmOptions, openWasm, type WasmOptions } from './wasm/open.ts';
 
 export { type Backend, BackendError, type BackendName, type Output, type Tokens } from './backend.ts';
 export { KVCache } from './cache.ts';
@@ -22,7 +22,7 @@ export type { CacheOptions, CacheShape, CodecPair, StepShape } from './shape.ts'
 export type { WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
 
 /**
- * Opens WebAssembly, in the best binary that the engine validates or in the one asked for.
+ * Opens WebAssembly, in the best binary that the engine validates, or in the one asked for.
  *
  * @throws {TypeError | RangeError} for options of the wrong kind or value
  * @throws {BackendError}           if the engine cannot run it
@@ -32,7 +32,7 @@ export type { WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
  * const cache = new KVCache(await openBackend(), { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192 });
  */
 export async function openBackend(options: WasmOptions = {}): Promise<Backend> {
-  checkOptions('options', options, ['variant']);
-  if (options.variant !== undefined) checkOneOf('variant', options.variant, ['scalar', 'simd128', 'relaxed']);
+  checkOptions('options', options, ['variant', 'module']);
+  checkWasmOptions(options);
   return openWasm(options);
 }

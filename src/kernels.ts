@@ -14,10 +14,10 @@ import { checkFloat32Array, checkFloats } from './input.ts';
 import * as reference from './reference/reference.ts';
 import { type CacheShape, cacheShape } from './shape.ts';
 import { WasmMemory } from './wasm/memory.ts';
-import { openModule, type WasmVariant } from './wasm/open.ts';
+import { checkWasmOptions, openModule, type WasmOptions } from './wasm/open.ts';
 
 /** What `openKernels` takes. */
-export interface KernelOptions {
+export interface KernelOptions extends WasmOptions {
   /** Channels of a head: a multiple of 8 from 32 to 512. */
   readonly headDim: number;
   /** Codec of the blocks. */
@@ -26,11 +26,9 @@ export interface KernelOptions {
   readonly rope?: Rope;
   /** Insist on a backend. Default `wasm`. */
   readonly prefer?: Exclude<BackendName, 'webgpu'>;
-  /** Insist on one of the WebAssembly binaries. By default the best that the engine validates. */
-  readonly variant?: WasmVariant;
 }
 
-const KERNEL_OPTIONS = ['headDim', 'codec', 'rope', 'prefer', 'variant'] as const satisfies readonly (keyof KernelOptions)[];
+const KERNEL_OPTIONS = ['headDim', 'codec', 'rope', 'prefer', 'variant', 'module'] as const satisfies readonly (keyof KernelOptions)[];
 
 /** Shapes: x, y f32 [64, headDim] row-major; a block is the bytes of one head and side in a page (src/format/layout.ts). */
 export interface Verbs {
@@ -71,10 +69,11 @@ export interface Verbs {
  */
 export async function openKernels(options: KernelOptions): Promise<Verbs> {
   checkOptions('options', options, KERNEL_OPTIONS);
-  const { headDim, codec, rope, prefer = 'wasm', variant } = options;
+  const { headDim, codec, rope, prefer = 'wasm', module } = options;
   checkOneOf('codec', codec, Object.keys(codecs));
   checkOneOf('prefer', prefer, ['wasm', 'reference']);
-  if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
+  checkWasmOptions(options);
+  if (module !== undefined && prefer !== 'wasm') throw new RangeError(`"prefer" expected wasm (a module is given), got ${prefer}`);
   const shape = cacheShape({
     layers: 1,
     kvHeads: 1,
@@ -88,7 +87,7 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
     ...(rope !== undefined && { rope })
   });
   if (prefer === 'reference') return new ReferenceVerbs(shape);
-  const opened = await openModule(variant);
+  const opened = await openModule(options);
   return new WasmVerbs(new WasmMemory(opened.module, shape), shape, opened.variant);
 }
 

@@ -5,17 +5,15 @@ import { checkInteger, checkObject, checkOneOf, checkOptions } from './check.ts'
 import { openReference } from './reference/store.ts';
 import { type StepShape, shapeWithoutSize, stepShape } from './shape.ts';
 import { tryStep } from './timing.ts';
-import { openWasm, type WasmVariant } from './wasm/open.ts';
+import { checkWasmOptions, openWasm, type WasmOptions } from './wasm/open.ts';
 import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapter.ts';
 import { selfTest } from './webgpu/selftest.ts';
 import { webGpuBackend } from './webgpu/store.ts';
 
 /** What `openBackend` may be told: a backend to insist on, or what to choose for. */
-export interface OpenOptions {
-  /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` is; else the faster one. */
+export interface OpenOptions extends WasmOptions {
+  /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` or `module` is; else the faster one. */
   readonly prefer?: BackendName;
-  /** Insist on one of the wasm binaries: `scalar`, `simd128` or `relaxed`. */
-  readonly variant?: WasmVariant;
   /** An engine's own device for the webgpu backend; it stays the engine's. By default one is requested. */
   readonly device?: GPUDevice;
   /**
@@ -29,7 +27,15 @@ export interface OpenOptions {
   readonly context?: number;
 }
 
-const OPEN_OPTIONS = ['prefer', 'variant', 'device', 'shape', 'batch', 'context'] as const satisfies readonly (keyof OpenOptions)[];
+const OPEN_OPTIONS = [
+  'prefer',
+  'variant',
+  'module',
+  'device',
+  'shape',
+  'batch',
+  'context'
+] as const satisfies readonly (keyof OpenOptions)[];
 
 /** Llama 3.2 1B's attention. */
 const TYPICAL: StepShape = { layers: 1, kvHeads: 8, queryHeads: 32, headDim: 64 };
@@ -52,14 +58,16 @@ const TYPICAL: StepShape = { layers: 1, kvHeads: 8, queryHeads: 32, headDim: 64 
  */
 export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   checkOptions('options', options, OPEN_OPTIONS);
-  const { device, variant, batch = 1, context = 2048 } = options;
-  const { prefer = device !== undefined ? 'webgpu' : variant !== undefined ? 'wasm' : undefined } = options;
+  const { device, variant, module, batch = 1, context = 2048 } = options;
+  const onWasm = variant !== undefined || module !== undefined;
+  const { prefer = device !== undefined ? 'webgpu' : onWasm ? 'wasm' : undefined } = options;
   if (prefer !== undefined) checkOneOf('prefer', prefer, ['wasm', 'webgpu', 'reference']);
-  if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
+  checkWasmOptions(options);
   if (device !== undefined) {
     checkObject('device', device);
     if (prefer !== 'webgpu') throw new RangeError(`"prefer" expected webgpu (a device is given), got ${prefer}`);
   }
+  if (module !== undefined && prefer !== 'wasm') throw new RangeError(`"prefer" expected wasm (a module is given), got ${prefer}`);
   checkInteger('batch', batch, 1, 65536);
   checkInteger('context', context, 1, 2 ** 24);
   const shape = options.shape === undefined ? undefined : stepShape(options.shape);

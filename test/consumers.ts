@@ -32,6 +32,12 @@ export function launch(): Promise<Browser> {
   return chromium.launch({ executablePath: chromiumPath });
 }
 
+/** The package as npm installs it. */
+export const installedPackage = join(root, '.test/node_modules/nsnquant');
+
+/** Cloudflare's runtime. */
+export const workerd = join(consumers, 'node_modules/.bin/workerd');
+
 /** A folder of the sandbox, from where `nsnquant` is found as npm installs it, with these files and no others. */
 export function project(name: string, files: Readonly<Record<string, string>>): string {
   const folder = join(root, '.test', name);

@@ -27,7 +27,7 @@ const allowed: Record<string, readonly string[]> = {
 
   // Where kernels run. Backends never see each other, and the reference is built from nothing generated.
   reference: ['backend', 'format', 'input', 'shape'],
-  wasm: ['@assemblyscript/loader', 'backend', 'format', 'rope', 'shape'],
+  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'rope', 'shape'],
   webgpu: ['backend', 'format', 'input', 'rope', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.

@@ -73,9 +73,12 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'Sequence.seal': 'none',
   openBackend: [
     openBackend,
-    [{ prefer: 'webgpu', variant: 'scalar', device: new Device(), shape: cacheOptions, batch: 1, context: 1 } as unknown]
+    [{ prefer: 'webgpu', variant: 'scalar', module: undefined, device: new Device(), shape: cacheOptions, batch: 1, context: 1 } as unknown]
   ],
-  openKernels: [openKernels, [{ headDim: 32, codec: 'nsn2', rope: cacheOptions.rope, prefer: 'wasm', variant: 'scalar' }]],
+  openKernels: [
+    openKernels,
+    [{ headDim: 32, codec: 'nsn2', rope: cacheOptions.rope, prefer: 'wasm', variant: 'scalar', module: undefined }]
+  ],
   plan: [plan, [cacheOptions], [cacheOptions, { backends: [scalar.backend], batch: [1], context: [1] }]]
 };
 
@@ -163,7 +166,8 @@ group('options objects', test => {
     assert.is((await sequence.attend(0, row, { scale: undefined, out: undefined } as never).read()).length, 32);
     const shape = least as api.StepShape;
     assert.is(
-      (await openBackend({ ...none({ device: 0, batch: 0, context: 0 }), variant: 'scalar', shape, prefer: undefined as never })).name,
+      (await openBackend({ ...none({ module: 0, device: 0, batch: 0, context: 0 }), variant: 'scalar', shape, prefer: undefined as never }))
+        .name,
       'wasm'
     );
     assert.is(

@@ -83,11 +83,12 @@ group('package', test => {
     assert.equal(filesBelow(installed), expected.sort());
   });
 
-  test('dist holds a .js and a .d.ts for every module of src, and nothing else', () => {
+  test('dist holds a .js and a .d.ts for every module of src, the three binaries, and nothing else', () => {
     const names = filesBelow(join(root, 'src'))
       .filter(file => file.endsWith('.ts'))
       .map(file => file.slice(0, -'.ts'.length));
     const expected = names.flatMap(name => [`${name}.js`, `${name}.d.ts`]);
+    expected.push(...['scalar', 'simd128', 'relaxed'].map(variant => `wasm/${variant}.wasm`));
     assert.equal(filesBelow(join(root, 'dist')), expected.sort());
   });
 
