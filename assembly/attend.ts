@@ -10,23 +10,9 @@ import { blockBytes, pageBlocks } from "./page";
 import { decodedPages } from "./prompt";
 import { moveMaximum, rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, combine, hide, meanCoefficients, scan } from "./scores";
-import { BLOCK_GROUPS, CHUNK } from "./scratch";
+import { BLOCK_GROUPS, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
 import { HEADROOM, HIDDEN } from "./softmax";
 import { LIMITS, MOST, OUT, stateBytes, SUM } from "./state";
-
-/** Offsets in Shape.row. */
-const S1: usize = 0;
-const S2: usize = 256;
-const O: usize = 512;
-const SUMS: usize = 2560;
-const SHARE: usize = 2688;
-const SCALE: usize = 2704;
-const TOP: usize = 2720;
-const FACTOR: usize = 2736;
-const MEAN_OUT: usize = 2816;                // f32 [headDim, GROUP]
-const HQ: usize = MEAN_OUT + 8192;           // f32 [headDim, GROUP]: H·q
-const COEFS: usize = HQ + 8192;              // f32 [2, 2 · basisPairs, GROUP]
-const PAIRS: usize = COEFS + 8704;           // i16 [2, basisPairs, GROUP, 2]
 
 /**
  *   items  Item [count]
@@ -123,14 +109,14 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
     for (let column: usize = 0; column < keys.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        scan(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
+        scan(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }
     }
 
     for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) store<f32>(row + TOP + lane, HIDDEN);
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageBlocks(shape, item, from + n) + headOffset;
-      const scores = shape.scores + n * (WINDOW * GROUP_BYTES);
+      const scores = shape.scores + n * SCORES_BYTES;
       const position = item.pagePosition + (from + n) * WINDOW;
       const hidden = position + WINDOW > visible;
       scoreWindow(shape, q, page, scores, hidden ? row + FACTOR : row + TOP);
@@ -150,12 +136,12 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
       unpackNorms(values, page, s1, s2);
       unpackMean(values, page, headDim, o);
-      weigh(shape.scores + n * (WINDOW * GROUP_BYTES), s1, s2, state + MOST, state + SUM, row + SHARE);
+      weigh(shape.scores + n * SCORES_BYTES, s1, s2, state + MOST, state + SUM, row + SHARE);
       mixMean(row + SHARE, o, headDim, row + MEAN_OUT);
     }
     for (let column: usize = 0; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        fill(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * (WINDOW * GROUP_BYTES));
+        fill(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }
     }
   }
@@ -171,8 +157,8 @@ export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize,
   const row = shape.row, keys = shape.keys;
   unpackNorms(keys, block, row + S1, row + S2);
   unpackMean(keys, block, shape.headDim, row + O);
-  meanCoefficients(shape, q, row + O, row + COEFS, row + PAIRS, row + SCALE);
-  combine(shape, row + PAIRS, row + SCALE, row + S1, row + S2, scores, row + SUMS, most);
+  meanCoefficients(shape, q, row + O, row + COEFS, row + COEF_PAIRS, row + SCALE);
+  combine(shape, row + COEF_PAIRS, row + SCALE, row + S1, row + S2, scores, row + SUMS, most);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */

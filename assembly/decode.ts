@@ -4,6 +4,7 @@ import { Lanes, LANE_BYTES, vadd, vloadHalf, vloadNibbles, vmul, vnibbleScale, v
 import { MEAN_GROUP, Shape, Side, TILE_ROW } from "./abi";
 import { hadamard } from "./hadamard";
 import { fromHalf } from "./half";
+import { O, S1, S2 } from "./scratch";
 import { addMean } from "./shift";
 
 /**
@@ -13,7 +14,7 @@ import { addMean } from "./shift";
  * Specification: `decode` in src/reference/reference.ts.
  */
 export function decode(shape: Shape, side: Side, block: usize, x: usize, rotate: bool): void {
-  const s1 = shape.row, s2 = s1 + TILE_ROW, o = s2 + TILE_ROW;
+  const row = shape.row, s1 = row + S1, s2 = row + S2, o = row + O;
   unpackNorms(side, block, s1, s2);
   unpackMean(side, block, shape.headDim, o);
   codewords(side, block, shape.headDim, s2, x);

@@ -6,6 +6,7 @@ import { clampHalf, toHalf } from "./half";
 import { divide, norms } from "./normalize";
 import { quantize } from "./quantize";
 import { rtn4 } from "./rtn";
+import { CODED_O, S1, S2, YC, YY } from "./scratch";
 import { addMean, mean } from "./shift";
 
 /**
@@ -19,7 +20,7 @@ import { addMean, mean } from "./shift";
  */
 export function encode(shape: Shape, side: Side, x: usize, block: usize, rotate: bool): void {
   const headDim = shape.headDim;
-  const s1 = shape.row, s2 = s1 + TILE_ROW, yy = s2 + TILE_ROW, yc = yy + TILE_ROW, o = yc + TILE_ROW;
+  const row = shape.row, s1 = row + S1, s2 = row + S2, yy = row + YY, yc = row + YC, o = row + CODED_O;
   norms(x, headDim, s1);
   rtn4(s1, WINDOW, block + side.s1, block + side.scales, true);
   divide(x, headDim, s1);

@@ -10,7 +10,7 @@
 
 import { Lanes, LANE_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
 import { GROUP_BYTES, Side, TILE_ROW } from "./abi";
-import { BUCKETS, pass, TABLE_ROW } from "./scratch";
+import { BUCKETS, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
 
 /** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [GROUP]. */
@@ -104,7 +104,7 @@ function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): v
 
 @inline function fillLanes<A, B>(codes: usize, rowBytes: usize, weights: usize, lane: usize, table: usize): void {
   const base = lane + table;
-  for (const end = weights + 1024; weights < end; weights += GROUP_BYTES, codes += rowBytes) {
+  for (const end = weights + SCORES_BYTES; weights < end; weights += GROUP_BYTES, codes += rowBytes) {
     const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
     const weight = load<Lanes>(weights);
     const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
@@ -124,7 +124,7 @@ function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): voi
   for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
     const base = lane + table;
     let p = codes;
-    for (let from = weights + lane, end = from + 1024; from < end; from += GROUP_BYTES, p += rowBytes) {
+    for (let from = weights + lane, end = from + SCORES_BYTES; from < end; from += GROUP_BYTES, p += rowBytes) {
       const w = <usize>load<u32>(p);
       const weight = load<Lanes>(from);
       const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;

@@ -17,6 +17,7 @@ import { decode } from "./decode";
 import { blockBytes, pageBlocks } from "./page";
 import { moveMaximum, rawWeights } from "./raw";
 import { hide } from "./scores";
+import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
 import { EXP, exp2, HIDDEN } from "./softmax";
 import { LIMITS, MOST, OUT, QUERY_SCALE, stateBytes, SUM } from "./state";
 
@@ -24,16 +25,7 @@ const LARGEST: f32 = 32766;
 /** Added to a number of at most 2²², it leaves the nearest integer in the low bits. */
 const MAGIC: f32 = 12582912;
 
-/** Offsets in Shape.row, after what `decode` uses. */
-const KEY_SCALES: usize = 2560;              // f32 [64]
-const VALUE_SCALES: usize = 2816;            // f32 [headDim]
-const STRANDS: usize = 4864;                 // f32 [GROUP]
-const TOPS: usize = 4880;                    // f32 [2, GROUP]: largest logits of the window
-const KEEPS: usize = 4912;                   // f32 [2, GROUP]: what earlier output is worth under the new maximum
-const UNITS: usize = 4944;                   // f32 [2, GROUP]: what a weight of 1 is worth
-const WEIGHTS: usize = 4976;                 // i16 [2, 32, GROUP, 2]: of tokens t and t + 32
-
-const SCORES_BYTES: usize = 1024;            // f32 [64, GROUP]
+/** Bytes of a lane group's weights in integers: i16 [32, GROUP, 2]. */
 const WEIGHTS_BYTES: usize = 512;
 /** Bytes of one channel of values in integers: i16 [32, 2]. */
 const VALUE_BYTES: usize = 128;

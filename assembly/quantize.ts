@@ -4,7 +4,7 @@
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
   vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat } from "lanes";
 import { Side, TILE_ROW } from "./abi";
-import { LUT } from "./scratch";
+import { CELL_LISTS, CODED_BOUNDS, CODED_PAIRS, CODED_SCORES } from "./scratch";
 
 /**
  * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; also the sums that adjust s2.
@@ -54,7 +54,7 @@ function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
   const grid = side.grid, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
     const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, 256);
-    const head = load<u32>(HEADS + t);
+    const head = load<u32>(CELL_LISTS + t);
     let p = grid + <usize>(head >> 8), best: f32 = -Infinity, code: usize = 0;
     const end = p + <usize>(head & 255) * 48;
     if (LANE_BYTES == 16) {
@@ -90,7 +90,7 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
   heads(side, y, 4);
   const grid = side.grid, book = side.book, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const head = load<u32>(HEADS + t);
+    const head = load<u32>(CELL_LISTS + t);
     const list = grid + <usize>(head >> 8), end = <usize>(head & 255) << 2;
     let best: f32, code: usize;
     if (LANE_BYTES == 16) {
@@ -169,7 +169,7 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
 }
 
 /**
- * HEADS[t] = the grid's entry of the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel
+ * CELL_LISTS[t] = the grid's entry of the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel
  * lowest. All tokens before any list is read: a list's length is then known in time for its loop (450 → 410 ns a row at D = 4).
  */
 function heads(side: Side, y: usize, channels: usize): void {
@@ -182,10 +182,10 @@ function heads(side: Side, y: usize, channels: usize): void {
       const digit = vmin(last, vmax(zero, vfloor(vadd(vmul(load<Lanes>(p), scale), half))));
       cell = vadd(vmul(cell, count), digit);
     }
-    store<IntLanes>(HEADS + t, vbits(vadd(cell, magic)));
+    store<IntLanes>(CELL_LISTS + t, vbits(vadd(cell, magic)));
   }
   const grid = side.grid;
-  for (let t: usize = 0; t < TILE_ROW; t += 4) store<u32>(HEADS + t, load<u32>(grid + (<usize>load<u16>(HEADS + t) << 2)));
+  for (let t: usize = 0; t < TILE_ROW; t += 4) store<u32>(CELL_LISTS + t, load<u32>(grid + (<usize>load<u16>(CELL_LISTS + t) << 2)));
 }
 
 /**
@@ -202,21 +202,21 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
   round(y, side.margin);
   const rounded = side.rounded, book = side.book, halfNorms = side.halfNorms;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += side.rowBytes) {
-    const y01 = vpairSplatAt(PAIRS + t), y23 = vpairSplatAt(PAIRS + t + 256);
-    const y45 = vpairSplatAt(PAIRS + t + 512), y67 = vpairSplatAt(PAIRS + t + 768);
+    const y01 = vpairSplatAt(CODED_PAIRS + t), y23 = vpairSplatAt(CODED_PAIRS + t + 256);
+    const y45 = vpairSplatAt(CODED_PAIRS + t + 512), y67 = vpairSplatAt(CODED_PAIRS + t + 768);
     let largest = vintSplat(i32.MIN_VALUE);
     for (let c: usize = 0; c < 512; c += 2 * LANE_BYTES) {
-      const p = rounded + c, to = SCORES + c;
+      const p = rounded + c, to = CODED_SCORES + c;
       largest = vintMax(largest, roundedScore(p, to, y01, y23, y45, y67));
       largest = vintMax(largest, roundedScore(p + LANE_BYTES, to + LANE_BYTES, y01, y23, y45, y67));
     }
 
-    const bound = load<f32>(BOUNDS + t);
+    const bound = load<f32>(CODED_BOUNDS + t);
     let low: u64 = ~0, high: u64 = ~0;   // the candidates among codewords 0 to 63 and 64 to 127
     if (bound < Infinity) {
       const above = vintLargest(largest) - <i32>bound;
-      low = scoresAbove(SCORES, above);
-      high = scoresAbove(SCORES + 256, above);
+      low = scoresAbove(CODED_SCORES, above);
+      high = scoresAbove(CODED_SCORES + 256, above);
     }
     let best: f32 = -Infinity, code: usize = 0, product: f32 = 0;
     while ((low | high) != 0) {
@@ -239,7 +239,7 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
 }
 
 /**
- * PAIRS = y · 2¹² as i16. BOUNDS = 2¹²·(‖y‖₁ + margin), twice the error of a rounded score, whose factors are off by up to ½
+ * CODED_PAIRS = y · 2¹² as i16. CODED_BOUNDS = 2¹²·(‖y‖₁ + margin), twice the error of a rounded score, whose factors are off by up to ½
  * each; infinite beyond i16.
  */
 function round(y: usize, margin: f32): void {
@@ -249,11 +249,11 @@ function round(y: usize, margin: f32): void {
     for (let k: usize = 0; k < 4; k++) {
       const p = y + t + 2 * k * TILE_ROW;
       const even = load<Lanes>(p), odd = load<Lanes>(p, 256);
-      store<IntLanes>(PAIRS + t + k * TILE_ROW, vpair(vbits(vadd(vmul(even, one), magic)), vbits(vadd(vmul(odd, one), magic))));
+      store<IntLanes>(CODED_PAIRS + t + k * TILE_ROW, vpair(vbits(vadd(vmul(even, one), magic)), vbits(vadd(vmul(odd, one), magic))));
       sum = vadd(sum, vadd(vabs(even), vabs(odd)));
       peak = vmax(peak, vmax(vabs(even), vabs(odd)));
     }
-    store<Lanes>(BOUNDS + t, vselect(vsplat(Infinity), vmul(sum, one), vgt(peak, vsplat(7.9))));
+    store<Lanes>(CODED_BOUNDS + t, vselect(vsplat(Infinity), vmul(sum, one), vgt(peak, vsplat(7.9))));
   }
 }
 
@@ -292,13 +292,3 @@ function round(y: usize, margin: f32): void {
     + load<f32>(y, 1024) * load<f32>(word, 16) + load<f32>(y, 1280) * load<f32>(word, 20)
     + load<f32>(y, 1536) * load<f32>(word, 24) + load<f32>(y, 1792) * load<f32>(word, 28);
 }
-
-// Scratch: the look-up table, which is nobody's while tokens are coded.
-/** u32 [64] */
-const HEADS: usize = LUT;
-/** i16 [4, 64, 2]: y · 2¹² of eight channels, by pairs. */
-const PAIRS: usize = LUT;
-/** f32 [64] */
-const BOUNDS: usize = PAIRS + 1024;
-/** i32 [128] */
-const SCORES: usize = BOUNDS + 256;

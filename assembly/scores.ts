@@ -5,10 +5,8 @@
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vgt, vintAdd, vintSplat, vintSub,
   vmadd, vmax, vmul, vneg, vpair, vpairSplatAt, vselect, vsplat, vsplatAt, vsub } from "lanes";
 import { GROUP_BYTES, Shape, Side } from "./abi";
-import { LUT, pass, TABLE_ROW } from "./scratch";
+import { LUT, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { HIDDEN } from "./softmax";
-
-const SCORES_BYTES: usize = 1024;   // f32 [64, GROUP]
 
 /**
  * LUT[j][c] = ⟨q'ⱼ, C[c]⟩ for every codeword; rows beyond headDim / D, where codes are padding, are zero.

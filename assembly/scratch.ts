@@ -1,7 +1,25 @@
-// Memory that kernels scribble in, set aside by the host in the sizes given here.
+// Memory that kernels scribble in, drawn once: who has which bytes, and in which sizes the host sets them aside.
+//
+//   tables         LUT and BUCKETS in turn, row by row: f32 [256, GROUP] each, a row of either for every column of codes.
+//                  Between calls buckets are zero, and the look-up table is nobody's: `quantize` has it while tokens are coded
+//   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64]
+//                                             raw windows       f32 [64, headDim] keys, then values
+//                                             prompts           f32 [headDim, 64] of one side, then i16 [headDim, 64] keys, values
+//   Shape.row      a window's small things: below
+//   Shape.scores   f32 [CHUNK · 64, GROUP]: logits, then weights
+//   Shape.states   records of lane groups (state.ts)
 
 import { GROUP, GROUP_BYTES, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { stateBytes } from "./state";
+
+const MAX_HEAD_DIM: usize = 512;
+
+/** Lane groups that share one widening of a raw window, or one decoding of a page. */
+export const BLOCK_GROUPS: usize = 64;
+/** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
+export const CHUNK: usize = 32;
+/** Bytes of a window's scores, f32 [64, GROUP]. */
+export const SCORES_BYTES: usize = WINDOW * GROUP_BYTES;
 
 /**
  * Look-up table and buckets, row j of each: LUT + j·8192 and BUCKETS + j·8192, f32 [256, GROUP]. Their addresses are
@@ -19,10 +37,66 @@ export const TABLE_ROW: usize = 0x2000;
   return (ctz<usize>(sizeof<A>()) + 4 * ctz<usize>(sizeof<B>())) << 16;
 }
 
-/** Lane groups that share one widening of a raw window, or one decoding of a page. */
-export const BLOCK_GROUPS: usize = 64;
-/** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
-export const CHUNK: usize = 32;
+// `quantize`, in the look-up table.
+/** u32 [64]: the cell list of every token, codecs of 2 and 4 channels. */
+export const CELL_LISTS: usize = LUT;
+/** i16 [4, 64, 2]: y · 2¹² of eight channels, by pairs. */
+export const CODED_PAIRS: usize = LUT;
+/** f32 [64] */
+export const CODED_BOUNDS: usize = CODED_PAIRS + 4 * TILE_ROW;
+/** i32 [128] */
+export const CODED_SCORES: usize = CODED_BOUNDS + TILE_ROW;
+
+// Offsets in Shape.row. The norms of a block's tokens, f32 [64] each, come first for everyone.
+export const S1: usize = 0;
+export const S2: usize = S1 + TILE_ROW;
+const AFTER_NORMS: usize = S2 + TILE_ROW;
+
+// `encode`:
+/** f32 [64] each: ⟨y, y⟩, ⟨y, C[c]⟩. */
+export const YY: usize = AFTER_NORMS;
+export const YC: usize = YY + TILE_ROW;
+/** f32 [headDim] */
+export const CODED_O: usize = YC + TILE_ROW;
+
+// `decode`, and all that read a page:
+/** f32 [headDim] */
+export const O: usize = AFTER_NORMS;
+const AFTER_MEAN: usize = O + 4 * MAX_HEAD_DIM;
+
+// Attention by looking codes up, and over raw windows:
+/** i32 [8, GROUP] */
+export const SUMS: usize = AFTER_MEAN;
+/** f32 [GROUP] each */
+export const SHARE: usize = SUMS + 8 * GROUP_BYTES;
+export const SCALE: usize = SHARE + GROUP_BYTES;
+export const TOP: usize = SCALE + GROUP_BYTES;
+export const FACTOR: usize = TOP + GROUP_BYTES;
+/** f32 [headDim, GROUP]: what means add to the output. */
+export const MEAN_OUT: usize = FACTOR + 80;
+/** f32 [headDim, GROUP]: H·q */
+export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * GROUP_BYTES;
+/** f32 [2 (even, odd), 2 · basisPairs, GROUP]; there are at most half as many functions as channels, and eight powers. */
+export const COEFS: usize = HQ + MAX_HEAD_DIM * GROUP_BYTES;
+/** i16 [2, basisPairs, GROUP, 2] */
+export const COEF_PAIRS: usize = COEFS + 2 * (MAX_HEAD_DIM / 2 + 16) * GROUP_BYTES;
+const ROW_END: usize = COEF_PAIRS + (MAX_HEAD_DIM / 2 + 16) * GROUP_BYTES;
+
+// Attention over decoded pages (prompt.ts):
+/** f32 [64] */
+export const KEY_SCALES: usize = AFTER_MEAN;
+/** f32 [headDim] */
+export const VALUE_SCALES: usize = KEY_SCALES + TILE_ROW;
+/** f32 [GROUP] */
+export const STRANDS: usize = VALUE_SCALES + 4 * MAX_HEAD_DIM;
+/** f32 [2, GROUP]: largest logits of the window. */
+export const TOPS: usize = STRANDS + GROUP_BYTES;
+/** f32 [2, GROUP]: what earlier output is worth under the new maximum. */
+export const KEEPS: usize = TOPS + 2 * GROUP_BYTES;
+/** f32 [2, GROUP]: what a weight of 1 is worth. */
+export const UNITS: usize = KEEPS + 2 * GROUP_BYTES;
+/** i16 [2, 32, GROUP, 2]: of tokens t and t + 32. */
+export const WEIGHTS: usize = UNITS + 2 * GROUP_BYTES;
 
 /** Where tables and buckets end for codes in rows of `rowBytes`. */
 export function tablesEnd(rowBytes: usize): usize {
@@ -36,12 +110,12 @@ export function tileBytes(headDim: usize): usize {
 
 /** Of Shape.row. */
 export function scratchBytes(): usize {
-  return 32256;
+  return ROW_END;
 }
 
 /** Of Shape.scores: f32 [CHUNK · WINDOW, GROUP]. */
 export function scoresBytes(): usize {
-  return CHUNK * WINDOW * GROUP_BYTES;
+  return CHUNK * SCORES_BYTES;
 }
 
 /** Of Shape.states: those of BLOCK_GROUPS lane groups, and one for a twin (prompt.ts). */

@@ -7,6 +7,7 @@ import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
 import { fill, finish, mixMean } from "./mix";
 import { buildTable, scan } from "./scores";
+import { O, S1, S2 } from "./scratch";
 
 /**
  * Logits of up to four queries against one block.
@@ -35,7 +36,7 @@ export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
  */
 export function mix(shape: Shape, weights: usize, block: usize, out: usize): void {
   const values = shape.values, headDim = shape.headDim;
-  const s1 = shape.row, s2 = s1 + TILE_ROW, o = s2 + TILE_ROW, share = shape.states;
+  const row = shape.row, s1 = row + S1, s2 = row + S2, o = row + O, share = shape.states;
   unpackNorms(values, block, s1, s2);
   unpackMean(values, block, headDim, o);
   spread(weights, s1, s2, share);
