@@ -10,7 +10,7 @@
 
 import { Lanes, LANE_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
 import { GROUP_BYTES, Side, TILE_ROW } from "./abi";
-import { BUCKETS, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
+import { BUCKETS, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
 
 /** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [GROUP]. */
@@ -110,13 +110,13 @@ function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): v
     const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
     const p4 = ((v & 0xff) << 4) + base, p5 = ((v >> 4) & 0xff0) + base, p6 = ((v >> 12) & 0xff0) + base, p7 = ((v >> 20) & 0xff0) + base;
     store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS + pass<A, B>()), weight), BUCKETS + pass<A, B>());
-    store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + pass<A, B>() + 0x2000), weight), BUCKETS + pass<A, B>() + 0x2000);
-    store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + pass<A, B>() + 0x4000), weight), BUCKETS + pass<A, B>() + 0x4000);
-    store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + pass<A, B>() + 0x6000), weight), BUCKETS + pass<A, B>() + 0x6000);
-    store<Lanes>(p4, vadd(load<Lanes>(p4, BUCKETS + pass<A, B>() + 0x8000), weight), BUCKETS + pass<A, B>() + 0x8000);
-    store<Lanes>(p5, vadd(load<Lanes>(p5, BUCKETS + pass<A, B>() + 0xa000), weight), BUCKETS + pass<A, B>() + 0xa000);
-    store<Lanes>(p6, vadd(load<Lanes>(p6, BUCKETS + pass<A, B>() + 0xc000), weight), BUCKETS + pass<A, B>() + 0xc000);
-    store<Lanes>(p7, vadd(load<Lanes>(p7, BUCKETS + pass<A, B>() + 0xe000), weight), BUCKETS + pass<A, B>() + 0xe000);
+    store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + pass<A, B>() + TABLE_ROW), weight), BUCKETS + pass<A, B>() + TABLE_ROW);
+    store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + pass<A, B>() + 2 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 2 * TABLE_ROW);
+    store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + pass<A, B>() + 3 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 3 * TABLE_ROW);
+    store<Lanes>(p4, vadd(load<Lanes>(p4, BUCKETS + pass<A, B>() + 4 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 4 * TABLE_ROW);
+    store<Lanes>(p5, vadd(load<Lanes>(p5, BUCKETS + pass<A, B>() + 5 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 5 * TABLE_ROW);
+    store<Lanes>(p6, vadd(load<Lanes>(p6, BUCKETS + pass<A, B>() + 6 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 6 * TABLE_ROW);
+    store<Lanes>(p7, vadd(load<Lanes>(p7, BUCKETS + pass<A, B>() + 7 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 7 * TABLE_ROW);
   }
 }
 
@@ -129,9 +129,9 @@ function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): voi
       const weight = load<Lanes>(from);
       const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
       store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS), weight), BUCKETS);
-      store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + 0x2000), weight), BUCKETS + 0x2000);
-      store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + 0x4000), weight), BUCKETS + 0x4000);
-      store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + 0x6000), weight), BUCKETS + 0x6000);
+      store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + TABLE_ROW), weight), BUCKETS + TABLE_ROW);
+      store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + 2 * TABLE_ROW), weight), BUCKETS + 2 * TABLE_ROW);
+      store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + 3 * TABLE_ROW), weight), BUCKETS + 3 * TABLE_ROW);
     }
   }
 }
@@ -173,8 +173,8 @@ function clear(buckets: usize): void {
 
 function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): void {
   let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
-  for (const end = buckets + 2048; buckets < end; buckets += GROUP_BYTES, words += wordBytes) {
-    const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, 2048));
+  for (const end = buckets + NEGATED; buckets < end; buckets += GROUP_BYTES, words += wordBytes) {
+    const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
     a0 = vmadd(w, vsplatAt(words), a0);
     a1 = vmadd(w, vsplatAt(words + 4), a1);
     a2 = vmadd(w, vsplatAt(words + 8), a2);
@@ -188,8 +188,8 @@ function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): vo
 
 function finish2(buckets: usize, words: usize, out: usize): void {
   let a0 = vsplat(0), a1 = a0;
-  for (const end = buckets + 2048; buckets < end; buckets += GROUP_BYTES, words += 8) {
-    const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, 2048));
+  for (const end = buckets + NEGATED; buckets < end; buckets += GROUP_BYTES, words += 8) {
+    const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
     a0 = vmadd(w, vsplatAt(words), a0);
     a1 = vmadd(w, vsplatAt(words + 4), a1);
   }

@@ -26,9 +26,9 @@ const LARGEST: f32 = 32766;
 const MAGIC: f32 = 12582912;
 
 /** Bytes of a lane group's weights in integers: i16 [32, GROUP, 2]. */
-const WEIGHTS_BYTES: usize = 512;
+const WEIGHTS_BYTES: usize = SCORES_BYTES / 2;
 /** Bytes of one channel of values in integers: i16 [32, 2]. */
-const VALUE_BYTES: usize = 128;
+const VALUE_BYTES: usize = TILE_ROW / 2;
 
 /**
  * The coded pages of an item for the lane groups from `states` to `end`, beyond which there is room for one more.

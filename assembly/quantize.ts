@@ -6,6 +6,9 @@ import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt,
 import { Side, TILE_ROW } from "./abi";
 import { CELL_LISTS, CODED_BOUNDS, CODED_PAIRS, CODED_SCORES } from "./scratch";
 
+/** Bytes of two channels of 128 rounded codewords, i16 [128, 2], and of their half norms, i32 [128]. */
+const ROUNDED_ROW: usize = 512;
+
 /**
  * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; also the sums that adjust s2.
  *
@@ -53,7 +56,7 @@ function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
   heads(side, y, 2);
   const grid = side.grid, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, 256);
+    const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, TILE_ROW);
     const head = load<u32>(CELL_LISTS + t);
     let p = grid + <usize>(head >> 8), best: f32 = -Infinity, code: usize = 0;
     const end = p + <usize>(head & 255) * 48;
@@ -130,7 +133,9 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
 
 /** 2y of a token's four channels. */
 @inline function v128Doubled(y: usize): v128 {
-  const row = v128.load_lane<u32>(y, v128.load_lane<u32>(y, v128.load_lane<u32>(y, v128.load32_zero(y), 1, 256), 2, 512), 3, 768);
+  const row = v128.load_lane<u32>(
+    y, v128.load_lane<u32>(y, v128.load_lane<u32>(y, v128.load32_zero(y), 1, TILE_ROW), 2, 2 * TILE_ROW), 3, 3 * TILE_ROW
+  );
   return f32x4.add(row, row);
 }
 
@@ -202,10 +207,10 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
   round(y, side.margin);
   const rounded = side.rounded, book = side.book, halfNorms = side.halfNorms;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += side.rowBytes) {
-    const y01 = vpairSplatAt(CODED_PAIRS + t), y23 = vpairSplatAt(CODED_PAIRS + t + 256);
-    const y45 = vpairSplatAt(CODED_PAIRS + t + 512), y67 = vpairSplatAt(CODED_PAIRS + t + 768);
+    const y01 = vpairSplatAt(CODED_PAIRS + t), y23 = vpairSplatAt(CODED_PAIRS + t + TILE_ROW);
+    const y45 = vpairSplatAt(CODED_PAIRS + t + 2 * TILE_ROW), y67 = vpairSplatAt(CODED_PAIRS + t + 3 * TILE_ROW);
     let largest = vintSplat(i32.MIN_VALUE);
-    for (let c: usize = 0; c < 512; c += 2 * LANE_BYTES) {
+    for (let c: usize = 0; c < ROUNDED_ROW; c += 2 * LANE_BYTES) {
       const p = rounded + c, to = CODED_SCORES + c;
       largest = vintMax(largest, roundedScore(p, to, y01, y23, y45, y67));
       largest = vintMax(largest, roundedScore(p + LANE_BYTES, to + LANE_BYTES, y01, y23, y45, y67));
@@ -216,7 +221,7 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
     if (bound < Infinity) {
       const above = vintLargest(largest) - <i32>bound;
       low = scoresAbove(CODED_SCORES, above);
-      high = scoresAbove(CODED_SCORES + 256, above);
+      high = scoresAbove(CODED_SCORES + 64 * 4, above);
     }
     let best: f32 = -Infinity, code: usize = 0, product: f32 = 0;
     while ((low | high) != 0) {
@@ -248,7 +253,7 @@ function round(y: usize, margin: f32): void {
     let sum = vsplat(margin), peak = vsplat(0);
     for (let k: usize = 0; k < 4; k++) {
       const p = y + t + 2 * k * TILE_ROW;
-      const even = load<Lanes>(p), odd = load<Lanes>(p, 256);
+      const even = load<Lanes>(p), odd = load<Lanes>(p, TILE_ROW);
       store<IntLanes>(CODED_PAIRS + t + k * TILE_ROW, vpair(vbits(vadd(vmul(even, one), magic)), vbits(vadd(vmul(odd, one), magic))));
       sum = vadd(sum, vadd(vabs(even), vabs(odd)));
       peak = vmax(peak, vmax(vabs(even), vabs(odd)));
@@ -259,10 +264,10 @@ function round(y: usize, margin: f32): void {
 
 @inline function roundedScore(p: usize, to: usize, y01: IntLanes, y23: IntLanes, y45: IntLanes, y67: IntLanes): IntLanes {
   const dot = vintAdd(
-    vintAdd(vdotPairs(y01, load<IntLanes>(p)), vdotPairs(y23, load<IntLanes>(p, 512))),
-    vintAdd(vdotPairs(y45, load<IntLanes>(p, 1024)), vdotPairs(y67, load<IntLanes>(p, 1536)))
+    vintAdd(vdotPairs(y01, load<IntLanes>(p)), vdotPairs(y23, load<IntLanes>(p, ROUNDED_ROW))),
+    vintAdd(vdotPairs(y45, load<IntLanes>(p, 2 * ROUNDED_ROW)), vdotPairs(y67, load<IntLanes>(p, 3 * ROUNDED_ROW)))
   );
-  const score = vintSub(vintAbs(dot), load<IntLanes>(p, 2048));
+  const score = vintSub(vintAbs(dot), load<IntLanes>(p, 4 * ROUNDED_ROW));
   store<IntLanes>(to, score);
   return score;
 }
@@ -287,8 +292,8 @@ function round(y: usize, margin: f32): void {
 }
 
 @inline function exactDot(y: usize, word: usize): f32 {
-  return load<f32>(y) * load<f32>(word) + load<f32>(y, 256) * load<f32>(word, 4)
-    + load<f32>(y, 512) * load<f32>(word, 8) + load<f32>(y, 768) * load<f32>(word, 12)
-    + load<f32>(y, 1024) * load<f32>(word, 16) + load<f32>(y, 1280) * load<f32>(word, 20)
-    + load<f32>(y, 1536) * load<f32>(word, 24) + load<f32>(y, 1792) * load<f32>(word, 28);
+  return load<f32>(y) * load<f32>(word) + load<f32>(y, TILE_ROW) * load<f32>(word, 4)
+    + load<f32>(y, 2 * TILE_ROW) * load<f32>(word, 8) + load<f32>(y, 3 * TILE_ROW) * load<f32>(word, 12)
+    + load<f32>(y, 4 * TILE_ROW) * load<f32>(word, 16) + load<f32>(y, 5 * TILE_ROW) * load<f32>(word, 20)
+    + load<f32>(y, 6 * TILE_ROW) * load<f32>(word, 24) + load<f32>(y, 7 * TILE_ROW) * load<f32>(word, 28);
 }

@@ -5,7 +5,7 @@
 import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vgt, vintAdd, vintSplat, vintSub,
   vmadd, vmax, vmul, vneg, vpair, vpairSplatAt, vselect, vsplat, vsplatAt, vsub } from "lanes";
 import { GROUP_BYTES, Shape, Side } from "./abi";
-import { LUT, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
+import { LUT, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { HIDDEN } from "./softmax";
 
 /**
@@ -47,7 +47,7 @@ function table8(book: usize, q: usize, table: usize): void {
     b = vmadd(vsplatAt(book + 20), q5, b);
     a = vadd(vmadd(vsplatAt(book + 24), q6, a), vmadd(vsplatAt(book + 28), q7, b));
     store<Lanes>(table, a);
-    store<Lanes>(table, vneg(a), 2048);
+    store<Lanes>(table, vneg(a), NEGATED);
   }
 }
 
@@ -60,9 +60,9 @@ function table4(book: usize, q: usize, table: usize): void {
     const a = vmadd(e3, q3, vmadd(e2, q2, vmadd(e1, q1, vmul(e0, q0))));
     const b = vmadd(e3, q7, vmadd(e2, q6, vmadd(e1, q5, vmul(e0, q4))));
     store<Lanes>(table, a);
-    store<Lanes>(table, vneg(a), 2048);
-    store<Lanes>(table, b, 8192);
-    store<Lanes>(table, vneg(b), 8192 + 2048);
+    store<Lanes>(table, vneg(a), NEGATED);
+    store<Lanes>(table, b, TABLE_ROW);
+    store<Lanes>(table, vneg(b), TABLE_ROW + NEGATED);
   }
 }
 
@@ -75,13 +75,13 @@ function table2(book: usize, q: usize, table: usize): void {
     const a = vmadd(e1, q1, vmul(e0, q0)), b = vmadd(e1, q3, vmul(e0, q2));
     const c = vmadd(e1, q5, vmul(e0, q4)), d = vmadd(e1, q7, vmul(e0, q6));
     store<Lanes>(table, a);
-    store<Lanes>(table, vneg(a), 2048);
-    store<Lanes>(table, b, 8192);
-    store<Lanes>(table, vneg(b), 8192 + 2048);
-    store<Lanes>(table, c, 16384);
-    store<Lanes>(table, vneg(c), 16384 + 2048);
-    store<Lanes>(table, d, 24576);
-    store<Lanes>(table, vneg(d), 24576 + 2048);
+    store<Lanes>(table, vneg(a), NEGATED);
+    store<Lanes>(table, b, TABLE_ROW);
+    store<Lanes>(table, vneg(b), TABLE_ROW + NEGATED);
+    store<Lanes>(table, c, 2 * TABLE_ROW);
+    store<Lanes>(table, vneg(c), 2 * TABLE_ROW + NEGATED);
+    store<Lanes>(table, d, 3 * TABLE_ROW);
+    store<Lanes>(table, vneg(d), 3 * TABLE_ROW + NEGATED);
   }
 }
 
@@ -131,13 +131,13 @@ function scanFar(codes: usize, rowBytes: usize, out: usize, table: usize): void 
   for (const end = out + SCORES_BYTES; out < end; out += GROUP_BYTES, codes += rowBytes) {
     const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
     let a = load<Lanes>(((w & 0xff) << 4) + base, LUT + pass<A, B>());
-    let b = load<Lanes>(((w >> 4) & 0xff0) + base, LUT + pass<A, B>() + 0x2000);
-    a = vadd(a, load<Lanes>(((w >> 12) & 0xff0) + base, LUT + pass<A, B>() + 0x4000));
-    b = vadd(b, load<Lanes>(((w >> 20) & 0xff0) + base, LUT + pass<A, B>() + 0x6000));
-    a = vadd(a, load<Lanes>(((v & 0xff) << 4) + base, LUT + pass<A, B>() + 0x8000));
-    b = vadd(b, load<Lanes>(((v >> 4) & 0xff0) + base, LUT + pass<A, B>() + 0xa000));
-    a = vadd(a, load<Lanes>(((v >> 12) & 0xff0) + base, LUT + pass<A, B>() + 0xc000));
-    b = vadd(b, load<Lanes>(((v >> 20) & 0xff0) + base, LUT + pass<A, B>() + 0xe000));
+    let b = load<Lanes>(((w >> 4) & 0xff0) + base, LUT + pass<A, B>() + TABLE_ROW);
+    a = vadd(a, load<Lanes>(((w >> 12) & 0xff0) + base, LUT + pass<A, B>() + 2 * TABLE_ROW));
+    b = vadd(b, load<Lanes>(((w >> 20) & 0xff0) + base, LUT + pass<A, B>() + 3 * TABLE_ROW));
+    a = vadd(a, load<Lanes>(((v & 0xff) << 4) + base, LUT + pass<A, B>() + 4 * TABLE_ROW));
+    b = vadd(b, load<Lanes>(((v >> 4) & 0xff0) + base, LUT + pass<A, B>() + 5 * TABLE_ROW));
+    a = vadd(a, load<Lanes>(((v >> 12) & 0xff0) + base, LUT + pass<A, B>() + 6 * TABLE_ROW));
+    b = vadd(b, load<Lanes>(((v >> 20) & 0xff0) + base, LUT + pass<A, B>() + 7 * TABLE_ROW));
     const sum = vadd(a, b);
     store<Lanes>(out, sizeof<A>() == 1 && sizeof<B>() == 1 ? sum : vadd(sum, load<Lanes>(out)));
   }
@@ -150,8 +150,8 @@ function scan4(codes: usize, rowBytes: usize, out: usize, table: usize, first: b
     let p = codes;
     for (let to = out + lane, end = to + SCORES_BYTES; to < end; to += GROUP_BYTES, p += rowBytes) {
       const w = <usize>load<u32>(p);
-      const a = vadd(load<Lanes>(((w & 0xff) << 4) + base, LUT), load<Lanes>(((w >> 12) & 0xff0) + base, LUT + 0x4000));
-      const b = vadd(load<Lanes>(((w >> 4) & 0xff0) + base, LUT + 0x2000), load<Lanes>(((w >> 20) & 0xff0) + base, LUT + 0x6000));
+      const a = vadd(load<Lanes>(((w & 0xff) << 4) + base, LUT), load<Lanes>(((w >> 12) & 0xff0) + base, LUT + 2 * TABLE_ROW));
+      const b = vadd(load<Lanes>(((w >> 4) & 0xff0) + base, LUT + TABLE_ROW), load<Lanes>(((w >> 20) & 0xff0) + base, LUT + 3 * TABLE_ROW));
       const sum = vadd(a, b);
       store<Lanes>(to, first ? sum : vadd(sum, load<Lanes>(to)));
     }

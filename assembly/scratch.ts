@@ -22,12 +22,14 @@ export const CHUNK: usize = 32;
 export const SCORES_BYTES: usize = WINDOW * GROUP_BYTES;
 
 /**
- * Look-up table and buckets, row j of each: LUT + j·8192 and BUCKETS + j·8192, f32 [256, GROUP]. Their addresses are
+ * Look-up table and buckets, row j of each: LUT + j·TABLE_ROW and BUCKETS + j·TABLE_ROW, f32 [256, GROUP]. Their addresses are
  * constants so that they fold into the immediate offset of a load (3.3 against 4.1 ns a token on Zen 5).
  */
 export const LUT: usize = 0x10000;
 export const BUCKETS: usize = 0x11000;
 export const TABLE_ROW: usize = 0x2000;
+/** From a codeword's entry of either to that of its negation, codeword c + 128. */
+export const NEGATED: usize = 128 * GROUP_BYTES;
 
 /**
  * Bytes from a table's first row to those of a pass over eight columns of codes, as a compile-time number: a type's size is
