@@ -161,6 +161,40 @@ group('CONTRIBUTING', test => {
   });
 });
 
+/** Paths of a drawing of the tree, folders with a slash at their end. A line is a path below the nearest line that is less indented. */
+function drawn(tree: string): string[] {
+  const folders: string[] = [];
+  return tree.split('\n').map(line => {
+    const [, indent, name] = /^( *)(\S+)/.exec(line)!;
+    folders.length = indent!.length / 2;
+    const path = folders.join('') + name;
+    folders.push(name!);
+    return path;
+  });
+}
+
+group('ARCHITECTURE', test => {
+  const [tree] = readPage(read('ARCHITECTURE.md')).codes.filter(({ language }) => language === 'tree');
+  const paths = drawn(tree!.text);
+  /** Folders without lines below them stand for all that they hold. */
+  const whole = paths.filter(path => path.endsWith('/') && !paths.some(other => other !== path && other.startsWith(path)));
+
+  test('drawn() reads a drawing', () => {
+    assert.equal(drawn('a/    one\n  b.ts  two\n  c/\n    d.ts\ne/'), ['a/', 'a/b.ts', 'a/c/', 'a/c/d.ts', 'e/']);
+  });
+
+  test('the tree draws nothing that is not there, and nothing twice', () => {
+    for (const path of paths) assert.ok(existsSync(join(root, path)), path);
+    assert.is(new Set(paths).size, paths.length);
+  });
+
+  test('the tree draws every file in its folders', () => {
+    for (const file of filesBelow('.').filter(file => file.includes('/'))) {
+      assert.ok(paths.includes(file) || whole.some(folder => file.startsWith(folder)), `ARCHITECTURE.md has no line for ${file}`);
+    }
+  });
+});
+
 group('links', test => {
   const anchors = new Map(pages.map(page => [page, readPage(read(page)).anchors]));
 
