@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { dirname, extname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { type CodecName, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { group } from '../tools/group.ts';
@@ -96,10 +97,24 @@ group('README', test => {
     }
   });
 
+  test('the bits and megabytes of its codecs are what plan() says', () => {
+    const model = { layers: 32, kvHeads: 8, queryHeads: 32, headDim: 128, capacity: 8192 }; // Llama 3.1 8B
+    const rows = readme.rows.filter(({ section }) => section === 'Which codec?').map(({ cells }) => cells);
+    const f16 = rows.pop()!;
+    assert.is(f16.at(-1), `${(plan(model).f16BytesPerToken * 8192) / 2 ** 20} MiB`);
+    assert.is(rows.length, 4);
+    for (const [, pair, ...said] of rows) {
+      const [keys, values] = pair!.split(' / ') as [CodecName, CodecName];
+      const [small, large] = [64, 128].map(headDim => plan({ ...model, headDim, keys, values }));
+      const bits = [small, large].map(({ bitsPerElement }) => bitsPerElement.toFixed(2));
+      assert.equal(said, [...bits, `${Math.round((large!.bytesPerToken * 8192) / 2 ** 20)} MiB`], pair);
+    }
+  });
+
   test('every example is run by a test of this file', () => {
     const run = [html, example, ...continued, gpuExample];
     assert.equal(
-      readme.codes.filter(({ language }) => language !== ''),
+      readme.codes.filter(({ language }) => language !== '' && language !== 'text'),
       run
     );
   });
