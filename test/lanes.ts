@@ -8,13 +8,17 @@ import { sandbox } from './sandbox.ts';
 
 export interface Lane {
   readonly name: string;
+  /** The test files that it runs, without `.test.ts`, if not all. */
+  readonly files?: readonly string[];
+  /** Files whose tests on a GPU say nothing that they do not say in another lane: where that one runs they do without. */
+  readonly gpuElsewhere?: { readonly lane: string; readonly files: readonly string[] };
   open(): Promise<Runtime>;
 }
 
 export interface Runtime {
   readonly version: string;
   /** Runs one bundled test file of the sandbox; never throws and never takes longer than `timeoutMs` and a little. */
-  run(file: string, timeoutMs: number): Promise<Outcome>;
+  run(file: string, timeoutMs: number, variables: Readonly<Record<string, string>>): Promise<Outcome>;
   close(): Promise<void>;
 }
 
@@ -25,13 +29,22 @@ const sourceMaps = ['--enable-source-maps']; // stack traces then name lines of 
 const vulkan = softwareVulkan();
 
 export const lanes: readonly Lane[] = [
-  command('node', process.execPath, sourceMaps, vulkan),
-  // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane.
-  ...(Number.parseInt(process.versions.node) < 22
+  {
+    ...command('node', process.execPath, sourceMaps, vulkan),
+    // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter. What asks for arithmetic over many
+    // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
+    gpuElsewhere: { lane: 'chromium', files: ['attend', 'cache', 'errors', 'shapes'] }
+  },
+  // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
+  // verbs and attention; all the rest runs on it in Deno, in Bun and in Chromium.
+  ...(Number.parseInt(process.versions.node, 10) < 22
     ? [
-        command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'], {
-          NSN_WITHOUT_WEBGPU: 'the lane node runs it'
-        })
+        {
+          ...command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'], {
+            NSN_WITHOUT_WEBGPU: 'the lane node runs it'
+          }),
+          files: ['attend', 'choose', 'golden', 'kernels']
+        }
       ]
     : []),
   // manual, cached-only: imports are found in node_modules as it lies there and nothing is fetched. To read fixtures, and the
@@ -55,7 +68,7 @@ function command(name: string, executable: string, flags: string[], variables: N
       if (probe.status !== 0) throw new Error(probe.stderr.trim().split('\n')[0]);
       return {
         version: probe.stdout.split('\n')[0],
-        run: (file, timeoutMs) => runProcess(executable, [...flags, file], { ...process.env, ...variables }, timeoutMs),
+        run: (file, timeoutMs, more) => runProcess(executable, [...flags, file], { ...process.env, ...variables, ...more }, timeoutMs),
         async close() {}
       };
     }

@@ -1,7 +1,7 @@
 // `npm test`: runs every test file in every runtime, against the package as npm would install it.
 import { availableParallelism } from 'node:os';
 import { program } from 'commander';
-import { type Lane, lanes } from './lanes.ts';
+import { type Lane, lanes, type Runtime } from './lanes.ts';
 import type { Outcome } from './outcome.ts';
 import { bundle, bundled, bundleForPage, install, testFiles } from './sandbox.ts';
 
@@ -31,32 +31,58 @@ refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'all']);
 if (quick && lane) program.error('"--lane" expected without --quick, which is the lane node');
 if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
 
-const totals = { passed: 0, failed: 0, skipped: 0 };
-const problems: string[] = [];
+/** One test file in one runtime. */
+interface Run {
+  readonly lane: Lane;
+  readonly runtime: Runtime;
+  readonly file: string;
+}
+
+interface Result extends Outcome {
+  readonly lane: string;
+  readonly file: string;
+  readonly seconds: number;
+}
+
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? true);
+const results: Result[] = [];
+const problems: string[] = [];
+/** Lanes that are required and that this machine lacks. */
+let missing = 0;
 
 if (quick) process.env.NSN_WITHOUT_WEBGPU = '--quick opens no GPU';
 install();
-for (const file of files) await bundle(file);
-for (const chosen of lanes) {
-  if (quick ? chosen.name === 'node' : (lane?.includes(chosen.name) ?? true)) await runLane(chosen);
-}
-
-for (const problem of problems) console.log(problem);
-if (totals.passed + totals.failed === 0) {
-  totals.failed++;
-  console.log('no test ran');
-}
-process.exitCode = totals.failed > 0 ? 1 : 0;
-console.log(`${totals.passed} passed, ${totals.failed} failed${totals.skipped > 0 ? `, ${totals.skipped} skipped` : ''}`);
+await Promise.all(files.map(bundle));
+const runs = (await Promise.all(lanes.filter(({ name }) => (quick ? name === 'node' : (lane?.includes(name) ?? true))).map(runsOf))).flat();
+const running = new Set(runs.map(({ lane }) => lane.name));
+// Of all lanes at once, the longest first: the last workers end together. Each file's output is printed whole when it ends.
+const queue = runs.toSorted((a, b) => secondsOf(b.file) - secondsOf(a.file));
+await Promise.all(
+  Array.from({ length: Math.min(availableParallelism(), 4) }, async () => {
+    for (let next = queue.shift(); next; next = queue.shift()) report(await perform(next));
+  })
+);
+for (const runtime of new Set(runs.map(({ runtime }) => runtime))) await runtime.close();
+summarize();
 
 function shortName(file: string): string {
   return file.replace(/(\.node)?\.test\.ts$/, '');
 }
 
-/** Files that take the longest, on a software adapter a minute or more, begin first: the last workers then end together. */
-function minutes(file: string): number {
-  return ({ shapes: 3, attend: 2, cache: 1, choose: 1, errors: 1, examples: 1, webgpu: 1 } as Record<string, number>)[shortName(file)] ?? 0;
+/** About how long a file takes with a software adapter, measured on two cores; those that take less than ten seconds are left out. */
+function secondsOf(file: string): number {
+  const seconds: Readonly<Record<string, number>> = {
+    shapes: 180,
+    attend: 120,
+    webgpu: 60,
+    examples: 60,
+    errors: 60,
+    choose: 50,
+    cache: 50,
+    'webgpu-null': 20,
+    kernels: 15
+  };
+  return seconds[shortName(file)] ?? 0;
 }
 
 function refuseUnknown(where: string, names: readonly string[] | undefined, known: readonly string[]): void {
@@ -65,47 +91,67 @@ function refuseUnknown(where: string, names: readonly string[] | undefined, know
   }
 }
 
-async function runLane({ name, open }: Lane): Promise<void> {
+/** What a lane runs; nothing where this machine lacks it. */
+async function runsOf(lane: Lane): Promise<Run[]> {
   // Files that need child processes or look at the repository say the same everywhere: once, in Node, is enough.
-  const queue = files.filter(file => name === 'node' || !file.endsWith('.node.test.ts')).sort((a, b) => minutes(b) - minutes(a));
-  if (queue.length === 0) return;
-  const runtime = await open().catch((error: Error) => {
-    const fails = required.includes(name) || required.includes('all');
-    if (fails) totals.failed++;
-    problems.push(`${name} ${fails ? 'failed' : 'skipped'}: ${error.message.trim().split('\n')[0]}`);
-  });
-  if (!runtime) return;
-
-  console.log(`\n${name} ${runtime.version}`);
-  const fileCount = queue.length;
-  const before = { ...totals };
-  const started = performance.now();
-  // A few files at a time, each one's output printed whole when it ends.
-  const worker = async () => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-      if (name === 'chromium') await bundleForPage(file);
-      const began = performance.now();
-      const outcome = await runtime.run(bundled(file), timeout * 1000);
-      report(name, file, outcome, secondsSince(began));
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(availableParallelism(), 4) }, worker));
-  await runtime.close();
-
-  console.log(
-    `${name}: ${totals.passed - before.passed} passed, ${totals.failed - before.failed} failed in ${fileCount} files, ${secondsSince(started)}`
-  );
+  const own = files.filter(file => lane.files?.includes(shortName(file)) ?? (lane.name === 'node' || !file.endsWith('.node.test.ts')));
+  if (own.length === 0) return [];
+  try {
+    const runtime = await lane.open();
+    console.log(`${lane.name} ${runtime.version}`);
+    return own.map(file => ({ lane, runtime, file }));
+  } catch (error) {
+    const message = (error as Error).message.trim().split('\n')[0]!;
+    const fails = required.includes(lane.name) || required.includes('all');
+    if (fails) missing++;
+    problems.push(`${lane.name} ${fails ? 'failed' : 'skipped'}: ${message}`);
+    return [];
+  }
 }
 
-function secondsSince(start: number): string {
-  return `${((performance.now() - start) / 1000).toFixed(1)} s`;
+async function perform({ lane, runtime, file }: Run): Promise<Result> {
+  const variables: Record<string, string> = {};
+  const elsewhere = lane.gpuElsewhere;
+  if (elsewhere && running.has(elsewhere.lane) && elsewhere.files.includes(shortName(file))) {
+    variables.NSN_WITHOUT_WEBGPU = `the lane ${elsewhere.lane} runs these tests on a GPU`;
+  }
+  if (lane.name === 'chromium') await bundleForPage(file);
+  const began = performance.now();
+  const outcome = await runtime.run(bundled(file), timeout * 1000, variables);
+  return { ...outcome, lane: lane.name, file, seconds: (performance.now() - began) / 1000 };
 }
 
-function report(lane: string, file: string, { output, passed, failed, skipped, problem }: Outcome, took: string): void {
-  totals.passed += passed;
-  totals.failed += failed;
-  totals.skipped += skipped;
-  console.log(`── ${lane} ${file}, ${took}\n${output}`);
+function report(result: Result): void {
+  const { lane, file, seconds, output, passed, failed, problem } = result;
+  results.push(result);
+  console.log(`── ${lane} ${file}, ${seconds.toFixed(1)} s\n${output}`);
   if (problem !== undefined) console.log(problem);
   if (failed > 0) problems.push(`${lane} ${file} failed: ${problem?.split('\n')[0] ?? `${failed} of ${passed + failed} tests`}`);
+}
+
+/** The last line has the counts of all. */
+function summarize(): void {
+  const sum = (some: readonly Result[], of: 'passed' | 'failed' | 'skipped' | 'seconds') =>
+    some.reduce((sum, result) => sum + result[of], 0);
+  const slowest = results.toSorted((a, b) => b.seconds - a.seconds).slice(0, 10);
+  if (results.length > slowest.length) {
+    console.log('\nthe slowest:');
+    for (const { lane, file, seconds } of slowest) console.log(`${seconds.toFixed(1).padStart(7)} s  ${lane} ${file}`);
+  }
+  console.log();
+  for (const name of running) {
+    const own = results.filter(({ lane }) => lane === name);
+    console.log(
+      `${name}: ${sum(own, 'passed')} passed, ${sum(own, 'failed')} failed in ${own.length} files, ${sum(own, 'seconds').toFixed(1)} s of a worker`
+    );
+  }
+  for (const problem of problems) console.log(problem);
+  const [passed, skipped] = [sum(results, 'passed'), sum(results, 'skipped')];
+  let failed = sum(results, 'failed') + missing;
+  if (passed + failed === 0) {
+    failed++;
+    console.log('no test ran');
+  }
+  process.exitCode = failed > 0 ? 1 : 0;
+  console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
 }

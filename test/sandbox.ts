@@ -71,6 +71,7 @@ export async function bundleForPage(file: string): Promise<void> {
     platform: 'browser',
     target: 'es2023',
     external: ['node:*'],
+    keepNames: true, // messages say the class of what came
     sourcemap: 'inline',
     logLevel: 'warning'
   });

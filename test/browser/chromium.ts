@@ -39,8 +39,8 @@ export const chromium: Lane = {
     const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     return {
       version,
-      run: (file, timeoutMs) =>
-        runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '' })}`, timeoutMs).catch(
+      run: (file, timeoutMs, variables) =>
+        runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '', ...variables })}`, timeoutMs).catch(
           (error: Error) => outcome('', error.message)
         ),
       async close() {
