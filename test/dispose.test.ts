@@ -4,10 +4,10 @@ import { type Backend, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
 // Not by openBackend: every device would wait for a self-test.
 import { webGpuBackend } from '../src/webgpu/store.ts';
+import { group } from '../tools/group.ts';
 import { gpu as found } from './backends.ts';
 import { refuses } from './compare.ts';
 import { altered } from './gpu.ts';
-import { group } from './group.ts';
 import { normal } from './inputs.ts';
 import { hasRelaxed } from './verbs.ts';
 
