@@ -2,9 +2,11 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { tinyGguf } from '../../../tools/tiny-gguf.ts';
+import { common } from '../build.ts';
 import { serve } from '../serve.ts';
 import { Driver, type File, openBrowser, withBrowser } from './browser.ts';
 import { lively } from './models.ts';
@@ -70,6 +72,22 @@ group('conversation', test => {
       // What was said stays said.
       await driver.ask(QUESTIONS[1], 3);
       assert.is(await driver.page.locator('#log li').count(), 4);
+    }));
+  test('is asked one thing at a time: what comes before the answer has ended is refused', () =>
+    withPage(async driver => {
+      const { outputFiles } = await build({ ...common, entryPoints: ['test/together.ts'], write: false });
+      await driver.page.route('**/together.js', route =>
+        route.fulfill({ contentType: 'text/javascript', body: Buffer.from(outputFiles[0]!.contents) })
+      );
+      const results = await driver.page.evaluate(
+        async ([name, bytes]) => {
+          const url = './together.js';
+          return ((await import(url)) as typeof import('./together.ts')).together(name, bytes);
+        },
+        [model.name, [...model.bytes]] as const
+      );
+      const refused = 'expected one thing at a time, got another before the answer has ended';
+      assert.equal(results, ['longest answer', refused, refused, refused, 'longest answer']);
     }));
   test('begins anew on request', () =>
     withPage(async driver => {
