@@ -111,6 +111,18 @@ group('README', test => {
     }
   });
 
+  test('the sizes it promises are the limits that package.node.test.ts holds', () => {
+    const limits = [...read('test/package.node.test.ts').matchAll(/KVCache \} from '(.*?)'.*limitBytes: (\d+)_000/g)];
+    const [, all, cpu] = /at most (\d+) KB.*?at most (\d+) KB/i.exec(read('README.md'))!;
+    assert.equal(
+      limits.map(([, entry, kilobytes]) => [entry, kilobytes]),
+      [
+        ['nsnquant', all],
+        ['nsnquant/cpu', cpu]
+      ]
+    );
+  });
+
   test('every example is run by a test of this file', () => {
     const run = [html, example, ...continued, gpuExample];
     assert.equal(
@@ -189,7 +201,7 @@ function drawn(tree: string): string[] {
 }
 
 group('ARCHITECTURE', test => {
-  const [tree] = readPage(read('ARCHITECTURE.md')).codes.filter(({ language }) => language === 'tree');
+  const [tree] = readPage(read('ARCHITECTURE.md')).codes.filter(({ section }) => section === 'Tree');
   const paths = drawn(tree!.text);
   /** Folders without lines below them stand for all that they hold. */
   const whole = paths.filter(path => path.endsWith('/') && !paths.some(other => other !== path && other.startsWith(path)));
