@@ -14,9 +14,9 @@ import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromI
   vpairSplatAt, vsplat, vsplatAt, vsqrt, vsub } from "lanes";
 import { GROUP_BYTES, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
+import { hide } from "./mask";
 import { blockBytes, pageBlocks } from "./page";
 import { moveMaximum, rawWeights } from "./raw";
-import { hide } from "./scores";
 import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
 import { EXP, exp2, HIDDEN } from "./softmax";
 import { LIMITS, MOST, OUT, QUERY_SCALE, stateBytes, SUM } from "./state";

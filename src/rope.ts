@@ -1,5 +1,5 @@
 // Tables by which kernels turn a window's mean without rotating a key: angles of every token about the window's center, and
-// the basis that ⟨q, RoPEᵤ(o)⟩ is summed in (assembly/scores.ts). One set for the whole cache.
+// the basis that ⟨q, RoPEᵤ(o)⟩ is summed in (assembly/rope.ts). One set for the whole cache.
 
 import { type Rope, WINDOW } from './format/layout.ts';
 
