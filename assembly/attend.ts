@@ -9,12 +9,12 @@ import { hide } from "./mask";
 import { fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
 import { blockBytes, pageBlocks } from "./page";
 import { decodedPages } from "./prompt";
-import { moveMaximum, rawMix, rawScores, rawWeights, widen } from "./raw";
+import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, scan } from "./scores";
 import { combine, meanCoefficients } from "./rope";
 import { BLOCK_GROUPS, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
 import { HEADROOM, HIDDEN } from "./softmax";
-import { LIMITS, MOST, OUT, stateBytes, SUM } from "./state";
+import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
 
 /**
  *   items  Item [count]
@@ -71,13 +71,11 @@ function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize,
 
 /** Gathers q into lanes and clears the state. Lanes without a row get q = 0 and are never read. */
 function open(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, scale: f32, state: usize): void {
-  const headDim = shape.headDim;
-  const q = state + OUT + (headDim << 4);
-  memory.fill(state, 0, OUT + (headDim << 5));
+  const headDim = shape.headDim, q = qOf(state, headDim);
+  init(state, headDim);
   for (let lane: usize = 0; lane < GROUP; lane++) {
     const at = lane << 2;
-    store<f32>(state + MOST + at, HIDDEN);
-    store<f32>(state + LIMITS + at, <f32>(item.position + (row + min<usize>(lane, lanes - 1)) / shape.queryGroups + 1));
+    store<f32>(limitOf(state) + at, <f32>(item.position + (row + min<usize>(lane, lanes - 1)) / shape.queryGroups + 1));
     if (lane >= lanes) continue;
     const from = rowAddress(item.queries, shape, head, row + lane);
     for (let i: usize = 0; i < headDim; i++) store<f32>(q + (i << 4) + at, load<f32>(from + (i << 2)) * scale);
@@ -86,21 +84,19 @@ function open(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, s
 
 function close(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, state: usize): void {
   for (let lane: usize = 0; lane < lanes; lane++) {
-    const from = state + OUT + (lane << 2), to = rowAddress(item.out, shape, head, row + lane);
-    const inverse = <f32>1 / load<f32>(state + SUM + (lane << 2));
-    for (let i: usize = 0; i < shape.headDim; i++) store<f32>(to + (i << 2), load<f32>(from + (i << 4)) * inverse);
+    normalize(state, lane << 2, shape.headDim, rowAddress(item.out, shape, head, row + lane));
   }
 }
 
 function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const headDim = shape.headDim, keys = shape.keys, values = shape.values;
-  const row = shape.row, q = state + OUT + (headDim << 4);
+  const row = shape.row, q = qOf(state, headDim);
   const s1 = row + S1, s2 = row + S2, o = row + O;
   const keyBytes = blockBytes(keys, headDim);
   const headOffset = head * (keyBytes + blockBytes(values, headDim));
   const valueRows = headDim / values.channels;
   // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
-  const visible = <usize>load<f32>(state + LIMITS);
+  const visible = <usize>load<f32>(limitOf(state));
 
   memory.copy(row + HQ, q, headDim << 4);
   hadamard(row + HQ, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
@@ -122,23 +118,20 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       const position = item.pagePosition + (from + n) * WINDOW;
       const hidden = position + WINDOW > visible;
       scoreWindow(shape, q, page, scores, hidden ? row + FACTOR : row + TOP);
-      if (hidden) hide(scores, WINDOW, <f32>position, state + LIMITS, row + TOP);
+      if (hidden) hide(scores, WINDOW, <f32>position, limitOf(state), row + TOP);
     }
 
-    if (from == 0) memory.copy(state + MOST, row + TOP, GROUP_BYTES);
-    else if (exceeds(row + TOP, state + MOST)) {
-      moveMaximum(state + MOST, row + TOP, row + FACTOR, row + MEAN_OUT, headDim);
+    if (from == 0) memory.copy(mOf(state), row + TOP, GROUP_BYTES);
+    else if (exceeds(row + TOP, mOf(state))) {
+      raise(state, row + TOP, row + FACTOR, row + MEAN_OUT, headDim);
       rescaleBuckets(valueRows, row + FACTOR);
-      for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) {
-        store<f32>(state + SUM + lane, load<f32>(state + SUM + lane) * load<f32>(row + FACTOR + lane));
-      }
     }
 
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
       unpackNorms(values, page, s1, s2);
       unpackMean(values, page, headDim, o);
-      weigh(shape.scores + n * SCORES_BYTES, s1, s2, state + MOST, state + SUM, row + SHARE);
+      weigh(shape.scores + n * SCORES_BYTES, s1, s2, mOf(state), dOf(state), row + SHARE);
       mixMean(row + SHARE, o, headDim, row + MEAN_OUT);
     }
     for (let column: usize = 0; column < values.rowBytes; column += 8) {
@@ -148,7 +141,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     }
   }
 
-  const out = state + OUT;
+  const out = oOf(state);
   finish(values, headDim, out);
   hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
   addRows(out, row + MEAN_OUT, headDim << 4);
@@ -175,17 +168,14 @@ function exceeds(top: usize, most: usize): bool {
 }
 
 function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: usize): void {
-  const headDim = shape.headDim, row = shape.row, out = state + OUT, q = out + (headDim << 4);
-  if (<f32>raw.position >= load<f32>(state + LIMITS + GROUP_BYTES - 4)) return;   // lanes ascend: all of it is in the future
-  const hidden = <f32>(raw.position + raw.tokens) > load<f32>(state + LIMITS);
-  memory.copy(row + TOP, state + MOST, GROUP_BYTES);
+  const headDim = shape.headDim, row = shape.row, out = oOf(state), q = qOf(state, headDim);
+  if (!sees(state, <f32>raw.position)) return;
+  const hidden = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
+  memory.copy(row + TOP, mOf(state), GROUP_BYTES);
   rawScores(q, keys, raw.tokens, headDim, shape.scores, hidden ? row + FACTOR : row + TOP);
-  if (hidden) hide(shape.scores, raw.tokens, <f32>raw.position, state + LIMITS, row + TOP);
-  moveMaximum(state + MOST, row + TOP, row + FACTOR, out, headDim);
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) {
-    store<f32>(state + SUM + lane, load<f32>(state + SUM + lane) * load<f32>(row + FACTOR + lane));
-  }
-  rawWeights(shape.scores, raw.tokens, state + MOST, state + SUM);
+  if (hidden) hide(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), row + TOP);
+  raise(state, row + TOP, row + FACTOR, out, headDim);
+  rawWeights(shape.scores, raw.tokens, mOf(state), dOf(state));
   rawMix(shape.scores, values, raw.tokens, headDim, out);
 }
 

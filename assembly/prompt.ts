@@ -16,10 +16,10 @@ import { GROUP_BYTES, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { hide } from "./mask";
 import { blockBytes, pageBlocks } from "./page";
-import { moveMaximum, rawWeights } from "./raw";
+import { rawWeights } from "./raw";
 import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
 import { EXP, exp2, HIDDEN } from "./softmax";
-import { LIMITS, MOST, OUT, QUERY_SCALE, stateBytes, SUM } from "./state";
+import { dOf, integersOf, limitOf, mOf, oOf, qOf, raise, scaleOf, sees, seesAllBefore, stateBytes } from "./state";
 
 const LARGEST: f32 = 32766;
 /** Added to a number of at most 2²², it leaves the nearest integer in the low bits. */
@@ -42,8 +42,7 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
   const tile = shape.tile, keys = tile + headDim * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
 
   for (let state = states; state < end; state += bytes) {
-    const q = state + OUT + (headDim << 4);
-    columnPairs(q, headDim, GROUP_BYTES, q + (headDim << 4), state + QUERY_SCALE);
+    columnPairs(qOf(state, headDim), headDim, GROUP_BYTES, integersOf(state, headDim), scaleOf(state));
   }
   // Two groups pass over a page together: one that is left gets a twin, whose result nobody reads.
   if (((end - states) / bytes) & 1) {
@@ -60,16 +59,16 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
     tokenPairs(tile, headDim, values, row + VALUE_SCALES, row + STRANDS);
     for (let state = states; state < end; state += 2 * bytes) {
       const twin = state + bytes;
-      if (position >= load<f32>(twin + LIMITS + GROUP_BYTES - 4)) continue;   // lanes ascend: all of it is in the future
+      if (!sees(twin, position)) continue;
       scores(state, twin, keys, headDim, shape.scores, row);
-      if (position + <f32>WINDOW > load<f32>(state + LIMITS)) {   // lanes ascend: if any row sees less than all of it, this one does
+      if (!seesAllBefore(state, position + <f32>WINDOW)) {   // the twin's rows are no earlier
         mixVisible(state, shape.scores, position, tile, headDim, row);
         mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, row);
         continue;
       }
       weigh(state, shape.scores, row, row + WEIGHTS);
       weigh(twin, shape.scores + SCORES_BYTES, row + GROUP_BYTES, row + WEIGHTS + WEIGHTS_BYTES);
-      mix(state + OUT, twin + OUT, values, headDim, row);
+      mix(oOf(state), oOf(twin), values, headDim, row);
     }
   }
 }
@@ -132,13 +131,13 @@ function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, stran
 
 /** Logits of two lane groups against the 64 keys of a page: out, f32 [2, 64, GROUP]; the largest of them: TOPS. */
 function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row: usize): void {
-  const scaleA = load<Lanes>(a + QUERY_SCALE), scaleB = load<Lanes>(b + QUERY_SCALE);
-  const pairs = OUT + (headDim << 5), end = a + pairs + (headDim << 3), apart = b - a;
+  const scaleA = load<Lanes>(scaleOf(a)), scaleB = load<Lanes>(scaleOf(b));
+  const begin = integersOf(a, headDim), end = begin + headDim * GROUP_BYTES / 2, apart = b - a;
   let topA = vsplat(HIDDEN), topB = topA;
   for (let t: usize = 0; t < TILE_ROW; t += 16, out += 64) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     let k = keys + t;
-    for (let p = a + pairs; p < end; p += GROUP_BYTES, k += TILE_ROW) {
+    for (let p = begin; p < end; p += GROUP_BYTES, k += TILE_ROW) {
       const qa = load<IntLanes>(p), qb = load<IntLanes>(p + apart);
       const k0 = vpairSplatAt(k), k1 = vpairSplatAt(k + 4), k2 = vpairSplatAt(k + 8), k3 = vpairSplatAt(k + 12);
       a0 = vintAdd(a0, vdotPairs(qa, k0));
@@ -181,7 +180,7 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
 function weigh(state: usize, scores: usize, row: usize, to: usize): void {
   const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
   const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
-  const top = load<Lanes>(row + TOPS), before = load<Lanes>(state + MOST), most = vmax(before, top);
+  const top = load<Lanes>(row + TOPS), before = load<Lanes>(mOf(state)), most = vmax(before, top);
   let sum = vsplat(0);
   for (let p = scores, end = scores + SCORES_BYTES; p < end; p += GROUP_BYTES) {
     const e = exp2(vsub(load<Lanes>(p), top), low, magic, c0, c1, c2, c3, c4, c5);
@@ -201,8 +200,8 @@ function weigh(state: usize, scores: usize, row: usize, to: usize): void {
   const worth = vdiv(exp2(vsub(top, most), low, magic, c0, c1, c2, c3, c4, c5), unit);
   store<Lanes>(row + KEEPS, keep);
   store<Lanes>(row + UNITS, worth);
-  store<Lanes>(state + MOST, most);
-  store<Lanes>(state + SUM, vmadd(total, worth, vmul(load<Lanes>(state + SUM), keep)));
+  store<Lanes>(mOf(state), most);
+  store<Lanes>(dOf(state), vmadd(total, worth, vmul(load<Lanes>(dOf(state)), keep)));
 }
 
 /**
@@ -212,12 +211,11 @@ function weigh(state: usize, scores: usize, row: usize, to: usize): void {
  *   tile    f32 [headDim, 64]     values
  */
 function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, row: usize): void {
-  store<Lanes>(row + TOPS, load<Lanes>(state + MOST));
-  hide(scores, WINDOW, position, state + LIMITS, row + TOPS);
-  moveMaximum(state + MOST, row + TOPS, row + KEEPS, state + OUT, headDim);
-  store<Lanes>(state + SUM, vmul(load<Lanes>(state + SUM), load<Lanes>(row + KEEPS)));
-  rawWeights(scores, WINDOW, state + MOST, state + SUM);
-  for (let out = state + OUT, end = out + (headDim << 4); out < end; out += 2 * GROUP_BYTES, tile += 2 * TILE_ROW) {
+  memory.copy(row + TOPS, mOf(state), GROUP_BYTES);
+  hide(scores, WINDOW, position, limitOf(state), row + TOPS);
+  raise(state, row + TOPS, row + KEEPS, oOf(state), headDim);
+  rawWeights(scores, WINDOW, mOf(state), dOf(state));
+  for (let out = oOf(state), end = out + headDim * GROUP_BYTES; out < end; out += 2 * GROUP_BYTES, tile += 2 * TILE_ROW) {
     let a = load<Lanes>(out), b = load<Lanes>(out, GROUP_BYTES);
     for (let p = scores, v = tile, last = scores + SCORES_BYTES; p < last; p += GROUP_BYTES, v += 4) {
       const weight = load<Lanes>(p);

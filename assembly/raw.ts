@@ -91,17 +91,3 @@ export function rawMix(weights: usize, values: usize, tokens: usize, headDim: us
     }
   }
 }
-
-/** factor = 2^(before − after), and x ← x · factor for rows of GROUP: the running maximum moved from `before` to `after`. */
-export function moveMaximum(before: usize, after: usize, factor: usize, x: usize, rows: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
-    const by = exp2(
-      vsub(load<Lanes>(before + lane), load<Lanes>(after + lane)),
-      vsplatAt(EXP), vsplatAt(EXP + 4), vsplatAt(EXP + 8), vsplatAt(EXP + 12),
-      vsplatAt(EXP + 16), vsplatAt(EXP + 20), vsplatAt(EXP + 24), vsplatAt(EXP + 28)
-    );
-    store<Lanes>(factor + lane, by);
-    store<Lanes>(before + lane, load<Lanes>(after + lane));
-    for (let p = x + lane, end = p + (rows << 4); p < end; p += GROUP_BYTES) store<Lanes>(p, vmul(load<Lanes>(p), by));
-  }
-}
