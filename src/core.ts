@@ -201,15 +201,18 @@ export class Core {
 
   /** Codes the complete windows of sequences, those of one layer in one go. */
   #seal(sequences: readonly PageTables[]): void {
-    for (const layer of new Set(sequences.map(tables => this.#pending.get(tables)!))) {
-      const group = sequences.filter(tables => this.#pending.get(tables) === layer);
-      const complete = group.map(tables => tables.completeSlots(layer));
-      const slots = complete.flat();
+    const windows = sequences.map(tables => {
+      const layer = this.#pending.get(tables)!;
+      return { tables, layer, slots: tables.completeSlots(layer) };
+    });
+    for (const layer of new Set(windows.map(window => window.layer))) {
+      const slots = windows.filter(window => window.layer === layer).flatMap(window => window.slots);
+      // Into pages that are free: nothing has changed until all are coded.
       if (slots.length > 0) this.store().encode(layer, slots, this.#pool.nextPages(layer, slots.length));
-      group.forEach((tables, n) => {
-        tables.seal(layer, complete[n]!.length);
-        this.#pending.delete(tables);
-      });
+    }
+    for (const { tables, layer, slots } of windows) {
+      tables.seal(layer, slots.length);
+      this.#pending.delete(tables);
     }
   }
 

@@ -1,6 +1,6 @@
 // Checks what a cache attends to against f64 attention over the tokens it says it holds.
 
-import type { Sequence } from 'nsnquant';
+import type { Sequence, Tokens } from 'nsnquant';
 import * as brute from './brute.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
@@ -26,17 +26,32 @@ export async function expectedAttention(
   pages: number,
   scale = 1 / Math.sqrt(sequence.shape.headDim)
 ): Promise<Expected> {
+  const held = await sequence.decode(layer);
+  return expectedOver(sequence, layer, query, held, readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages), scale);
+}
+
+/**
+ * Attention by brute force over tokens that a layer was found to hold.
+ *
+ * @param pages  the bytes of its coded pages
+ */
+export function expectedOver(
+  sequence: Sequence,
+  layer: number,
+  query: Float32Array,
+  { keys, values }: Tokens,
+  pages: readonly Uint8Array[],
+  scale = 1 / Math.sqrt(sequence.shape.headDim)
+): Expected {
   const { shape } = sequence;
-  const { keys, values } = await sequence.decode(layer);
-  const coded = readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages);
-  const mean = meanSlack(sequence, coded, layer, query, scale);
-  const integers = integerSlack(sequence, pages, query, keys, scale);
+  const mean = meanSlack(sequence, pages, layer, query, scale);
+  const integers = integerSlack(sequence, pages.length, query, keys, scale);
   const slack =
     integers === undefined
       ? { logit: mean }
       : {
           logit: (row: number, token: number) => mean(row, token) + integers(row, token),
-          windows: { first: shape.sinks, count: pages, share: INTEGER_SHARE }
+          windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
   const { out: exact, moved: extra } = brute.attention(query, keys, values, shape, scale, brute.f64, slack);
   return { exact, extra, naive: brute.attention(query, keys, values, shape, scale, brute.f32).out };

@@ -114,7 +114,7 @@ export function gpuMemoryBound({ layers, headDim, kvHeads, queryHeads, capacity,
 }
 
 /**
- * How far a token of the random operations, a number from 1000 to 1999 in every channel, may be from itself after codes of four
- * bits and, where crops cut its window, several times of them: 42 measured. Unrelated windows are hundreds apart.
+ * How far a token of the random histories may be from itself after codes of four bits, as a share of its length (L2): 0.167
+ * measured over 640,000 of them. No two tokens' values are nearer than 0.71 to each other, nor their keys than 0.28.
  */
-export const RECODED = 80;
+export const CODED_ROW = 0.25;

@@ -1,0 +1,391 @@
+// A random history of a cache: calls, good, bad and broken off by the backend, each of them checked against lists of tokens (model.ts).
+
+import { BackendError, type CacheOptions, KVCache, type Sequence, type Tokens } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import type { PageTable, Store } from '../src/backend.ts';
+import { expectedOver } from './attention.ts';
+import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
+import { altered } from './gpu.ts';
+import { halfBits, rounded } from './half.ts';
+import { below, normal, random } from './inputs.ts';
+import { mistakesIn } from './mistakes.ts';
+import { ModelCache, ModelSequence, rowsOf, SIDES, stream, type Token, WIDTH } from './model.ts';
+import { readSaved } from './pages.ts';
+import { CODED_ROW } from './tolerance.ts';
+import type { Tested } from './verbs.ts';
+
+const base = {
+  layers: 2,
+  kvHeads: 1,
+  queryHeads: 2,
+  headDim: WIDTH,
+  capacity: 420,
+  sequences: 4,
+  keys: 'nsn4',
+  values: 'nsn4'
+} satisfies CacheOptions;
+
+/** Verbs that a backend may refuse in the middle of a call, as one does that has run out of memory. */
+const VERBS = ['write', 'encode', 'copySlot', 'setSlot', 'setPage', 'dump', 'attend'] as const;
+type Verb = (typeof VERBS)[number];
+
+interface Pair {
+  readonly sequence: Sequence;
+  readonly model: ModelSequence;
+}
+
+export class History {
+  readonly cache: KVCache;
+  /** Of the same options, but nothing stays raw: what was coded in any history must be coded alike in it. */
+  readonly twin: KVCache;
+  readonly counts = { done: 0, refused: 0, broken: 0 };
+  readonly #foreign: Sequence;
+  readonly #next: () => number;
+  readonly #gpu: boolean;
+  readonly #model: ModelCache;
+  readonly #open: Pair[] = [];
+  readonly #saved: { readonly file: Uint8Array; readonly model: ModelSequence }[] = [];
+  #disposed: Sequence | undefined;
+  /** Whether the call of this step threw. */
+  #threw = false;
+  #at = 0;
+  #store!: Store;
+  /** The verb that is to throw when it is next called. */
+  #breaks: Verb | undefined;
+  #attended: readonly PageTable[] = [];
+
+  constructor({ backend, gpu }: Tested, options: Partial<CacheOptions>, seed: number) {
+    const all: CacheOptions = { ...base, ...options };
+    this.#next = random(seed);
+    this.#gpu = gpu;
+    this.cache = new KVCache({ ...backend, createStore: shape => this.#watched((this.#store = backend.createStore(shape))) }, all);
+    this.twin = new KVCache(backend, { ...all, recent: 0 });
+    this.#foreign = this.twin.sequence();
+    this.#model = new ModelCache(this.cache.shape);
+  }
+
+  #watched(store: Store): Store {
+    const changes = VERBS.map(verb => [
+      verb,
+      (...args: unknown[]) => {
+        if (this.#breaks === verb) {
+          this.#breaks = undefined;
+          throw new BackendError(this.cache.backend.name, 'was told to refuse, got a call');
+        }
+        if (verb === 'attend') this.#attended = args[1] as readonly PageTable[];
+        return (store[verb] as (...args: unknown[]) => unknown)(...args);
+      }
+    ]);
+    return altered(store, Object.fromEntries(changes));
+  }
+
+  #below(count: number): number {
+    return below(this.#next, count);
+  }
+
+  #pick<T>(list: readonly T[]): T | undefined {
+    return list[this.#below(list.length)];
+  }
+
+  /** One call, chosen at random, and all that can be said of what it left. */
+  async step(): Promise<void> {
+    this.#threw = false;
+    const chosen = this.#pick(this.#open);
+    const action = this.#next();
+    if (!chosen || action < 0.05) await this.#create();
+    else if (action < 0.45) await this.#append();
+    else if (action < 0.55) await this.#attend();
+    else if (action < 0.6) await this.#seal(chosen);
+    else if (action < 0.68) await this.#fork(chosen);
+    else if (action < 0.8) await this.#crop(chosen);
+    else if (action < 0.84) await this.#save(chosen);
+    else if (action < 0.87) await this.#restore();
+    else if (action < 0.96) await this.#mistake(chosen);
+    else this.#dispose(chosen);
+    // What was refused must be seen to have changed nothing. On a GPU every look waits for its queue.
+    await this.#check(this.#gpu ? 0.1 : this.#threw ? 1 : 0.4);
+  }
+
+  /**
+   * Makes a call that the model refuses with `refusal`, or not; one of these verbs of the backend may break it off.
+   *
+   * @returns 'done', or 'refused' where nothing may have changed, or 'broken' where the backend threw
+   */
+  async #call(verbs: readonly Verb[], refusal: string | undefined, run: () => unknown): Promise<'done' | 'refused' | 'broken'> {
+    const verb = this.#next() < 0.1 ? this.#pick(verbs) : undefined;
+    this.#breaks = verb;
+    let error: unknown;
+    try {
+      await run();
+    } catch (thrown) {
+      error = thrown;
+    }
+    const broken = verb !== undefined && this.#breaks === undefined;
+    this.#breaks = undefined;
+    if (broken) assert.instance(error, BackendError);
+    else if (refusal === undefined && error !== undefined) throw error;
+    else if (refusal !== undefined) {
+      assert.instance(error, RangeError);
+      assert.is((error as Error).message, refusal);
+    }
+    const outcome = broken ? 'broken' : refusal === undefined ? 'done' : 'refused';
+    this.counts[outcome]++;
+    this.#threw = outcome !== 'done';
+    return outcome;
+  }
+
+  #add(sequence: Sequence, model: ModelSequence): void {
+    this.#open.push({ sequence, model });
+    this.#model.open.add(model);
+  }
+
+  async #create(): Promise<void> {
+    let sequence: Sequence;
+    const outcome = await this.#call([], this.#model.full, () => {
+      sequence = this.cache.sequence();
+    });
+    if (outcome === 'done') this.#add(sequence!, new ModelSequence(this.#model.shape));
+  }
+
+  async #append(): Promise<void> {
+    const batch = this.#open.filter((_, n) => n === 0 || this.#next() < 0.3);
+    if (this.#next() < 0.5) batch.splice(0, batch.length, this.#pick(this.#open)!);
+    const layer = this.#below(2);
+    const { maxAppend } = this.cache.shape;
+    const tokens = batch.map(() =>
+      Array.from({ length: 1 + this.#below(this.#next() < 0.3 ? maxAppend : 12) }, () => stream[this.#at++ % 2048]!)
+    );
+    const inputs = SIDES.map(side => tokens.map(rows => (this.#next() < 0.8 ? rowsOf(rows, side) : halfBits(rowsOf(rows, side)))));
+    const models = batch.map(({ model }) => model);
+    const count = tokens.reduce((sum, rows) => sum + rows.length, 0);
+    let wrote = false;
+    const outcome = await this.#call(['write', 'encode'], this.#model.overflow(layer, count), () => {
+      wrote = this.#breaks === 'write';
+      if (batch.length === 1 && this.#next() < 0.5) batch[0]!.sequence.append(layer, inputs[0]![0]!, inputs[1]![0]!);
+      else
+        this.cache.append(
+          batch.map(({ sequence }) => sequence),
+          layer,
+          inputs[0]!,
+          inputs[1]!
+        );
+    });
+    // What waited is coded before the tokens are written.
+    if (outcome === 'done' || (outcome === 'broken' && wrote)) this.#model.sealBefore(models, layer);
+    if (outcome !== 'done') return;
+    models.forEach((model, n) => {
+      model.layers[layer]!.tokens.push(...tokens[n]!);
+      model.pending = layer;
+    });
+  }
+
+  async #attend(): Promise<void> {
+    const layer = this.#below(2);
+    const batch = this.#open.filter(({ model }) => model.layers[layer]!.tokens.length > 0 && this.#next() < 0.6);
+    const queries = batch.map(({ model }) =>
+      normal(1 + this.#below(Math.min(4, model.layers[layer]!.tokens.length)), 2 * WIDTH, this.#below(2 ** 31))
+    );
+    let out: Float32Array = new Float32Array(0);
+    const outcome = await this.#call(['attend'], undefined, async () => {
+      out = await this.cache
+        .attend(
+          batch.map(({ sequence }) => sequence),
+          layer,
+          queries
+        )
+        .read();
+    });
+    if (outcome !== 'done') return;
+    const tables = this.#attended;
+    let from = 0;
+    for (const [n, { sequence }] of batch.entries()) {
+      const { pages } = await this.#store.dump(layer, tables[n]!);
+      const { exact, naive, extra } = expectedOver(sequence, layer, queries[n]!, await sequence.decode(layer), pages);
+      withinFloatRule(`attention of ${n}`, out.subarray(from, (from += queries[n]!.length)), exact, naive, WIDTH, extra);
+    }
+    assert.is(from, out.length);
+  }
+
+  async #seal({ sequence, model }: Pair): Promise<void> {
+    if ((await this.#call(['encode'], undefined, () => sequence.seal())) === 'done') model.seal();
+  }
+
+  async #fork({ sequence, model }: Pair): Promise<void> {
+    const copied = (layer: number) => model.layers[layer]!.tokens.length - 64 * model.sealedPages(layer);
+    let fork: Sequence;
+    let copying = false;
+    const outcome = await this.#call(['copySlot', 'encode'], this.#model.overflows(copied) ?? this.#model.full, () => {
+      copying = this.#breaks === 'copySlot';
+      fork = sequence.fork();
+    });
+    if (outcome === 'done' || (outcome === 'broken' && copying)) model.seal();
+    if (outcome === 'done') this.#add(fork!, model.fork());
+  }
+
+  async #crop({ sequence, model }: Pair): Promise<void> {
+    const { length } = model;
+    // Mostly a few of the newest, as drafts that are rejected.
+    const to = Math.max(0, length - this.#below(this.#next() < 0.6 ? Math.min(8, length + 1) : length + 1));
+    const decoded: Token[][] = [];
+    for (const layer of [0, 1]) {
+      const { keys, values } = await sequence.decode(layer);
+      const from = model.cutFrom(layer, to);
+      // What a cut leaves of a page is raw from now on, rounded to f16.
+      const row = (x: Float32Array, t: number) => rounded(x.subarray(t * WIDTH, (t + 1) * WIDTH));
+      decoded.push(Array.from({ length: to - from }, (_, n) => ({ keys: row(keys, from + n), values: row(values, from + n) })));
+    }
+    const outcome = await this.#call(
+      [],
+      this.#model.overflows(layer => model.cropCost(layer, to)),
+      () => sequence.crop(to)
+    );
+    if (outcome === 'done') model.crop(to, decoded);
+  }
+
+  async #save({ sequence, model }: Pair): Promise<void> {
+    const { length } = model;
+    const uneven = model.layers.findIndex(({ tokens }) => tokens.length !== length);
+    const refusal = model.even
+      ? undefined
+      : `layer ${uneven} expected ${length} tokens, as the shortest has, got ${model.layers[uneven]!.tokens.length}`;
+    let file: Uint8Array;
+    let dumping = false;
+    const outcome = await this.#call(['dump', 'encode'], refusal, async () => {
+      dumping = this.#breaks === 'dump';
+      file = await sequence.save();
+    });
+    if (outcome === 'done' || (outcome === 'broken' && dumping)) model.seal();
+    if (outcome !== 'done') return;
+    await this.#checkFile(file!, model);
+    if (this.#saved.length === 4) this.#saved.shift();
+    this.#saved.push({ file: file!, model: model.copy() });
+  }
+
+  async #restore(): Promise<void> {
+    const saved = this.#pick(this.#saved);
+    if (!saved) return;
+    const { file, model } = saved;
+    let sequence: Sequence;
+    const outcome = await this.#call(['setPage', 'setSlot'], this.#model.overflows(() => model.length) ?? this.#model.full, () => {
+      sequence = this.cache.restore(file);
+    });
+    if (outcome === 'done') this.#add(sequence!, model.copy());
+  }
+
+  #dispose(chosen: Pair): void {
+    chosen.sequence.dispose();
+    chosen.model.dispose();
+    this.#model.open.delete(chosen.model);
+    this.#open.splice(this.#open.indexOf(chosen), 1);
+    this.#disposed = chosen.sequence;
+    this.counts.done++;
+  }
+
+  /** A call that is wrong whatever the cache holds: an error in the library's form, and nothing has changed. */
+  async #mistake({ sequence }: Pair): Promise<void> {
+    const mistakes = mistakesIn({
+      cache: this.cache,
+      sequence,
+      open: this.#open.map(pair => pair.sequence),
+      foreign: this.#foreign,
+      disposed: this.#disposed,
+      file: this.#pick(this.#saved)?.file,
+      next: this.#next
+    });
+    const mistake = this.#pick(mistakes)!;
+    let error: unknown;
+    try {
+      await mistake();
+    } catch (thrown) {
+      error = thrown;
+    }
+    assert.ok(error instanceof TypeError || error instanceof RangeError, `expected a refusal, got ${error} of ${mistake}`);
+    assert.match((error as Error).message, /expected .+, got .+/);
+    this.counts.refused++;
+    this.#threw = true;
+  }
+
+  /** Lengths and bytes of all sequences, and what `share` of them hold. */
+  async #check(share: number): Promise<void> {
+    const { pages, sinks, rawPageBytes, sinkBytes } = this.cache.shape;
+    for (const { sequence, model } of this.#open) {
+      assert.is(sequence.length, model.length);
+      const count = (bytesOf: (layer: number) => number) => bytesOf(0) + bytesOf(1);
+      const pagesOf = (layer: number) => model.layers[layer]!.pages.length;
+      assert.is(
+        sequence.bytes,
+        count(
+          layer =>
+            pagesOf(layer) * (pages[layer]!.bytes + 4) +
+            model.rawWindows(layer) * rawPageBytes +
+            (model.layers[layer]!.tokens.length > 0 ? sinkBytes : 0)
+        )
+      );
+      assert.equal(sequence.sealed, { bytes: count(layer => pagesOf(layer) * pages[layer]!.bytes), tokens: 32 * count(pagesOf) });
+      if (this.#next() >= share) continue;
+      for (const layer of [0, 1])
+        checkTokens(`layer ${layer}`, await sequence.decode(layer), model, layer, pages[layer]!.keys.codec.name === 'nsn4', sinks);
+    }
+  }
+
+  /** The bytes of coded windows are those that the same tokens have when nothing but appends made them, split otherwise. */
+  async #checkFile(file: Uint8Array, { layers, length }: ModelSequence): Promise<void> {
+    const sequence = this.twin.sequence();
+    for (let from = 0; from < length; ) {
+      const to = Math.min(length, from + 1 + this.#below(this.twin.shape.maxAppend));
+      layers.forEach(({ tokens }, layer) => {
+        const rows = tokens.slice(from, to);
+        sequence.append(layer, rowsOf(rows, 'keys'), rowsOf(rows, 'values'));
+      });
+      from = to;
+    }
+    const expected = readSaved(await sequence.save()).layers;
+    readSaved(file).layers.forEach(({ pages }, layer) => {
+      assert.is(pages.length, layers[layer]!.pages.length);
+      pages.forEach((page, n) => sameBits(`page ${n} of layer ${layer}`, page, expected[layer]!.pages[n]!));
+    });
+    sequence.dispose();
+  }
+
+  /** Disposes all, and the cache is as if nothing had been: the whole capacity and all sequences fit again, and no more. */
+  async end(): Promise<void> {
+    while (this.#open.length > 0) this.#dispose(this.#pick(this.#open)!);
+    const { capacity, maxAppend, sequences } = this.cache.shape;
+    const all = Array.from({ length: sequences }, () => this.cache.sequence());
+    assert.throws(
+      () => this.cache.sequence(),
+      (error: Error) => error instanceof RangeError
+    );
+    for (const layer of [0, 1]) {
+      for (let held = 0; held < capacity; held += maxAppend) {
+        const x = new Float32Array(Math.min(maxAppend, capacity - held) * WIDTH);
+        all[held % sequences]!.append(layer, x, x);
+      }
+      const one = new Float32Array(WIDTH);
+      assert.throws(
+        () => all[0]!.append(layer, one, one),
+        (error: Error) => error instanceof RangeError
+      );
+    }
+    this.cache.dispose();
+    this.twin.dispose();
+  }
+}
+
+/** Raw tokens are as they came, coded ones near it. */
+function checkTokens(what: string, held: Tokens, model: ModelSequence, layer: number, near: boolean, sinks: number): void {
+  const { tokens, pages } = model.layers[layer]!;
+  const coded = [sinks, sinks + 64 * pages.length] as const;
+  for (const side of SIDES) {
+    const [actual, expected] = [held[side], rowsOf(tokens, side)];
+    assert.is(actual.length, expected.length);
+    const [begin, end] = coded.map(t => Math.min(t * WIDTH, expected.length)) as [number, number];
+    sameBits(`${what}: ${side} of sinks`, actual.subarray(0, begin), expected.subarray(0, begin));
+    sameBits(`${what}: raw ${side}`, actual.subarray(end), expected.subarray(end));
+    allFinite(`${what}: ${side}`, actual);
+    for (let at = begin; near && at < end; at += WIDTH) {
+      const row = (x: Float32Array) => x.subarray(at, at + WIDTH);
+      atMost(`${what}: error of ${side} of token ${at / WIDTH}`, relativeL2(row(actual), row(expected)), CODED_ROW);
+    }
+  }
+}

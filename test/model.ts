@@ -1,0 +1,198 @@
+// What a cache should do, with lists instead of memory: who holds which tokens, which of them are coded, what must be refused.
+
+import { rounded } from './half.ts';
+import { keyLike, normal } from './inputs.ts';
+
+/** Channels of a token. */
+export const WIDTH = 32;
+
+/** One token's channels as they went into the raw tail: f16 numbers. */
+export interface Token {
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+}
+
+/** Tokens that are appended, over and over: f16 numbers, no two alike. */
+export const stream: readonly Token[] = (() => {
+  const [keys, values] = [rounded(keyLike(2048, WIDTH, 50)), rounded(normal(2048, WIDTH, 60))];
+  return Array.from({ length: 2048 }, (_, t) => {
+    const row = (x: Float32Array) => x.subarray(t * WIDTH, (t + 1) * WIDTH);
+    return { keys: row(keys), values: row(values) };
+  });
+})();
+
+export const SIDES = ['keys', 'values'] as const;
+
+/** f32 [tokens, WIDTH] */
+export const rowsOf = (tokens: readonly Token[], side: 'keys' | 'values') => {
+  const rows = new Float32Array(tokens.length * WIDTH);
+  tokens.forEach((token, t) => rows.set(token[side], t * WIDTH));
+  return rows;
+};
+
+/** A coded window: forks share it. */
+interface Page {
+  holders: number;
+}
+
+interface Layer {
+  pages: Page[];
+  /** Oldest first. */
+  tokens: Token[];
+}
+
+export interface ModelShape {
+  readonly layers: number;
+  readonly capacity: number;
+  readonly sequences: number;
+  readonly sinks: number;
+  readonly recent: number;
+}
+
+/** A sequence of tokens. */
+export class ModelSequence {
+  readonly layers: readonly Layer[];
+  /** The layer whose complete windows wait to be coded, or −1. */
+  pending = -1;
+  readonly #shape: ModelShape;
+
+  constructor(shape: ModelShape) {
+    this.#shape = shape;
+    this.layers = Array.from({ length: shape.layers }, () => ({ pages: [], tokens: [] }));
+  }
+
+  get length(): number {
+    return Math.min(...this.layers.map(layer => layer.tokens.length));
+  }
+
+  /** Whether all layers hold as many tokens. */
+  get even(): boolean {
+    return this.layers.every(layer => layer.tokens.length === this.length);
+  }
+
+  rawTokens(layer: number): number {
+    return this.layers[layer]!.tokens.length - 64 * this.layers[layer]!.pages.length;
+  }
+
+  /** Raw windows, the last of which may be partial. */
+  rawWindows(layer: number): number {
+    const { tokens, pages } = this.layers[layer]!;
+    return Math.ceil(Math.max(0, tokens.length - this.#shape.sinks) / 64) - pages.length;
+  }
+
+  /** Pages that a layer has once all that waits is coded. */
+  sealedPages(layer: number): number {
+    const { pages, tokens } = this.layers[layer]!;
+    const complete = this.pending === layer ? this.whole(tokens.length) - this.#shape.recent : 0;
+    return Math.max(pages.length, complete);
+  }
+
+  seal(): void {
+    if (this.pending < 0) return;
+    const { pages } = this.layers[this.pending]!;
+    for (const count = this.sealedPages(this.pending); pages.length < count; ) pages.push({ holders: 1 });
+    this.pending = -1;
+  }
+
+  /** Windows that the first `length` tokens fill. */
+  whole(length: number): number {
+    return Math.floor(Math.max(0, length - this.#shape.sinks) / 64);
+  }
+
+  /** The tokens from this one on are in a page that a crop to `length` cuts; it is none where there are none. */
+  cutFrom(layer: number, length: number): number {
+    const from = this.#shape.sinks + 64 * this.whole(length);
+    return this.layers[layer]!.pages.length > this.whole(length) ? Math.min(from, length) : length;
+  }
+
+  /** Tokens that a crop adds to what a layer holds: below 0 where it frees some. */
+  cropCost(layer: number, length: number): number {
+    const { pages } = this.layers[layer]!;
+    const keep = Math.min(this.whole(length), pages.length);
+    const freed = pages.slice(keep).filter(page => page.holders === 1).length;
+    return length - 64 * keep - this.rawTokens(layer) - 64 * freed;
+  }
+
+  /** @param decoded  of every layer the tokens from `cutFrom` on, as they were decoded */
+  crop(length: number, decoded: readonly (readonly Token[])[]): void {
+    this.layers.forEach((layer, n) => {
+      layer.tokens = [...layer.tokens.slice(0, this.cutFrom(n, length)), ...decoded[n]!];
+      while (layer.pages.length > this.whole(length)) layer.pages.pop()!.holders--;
+    });
+  }
+
+  fork(): ModelSequence {
+    const fork = new ModelSequence(this.#shape);
+    this.layers.forEach(({ pages, tokens }, n) => {
+      fork.layers[n]!.pages = pages.slice();
+      fork.layers[n]!.tokens = tokens.slice();
+      for (const page of pages) page.holders++;
+    });
+    return fork;
+  }
+
+  /** The same tokens and pages, none of them shared. */
+  copy(): ModelSequence {
+    const copy = new ModelSequence(this.#shape);
+    this.layers.forEach(({ pages, tokens }, n) => {
+      copy.layers[n]!.pages = pages.map(() => ({ holders: 1 }));
+      copy.layers[n]!.tokens = tokens.slice();
+    });
+    return copy;
+  }
+
+  dispose(): void {
+    this.crop(
+      0,
+      this.layers.map(() => [])
+    );
+  }
+}
+
+/** A cache of such sequences. */
+export class ModelCache {
+  readonly open = new Set<ModelSequence>();
+  readonly shape: ModelShape;
+
+  constructor(shape: ModelShape) {
+    this.shape = shape;
+  }
+
+  /** Tokens that a layer holds; what forks share counts once. */
+  held(layer: number): number {
+    const pages = new Set([...this.open].flatMap(sequence => sequence.layers[layer]!.pages));
+    return [...this.open].reduce((sum, sequence) => sum + sequence.rawTokens(layer), 64 * pages.size);
+  }
+
+  /** The refusal of `more` tokens in a layer, if they do not fit. */
+  overflow(layer: number, more: number): string | undefined {
+    const { capacity } = this.shape;
+    const held = this.held(layer);
+    if (more <= 0 || held + more <= capacity) return undefined;
+    return `"capacity" expected at most ${capacity} tokens, got ${held + more} (${held} held + ${more} more)`;
+  }
+
+  /** The first such refusal over all layers. */
+  overflows(more: (layer: number) => number): string | undefined {
+    for (let layer = 0; layer < this.shape.layers; layer++) {
+      const refusal = this.overflow(layer, more(layer));
+      if (refusal !== undefined) return refusal;
+    }
+    return undefined;
+  }
+
+  /** The refusal of one more sequence, if there are too many. */
+  get full(): string | undefined {
+    const { sequences } = this.shape;
+    return this.open.size < sequences
+      ? undefined
+      : `"sequences" expected at most ${sequences} open at once (option "sequences"), got one more`;
+  }
+
+  /** What an append to a layer codes before it begins. */
+  sealBefore(batch: readonly ModelSequence[], layer: number): void {
+    for (const sequence of this.open) {
+      if (batch.includes(sequence) || sequence.pending !== layer) sequence.seal();
+    }
+  }
+}
