@@ -1,6 +1,7 @@
 // What the binaries export.
 
 export { attend } from "./attend";
+export { buildGrid } from "./cells";
 export { decode } from "./decode";
 export { encode } from "./encode";
 export { hadamard } from "./hadamard";

@@ -43,7 +43,7 @@ function squares(y: usize, headDim: usize, yy: usize): void {
 
 /**
  * D = 2 and 4 read a grid over the channels' values: each cell lists the codewords that are nearest somewhere in it (found by
- * src/wasm/cells.ts) in groups of four that are scored at once, one group at D = 2 and 1.9 at D = 4. Twice the score is
+ * cells.ts) in groups of four that are scored at once, one group at D = 2 and 1.9 at D = 4. Twice the score is
  * Σ C·(2y − C), which needs no norms.
  *
  *   grid   u32 [cells^D]   offset of the list << 8 | its groups

@@ -5,6 +5,7 @@
 export interface Kernels extends Record<string, unknown> {
   addMean(shape: number, x: number, o: number, sign: number, rotate: boolean): void;
   attend(shape: number, items: number, count: number, scale: number): void;
+  buildGrid(book: number, channels: number, cells: number, reach: number, grid: number, build: number): number;
   encodePage(shape: number, raw: number, page: number): void;
   decode(shape: number, side: number, block: number, x: number, rotate: boolean): void;
   decodePage(shape: number, page: number, keys: number, values: number): void;

@@ -74,7 +74,7 @@ export class WasmMemory {
       constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
       return at;
     };
-    this.sides = new Map(blocks.map(block => [block.codec, constant(sideOf(block, constant))]));
+    this.sides = new Map(blocks.map(block => [block.codec, constant(sideOf(block, module, constant))]));
     const rope = ropeTables(shape.rope);
     const cos = constant(rope.cos);
     const sin = constant(rope.sin);
@@ -155,8 +155,12 @@ export class WasmMemory {
 }
 
 /** The struct of a side, and the tables it points at. */
-function sideOf({ codec, rowBytes, s2, s1, scales, o }: BlockLayout, constant: (data: ArrayBufferView) => number): Uint32Array {
-  const grid = codec.channels === 8 ? undefined : gridOf(codec);
+function sideOf(
+  { codec, rowBytes, s2, s1, scales, o }: BlockLayout,
+  module: WebAssembly.Module,
+  constant: (data: ArrayBufferView) => number
+): Uint32Array {
+  const grid = codec.channels === 8 ? undefined : gridOf(codec, module);
   return struct(SIDE, {
     channels: codec.channels,
     rowBytes,

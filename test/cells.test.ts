@@ -1,0 +1,91 @@
+// The nearest codeword is looked for among a cell's candidates alone (assembly/cells.ts): what lies on a border between cells, a
+// little to either side of one, beyond the last of them, or as near to one codeword as to another, must find what a search of all
+// 256 finds.
+
+import { type CodecName, codecs } from 'nsnquant';
+import { group } from '../tools/group.ts';
+import { sameBits, sameCodes } from './compare.ts';
+import { relaxed, scalar, simd128 } from './verbs.ts';
+
+const HEAD_DIM = 512;
+const WINDOW = 64 * HEAD_DIM;
+
+/** Where cells end, as src/wasm/cells.ts has it. Eight channels have no cells: any numbers will do. */
+const BORDERS: Readonly<Record<CodecName, readonly number[]>> = {
+  nsn4: Array.from({ length: 65 }, (_, i) => -3.52 + i * 0.11),
+  nsn2: Array.from({ length: 13 }, (_, i) => -2.4 + i * 0.4),
+  nsn1: [-23, -1, 0, 1, 23]
+};
+
+/** Seeded: numbers from 0 to below `count`. */
+function below(seed: number): (count: number) => number {
+  let state = seed;
+  return count => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * count);
+  };
+}
+
+/** Points [count, channels], each on its own corner of a cell or off it by some roundings of f32; some at the very limit. */
+function corners(name: CodecName): Float32Array {
+  const { channels } = codecs[name];
+  const borders = [...BORDERS[name], -23, 23];
+  const random = below(7);
+  const count = Math.min(borders.length ** channels, 40_000);
+  const step = borders.length ** channels / count;
+  return Float32Array.from({ length: count * channels }, (_, i) => {
+    const corner = Math.floor(Math.floor(i / channels) * step);
+    const border = borders[Math.floor(corner / borders.length ** (i % channels)) % borders.length]!;
+    return Math.max(-23, Math.min(border * (1 + (random(5) - 2) * 2 ** -23), 23));
+  });
+}
+
+/** Points [pairs, channels] halfway between two codewords: f32 holds them. */
+function halfway(name: CodecName): Float32Array {
+  const { channels, codebook } = codecs[name];
+  const points: number[] = [];
+  for (let a = 0; a < 256; a++) {
+    for (let b = 0; b < a; b++) {
+      for (let k = 0; k < channels; k++) points.push((codebook[a * channels + k]! + codebook[b * channels + k]!) / 2);
+    }
+  }
+  return Float32Array.from(points);
+}
+
+/** Points that have one channel on a border and the others anywhere. */
+function faces(name: CodecName): Float32Array {
+  const { channels } = codecs[name];
+  const borders = BORDERS[name];
+  const random = below(11);
+  let face = 0;
+  return Float32Array.from({ length: 2 * WINDOW }, (_, i) => {
+    if (i % channels === 0) face = random(channels);
+    return i % channels === face ? borders[random(borders.length)]! : (random(2 ** 20) + random(2 ** 20) + random(2 ** 20)) / 2 ** 19 - 3;
+  });
+}
+
+/** Windows of a multiple of points, the last filled up with zeros. */
+function* windows(points: Float32Array): Generator<Float32Array> {
+  for (let at = 0; at < points.length; at += WINDOW) {
+    const window = new Float32Array(WINDOW);
+    window.set(points.subarray(at, at + WINDOW));
+    yield window;
+  }
+}
+
+group('the nearest codeword', test => {
+  for (const name of Object.keys(codecs) as CodecName[]) {
+    for (const [where, points] of Object.entries({ corners, faces, halfway })) {
+      test(`is found at ${where}: ${name}`, async () => {
+        const opened = [scalar, simd128, ...(relaxed ? [relaxed] : [])].map(tested => tested.kernels({ headDim: HEAD_DIM, codec: name }));
+        const [verbs, simdVerbs, relaxedVerbs] = await Promise.all(opened);
+        for (const window of windows(points(name))) {
+          const codes = verbs!.quantize(window);
+          sameCodes(`${name} at ${where}`, codes, window, codecs[name]);
+          sameBits(`${name} at ${where}, simd128`, simdVerbs!.quantize(window), codes);
+          if (relaxedVerbs) sameCodes(`${name} at ${where}, relaxed`, relaxedVerbs.quantize(window), window, codecs[name]);
+        }
+      });
+    }
+  }
+});
