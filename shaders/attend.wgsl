@@ -1,20 +1,22 @@
-// Attend: 4 · BLOCKS query rows of one KV head over a span of a sequence's windows, coded or raw, read without decoding them.
-// Writes partial results that merge.wgsl combines. Specification: `scores`, `mix` and `attend` in src/reference/reference.ts.
+// Attend: 4 · QUADS query rows of one KV head over one split of a sequence's windows, coded or raw, read without decoding them
+// (split-KV). Writes partial results that merge.wgsl combines. Specification: `scores`, `mix` and `attend` in
+// src/reference/reference.ts.
 //
-//   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw places
+//   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw slots
 //   constants       codebooks f16 [128, channels] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
-//   work            what src/webgpu/schedule.ts draws: header · items · blocks · spans · raw windows · page numbers, four to a vec4u
+//   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
 //   queries         f32 [tokens, KV_HEADS · GROUP, HEAD_DIM]
-//   partials        f32 × 4 rows [spans, chunk groups, KV_HEADS, BLOCKS, 2 + HEAD_DIM]: largest logit, sum of p, Σ p·v
+//   partials        f32 × 4 rows [splits, chunk groups, KV_HEADS, QUADS, 2 + HEAD_DIM]: m, d and o of the online softmax
 //
-// A row is a query token and a head of the group; a block is four rows, in the lanes of a vec4f. A code is looked up once for
-// all rows of a workgroup, into registers: one block serves decoding, several a prompt or a large group. For scores a thread is
-// a token; for values it is two channels of every SPLIT-th token. Logits are in base 2: the scale brings log₂ e.
+// A row is a query token and a head of the group. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
+// workgroup. A code is looked up once for all rows of a tile, into registers: one quad serves decoding, several a prompt or a large
+// group. For scores a thread is a token; for values it is two channels of every SPLIT-th token. Logits are in base 2: the scale
+// brings log₂ e.
 
 override HEAD_DIM: u32;
 override KV_HEADS: u32;
 override GROUP: u32;             // query heads that share a KV head
-override BLOCKS: u32;            // 1 to 4, and BLOCKS · HEAD_DIM ≤ 512, rounded up to 128
+override QUADS: u32;             // 1 to 4, and QUADS · HEAD_DIM ≤ 512, rounded up to 128
 override SINKS: u32;             // position of the first coded token
 override PAGE_WORDS: u32;
 override HEAD_WORDS: u32;        // from head to head in a page
@@ -46,16 +48,38 @@ override VALUE_START: u32;       // where values' codebook begins among them
 override COLUMNS: u32;           // threads side by side over a value's pairs of channels: min(64, HEAD_DIM / 2)
 override SPLIT: u32;             // threads that share a pair's tokens: ⌊64 / COLUMNS⌋
 
-struct Params {
-  group: u32,                    // chunks 2·group and 2·group + 1 are bound
+// Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
+struct Schedule {
+  scale: f32,            // query scale · log₂ e
+  splits: u32,           // workgroups of attend, for every KV head
+  splitsAt: u32,
+  tiles: u32,            // workgroups of merge, for every KV head
+  tilesAt: u32,
+  requestsAt: u32,
+  rawWindowsAt: u32,
+  pagesAt: u32,          // page numbers, four to an entry
+  chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
+  pagesPerChunk: u32,
+  quads: u32,            // of a row tile
+  entries: array<vec4u>,
 }
+// Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
+struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
+// Rows of a request that share a workgroup, and the splits of their windows.
+struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
+// Windows that a workgroup passes over: of the request's pages where coded is 1, else raw windows of the schedule.
+struct Split { tile: u32, firstWindow: u32, endWindow: u32, coded: u32 }
+// Word offset in its chunk, and position of the first token: one below SINKS is the sinks'.
+struct RawWindow { offset: u32, chunk: u32, tokens: u32, position: u32 }
+// Chunks 2·chunkGroup and 2·chunkGroup + 1 are bound.
+struct Params { chunkGroup: u32 }
 
 @group(0) @binding(0) var<storage, read> pages0: array<u32>;
 @group(0) @binding(1) var<storage, read> pages1: array<u32>;
 @group(0) @binding(2) var<storage, read> raw0: array<u32>;
 @group(0) @binding(3) var<storage, read> raw1: array<u32>;
 @group(0) @binding(4) var<storage, read> constants: array<u32>;
-@group(0) @binding(5) var<storage, read> work: array<vec4u>;
+@group(0) @binding(5) var<storage, read> schedule: Schedule;
 @group(0) @binding(6) var<storage, read> queries: array<f32>;
 @group(0) @binding(7) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(8) var<uniform> params: Params;
@@ -64,79 +88,69 @@ const WG = 64u;
 const WINDOW = 64u;
 const LOWEST = -3e38;
 
-// 16 KiB at most, which src/webgpu/store.ts counts to choose BLOCKS.
-var<workgroup> queryAt: array<vec4u, BLOCKS>;           // where a block's queries begin
-var<workgroup> visible: array<vec4u, BLOCKS>;           // how many tokens they see; a row beyond the last sees none
-var<workgroup> rows: array<vec4f, PADDED * BLOCKS>;     // [channel, block]: q, or H·q where windows are coded; outputs at the end
-var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs, none subnormal: unpack2x16float is exact; codeword c + 128 is the negation of c
-var<workgroup> turn: array<vec4f, WINDOW * BLOCKS>;     // coefficients of cos and of sin for 32 pairs; then p·s1
-var<workgroup> logits: array<vec4f, WINDOW * BLOCKS>;   // [block, token]; then p, or p·s1·s2 where windows are coded
-var<workgroup> eighths: array<vec4f, 8 * BLOCKS>;       // a maximum or a sum over eight tokens each
+// 16 KiB at most, which src/webgpu/programs.ts counts to choose QUADS.
+var<workgroup> queryAt: array<vec4u, QUADS>;            // where a quad's queries begin
+var<workgroup> causalEnd: array<vec4u, QUADS>;          // causal mask: rows see the positions below; a row beyond the last sees none
+var<workgroup> rows: array<vec4f, PADDED * QUADS>;      // [channel, quad]: q, or H·q where windows are coded; o at the end
+var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs; codeword c + 128 is the negation of c
+var<workgroup> coefs: array<vec4f, WINDOW * QUADS>;     // of cos and of sin for 32 pairs; then p·s1
+var<workgroup> logits: array<vec4f, WINDOW * QUADS>;    // [quad, token]; then weights: p, or p·s1·s2 where windows are coded
+var<workgroup> eighths: array<vec4f, 8 * QUADS>;        // a maximum or a sum over eight tokens each
 
+// One function: what a thread keeps between phases is in registers.
 @compute @workgroup_size(WG)
 fn attend(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) thread: u32
 ) {
-  let spanIndex = group.x + group.y * groups.x;
-  if (spanIndex >= work[0].y) { return; }
+  let splitIndex = group.x + group.y * groups.x;
+  if (splitIndex >= schedule.splits) { return; }
   let head = group.z;
-  let span = work[work[0].z + spanIndex];             // item, first row, from, to and whether coded
-  let item = work[work[0].w + span.x];                // first token of queries, tokens, position, first page number
-  let chunkGroups = work[2].x;
-  let pagesPerChunk = work[2].y;
-  let coded = (span.w >> 31) == 1;
-  let to = span.w & 0x7fffffff;
-  let scale = bitcast<f32>(work[0].x);
+  let split = splitOf(splitIndex);
+  let tile = tileOf(split.tile);
+  let request = requestOf(tile.request);
+  let coded = split.coded == 1;
+  let scale = schedule.scale;
 
-  if (thread < BLOCKS) {
+  // 1. Load queries, and H·q where windows are coded.
+  if (thread < QUADS) {
     var begins: vec4u;
-    var sees: vec4u;
+    var ends: vec4u;
     for (var r = 0u; r < 4; r++) {
-      let row = span.y + 4 * thread + r;
-      let last = min(row, item.y * GROUP - 1);
-      begins[r] = (((item.x + last / GROUP) * KV_HEADS + head) * GROUP + last % GROUP) * HEAD_DIM;
-      sees[r] = select(0, item.z + row / GROUP + 1, row < item.y * GROUP);
+      let row = tile.firstRow + 4 * thread + r;
+      let last = min(row, request.tokens * GROUP - 1);
+      begins[r] = (((request.firstToken + last / GROUP) * KV_HEADS + head) * GROUP + last % GROUP) * HEAD_DIM;
+      ends[r] = select(0, request.position + row / GROUP + 1, row < request.tokens * GROUP);
     }
     queryAt[thread] = begins;
-    visible[thread] = sees;
+    causalEnd[thread] = ends;
   }
   workgroupBarrier();
-  for (var i = thread; i < PADDED * BLOCKS; i += WG) {
+  for (var i = thread; i < PADDED * QUADS; i += WG) {
     var q = vec4f();
-    if (i / BLOCKS < HEAD_DIM) { q = queryChannel(queryAt[i % BLOCKS], i / BLOCKS) * scale; }
+    if (i / QUADS < HEAD_DIM) { q = queryChannel(queryAt[i % QUADS], i / QUADS) * scale; }
     rows[i] = q;
   }
   if (coded) {
     for (var i = thread; i < 64 * KEY_CHANNELS; i += WG) { book[i] = constants[KEY_BOOK + i]; }
     for (var i = thread; i < 64 * VALUE_CHANNELS; i += WG) { book[VALUE_START + i] = constants[VALUE_BOOK + i]; }
-    // Hadamard. Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
-    for (var h = 1u; h < N; h <<= 1) {
-      workgroupBarrier();
-      for (var i = thread; i < HEAD_DIM / 2 * BLOCKS; i += WG) {
-        let pair = i / BLOCKS;
-        let j = ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * BLOCKS + i % BLOCKS;   // insert a zero at bit log2(h)
-        let a = rows[j];
-        let b = rows[j + h * BLOCKS];
-        rows[j] = a + b;
-        rows[j + h * BLOCKS] = a - b;
-      }
-    }
+    hadamardRows(thread);
     workgroupBarrier();
-    for (var i = thread; i < HEAD_DIM * BLOCKS; i += WG) { rows[i] *= SCALE; }
+    for (var i = thread; i < HEAD_DIM * QUADS; i += WG) { rows[i] *= SCALE; }
   }
 
-  // Sums over values, [slot, 2 channels, block]: `mixed` in the Hadamard domain where windows are coded, `means` never.
-  var mixed: array<vec4f, 8>;
-  var means: array<vec4f, 8>;
-  var largest: array<vec4f, 4>;
-  var sum: array<vec4f, 4>;   // this thread's tokens only
-  for (var b = 0u; b < BLOCKS; b++) { largest[b] = vec4f(LOWEST); }
+  // Online softmax: m the largest logit, d the sum of p, o that of p·v, [pair of this thread, 2 channels, quad]. Where windows are coded
+  // o is in the Hadamard domain, and what the windows' means add is apart.
+  var m: array<vec4f, 4>;
+  var d: array<vec4f, 4>;     // of this thread's tokens only
+  var o: array<vec4f, 8>;
+  var oMean: array<vec4f, 8>;
+  for (var quad = 0u; quad < QUADS; quad++) { m[quad] = vec4f(LOWEST); }
   let column = thread % COLUMNS;
   let part = thread / COLUMNS;
 
-  for (var window = span.z; window < to; window++) {
+  for (var window = split.firstWindow; window < split.endWindow; window++) {
     var logit = array<vec4f, 4>();   // written out: without it SwiftShader kept the values of the window before
     var chunk = 0u;
     var first = 0u;    // position of the window's first token
@@ -144,76 +158,73 @@ fn attend(
     var keys = 0u;     // word offsets
     var values = 0u;
     if (coded) {
-      let number = item.w + window;
-      let page = work[work[1].w + number / 4][number & 3];
-      chunk = page / pagesPerChunk;
+      let page = pageNumber(request.firstPage + window);
+      chunk = page / schedule.pagesPerChunk;
       first = SINKS + window * WINDOW;
-      keys = page % pagesPerChunk * PAGE_WORDS + KEY_BLOCK + head * HEAD_WORDS;
+      keys = page % schedule.pagesPerChunk * PAGE_WORDS + KEY_BLOCK + head * HEAD_WORDS;
       values = keys - KEY_BLOCK + VALUE_BLOCK;
     } else {
-      let raw = work[work[1].z + window];             // word offset, chunk, capacity · 65536 + count, position
-      chunk = raw.y;
-      first = raw.w;
-      count = raw.z & 0xffff;
-      keys = raw.x + head * 2 * (raw.z >> 16) * (HEAD_DIM / 2);
-      values = keys + (raw.z >> 16) * (HEAD_DIM / 2);
+      let raw = rawWindowOf(window);
+      let capacity = select(WINDOW, SINKS, raw.position < SINKS);
+      chunk = raw.chunk;
+      first = raw.position;
+      count = raw.tokens;
+      keys = raw.offset + head * 2 * capacity * (HEAD_DIM / 2);
+      values = keys + capacity * (HEAD_DIM / 2);
     }
-    if (chunk / 2 != params.group) { continue; }
+    if (chunk / 2 != params.chunkGroup) { continue; }
     let odd = (chunk & 1) == 1;
     workgroupBarrier();   // the window before has been read
 
+    // 2. Scores: logit = s1·(s2·Σⱼ ⟨q′ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩), or ⟨q, k⟩ of a raw window.
     if (coded) {
       // ⟨q, RoPEᵤ(o)⟩ = Σ over pairs of A·cos ωu + B·sin ωu; A and B are the window's. Tokens t and 63 − t are u apart from the
-      // window's center on either side: one of them sums the cosines, which are even, the other the sines, which are odd.
+      // window's center on either side: one of them mine the cosines, which are even, the other the sines, which are odd.
       for (var pair = 0u; pair < PAIRS; pair += 32) {
         if (pair > 0) { workgroupBarrier(); }
-        for (var i = thread; i < 32 * BLOCKS; i += WG) {
-          if (pair + i / BLOCKS < PAIRS) {
-            let a = (pair + i / BLOCKS) * PAIR_STEP;
+        for (var i = thread; i < 32 * QUADS; i += WG) {
+          if (pair + i / QUADS < PAIRS) {
+            let a = (pair + i / QUADS) * PAIR_STEP;
             let b = a + PAIR_OFFSET;
-            let at = queryAt[i % BLOCKS];
+            let at = queryAt[i % QUADS];
             let qa = queryChannel(at, a) * scale;
             let qb = queryChannel(at, b) * scale;
             let oa = mean(odd, keys + KEY_SCALES, keys + KEY_O, a);
             let ob = mean(odd, keys + KEY_SCALES, keys + KEY_O, b);
-            turn[i] = qa * oa + qb * ob;
-            turn[32 * BLOCKS + i] = qb * oa - qa * ob;
+            coefs[i] = qa * oa + qb * ob;
+            coefs[32 * QUADS + i] = qb * oa - qa * ob;
           }
         }
         workgroupBarrier();
         let sines = thread / 32;
         for (var i = 0u; i < min(32, PAIRS - pair); i++) {
           let table = bitcast<f32>(constants[TABLES + (sines * PAIRS + pair + i) * WINDOW + thread]);
-          for (var b = 0u; b < BLOCKS; b++) { logit[b] += turn[(sines * 32 + i) * BLOCKS + b] * table; }
+          for (var quad = 0u; quad < QUADS; quad++) { logit[quad] += coefs[(sines * 32 + i) * QUADS + quad] * table; }
         }
       }
       if (PAIRS > 0) {
-        for (var b = 0u; b < BLOCKS; b++) { logits[b * WINDOW + thread] = logit[b]; }
+        for (var quad = 0u; quad < QUADS; quad++) { logits[quad * WINDOW + thread] = logit[quad]; }
         workgroupBarrier();
-        for (var b = 0u; b < BLOCKS; b++) {
-          let other = logits[b * WINDOW + 63 - thread];
-          logit[b] = select(logit[b] - other, logit[b] + other, thread >= 32);
+        for (var quad = 0u; quad < QUADS; quad++) {
+          let other = logits[quad * WINDOW + 63 - thread];
+          logit[quad] = select(logit[quad] - other, logit[quad] + other, thread >= 32);
         }
         workgroupBarrier();
       }
       if (2 * PAIRS < HEAD_DIM) {
-        // Channels that do not turn: one number for the window.
-        for (var b = 0u; b < BLOCKS; b++) {
-          var still = vec4f();
+        // Channels that RoPE leaves alone: one number for the window.
+        for (var quad = 0u; quad < QUADS; quad++) {
+          var unrotated = vec4f();
           for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
-            still += queryChannel(queryAt[b], i) * scale * mean(odd, keys + KEY_SCALES, keys + KEY_O, i);
+            unrotated += queryChannel(queryAt[quad], i) * scale * mean(odd, keys + KEY_SCALES, keys + KEY_O, i);
           }
-          turn[b * WINDOW + thread] = still;
+          coefs[quad * WINDOW + thread] = unrotated;
         }
         workgroupBarrier();
-        if (thread < 8 * BLOCKS) {
-          var eight = vec4f();
-          for (var i = 0u; i < 8; i++) { eight += turn[thread * 8 + i]; }
-          eighths[thread] = eight;
-        }
+        sumEighths(thread);
         workgroupBarrier();
-        for (var b = 0u; b < BLOCKS; b++) {
-          for (var i = 0u; i < 8; i++) { logit[b] += eighths[b * 8 + i]; }
+        for (var quad = 0u; quad < QUADS; quad++) {
+          for (var i = 0u; i < 8; i++) { logit[quad] += eighths[quad * 8 + i]; }
         }
         workgroupBarrier();
       }
@@ -225,31 +236,34 @@ fn attend(
           let flip = (code >> 7) * 0x80008000;
           let channel = (w * 4 + n) * KEY_CHANNELS;
           for (var k = 0u; k < KEY_CHANNELS; k += 2) {
+            // No codeword is subnormal: unpack2x16float is exact.
             let two = unpack2x16float(book[((code & 127) * KEY_CHANNELS + k) / 2] ^ flip);
-            for (var b = 0u; b < BLOCKS; b++) {
-              inCodes[b] += two.x * rows[(channel + k) * BLOCKS + b] + two.y * rows[(channel + k + 1) * BLOCKS + b];
+            for (var quad = 0u; quad < QUADS; quad++) {
+              inCodes[quad] += two.x * rows[(channel + k) * QUADS + quad] + two.y * rows[(channel + k + 1) * QUADS + quad];
             }
           }
         }
       }
       let s1 = norm(odd, keys + KEY_SCALES, keys + KEY_S1, thread);
       let s2 = secondNorm(odd, keys + KEY_S2, thread);
-      for (var b = 0u; b < BLOCKS; b++) { logit[b] = s1 * (s2 * inCodes[b] + logit[b]); }
+      for (var quad = 0u; quad < QUADS; quad++) { logit[quad] = s1 * (s2 * inCodes[quad] + logit[quad]); }
     } else if (thread < count) {
       for (var i = 0u; i < HEAD_DIM / 2; i++) {
         let two = halves(rawWord(odd, keys + thread * (HEAD_DIM / 2) + i));
-        for (var b = 0u; b < BLOCKS; b++) { logit[b] += two.x * rows[2 * i * BLOCKS + b] + two.y * rows[(2 * i + 1) * BLOCKS + b]; }
+        for (var quad = 0u; quad < QUADS; quad++) {
+          logit[quad] += two.x * rows[2 * i * QUADS + quad] + two.y * rows[(2 * i + 1) * QUADS + quad];
+        }
       }
     }
 
-    // Online softmax.
-    for (var b = 0u; b < BLOCKS; b++) {
-      let seen = (vec4u(first + thread) < visible[b]) & vec4<bool>(thread < count);
-      logit[b] = select(vec4f(LOWEST), logit[b], seen);
-      logits[b * WINDOW + thread] = logit[b];
+    // 3. Online softmax: the causal mask, then m, p and d.
+    for (var quad = 0u; quad < QUADS; quad++) {
+      let seen = (vec4u(first + thread) < causalEnd[quad]) & vec4<bool>(thread < count);
+      logit[quad] = select(vec4f(LOWEST), logit[quad], seen);
+      logits[quad * WINDOW + thread] = logit[quad];
     }
     workgroupBarrier();
-    if (thread < 8 * BLOCKS) {
+    if (thread < 8 * QUADS) {
       var eight = logits[thread * 8];
       for (var i = 1u; i < 8; i++) { eight = max(eight, logits[thread * 8 + i]); }
       eighths[thread] = eight;
@@ -261,24 +275,25 @@ fn attend(
       s1 = norm(odd, values + VALUE_SCALES, values + VALUE_S1, thread);
       s2 = secondNorm(odd, values + VALUE_S2, thread);
     }
-    for (var b = 0u; b < BLOCKS; b++) {
-      var peak = largest[b];
-      for (var i = 0u; i < 8; i++) { peak = max(peak, eighths[b * 8 + i]); }
-      let fade = exp2(largest[b] - peak);
-      largest[b] = peak;
-      let p = select(vec4f(), exp2(logit[b] - peak), logit[b] > vec4f(LOWEST));
-      sum[b] = sum[b] * fade + p;
-      turn[b * WINDOW + thread] = p * s1;
-      logits[b * WINDOW + thread] = p * s1 * s2;
-      for (var i = b; i < 8; i += BLOCKS) {
-        mixed[i] *= fade;
-        means[i] *= fade;
+    for (var quad = 0u; quad < QUADS; quad++) {
+      var next = m[quad];
+      for (var i = 0u; i < 8; i++) { next = max(next, eighths[quad * 8 + i]); }
+      let fade = exp2(m[quad] - next);
+      m[quad] = next;
+      let p = select(vec4f(), exp2(logit[quad] - next), logit[quad] > vec4f(LOWEST));
+      d[quad] = d[quad] * fade + p;
+      coefs[quad * WINDOW + thread] = p * s1;
+      logits[quad * WINDOW + thread] = p * s1 * s2;
+      for (var i = quad; i < 8; i += QUADS) {
+        o[i] *= fade;
+        oMean[i] *= fade;
       }
     }
     workgroupBarrier();
 
+    // 4. Mix: o += Σ weight·v, and what the window's mean adds.
     if (part < SPLIT) {
-      var slot = 0u;
+      var mine = 0u;    // where this thread holds a pair's sums
       for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
         let at = 2 * pair / VALUE_CHANNELS;
         let within = 2 * pair % VALUE_CHANNELS;
@@ -290,86 +305,119 @@ fn attend(
           } else {
             two = halves(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
           }
-          for (var b = 0u; b < BLOCKS; b++) {
-            let weight = logits[b * WINDOW + t];
-            mixed[slot + b] += weight * two.x;
-            mixed[slot + BLOCKS + b] += weight * two.y;
+          for (var quad = 0u; quad < QUADS; quad++) {
+            let weight = logits[quad * WINDOW + t];
+            o[mine + quad] += weight * two.x;
+            o[mine + QUADS + quad] += weight * two.y;
           }
         }
-        slot += 2 * BLOCKS;
+        mine += 2 * QUADS;
       }
     }
     if (coded) {
-      if (thread < 8 * BLOCKS) {
-        var eight = vec4f();
-        for (var i = 0u; i < 8; i++) { eight += turn[thread * 8 + i]; }
-        eighths[thread] = eight;
-      }
+      sumEighths(thread);
       workgroupBarrier();
       if (part == 0) {
-        for (var b = 0u; b < BLOCKS; b++) {
+        for (var quad = 0u; quad < QUADS; quad++) {
           var total = vec4f();
-          for (var i = 0u; i < 8; i++) { total += eighths[b * 8 + i]; }
-          var slot = b;
+          for (var i = 0u; i < 8; i++) { total += eighths[quad * 8 + i]; }
+          var mine = quad;
           for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
-            means[slot] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair);
-            means[slot + BLOCKS] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair + 1);
-            slot += 2 * BLOCKS;
+            oMean[mine] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair);
+            oMean[mine + QUADS] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair + 1);
+            mine += 2 * QUADS;
           }
         }
       }
     }
   }
 
-  // The threads that share a pair add up, one after another; then H, once for the whole span.
+  // 5. Store partial results. The threads that share a pair of channels add up, one after another; then H, once for the whole split.
   workgroupBarrier();
-  for (var b = 0u; b < BLOCKS; b++) { logits[b * WINDOW + thread] = sum[b]; }
-  for (var turnOf = 0u; turnOf < SPLIT; turnOf++) {
-    if (part == turnOf) {
-      var slot = 0u;
+  for (var quad = 0u; quad < QUADS; quad++) { logits[quad * WINDOW + thread] = d[quad]; }
+  for (var sharer = 0u; sharer < SPLIT; sharer++) {
+    if (part == sharer) {
+      var mine = 0u;
       for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
-        for (var i = 0u; i < 2 * BLOCKS; i++) {
-          let before = select(rows[2 * pair * BLOCKS + i], vec4f(), turnOf == 0);
-          rows[2 * pair * BLOCKS + i] = before + mixed[slot + i];
+        for (var i = 0u; i < 2 * QUADS; i++) {
+          let before = select(rows[2 * pair * QUADS + i], vec4f(), sharer == 0);
+          rows[2 * pair * QUADS + i] = before + o[mine + i];
         }
-        slot += 2 * BLOCKS;
+        mine += 2 * QUADS;
       }
     }
     workgroupBarrier();
   }
   if (coded) {
-    for (var h = 1u; h < N; h <<= 1) {
-      workgroupBarrier();
-      for (var i = thread; i < HEAD_DIM / 2 * BLOCKS; i += WG) {
-        let pair = i / BLOCKS;
-        let j = ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * BLOCKS + i % BLOCKS;
-        let a = rows[j];
-        let b = rows[j + h * BLOCKS];
-        rows[j] = a + b;
-        rows[j + h * BLOCKS] = a - b;
-      }
-    }
+    hadamardRows(thread);
     workgroupBarrier();
   }
-  let at = ((spanIndex * chunkGroups + params.group) * KV_HEADS + head) * BLOCKS * (2 + HEAD_DIM);
-  if (thread < BLOCKS) {
+  let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * KV_HEADS + head) * QUADS * (2 + HEAD_DIM);
+  if (thread < QUADS) {
     var total = vec4f();
     for (var t = 0u; t < WG; t++) { total += logits[thread * WINDOW + t]; }
     partials[at + thread * (2 + HEAD_DIM) + 1] = total;
   }
   let factor = select(1.0, SCALE, coded);
   if (part == 0) {
-    for (var b = 0u; b < BLOCKS; b++) {
-      let to = at + b * (2 + HEAD_DIM);
-      if (thread == 0) { partials[to] = largest[b]; }
-      var slot = b;
+    for (var quad = 0u; quad < QUADS; quad++) {
+      let to = at + quad * (2 + HEAD_DIM);
+      if (thread == 0) { partials[to] = m[quad]; }
+      var mine = quad;
       for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
-        partials[to + 2 + 2 * pair] = rows[2 * pair * BLOCKS + b] * factor + means[slot];
-        partials[to + 3 + 2 * pair] = rows[(2 * pair + 1) * BLOCKS + b] * factor + means[slot + BLOCKS];
-        slot += 2 * BLOCKS;
+        partials[to + 2 + 2 * pair] = rows[2 * pair * QUADS + quad] * factor + oMean[mine];
+        partials[to + 3 + 2 * pair] = rows[(2 * pair + 1) * QUADS + quad] * factor + oMean[mine + QUADS];
+        mine += 2 * QUADS;
       }
     }
   }
+}
+
+// Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h]). The caller waits, and scales.
+fn hadamardRows(thread: u32) {
+  for (var h = 1u; h < N; h <<= 1) {
+    workgroupBarrier();
+    for (var i = thread; i < HEAD_DIM / 2 * QUADS; i += WG) {
+      let pair = i / QUADS;
+      let j = ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * QUADS + i % QUADS;   // insert a zero at bit log2(h)
+      let a = rows[j];
+      let b = rows[j + h * QUADS];
+      rows[j] = a + b;
+      rows[j + h * QUADS] = a - b;
+    }
+  }
+}
+
+// Sums over eight tokens each. The caller waits.
+fn sumEighths(thread: u32) {
+  if (thread >= 8 * QUADS) { return; }
+  var eight = vec4f();
+  for (var i = 0u; i < 8; i++) { eight += coefs[thread * 8 + i]; }
+  eighths[thread] = eight;
+}
+
+fn requestOf(n: u32) -> Request {
+  let words = schedule.entries[schedule.requestsAt + n];
+  return Request(words.x, words.y, words.z, words.w);
+}
+
+fn tileOf(n: u32) -> Tile {
+  let words = schedule.entries[schedule.tilesAt + n];
+  return Tile(words.x, words.y, words.z, words.w);
+}
+
+fn splitOf(n: u32) -> Split {
+  let words = schedule.entries[schedule.splitsAt + n];
+  return Split(words.x, words.y, words.z, words.w);
+}
+
+fn rawWindowOf(n: u32) -> RawWindow {
+  let words = schedule.entries[schedule.rawWindowsAt + n];
+  return RawWindow(words.x, words.y, words.z, words.w);
+}
+
+fn pageNumber(n: u32) -> u32 {
+  return schedule.entries[schedule.pagesAt + n / 4][n & 3];
 }
 
 fn queryChannel(at: vec4u, channel: u32) -> vec4f {

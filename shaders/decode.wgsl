@@ -1,7 +1,8 @@
 // Decode: one side of pages back to tokens, k̂ = s1·(H·(s2·C[c]) + RoPEᵤ(o)). One workgroup per KV head, TILE tokens and page.
 // Specification: `decode` in src/reference/reference.ts; src/format/layout.ts draws the block.
 //
-//   pages      pages, each from word jobs.x on, the jobs.y-th window of rows
+//   pages      pages, each from word job.page on, the job.window-th window of rows
+//   jobs       a page each
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
 //   rows       f32 [windows, 64, KV_HEADS, HEAD_DIM]
 
@@ -24,9 +25,15 @@ override N: u32;             // Hadamard block: the largest power of two dividin
 override SCALE: f32;         // 1/√N
 override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DIM ≤ 2048
 
+// Words, by what src/webgpu/structs.ts names alike.
+struct DecodeJob {
+  page: u32,           // word offset of the page
+  window: u32,         // of rows
+}
+
 @group(0) @binding(0) var<storage, read> pages: array<u32>;
 @group(0) @binding(1) var<storage, read> constants: array<u32>;
-@group(0) @binding(2) var<storage, read> jobs: array<vec4u>;
+@group(0) @binding(2) var<storage, read> jobs: array<DecodeJob>;
 @group(0) @binding(3) var<storage, read_write> rows: array<f32>;
 
 const WG = 64u;
@@ -39,8 +46,9 @@ fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   let head = group.x;
   let first = group.y * TILE;
   let job = jobs[group.z];
-  let block = job.x + BLOCK + head * HEAD_WORDS;
+  let block = job.page + BLOCK + head * HEAD_WORDS;
 
+  // 1. Codewords times s2.
   for (var i = thread; i < TILE * HEAD_DIM / 2; i += WG) {
     let t = i / (HEAD_DIM / 2);
     let channel = 2 * (i % (HEAD_DIM / 2));
@@ -53,7 +61,7 @@ fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     tile[2 * i + 1] = two.y * s2;
   }
 
-  // Hadamard. Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
+  // 2. Hadamard. Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
   for (var h = 1u; h < N; h <<= 1) {
     workgroupBarrier();
     for (var i = thread; i < TILE * HEAD_DIM / 2; i += WG) {
@@ -66,12 +74,13 @@ fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
   workgroupBarrier();
 
+  // 3. Add the rotated mean, and multiply by s1.
   let norms = pages[block + SCALES];
   for (var i = thread; i < TILE * HEAD_DIM; i += WG) {
     let t = first + i / HEAD_DIM;
     let channel = i % HEAD_DIM;
     let s1 = f32((pages[block + S1 + t / 8] >> (4 * (t & 7))) & 15) * fromHalf(norms) + fromHalf(norms >> 16);
-    rows[((job.y * WINDOW + t) * KV_HEADS + head) * HEAD_DIM + channel] = s1 * (tile[i] * SCALE + turnedMean(block, t, channel));
+    rows[((job.window * WINDOW + t) * KV_HEADS + head) * HEAD_DIM + channel] = s1 * (tile[i] * SCALE + rotatedMean(block, t, channel));
   }
 }
 
@@ -82,7 +91,7 @@ fn mean(block: u32, channel: u32) -> f32 {
 }
 
 // RoPEᵤ(o) of one channel.
-fn turnedMean(block: u32, token: u32, channel: u32) -> f32 {
+fn rotatedMean(block: u32, token: u32, channel: u32) -> f32 {
   if (channel >= 2 * PAIRS) { return mean(block, channel); }
   var pair = channel / 2;
   var second = (channel & 1) == 1;

@@ -1,10 +1,10 @@
-// Encode: one side of raw places of 64 tokens into the blocks of pages. One workgroup per KV head and window. Specification:
+// Encode: one side of raw slots of 64 tokens into the blocks of pages. One workgroup per KV head and window. Specification:
 // `encode` in src/reference/reference.ts; src/format/layout.ts draws the block.
 //
-//   raw        f16 [KV_HEADS, 2 (keys, values), 64, HEAD_DIM], from word jobs.x on
+//   raw        f16 [KV_HEADS, 2 (keys, values), 64, HEAD_DIM], from word job.slot on
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5) · page header
-//   jobs       word offsets of a place and of its page · constants' word offset of the page header
-//   pages      pages, each from word jobs.y on
+//   jobs       a window each
+//   pages      pages, each from word job.page on
 //
 // Tokens pass through workgroup memory TILE at a time. A thread owns whole words of the page: no atomics.
 
@@ -27,9 +27,16 @@ override N: u32;             // Hadamard block: the largest power of two dividin
 override SCALE: f32;         // 1/√N
 override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DIM ≤ 2048
 
+// Words, by what src/webgpu/structs.ts names alike.
+struct EncodeJob {
+  slot: u32,           // word offsets of its slot and its page
+  page: u32,
+  header: u32,         // word offset of the page header in constants
+}
+
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
 @group(0) @binding(1) var<storage, read> constants: array<u32>;
-@group(0) @binding(2) var<storage, read> jobs: array<vec4u>;
+@group(0) @binding(2) var<storage, read> jobs: array<EncodeJob>;
 @group(0) @binding(3) var<storage, read_write> pages: array<u32>;
 
 const WG = 128u;
@@ -51,10 +58,10 @@ var<workgroup> minima: array<f32, 17>;
 fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
   let job = jobs[group.y];
-  let place = job.x + (head * 2 + SIDE) * WINDOW * (HEAD_DIM / 2);
-  let block = job.y + BLOCK + head * HEAD_WORDS;
+  let slot = job.slot + (head * 2 + SIDE) * WINDOW * (HEAD_DIM / 2);
+  let block = job.page + BLOCK + head * HEAD_WORDS;
 
-  if (SIDE == 0 && head == 0 && thread < 4) { pages[job.y + thread] = constants[job.z + thread]; }
+  if (SIDE == 0 && head == 0 && thread < 4) { pages[job.page + thread] = constants[job.header + thread]; }
 
   // ‖C‖²/2 of every codeword: a thread each. No codeword is subnormal: unpack2x16float is exact.
   var halfNorm = 0.0;
@@ -66,10 +73,10 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
   halfNorms[thread] = halfNorm;
 
-  // Normalize: two threads per token.
+  // 1. Normalize: two threads per token.
   var sum = 0.0;
   for (var i = thread & 1; i < HEAD_DIM; i += 2) {
-    let x = rawAt(place, thread / 2, i);
+    let x = rawAt(slot, thread / 2, i);
     sum += x * x;
   }
   sums[thread] = sum;
@@ -104,25 +111,25 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
   workgroupBarrier();
 
-  // Shift: the mean before RoPE, in the frame of the window's center.
+  // 2. Shift: the mean before RoPE, in the frame of the window's center.
   for (var pair = thread; pair < PAIRS; pair += WG) {
     let a = pair * PAIR_STEP;
     let b = a + PAIR_OFFSET;
     var sumA = 0.0;
     var sumB = 0.0;
     for (var t = 0u; t < WINDOW; t++) {
-      let xa = rawAt(place, t, a) * inverse[t];
-      let xb = rawAt(place, t, b) * inverse[t];
-      let turn = angle(pair, t);
-      sumA += xa * turn.x + xb * turn.y;
-      sumB += xb * turn.x - xa * turn.y;
+      let xa = rawAt(slot, t, a) * inverse[t];
+      let xb = rawAt(slot, t, b) * inverse[t];
+      let rotation = angle(pair, t);
+      sumA += xa * rotation.x + xb * rotation.y;
+      sumB += xb * rotation.x - xa * rotation.y;
     }
     o[a] = sumA / f32(WINDOW);
     o[b] = sumB / f32(WINDOW);
   }
   for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
     var total = 0.0;
-    for (var t = 0u; t < WINDOW; t++) { total += rawAt(place, t, i) * inverse[t]; }
+    for (var t = 0u; t < WINDOW; t++) { total += rawAt(slot, t, i) * inverse[t]; }
     o[i] = total / f32(WINDOW);
   }
   workgroupBarrier();
@@ -153,11 +160,11 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     workgroupBarrier();
     for (var i = thread; i < TILE * HEAD_DIM; i += WG) {
       let t = first + i / HEAD_DIM;
-      tile[i] = rawAt(place, t, i % HEAD_DIM) * inverse[t] - turnedMean(t, i % HEAD_DIM);
+      tile[i] = rawAt(slot, t, i % HEAD_DIM) * inverse[t] - rotatedMean(t, i % HEAD_DIM);
     }
     workgroupBarrier();
 
-    // Normalize again: WG / TILE threads per token. The division waits for the Hadamard transform, which is linear.
+    // 3. Normalize again: WG / TILE threads per token. The division waits for the Hadamard transform, which is linear.
     let lanes = WG / TILE;
     var squares = 0.0;
     for (var i = thread % lanes; i < HEAD_DIM; i += lanes) {
@@ -176,7 +183,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
       factor[thread] = reciprocal;
     }
 
-    // Hadamard. Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
+    // 4. Hadamard. Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h])
     for (var h = 1u; h < N; h <<= 1) {
       workgroupBarrier();
       for (var i = thread; i < TILE * HEAD_DIM / 2; i += WG) {
@@ -189,7 +196,8 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     }
     workgroupBarrier();
 
-    // Quantize: argmax(y·C − ‖C‖²/2), a thread per word of codes. A group's place in the tile then keeps ⟨y, y⟩, ⟨y, C[c]⟩.
+    // 5. Quantize and pack: argmax(y·C − ‖C‖²/2), a thread per word of codes. Where a group of channels lay in the tile are then
+    // ⟨y, y⟩ and ⟨y, C[c]⟩.
     for (var i = thread; i < TILE * ROW_WORDS; i += WG) {
       let t = i / ROW_WORDS;
       var word = 0u;
@@ -223,6 +231,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
       pages[block + first * ROW_WORDS + i] = word;
     }
     workgroupBarrier();
+    // 6. Adjust s2 by ⟨y, y⟩/⟨y, C[c]⟩.
     if (thread < TILE) {
       var yy = 0.0;
       var yc = 0.0;
@@ -241,8 +250,8 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
 }
 
-fn rawAt(place: u32, token: u32, channel: u32) -> f32 {
-  return fromHalf(raw[place + (token * HEAD_DIM + channel) / 2] >> (16 * (channel & 1)));
+fn rawAt(slot: u32, token: u32, channel: u32) -> f32 {
+  return fromHalf(raw[slot + (token * HEAD_DIM + channel) / 2] >> (16 * (channel & 1)));
 }
 
 // cos and sin of a pair's angle at a token.
@@ -252,7 +261,7 @@ fn angle(pair: u32, token: u32) -> vec2f {
 }
 
 // RoPEᵤ(o) of one channel.
-fn turnedMean(token: u32, channel: u32) -> f32 {
+fn rotatedMean(token: u32, channel: u32) -> f32 {
   if (channel >= 2 * PAIRS) { return o[channel]; }
   var pair = channel / 2;
   var second = (channel & 1) == 1;
@@ -262,8 +271,8 @@ fn turnedMean(token: u32, channel: u32) -> f32 {
   }
   let a = o[pair * PAIR_STEP];
   let b = o[pair * PAIR_STEP + PAIR_OFFSET];
-  let turn = angle(pair, token);
-  return select(a * turn.x - b * turn.y, b * turn.x + a * turn.y, second);
+  let rotation = angle(pair, token);
+  return select(a * rotation.x - b * rotation.y, b * rotation.x + a * rotation.y, second);
 }
 
 // RTN4: scale and minimum of group g as f16 keeps them, two to a word.

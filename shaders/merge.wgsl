@@ -1,19 +1,39 @@
-// The second half of attend: partial results of a block's spans into its output rows. One workgroup per block and KV head.
+// The second half of attend: partial results of a row tile's splits into its output rows. One workgroup per row tile and KV head.
 //
-//   work      as attend.wgsl reads it
-//   partials  f32 × 4 rows [spans, chunk groups, KV_HEADS, blocks, 2 + HEAD_DIM]: largest logit, sum of p, Σ p·v
+//   schedule  as attend.wgsl reads it
+//   partials  f32 × 4 rows [splits, chunk groups, KV_HEADS, quads, 2 + HEAD_DIM]: m, d and o of the online softmax
 //   output    f32 [tokens, KV_HEADS · GROUP, HEAD_DIM]
 
 override HEAD_DIM: u32;
 override KV_HEADS: u32;
 override GROUP: u32;         // query heads that share a KV head
 
-@group(0) @binding(0) var<storage, read> work: array<vec4u>;
+// Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
+struct Schedule {
+  scale: f32,            // query scale · log₂ e
+  splits: u32,           // workgroups of attend, for every KV head
+  splitsAt: u32,
+  tiles: u32,            // workgroups of merge, for every KV head
+  tilesAt: u32,
+  requestsAt: u32,
+  rawWindowsAt: u32,
+  pagesAt: u32,          // page numbers, four to an entry
+  chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
+  pagesPerChunk: u32,
+  quads: u32,            // of a row tile
+  entries: array<vec4u>,
+}
+// Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
+struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
+// Rows of a request that share a workgroup, and the splits of their windows.
+struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
+
+@group(0) @binding(0) var<storage, read> schedule: Schedule;
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 
 const WG = 64u;
-override SLOT: u32 = 2 + HEAD_DIM;
+override PARTIAL: u32 = 2 + HEAD_DIM;
 
 @compute @workgroup_size(WG)
 fn merge(
@@ -22,41 +42,50 @@ fn merge(
   @builtin(local_invocation_index) thread: u32
 ) {
   let index = group.x + group.y * groups.x;
-  if (index >= work[1].x) { return; }
+  if (index >= schedule.tiles) { return; }
   let head = group.z;
-  let block = work[work[1].y + index];               // item, first row, first span, spans
-  let item = work[work[0].w + block.x];
-  let chunkGroups = work[2].x;                       // dispatches of attend, each with its own partial results
-  let blocks = work[2].z;                            // of four rows, in every workgroup of attend
-  let begin = block.z * chunkGroups;
-  let end = begin + block.w * chunkGroups;
+  let tile = tileOf(index);
+  let request = requestOf(tile.request);
+  let quads = schedule.quads;
+  let begin = tile.firstSplit * schedule.chunkGroups;
+  let end = begin + tile.splits * schedule.chunkGroups;
 
-  for (var b = 0u; b < blocks; b++) {
-    let first = block.y + 4 * b;
-    if (first >= item.y * GROUP) { break; }
-    var largest = vec4f(-3e38);
-    for (var part = begin; part < end; part++) { largest = max(largest, partials[slotOf(part, head, b, blocks)]); }
-    var total = vec4f();
+  for (var quad = 0u; quad < quads; quad++) {
+    let first = tile.firstRow + 4 * quad;
+    if (first >= request.tokens * GROUP) { break; }
+    var m = vec4f(-3e38);
+    for (var part = begin; part < end; part++) { m = max(m, partials[partialAt(part, head, quad, quads)]); }
+    var d = vec4f();
     for (var part = begin; part < end; part++) {
-      let at = slotOf(part, head, b, blocks);
-      total += partials[at + 1] * exp2(partials[at] - largest);
+      let at = partialAt(part, head, quad, quads);
+      d += partials[at + 1] * exp2(partials[at] - m);
     }
-    let rows = min(item.y * GROUP - first, 4);
+    let rows = min(request.tokens * GROUP - first, 4);
     for (var i = thread; i < HEAD_DIM; i += WG) {
-      var sum = vec4f();
+      var o = vec4f();
       for (var part = begin; part < end; part++) {
-        let at = slotOf(part, head, b, blocks);
-        sum += partials[at + 2 + i] * exp2(partials[at] - largest);
+        let at = partialAt(part, head, quad, quads);
+        o += partials[at + 2 + i] * exp2(partials[at] - m);
       }
-      let mixed = sum / total;
+      let out = o / d;
       for (var r = 0u; r < rows; r++) {
         let row = first + r;
-        output[(((item.x + row / GROUP) * KV_HEADS + head) * GROUP + row % GROUP) * HEAD_DIM + i] = mixed[r];
+        output[(((request.firstToken + row / GROUP) * KV_HEADS + head) * GROUP + row % GROUP) * HEAD_DIM + i] = out[r];
       }
     }
   }
 }
 
-fn slotOf(part: u32, head: u32, block: u32, blocks: u32) -> u32 {
-  return ((part * KV_HEADS + head) * blocks + block) * SLOT;
+fn partialAt(part: u32, head: u32, quad: u32, quads: u32) -> u32 {
+  return ((part * KV_HEADS + head) * quads + quad) * PARTIAL;
+}
+
+fn requestOf(n: u32) -> Request {
+  let words = schedule.entries[schedule.requestsAt + n];
+  return Request(words.x, words.y, words.z, words.w);
+}
+
+fn tileOf(n: u32) -> Tile {
+  let words = schedule.entries[schedule.tilesAt + n];
+  return Tile(words.x, words.y, words.z, words.w);
 }

@@ -1,44 +1,54 @@
-// Write: tokens of keys and values into raw places, rounded to f16. One thread per two channels; jobs along y, KV heads
-// along z. Specification: `write` in src/reference/store.ts.
+// Write: tokens of keys and values into raw slots, rounded to f16. One thread per two channels; jobs along y, KV heads along z.
+// Specification: `write` in src/reference/store.ts.
 //
 //   keys, values  f32, or f16 two to a word [tokens, KV_HEADS, HEAD_DIM]
-//   jobs          two to each: word offsets of its tokens in keys and in values, word offset of the place, tokens
-//                            · first token in the place, tokens that the place holds, 1 for f16 keys + 2 for f16 values
-//   places        f16 [KV_HEADS, 2 (keys, values), tokens it holds, HEAD_DIM] each
+//   jobs          a run of tokens each
+//   slots         f16 [KV_HEADS, 2 (keys, values), tokens it holds, HEAD_DIM] each
 
 override HEAD_DIM: u32;
 override KV_HEADS: u32;
 
+// Words, by what src/webgpu/structs.ts names alike.
+struct WriteJob {
+  keys: u32,           // word offset of its tokens
+  values: u32,
+  slot: u32,           // word offset of the slot
+  tokens: u32,
+  firstToken: u32,     // in the slot
+  capacity: u32,       // tokens that the slot holds
+  halfKeys: u32,       // 1 where keys are f16
+  halfValues: u32,
+}
+
 @group(0) @binding(0) var<storage, read> keys: array<u32>;
 @group(0) @binding(1) var<storage, read> values: array<u32>;
-@group(0) @binding(2) var<storage, read> jobs: array<vec4u>;
-@group(0) @binding(3) var<storage, read_write> places: array<u32>;
+@group(0) @binding(2) var<storage, read> jobs: array<WriteJob>;
+@group(0) @binding(3) var<storage, read_write> slots: array<u32>;
 
 @compute @workgroup_size(64)
 fn write(@builtin(global_invocation_id) thread: vec3u) {
-  let source = jobs[2 * thread.y];
-  let place = jobs[2 * thread.y + 1];
+  let job = jobs[thread.y];
   let pair = thread.x % (HEAD_DIM / 2);
   let token = thread.x / (HEAD_DIM / 2);
   let head = thread.z;
-  if (token >= source.w) { return; }
+  if (token >= job.tokens) { return; }
 
   let row = (token * KV_HEADS + head) * HEAD_DIM / 2 + pair;   // in pairs
-  let to = source.z + (head * 2 * place.y + place.x + token) * (HEAD_DIM / 2) + pair;
+  let to = job.slot + (head * 2 * job.capacity + job.firstToken + token) * (HEAD_DIM / 2) + pair;
   var key: u32;
-  if ((place.z & 1) != 0) {
-    key = keys[source.x + row];
+  if (job.halfKeys == 1) {
+    key = keys[job.keys + row];
   } else {
-    key = toHalf(keys[source.x + 2 * row]) | (toHalf(keys[source.x + 2 * row + 1]) << 16);
+    key = toHalf(keys[job.keys + 2 * row]) | (toHalf(keys[job.keys + 2 * row + 1]) << 16);
   }
-  places[to] = key;
+  slots[to] = key;
   var value: u32;
-  if ((place.z & 2) != 0) {
-    value = values[source.y + row];
+  if (job.halfValues == 1) {
+    value = values[job.values + row];
   } else {
-    value = toHalf(values[source.y + 2 * row]) | (toHalf(values[source.y + 2 * row + 1]) << 16);
+    value = toHalf(values[job.values + 2 * row]) | (toHalf(values[job.values + 2 * row + 1]) << 16);
   }
-  places[to + place.y * (HEAD_DIM / 2)] = value;
+  slots[to + job.capacity * (HEAD_DIM / 2)] = value;
 }
 
 // The half nearest to an f32, both as bits, ties to even; beyond f16's range its end. In integers: WGSL promises neither a rounding

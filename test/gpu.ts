@@ -1,5 +1,5 @@
 // A GPU device for the tests: the engine's own, or in Node that of the package `webgpu` (Dawn), as it is and with something
-// altered. Must stay the only test file that builds on what is inside src/webgpu/store.ts.
+// altered.
 
 import type { Backend, BackendError } from 'nsnquant';
 import * as assert from 'uvu/assert';

@@ -1,16 +1,16 @@
-// The work list of attend on a GPU: every row meets every window once, and what is written stays within what is allocated.
+// The schedule of attend on a GPU: every row meets every window once, and what is written stays within what is allocated.
 
 import * as assert from 'uvu/assert';
 import type { PageTable } from '../src/backend.ts';
 import { cacheShape } from '../src/shape.ts';
-import { Work } from '../src/webgpu/schedule.ts';
+import { Schedule } from '../src/webgpu/schedule.ts';
+import { fieldsOf } from '../src/webgpu/structs.ts';
 import { group } from '../tools/group.ts';
 import { random } from './inputs.ts';
 
-const CHUNK_GROUPS = 3;
-const PAGES_PER_CHUNK = 5;
+const limits = { quads: 4, chunkGroups: 3, pagesPerChunk: 5 };
 
-group('work', test => {
+group('schedule', test => {
   for (const [kvHeads, heads, sequences, capacity, limit] of [
     [1, 1, 1, 64, 2 ** 27],
     [2, 6, 5, 4096, 2 ** 27],
@@ -18,15 +18,15 @@ group('work', test => {
     [1, 64, 3, 2048, 2 ** 20],
     [4, 20, 9, 30_000, 2 ** 20]
   ] as const) {
-    test(`plan() covers every window of every row once: ${heads}/${kvHeads} heads, ${sequences} sequences, bindings of ${limit} bytes`, () => {
+    test(`draw() covers every window of every row once: ${heads}/${kvHeads} heads, ${sequences} sequences, bindings of ${limit} bytes`, () => {
       const shape = cacheShape({ layers: 1, kvHeads, queryHeads: heads, headDim: 64, capacity, sequences });
       const next = random(1);
       const below = (n: number) => Math.floor(next() * n);
-      const slotBytes = 16 * 66 * kvHeads * CHUNK_GROUPS;
-      const work = new Work(shape, slotBytes, limit);
-      assert.ok(work.slots * slotBytes <= limit);
+      const partialBytes = 16 * 66 * kvHeads * limits.chunkGroups;
+      const schedule = new Schedule(shape, partialBytes, limit);
+      assert.ok(schedule.partials * partialBytes <= limit);
       for (let round = 0; round < 60; round++) {
-        const tables = Array.from({ length: 1 + below(Math.min(sequences, work.callTokens)) }, (_, n): PageTable => {
+        const tables = Array.from({ length: 1 + below(Math.min(sequences, schedule.callTokens)) }, (_, n): PageTable => {
           const pageCount = below(shape.pagesPerLayer + 1);
           const rawCount = below(Math.min(4, Math.floor(shape.rawPages / sequences) + 1));
           const length = shape.sinks + 64 * pageCount + 64 * rawCount - (rawCount > 0 ? below(64) : 0);
@@ -39,59 +39,74 @@ group('work', test => {
             raws: Uint32Array.from({ length: 4 }, () => below(shape.rawPages))
           };
         });
-        let room = work.callTokens;
-        const items = tables.map((table, n) => {
+        let room = schedule.callTokens;
+        const requests = tables.map((table, n) => {
           const most = Math.min(table.length, room - (tables.length - 1 - n));
           const tokens = round % 3 === 0 ? 1 : 1 + below(most);
           room -= tokens;
           return { table, tokens, position: table.length - tokens };
         });
-        const launch = work.plan(items, 0.125, 4, CHUNK_GROUPS, PAGES_PER_CHUNK, place => ({
-          offset: 4 * place,
-          chunk: place % 6,
-          capacity: place < shape.rawPages ? 64 : shape.sinks
+        const launch = schedule.draw(requests, 0.125, limits, slot => ({
+          offset: 4 * slot,
+          chunk: slot % 6,
+          capacity: slot < shape.rawPages ? 64 : shape.sinks
         }));
 
-        const entry = (n: number) => work.words.subarray(4 * n, 4 * n + 4);
-        const [, spans, spansAt, itemsAt] = entry(0);
-        const [merges, mergesAt, rawsAt, pagesAt] = entry(1);
+        const { words } = schedule;
+        const header = structAt(words, 0, 'Schedule');
+        const entry = (name: 'Request' | 'Tile' | 'Split' | 'RawWindow', n: number) => structAt(words, 12 + 4 * n, name);
         assert.equal(
-          [spans, merges, ...entry(2)],
-          [launch.attendGroups, launch.mergeGroups, CHUNK_GROUPS, PAGES_PER_CHUNK, launch.blocks, 0]
+          [header['splits'], header['tiles'], header['chunkGroups'], header['pagesPerChunk'], header['quads']],
+          [launch.splits, launch.tiles, limits.chunkGroups, limits.pagesPerChunk, launch.quads]
         );
-        assert.ok(launch.attendGroups * launch.blocks <= work.slots);
-        const seen = items.map(() => new Set<number>());
-        let spansMet = 0;
-        for (let m = 0; m < merges!; m++) {
-          const [n, row, first, count] = entry(mergesAt! + m) as unknown as [number, number, number, number];
-          const { table, tokens, position } = items[n]!;
-          assert.equal([...entry(itemsAt! + n)].slice(0, 3), [
-            items.slice(0, n).reduce((sum, item) => sum + item.tokens, 0),
-            tokens,
-            position
-          ]);
-          assert.is.not(seen[n]!.has(row), true);
-          seen[n]!.add(row);
+        assert.is(new Float32Array(words.buffer)[0], Math.fround(0.125 * Math.LOG2E));
+        assert.ok(launch.splits * launch.quads <= schedule.partials);
+        const seen = requests.map(() => new Set<number>());
+        let splitsMet = 0;
+        for (let t = 0; t < header['tiles']!; t++) {
+          const tile = entry('Tile', header['tilesAt']! + t);
+          const n = tile['request']!;
+          const { table, tokens, position } = requests[n]!;
+          const request = entry('Request', header['requestsAt']! + n);
+          const firstToken = requests.slice(0, n).reduce((sum, request) => sum + request.tokens, 0);
+          assert.equal([request['firstToken'], request['tokens'], request['position']], [firstToken, tokens, position]);
+          assert.is.not(seen[n]!.has(tile['firstRow']!), true);
+          seen[n]!.add(tile['firstRow']!);
           const coded: number[] = [];
-          const raw: number[] = [];
-          for (let s = first; s < first + count; s++, spansMet++) {
-            const [item, spanRow, from, to] = entry(spansAt! + s) as unknown as [number, number, number, number];
-            assert.equal([item, spanRow], [n, row]);
-            const isCoded = to >= 2 ** 31;
-            for (let window = from; window < to % 2 ** 31; window++) {
-              if (isCoded) coded.push(work.words[4 * pagesAt! + entry(itemsAt! + n)[3]! + window]!);
-              else raw.push(entry(rawsAt! + window)[3]!);
+          const raw: number[][] = [];
+          for (let s = tile['firstSplit']!; s < tile['firstSplit']! + tile['splits']!; s++, splitsMet++) {
+            const split = entry('Split', header['splitsAt']! + s);
+            assert.is(split['tile'], t);
+            for (let window = split['firstWindow']!; window < split['endWindow']!; window++) {
+              if (split['coded'] === 1) coded.push(words[12 + 4 * header['pagesAt']! + request['firstPage']! + window]!);
+              else raw.push(Object.values(entry('RawWindow', header['rawWindowsAt']! + window)));
             }
           }
           assert.equal(coded, Array.from(table.pages.subarray(0, table.pageCount)));
-          assert.equal(raw, [0, ...Array.from({ length: table.rawCount }, (_, i) => shape.sinks + 64 * (table.pageCount + i))]);
+          const rawWindow = (slot: number, position: number, capacity: number) => [
+            slot,
+            slot % 6,
+            Math.min(capacity, table.length - position),
+            position
+          ];
+          assert.equal(raw, [
+            rawWindow(table.sinkSlot, 0, shape.sinks),
+            ...Array.from(table.raws.subarray(0, table.rawCount), (slot, i) =>
+              rawWindow(slot, shape.sinks + 64 * (table.pageCount + i), 64)
+            )
+          ]);
         }
-        assert.is(spansMet, spans);
-        const rows = 4 * launch.blocks;
-        items.forEach(({ tokens }, n) => assert.is(seen[n]!.size, Math.ceil((tokens * heads) / kvHeads / rows)));
-        assert.ok(work.used <= work.pages);
-        assert.ok(work.pages + work.numbers <= work.words.length);
+        assert.is(splitsMet, header['splits']);
+        const rows = 4 * launch.quads;
+        for (const [n, { tokens }] of requests.entries()) assert.is(seen[n]!.size, Math.ceil((tokens * heads) / kvHeads / rows));
+        assert.ok(schedule.used <= schedule.pages);
+        assert.ok(schedule.pages + schedule.pageNumbers <= schedule.words.length);
       }
     });
   }
 });
+
+/** A struct's words by name. */
+function structAt(words: Uint32Array, at: number, name: Parameters<typeof fieldsOf>[0]): Record<string, number> {
+  return Object.fromEntries(fieldsOf(name).map((field, n) => [field, words[at + n]!]));
+}

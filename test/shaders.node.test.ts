@@ -1,8 +1,10 @@
-// The text of shaders/: what every file repeats, as each must be valid by itself, is the same in all of them.
+// The text of shaders/: what files repeat, as each must be valid by itself, is the same in all of them, and the structs that the host
+// writes have the fields that src/webgpu/structs.ts names.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { fieldsOf, STRUCTS } from '../src/webgpu/structs.ts';
 import { group } from '../tools/group.ts';
 
 const folder = new URL('../shaders/', import.meta.url);
@@ -12,22 +14,56 @@ const shaders = new Map(
     .map(file => [file, readFileSync(new URL(file, folder), 'utf8')])
 );
 
-/** A function with the comment above it, in every shader that has it. */
+/** A function or struct with the comment above it, in every shader that has it. */
 function texts(name: string): string[] {
-  const pattern = new RegExp(`(?:^//.*\\n)*^fn ${name}\\([\\s\\S]*?^}`, 'm');
+  const pattern = new RegExp(`(?:^//.*\\n)*^(?:fn ${name}\\([\\s\\S]*?^}|struct ${name} {[^}]*})`, 'm');
   return [...shaders.values()].flatMap(text => text.match(pattern) ?? []);
 }
 
 group('shaders', test => {
   for (const [name, users] of [
     ['toHalf', 2],
-    ['fromHalf', 3]
+    ['fromHalf', 3],
+    ['tileOf', 2],
+    ['requestOf', 2],
+    ['Schedule', 2],
+    ['Request', 2],
+    ['Tile', 2]
   ] as const) {
-    test(`${name}() is the same text in the ${users} shaders that have it`, () => {
+    test(`${name} is the same text in the ${users} shaders that have it`, () => {
       assert.is(texts(name).length, users);
       for (const text of texts(name)) assert.is(text, texts(name)[0]);
     });
   }
+
+  test('structs have the fields that the host writes, one word each, and no other struct is there', () => {
+    const found = new Set<string>();
+    for (const text of shaders.values()) {
+      for (const [, name, body] of text.replace(/\/\/.*$/gm, '').matchAll(/^struct (\w+) {([^}]*)}/gm)) {
+        found.add(name!);
+        const fields = body!
+          .split(',')
+          .map(field => field.trim())
+          .filter(field => field !== '');
+        if (name === 'Schedule') assert.is(fields.pop(), 'entries: array<vec4u>');
+        assert.equal(
+          fields,
+          fieldsOf(name as keyof typeof STRUCTS).map(field => `${field}: ${field === 'scale' ? 'f32' : 'u32'}`),
+          name
+        );
+      }
+    }
+    assert.equal([...found].sort(), Object.keys(STRUCTS).sort());
+    for (const name of ['Request', 'Tile', 'Split', 'RawWindow'] as const) assert.is(fieldsOf(name).length, 4, name);
+  });
+
+  test('a struct of four words is read from an entry field by field', () => {
+    for (const name of ['Request', 'Tile', 'Split', 'RawWindow'] as const) {
+      const reader = texts(`${name[0]!.toLowerCase()}${name.slice(1)}Of`);
+      assert.ok(reader.length > 0, name);
+      for (const text of reader) assert.match(text, `return ${name}(words.x, words.y, words.z, words.w);`);
+    }
+  });
 
   test('halves are read by fromHalf(), codewords apart, none of which is subnormal', () => {
     for (const [file, text] of shaders) {

@@ -5,12 +5,9 @@ import { shaders } from './generated/shaders.ts';
 
 // As the WebGPU specification has them; Node has no globals for them.
 export const USAGE = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 } as const;
-const MAP_READ = 1;
 const COMPUTE = 4;
 /** Workgroups along one dimension of a dispatch. */
 const DISPATCH = 65535;
-/** Read-back buffers that are kept for the next read, in bytes each. */
-const KEPT_BYTES = 2 ** 20;
 
 export type ShaderName = keyof typeof shaders;
 
@@ -19,9 +16,6 @@ export interface Program {
   readonly name: ShaderName;
   readonly constants: Readonly<Record<string, number>>;
 }
-
-/** A range of a buffer. */
-export type Range = readonly [buffer: GPUBuffer, offset: number, bytes: number];
 
 // Layouts are spelled out, so that all pipelines of a shader take the same bind groups.
 const BINDINGS: Record<ShaderName, readonly GPUBufferBindingType[]> = {
@@ -48,7 +42,6 @@ export class Device {
   lost: Error | undefined;
   readonly #shaders = new Map<ShaderName, { module: GPUShaderModule; bindings: GPUBindGroupLayout; layout: GPUPipelineLayout }>();
   readonly #pipelines = new Map<string, GPUComputePipeline>();
-  readonly #readBuffers: GPUBuffer[] = [];
 
   constructor(gpu: GPUDevice) {
     this.gpu = gpu;
@@ -57,10 +50,9 @@ export class Device {
     });
   }
 
-  /** Lets go of what it keeps; and of the GPU's device, if that is to end with it. */
+  /** Nothing is to be read any more. Destroys the GPU's device, if that is to end with it. */
   release(own: boolean): void {
     this.lost = disposedError();
-    for (const buffer of this.#readBuffers.splice(0)) buffer.destroy();
     if (own) this.gpu.destroy();
   }
 
@@ -107,33 +99,28 @@ export class Device {
     this.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** Records copies into one buffer that can be mapped; the function that is returned waits for its bytes, once submitted. */
-  readBack(encoder: GPUCommandEncoder, ranges: readonly Range[]): () => Promise<ArrayBuffer> {
-    const bytes = ranges.reduce((sum, range) => sum + range[2], 0);
-    const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 256)));
-    const kept = this.#readBuffers.findIndex(buffer => buffer.size === size);
-    const target =
-      kept >= 0
-        ? this.#readBuffers.splice(kept, 1)[0]!
-        : this.gpu.createBuffer({ label: 'read back', size, usage: USAGE.MAP_READ | USAGE.COPY_DST });
-    let at = 0;
-    for (const [buffer, offset, count] of ranges) {
-      encoder.copyBufferToBuffer(buffer, offset, target, at, count);
-      at += count;
+  /** Records one compute pass and submits it. */
+  pass(label: string, record: (pass: GPUComputePassEncoder) => void): void {
+    this.submit(encoder => {
+      const pass = encoder.beginComputePass({ label });
+      record(pass);
+      pass.end();
+    });
+  }
+
+  /** What `allocate` makes, and the error that the device has for it, should it refuse; a device that is lost has none. */
+  allocate<T>(allocate: () => T): { made: T; refused: Promise<GPUError | null> } {
+    this.gpu.pushErrorScope('out-of-memory');
+    this.gpu.pushErrorScope('validation');
+    const pop = (): Promise<GPUError | null> => this.gpu.popErrorScope().catch(() => null);
+    try {
+      const made = allocate();
+      const errors = [pop(), pop()];
+      return { made, refused: Promise.all(errors).then(([invalid, none]) => invalid ?? none ?? null) };
+    } catch (error) {
+      void Promise.all([pop(), pop()]); // the error on its way says more
+      throw error;
     }
-    return async () => {
-      let copy: ArrayBuffer;
-      try {
-        await target.mapAsync(MAP_READ, 0, bytes);
-        copy = target.getMappedRange(0, bytes).slice(0);
-        target.unmap(); // Deno maps a buffer of a device that is lost, and then refuses to unmap it
-      } catch (cause) {
-        throw this.lost ?? new BackendError('webgpu', `expected its device to finish, got: ${(cause as Error).message}`, cause);
-      }
-      if (size <= KEPT_BYTES && !this.lost) this.#readBuffers.push(target);
-      else target.destroy();
-      return copy;
-    };
   }
 
   #descriptor(program: Program): GPUComputePipelineDescriptor {

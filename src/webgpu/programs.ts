@@ -7,8 +7,8 @@ import { ropeTables } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
 import type { Program } from './device.ts';
 
-/** Query rows of a block: the lanes of a vec4f. */
-export const ROWS = 4;
+/** Query rows of a quad: the lanes of a vec4f. */
+export const QUAD = 4;
 /** Elements of an encoder's or decoder's tile of tokens: 8 KiB of the 16 KiB that every device has. */
 const TILE_ELEMENTS = 2048;
 /** What every device has for a workgroup. */
@@ -18,7 +18,7 @@ const WORKGROUP_BYTES = 16384;
 export interface LayerPrograms {
   readonly encode: readonly [keys: Program, values: Program];
   readonly decode: readonly [keys: Program, values: Program];
-  /** By blocks less 1: for workgroups of 4, 8, … query rows. */
+  /** By quads less 1: for row tiles of 4, 8, … query rows. */
   readonly attend: readonly Program[];
 }
 
@@ -59,9 +59,9 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
     BOOK: constants.books.get(layout.codec.name)!
   });
   const keys = { ...common, ...side(page.keys), BLOCK: block.KEY, PAIRS: pairs, TILE: tileTokens(headDim) };
-  // Values are not turned: the same pipelines whatever the RoPE.
-  const still = { PAIRS: 0, PAIR_STEP: 1, PAIR_OFFSET: 0 };
-  const values = { ...common, ...side(page.values), ...still, BLOCK: block.VALUE, TILE: tileTokens(headDim) };
+  // Values are not rotated: the same pipelines whatever the RoPE.
+  const unrotated = { PAIRS: 0, PAIR_STEP: 1, PAIR_OFFSET: 0 };
+  const values = { ...common, ...side(page.values), ...unrotated, BLOCK: block.VALUE, TILE: tileTokens(headDim) };
 
   const shared = page.keys.codec === page.values.codec;
   const bookWords = WINDOW * (page.keys.codec.channels + (shared ? 0 : page.values.codec.channels));
@@ -69,7 +69,7 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
   const columns = Math.min(WINDOW, headDim / 2);
   const prefixed = (prefix: 'KEY' | 'VALUE', layout: BlockLayout): Record<string, number> =>
     Object.fromEntries(Object.entries({ ...side(layout), BLOCK: block[prefix] }).map(([name, value]) => [`${prefix}_${name}`, value]));
-  const attend = (blocks: number): Program => ({
+  const attend = (quads: number): Program => ({
     name: 'attend',
     constants: {
       ...common,
@@ -77,7 +77,7 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
       ...prefixed('VALUE', page.values),
       KV_HEADS: kvHeads,
       GROUP: queryHeads / kvHeads,
-      BLOCKS: blocks,
+      QUADS: quads,
       SINKS: sinks,
       PAGE_WORDS: page.bytes / 4,
       PAIRS: pairs,
@@ -88,12 +88,12 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
       SPLIT: Math.floor(WINDOW / columns)
     }
   });
-  // A code looked up once for more rows pays: 64 query tokens over 1,024 took SwiftShader 3.7 times as long with one block as with
+  // A code looked up once for more rows pays: 64 query tokens over 1,024 took SwiftShader 3.7 times as long with one quad as with
   // four (headDim 64), 3.1 times as with three (128); real GPUs are to be measured.
-  // In attend.wgsl's order: queryAt and visible, rows, turn and logits, eighths; book. Its sums over values hold 8 vec4f.
-  const blockBytes = 16 * (2 + padded + 2 * WINDOW + 8);
-  const slots = Math.ceil(headDim / 2 / columns);
-  const most = Math.max(1, Math.min(Math.floor(4 / slots), Math.floor((WORKGROUP_BYTES - 4 * bookWords) / blockBytes)));
+  // In attend.wgsl's order: queryAt and causalEnd, rows, coefs and logits, eighths; book. Its o holds 8 vec4f.
+  const quadBytes = 16 * (2 + padded + 2 * WINDOW + 8);
+  const pairsOfThread = Math.ceil(headDim / 2 / columns);
+  const most = Math.max(1, Math.min(Math.floor(4 / pairsOfThread), Math.floor((WORKGROUP_BYTES - 4 * bookWords) / quadBytes)));
   return {
     encode: [
       { name: 'encode', constants: { ...keys, SIDE: 0 } },

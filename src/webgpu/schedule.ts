@@ -1,177 +1,205 @@
-// The list of work that attend.wgsl and merge.wgsl read: which query rows attend to which windows, split over the context so
-// that even one sequence fills a GPU. Four words to an entry:
+// The schedule of an attend, which attend.wgsl and merge.wgsl read: which query rows attend to which windows, split over the context
+// (split-KV) so that even one sequence fills a GPU. A Schedule struct, then entries of four words:
 //
-//   header         scale · log₂ e as f32, spans, where spans and items begin · blocks, where blocks, raw windows and page numbers
-//                  begin · chunk groups, pages per chunk, blocks of four rows in a workgroup, 0
-//   items          first token of queries, tokens, position of the first, first page number; one for each sequence of a call
-//   raw windows    word offset in its chunk, chunk, capacity · 65536 + tokens, position of the first
-//   blocks         item, first row, first span, spans; for merge
-//   spans          item, first row, from window, to window + 2³¹ if they are coded; for attend
-//   page numbers   four to an entry; at a fixed place, as most are those of the step before
+//   requests      one for each sequence of a call
+//   raw windows   of every sequence once
+//   tiles         rows of a request that share a workgroup; for merge
+//   splits        windows of a tile, coded ones or raw ones; for attend
+//   page numbers  four to an entry; at a fixed place, as most are those of the step before
 
 import type { PageTable } from '../backend.ts';
-import { WINDOW } from '../format/layout.ts';
+import { align, WINDOW } from '../format/layout.ts';
 import type { CacheShape } from '../shape.ts';
-import { ROWS } from './programs.ts';
+import { QUAD } from './programs.ts';
+import { fieldsOf, putStruct } from './structs.ts';
 
 /** Query tokens of one call at most, unless there are more sequences; longer prompts take several calls. */
 const CALL_TOKENS = 128;
 /** Workgroups that a call is split into where there is work for them: a few for every core of a large GPU. */
 const WORKGROUPS = 1024;
 /** Windows of one workgroup at least, so that its two Hadamard transforms are paid back. */
-const SPAN_WINDOWS = 2;
+const SPLIT_WINDOWS = 2;
 /** Rows that may idle for the sake of looking a code up once for more rows, as a share of all. */
 const IDLE_ROWS = 0.25;
-const HEADER = 3;
+/** Words of an entry, and of what comes before the first. */
+const ENTRY = 4;
+const HEADER = align(fieldsOf('Schedule').length, ENTRY);
 
 /** Query tokens of one sequence. */
-export interface Item {
+export interface Request {
   readonly table: PageTable;
   readonly tokens: number;
   /** Of the first of them. */
   readonly position: number;
 }
 
-export interface RawWindow {
-  readonly offset: number;
+/** Where a raw slot lies. */
+export interface SlotPlace {
   readonly chunk: number;
+  /** Bytes from the beginning of its chunk. */
+  readonly offset: number;
+  /** Tokens that it holds. */
   readonly capacity: number;
 }
 
-/** How an attend is launched. */
+/** How many of what a schedule has, for every KV head. */
 export interface Launch {
-  /** Blocks of four rows in a workgroup. */
-  readonly blocks: number;
-  /** Workgroups of attend, and of merge, for every KV head. */
-  readonly attendGroups: number;
-  readonly mergeGroups: number;
+  /** Quads of a row tile. */
+  readonly quads: number;
+  /** Workgroups of attend, and of merge. */
+  readonly splits: number;
+  readonly tiles: number;
 }
 
-export class Work {
+/** What of a device a schedule is drawn for. */
+export interface Limits {
+  /** Quads that a workgroup of attend can hold. */
+  readonly quads: number;
+  readonly chunkGroups: number;
+  readonly pagesPerChunk: number;
+}
+
+/** A sequence's windows: where its page numbers and its raw windows begin in their lists, and how many of these there are. */
+interface Windows {
+  readonly firstPage: number;
+  readonly firstRaw: number;
+  readonly raws: number;
+}
+
+export class Schedule {
   /** Query tokens of one call. */
   readonly callTokens: number;
-  /** Entries of partial results, for every chunk group and KV head. */
-  readonly slots: number;
+  /** Partial results, for every chunk group and KV head. */
+  readonly partials: number;
   readonly words: Uint32Array<ArrayBuffer>;
-  /** Words in use: [0, used) and [pages, pages + numbers). */
+  /** Words in use: [0, used) and [pages, pages + pageNumbers). */
   used = 0;
-  numbers = 0;
+  pageNumbers = 0;
   readonly pages: number;
   readonly #shape: CacheShape;
   readonly #group: number;
 
   /**
-   * @param slotBytes  of one entry of partial results
-   * @param limit      bytes of one buffer: as many spans as it holds, down to one token a call
+   * @param partialBytes  of one partial result, of all chunk groups and KV heads
+   * @param limit         bytes of one buffer: as many splits as it holds, down to one token a call
    */
-  constructor(shape: CacheShape, slotBytes: number, limit: number) {
+  constructor(shape: CacheShape, partialBytes: number, limit: number) {
     const { headDim, kvHeads, queryHeads, sequences } = shape;
     this.#shape = shape;
     this.#group = queryHeads / kvHeads;
-    const perToken = Math.ceil(this.#group / ROWS);
+    const quadsPerToken = Math.ceil(this.#group / QUAD);
     let tokens = Math.max(CALL_TOKENS, sequences);
     let extra = Math.ceil(WORKGROUPS / kvHeads);
-    // A coded and a raw span for every block.
-    const slots = (): number => Math.ceil(2 * (1 + IDLE_ROWS) * tokens * perToken) + extra;
-    while (extra > 0 && slots() * slotBytes > limit) extra = Math.floor(extra / 2);
-    while (tokens > 1 && Math.max(slots() * slotBytes, 4 * tokens * queryHeads * headDim) > limit) tokens = Math.ceil(tokens / 2);
+    // A coded and a raw split for every quad.
+    const partials = (): number => Math.ceil(2 * (1 + IDLE_ROWS) * tokens * quadsPerToken) + extra;
+    while (extra > 0 && partials() * partialBytes > limit) extra = Math.floor(extra / 2);
+    while (tokens > 1 && Math.max(partials() * partialBytes, 4 * tokens * queryHeads * headDim) > limit) tokens = Math.ceil(tokens / 2);
     this.callTokens = tokens;
-    this.slots = slots();
-    this.pages = 4 * (HEADER + tokens + shape.rawPages + Math.min(shape.sinkSlots, tokens) + tokens * perToken + this.slots);
-    this.words = new Uint32Array(this.pages + Math.ceil((sequences * shape.pagesPerLayer) / 4) * 4 + 4);
+    this.partials = partials();
+    const rawWindows = shape.rawPages + Math.min(shape.sinkSlots, tokens);
+    this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + this.partials);
+    this.words = new Uint32Array(this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY);
   }
 
   /**
-   * Writes the list into `words`.
+   * Draws the schedule into `words`.
    *
-   * @param mostBlocks   of four rows that one workgroup of attend can hold
-   * @param rawWindowOf  where a raw place lies
+   * @param placeOf  where a raw slot lies
    */
-  plan(
-    items: readonly Item[],
-    scale: number,
-    mostBlocks: number,
-    chunkGroups: number,
-    pagesPerChunk: number,
-    rawWindowOf: (place: number) => RawWindow
-  ): Launch {
-    const { sinks } = this.#shape;
-    const { words } = this;
-    const rawsAt = HEADER + items.length;
-    let raws = 0;
-    this.numbers = 0;
-    const lists = new Map<PageTable, { page: number; raw: number; raws: number }>();
-    for (const { table } of items) {
-      if (lists.has(table)) continue;
-      const list = { page: this.numbers, raw: raws, raws: 0 };
-      lists.set(table, list);
-      words.set(table.pages.subarray(0, table.pageCount), this.pages + this.numbers);
-      this.numbers += table.pageCount;
-      const addRaw = (place: number, position: number): void => {
-        const { offset, chunk, capacity } = rawWindowOf(place);
-        this.#entry(rawsAt + raws++, offset / 4, chunk, capacity * 65536 + Math.min(capacity, table.length - position), position);
-      };
-      if (sinks > 0) addRaw(table.sinkSlot, 0);
-      for (let i = 0; i < table.rawCount; i++) addRaw(table.raws[i]!, sinks + WINDOW * (table.pageCount + i));
-      list.raws = raws - list.raw;
-    }
+  draw(requests: readonly Request[], scale: number, limits: Limits, placeOf: (slot: number) => SlotPlace): Launch {
+    const rawWindowsAt = requests.length;
+    const windows = this.#drawWindows(requests, rawWindowsAt, placeOf);
+    let rawWindows = 0;
+    for (const { raws } of windows.values()) rawWindows += raws;
 
-    const blocks = blocksFor(
-      items.map(item => item.tokens * this.#group),
-      mostBlocks
-    );
-    const rows = ROWS * blocks;
-    const workgroups = items.reduce((sum, { tokens }) => sum + Math.ceil((tokens * this.#group) / rows), 0);
-    const windows = items.reduce(
-      (sum, { table, tokens }) => sum + Math.ceil((tokens * this.#group) / rows) * (table.pageCount + lists.get(table)!.raws),
+    const rowsOf = ({ tokens }: Request): number => tokens * this.#group;
+    const quads = quadsFor(requests.map(rowsOf), limits.quads);
+    const tileRows = QUAD * quads;
+    const tilesOf = (request: Request): number => Math.ceil(rowsOf(request) / tileRows);
+    const tiles = requests.reduce((sum, request) => sum + tilesOf(request), 0);
+    const passes = requests.reduce(
+      (sum, request) => sum + tilesOf(request) * (request.table.pageCount + windows.get(request.table)!.raws),
       0
     );
-    // Each workgroup's rows have at most one span of either kind more than their share.
-    const perSpan = Math.max(SPAN_WINDOWS, Math.ceil(windows / Math.max(1, Math.floor(this.slots / blocks) - 2 * workgroups)));
+    // Each tile has at most one split of either kind more than its share.
+    const perSplit = Math.max(SPLIT_WINDOWS, Math.ceil(passes / Math.max(1, Math.floor(this.partials / quads) - 2 * tiles)));
 
-    const blocksAt = rawsAt + raws;
-    const spansAt = blocksAt + workgroups;
-    let tokens = 0;
-    let spans = 0;
-    let merges = 0;
-    items.forEach(({ table, tokens: count, position }, item) => {
-      const list = lists.get(table)!;
-      this.#entry(HEADER + item, tokens, count, position, list.page);
-      tokens += count;
-      for (let row = 0; row < count * this.#group; row += rows) {
-        const first = spans;
-        const add = (from: number, to: number, coded: number): void => {
-          for (; from < to; from += perSpan)
-            this.#entry(spansAt + spans++, item, row, from, Math.min(from + perSpan, to) + coded * 2 ** 31);
+    const tilesAt = rawWindowsAt + rawWindows;
+    const splitsAt = tilesAt + tiles;
+    let firstToken = 0;
+    let tile = 0;
+    let splits = 0;
+    requests.forEach((request, n) => {
+      const { table, tokens, position } = request;
+      const { firstPage, firstRaw, raws } = windows.get(table)!;
+      putStruct(this.words, wordAt(n), 'Request', { firstToken, tokens, position, firstPage });
+      firstToken += tokens;
+      for (let firstRow = 0; firstRow < rowsOf(request); firstRow += tileRows) {
+        const firstSplit = splits;
+        const add = (from: number, end: number, coded: 0 | 1): void => {
+          for (let firstWindow = from; firstWindow < end; firstWindow += perSplit) {
+            const endWindow = Math.min(firstWindow + perSplit, end);
+            putStruct(this.words, wordAt(splitsAt + splits++), 'Split', { tile, firstWindow, endWindow, coded });
+          }
         };
         add(0, table.pageCount, 1);
-        add(list.raw, list.raw + list.raws, 0);
-        this.#entry(blocksAt + merges++, item, row, first, spans - first);
+        add(firstRaw, firstRaw + raws, 0);
+        putStruct(this.words, wordAt(tilesAt + tile++), 'Tile', { request: n, firstRow, firstSplit, splits: splits - firstSplit });
       }
     });
-    this.#entry(0, bits(scale * Math.LOG2E), spans, spansAt, HEADER);
-    this.#entry(1, merges, blocksAt, rawsAt, this.pages / 4);
-    this.#entry(2, chunkGroups, pagesPerChunk, blocks, 0);
-    this.used = 4 * (spansAt + spans);
-    return { blocks, attendGroups: spans, mergeGroups: merges };
+    putStruct(this.words, 0, 'Schedule', {
+      scale: bits(scale * Math.LOG2E),
+      splits,
+      splitsAt,
+      tiles,
+      tilesAt,
+      requestsAt: 0,
+      rawWindowsAt,
+      pagesAt: (this.pages - HEADER) / ENTRY,
+      chunkGroups: limits.chunkGroups,
+      pagesPerChunk: limits.pagesPerChunk,
+      quads
+    });
+    this.used = wordAt(splitsAt + splits);
+    return { quads, splits, tiles };
   }
 
-  #entry(n: number, x: number, y: number, z: number, w: number): void {
-    const { words } = this;
-    words[4 * n] = x;
-    words[4 * n + 1] = y;
-    words[4 * n + 2] = z;
-    words[4 * n + 3] = w;
+  /** Page numbers, and raw windows from entry `at` on, of every sequence once. */
+  #drawWindows(requests: readonly Request[], at: number, placeOf: (slot: number) => SlotPlace): Map<PageTable, Windows> {
+    const { sinks } = this.#shape;
+    const windows = new Map<PageTable, Windows>();
+    let raw = 0;
+    this.pageNumbers = 0;
+    for (const { table } of requests) {
+      if (windows.has(table)) continue;
+      const [firstPage, firstRaw] = [this.pageNumbers, raw];
+      this.words.set(table.pages.subarray(0, table.pageCount), this.pages + firstPage);
+      this.pageNumbers += table.pageCount;
+      const add = (slot: number, position: number): void => {
+        const { offset, chunk, capacity } = placeOf(slot);
+        const tokens = Math.min(capacity, table.length - position);
+        putStruct(this.words, wordAt(at + raw++), 'RawWindow', { offset: offset / 4, chunk, tokens, position });
+      };
+      if (sinks > 0) add(table.sinkSlot, 0);
+      for (let i = 0; i < table.rawCount; i++) add(table.raws[i]!, sinks + WINDOW * (table.pageCount + i));
+      windows.set(table, { firstPage, firstRaw, raws: raw - firstRaw });
+    }
+    return windows;
   }
 }
 
-/** Blocks of four rows in a workgroup: as many as there are rows for. */
-export function blocksFor(rows: readonly number[], most: number): number {
-  const padded = (blocks: number): number => blocks * rows.reduce((sum, count) => sum + Math.ceil(count / (ROWS * blocks)), 0);
-  for (let blocks = most; blocks > 1; blocks--) {
-    if (padded(blocks) <= (1 + IDLE_ROWS) * padded(1)) return blocks;
+/** Quads of a row tile: as many as there are rows for. */
+export function quadsFor(rows: readonly number[], most: number): number {
+  const padded = (quads: number): number => quads * rows.reduce((sum, count) => sum + Math.ceil(count / (QUAD * quads)), 0);
+  for (let quads = most; quads > 1; quads--) {
+    if (padded(quads) <= (1 + IDLE_ROWS) * padded(1)) return quads;
   }
   return 1;
+}
+
+/** The first word of an entry. */
+function wordAt(entry: number): number {
+  return HEADER + ENTRY * entry;
 }
 
 function bits(x: number): number {

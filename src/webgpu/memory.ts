@@ -1,0 +1,142 @@
+// Every buffer of a cache, allocated at once or refused, and what layers bind of them. Pages and raw slots lie in chunks no larger than
+// the device can bind; what a layer holds in many is read two a dispatch.
+
+import { BackendError } from '../backend.ts';
+import { WINDOW } from '../format/layout.ts';
+import type { CacheShape } from '../shape.ts';
+import { Arena } from './chunks.ts';
+import { type Device, USAGE } from './device.ts';
+import { Constants, type LayerPrograms, layerPrograms } from './programs.ts';
+import type { Range } from './readback.ts';
+import { Schedule } from './schedule.ts';
+import { JOBS, Staging } from './staging.ts';
+import { structWords } from './structs.ts';
+
+const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
+/** Bytes of keys, and of values, that are staged on their way in or out: a window at least. */
+const STAGED_BYTES = 2 ** 22;
+/** Bytes of the largest job: eight words (structs.ts). */
+const JOB_BYTES = 32;
+
+export interface Layer {
+  readonly programs: LayerPrograms;
+  readonly pages: Arena;
+  readonly pageBytes: number;
+  readonly pagesPerChunk: number;
+  /** Where the page header lies among the constants, in words. */
+  readonly header: number;
+  readonly schedule: GPUBuffer;
+  /** What `schedule` holds, so that only what changed is sent. */
+  readonly sent: Uint32Array<ArrayBuffer>;
+  /** Of attend, one for every pair of chunks; and of merge. */
+  readonly attend: readonly GPUBindGroup[];
+  readonly merge: GPUBindGroup;
+}
+
+export class Memory {
+  bytes = 0;
+  readonly layers: readonly Layer[];
+  readonly slots: Arena;
+  readonly constants: GPUBuffer;
+  readonly staging: Staging;
+  readonly jobs: GPUBuffer;
+  readonly copy: GPUBuffer;
+  readonly queries: GPUBuffer;
+  readonly output: GPUBuffer;
+  readonly schedule: Schedule;
+  readonly #device: Device;
+  readonly #shape: CacheShape;
+  readonly #limit: number;
+  readonly #buffers: GPUBuffer[] = [];
+
+  constructor(device: Device, shape: CacheShape) {
+    const { limits, queue } = device.gpu;
+    this.#device = device;
+    this.#shape = shape;
+    this.#limit = Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16;
+    const { headDim, kvHeads, queryHeads, rawPages, rawPageBytes, sinkSlots, sinkBytes } = shape;
+    try {
+      this.slots = this.#arena('raw slots', [
+        { count: rawPages, bytes: rawPageBytes },
+        { count: sinkSlots, bytes: sinkBytes }
+      ]);
+      const arenas = shape.pages.map(({ bytes }) => this.#arena('pages', [{ count: shape.pagesPerLayer, bytes }]));
+      const chunkGroups = Math.ceil(Math.max(this.slots.chunks.length, ...arenas.map(arena => arena.chunks.length)) / 2);
+
+      const constants = new Constants(shape);
+      this.constants = this.#create('constants', constants.words.byteLength);
+      queue.writeBuffer(this.constants, 0, constants.words);
+      const perToken = kvHeads * headDim;
+      const staged = 4 * perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / (4 * perToken)));
+      const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
+      this.staging = new Staging(queue, buffers, perToken, slot => this.slotTokens(slot));
+      this.jobs = this.#create('jobs', JOB_BYTES * JOBS);
+      this.copy = this.#create('copy', Math.max(rawPageBytes, sinkBytes));
+
+      const partialBytes = 16 * (2 + headDim) * kvHeads * chunkGroups;
+      this.schedule = new Schedule(shape, partialBytes, this.#limit);
+      const callBytes = 4 * this.schedule.callTokens * queryHeads * headDim;
+      this.queries = this.#create('queries', callBytes);
+      this.output = this.#create('output', callBytes);
+      const partials = this.#create('partials', this.schedule.partials * partialBytes);
+      const params = Array.from({ length: chunkGroups }, (_, chunkGroup) => {
+        const buffer = this.#create('chunk group', 16, USAGE.UNIFORM | USAGE.COPY_DST);
+        queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkGroup }]));
+        return buffer;
+      });
+      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, constants, partials, params));
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  /** Tokens that a raw slot holds. */
+  slotTokens(slot: number): number {
+    return slot < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+  }
+
+  slotRange(slot: number): Range {
+    const { rawPages, rawPageBytes, sinkBytes } = this.#shape;
+    return [this.slots.chunk(slot), this.slots.offsetOf[slot]!, slot < rawPages ? rawPageBytes : sinkBytes];
+  }
+
+  dispose(): void {
+    for (const buffer of this.#buffers) buffer.destroy();
+  }
+
+  #create(label: string, bytes: number, usage: number = STORAGE): GPUBuffer {
+    const size = Math.ceil(bytes / 16) * 16;
+    if (size > this.#limit)
+      throw new BackendError('webgpu', `expected at most ${this.#limit} bytes for ${label} (the device's limit), got ${size}`);
+    this.bytes += size;
+    const buffer = this.#device.gpu.createBuffer({ label, size, usage });
+    this.#buffers.push(buffer);
+    return buffer;
+  }
+
+  #arena(label: string, sizes: readonly { readonly count: number; readonly bytes: number }[]): Arena {
+    return new Arena(sizes, this.#limit, bytes => this.#create(label, bytes));
+  }
+
+  #layer(layer: number, pages: Arena, constants: Constants, partials: GPUBuffer, params: readonly GPUBuffer[]): Layer {
+    const page = this.#shape.pages[layer]!;
+    const sent = new Uint32Array(this.schedule.words.length);
+    const schedule = this.#create('schedule', sent.byteLength);
+    return {
+      programs: layerPrograms(this.#shape, page, constants),
+      pages,
+      pageBytes: page.bytes,
+      pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
+      header: constants.headers.get(page)!,
+      schedule,
+      sent,
+      attend: params.map((uniform, group) => {
+        const chunksOf = (arena: Arena): GPUBuffer[] => [arena.chunkAt(2 * group), arena.chunkAt(2 * group + 1)];
+        const buffers = [...chunksOf(pages), ...chunksOf(this.slots), this.constants, schedule, this.queries, partials, uniform];
+        return this.#device.bind('attend', buffers);
+      }),
+      merge: this.#device.bind('merge', [schedule, partials, this.output])
+    };
+  }
+}

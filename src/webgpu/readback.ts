@@ -1,0 +1,109 @@
+// Bytes on their way back from a device, and whether they can be trusted. Knows nothing of a cache: an Output may outlive one, and must
+// not keep its memory.
+
+import { BackendError, type Output } from '../backend.ts';
+import { type Device, USAGE } from './device.ts';
+
+/** As the WebGPU specification has it; Node has no global for it. */
+const MAP_READ = 1;
+/** Buffers that are kept for the next reading, in bytes each. */
+const KEPT_BYTES = 2 ** 20;
+
+/** A range of a buffer. */
+export type Range = readonly [buffer: GPUBuffer, offset: number, bytes: number];
+
+/** Waits for bytes that were copied when it was made. */
+export type Read = () => Promise<ArrayBuffer>;
+
+export class ReadBack {
+  /** Why the device had no memory for what is read. */
+  #refusal: BackendError | undefined;
+  readonly #device: Device;
+  readonly #kept: GPUBuffer[] = [];
+  #open = true;
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Nothing that is read can be trusted: the device had no memory for it. */
+  refuse(message: string, cause: GPUError): void {
+    this.#refusal = new BackendError('webgpu', message, cause);
+  }
+
+  /** Refuses what was read where the memory was, or the device is lost. */
+  check(): void {
+    if (this.#refusal) throw this.#refusal;
+    if (this.#device.lost) throw this.#device.lost;
+  }
+
+  /** Copies ranges as they are now, one after another. */
+  copy(ranges: readonly Range[]): Read {
+    let read!: Read;
+    this.#device.submit(encoder => {
+      read = this.record(encoder, ranges);
+    });
+    return read;
+  }
+
+  /** As copy(), as a part of what `encoder` records; to be read once that is submitted. */
+  record(encoder: GPUCommandEncoder, ranges: readonly Range[]): Read {
+    const bytes = ranges.reduce((sum, range) => sum + range[2], 0);
+    const target = this.#take(2 ** Math.ceil(Math.log2(Math.max(bytes, 256))));
+    let at = 0;
+    for (const [buffer, offset, count] of ranges) {
+      encoder.copyBufferToBuffer(buffer, offset, target, at, count);
+      at += count;
+    }
+    return async () => {
+      let copy: ArrayBuffer;
+      try {
+        await target.mapAsync(MAP_READ, 0, bytes);
+        copy = target.getMappedRange(0, bytes).slice(0);
+        target.unmap(); // Deno maps a buffer of a device that is lost, and then refuses to unmap it
+      } catch (cause) {
+        throw this.#device.lost ?? new BackendError('webgpu', 'expected its device to finish, which failed', cause);
+      }
+      if (this.#open && target.size <= KEPT_BYTES) this.#kept.push(target);
+      else target.destroy();
+      this.check();
+      return copy;
+    };
+  }
+
+  /** Results on their way, in order. */
+  output(parts: readonly Read[], out: Float32Array): Output {
+    const collect = async (): Promise<Float32Array> => {
+      let at = 0;
+      for (const read of parts) {
+        const part = new Float32Array(await read());
+        out.set(part, at);
+        at += part.length;
+      }
+      return out;
+    };
+    return outputOf(collect);
+  }
+
+  /** Results in a GPUBuffer: what is there when they are first read. */
+  outputIn(range: Range): Output {
+    return outputOf(async () => new Float32Array(await this.copy([range])()));
+  }
+
+  dispose(): void {
+    this.#open = false;
+    for (const buffer of this.#kept.splice(0)) buffer.destroy();
+  }
+
+  #take(size: number): GPUBuffer {
+    const kept = this.#kept.findIndex(buffer => buffer.size === size);
+    if (kept >= 0) return this.#kept.splice(kept, 1)[0]!;
+    return this.#device.gpu.createBuffer({ label: 'read back', size, usage: USAGE.MAP_READ | USAGE.COPY_DST });
+  }
+}
+
+/** An Output that is read once, however often it is asked for. */
+function outputOf(collect: () => Promise<Float32Array>): Output {
+  let result: Promise<Float32Array> | undefined;
+  return { read: () => (result ??= collect()) };
+}

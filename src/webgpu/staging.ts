@@ -1,0 +1,116 @@
+// Tokens on their way into raw slots: arrays and GPUBuffers are staged in two buffers, as many as these hold, with the jobs of
+// write.wgsl that spread them.
+
+import type { Write } from '../backend.ts';
+import { isHalf, wordsOf } from '../format/half.ts';
+import { WINDOW } from '../format/layout.ts';
+import { type Input, isGpuTokens } from '../input.ts';
+import type { Struct } from './structs.ts';
+
+/** Jobs that one dispatch does at most. */
+export const JOBS = 1024;
+
+/** Records a copy from an engine's buffer. */
+export type Copy = (encoder: GPUCommandEncoder) => void;
+
+/** A job of write.wgsl, and the slot that it writes. */
+export interface SlotJob {
+  readonly slot: number;
+  readonly job: Omit<Struct<'WriteJob'>, 'slot'>;
+}
+
+/** A window as decode.wgsl leaves it in the buffers, into a whole slot. */
+export const DECODED_WINDOW: SlotJob['job'] = {
+  keys: 0,
+  values: 0,
+  tokens: WINDOW,
+  firstToken: 0,
+  capacity: WINDOW,
+  halfKeys: 0,
+  halfValues: 0
+};
+
+export class Staging {
+  /** f32 [tokens, kvHeads, headDim], or f16 from the same beginnings on. */
+  readonly buffers: readonly [keys: GPUBuffer, values: GPUBuffer];
+  /** Tokens that they hold. */
+  readonly tokens: number;
+  readonly #queue: GPUQueue;
+  readonly #perToken: number;
+  readonly #capacityOf: (slot: number) => number;
+
+  /**
+   * @param perToken    elements of a token's keys
+   * @param capacityOf  tokens that a slot holds
+   */
+  constructor(queue: GPUQueue, buffers: readonly [GPUBuffer, GPUBuffer], perToken: number, capacityOf: (slot: number) => number) {
+    this.buffers = buffers;
+    this.tokens = Math.floor(buffers[0].size / (4 * perToken));
+    this.#queue = queue;
+    this.#perToken = perToken;
+    this.#capacityOf = capacityOf;
+  }
+
+  /**
+   * Stages everything, part by part.
+   *
+   * @param flush  queues a part's copies and jobs, after which the buffers may be written anew
+   */
+  write(writes: readonly Write[], flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void): void {
+    let used = 0; // tokens
+    let jobs: SlotJob[] = [];
+    let copies: Copy[] = [];
+    const next = (): void => {
+      flush(jobs, copies);
+      used = 0;
+      jobs = [];
+      copies = [];
+    };
+    for (const { keys, values, runs } of writes) {
+      const [halfKeys, halfValues] = [holdsHalves(keys), holdsHalves(values)];
+      for (let n = 0; n < runs.length; ) {
+        if (used + runs[n]!.tokens > this.tokens || jobs.length === JOBS) next();
+        const { from } = runs[n]!;
+        let staged = 0;
+        for (; n < runs.length && used + staged + runs[n]!.tokens <= this.tokens && jobs.length < JOBS; n++) {
+          const { slot, at, tokens } = runs[n]!;
+          // Rows of f16 lie at the beginning of the room for f32.
+          const word = (half: boolean): number => used * this.#perToken + (staged * this.#perToken) / (half ? 2 : 1);
+          jobs.push({
+            slot,
+            job: {
+              keys: word(halfKeys),
+              values: word(halfValues),
+              tokens,
+              firstToken: at,
+              capacity: this.#capacityOf(slot),
+              halfKeys: Number(halfKeys),
+              halfValues: Number(halfValues)
+            }
+          });
+          staged += tokens;
+        }
+        for (const [side, input] of [keys, values].entries()) this.#stage(this.buffers[side]!, used, input, from, staged, copies);
+        used += staged;
+      }
+    }
+    if (jobs.length > 0) next();
+  }
+
+  /** Tokens of an input, from `from` on, into a buffer from token `at` on: now, or by a copy that is added. */
+  #stage(buffer: GPUBuffer, at: number, input: Input, from: number, tokens: number, copies: Copy[]): void {
+    const to = at * this.#perToken * 4;
+    if (isGpuTokens(input)) {
+      const tokenBytes = this.#perToken * (input.format === 'f16' ? 2 : 4);
+      const begin = (input.offset ?? 0) + from * tokenBytes;
+      copies.push(encoder => encoder.copyBufferToBuffer(input.buffer, begin, buffer, to, tokens * tokenBytes));
+    } else {
+      const rows = wordsOf(input).subarray(from * this.#perToken, (from + tokens) * this.#perToken);
+      this.#queue.writeBuffer(buffer, to, rows as Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>);
+    }
+  }
+}
+
+function holdsHalves(input: Input): boolean {
+  return isGpuTokens(input) ? input.format === 'f16' : isHalf(input);
+}
