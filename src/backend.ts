@@ -16,9 +16,9 @@ export interface Backend {
   readonly variant: string;
   /** Why this one was picked, in words. */
   readonly reason: string;
-  /** Memory for a cache. Everything is allocated here, nothing later. */
+  /** @internal Memory for a cache. Everything is allocated here, nothing later. */
   createStore(shape: CacheShape): Store;
-  /** Compiles, without blocking, what `createStore` would else compile while its caller waits. */
+  /** @internal Compiles, without blocking, what `createStore` would else compile while its caller waits. */
   prepare?(shape: CacheShape): Promise<void>;
   /**
    * Gives back what opening it took: a GPU's device, unless that was given. From then on it and its caches refuse every call, but
@@ -69,6 +69,7 @@ export function disposedError(): TypeError {
   return new TypeError('backend expected open, got disposed');
 }
 
+/** @internal */
 export function checkBackend(name: string, value: unknown): asserts value is Backend {
   checkObject(name, value);
   if (typeof (value as Partial<Backend>).createStore !== 'function')
@@ -98,14 +99,14 @@ export interface Output {
 }
 
 /**
- * The result of an `attend` that has run. Built here and not by the store, whose variables a function of its own would keep: an Output
+ * @internal The result of an `attend` that has run. Built here and not by the store, whose variables a function of its own would keep: an Output
  * may outlive a cache, and must not keep the cache's memory.
  */
 export function outputOf(out: Float32Array): Output {
   return { read: () => Promise.resolve(out) };
 }
 
-/** Consecutive tokens of an input that go into one slot. */
+/** @internal Consecutive tokens of an input that go into one slot. */
 export interface Run {
   readonly slot: number;
   /** First token in the slot. */
@@ -115,7 +116,7 @@ export interface Run {
   readonly tokens: number;
 }
 
-/** What one append writes. */
+/** @internal What one append writes. */
 export interface Write {
   readonly keys: Input;
   readonly values: Input;
@@ -131,7 +132,7 @@ export interface Tokens {
   readonly values: Float32Array;
 }
 
-/** Bytes of a table's pages, raw windows and sinks (layout.ts draws them); all copies. */
+/** @internal Bytes of a table's pages, raw windows and sinks (layout.ts draws them); all copies. */
 export interface Dump {
   readonly pages: readonly Uint8Array[];
   readonly raws: readonly Uint8Array[];
@@ -139,7 +140,7 @@ export interface Dump {
 }
 
 /**
- * Where one sequence's tokens of one layer lie, oldest first: sinks (position 0 on), coded pages of 64, then raw windows of
+ * @internal Where one sequence's tokens of one layer lie, oldest first: sinks (position 0 on), coded pages of 64, then raw windows of
  * which the last may be partial. Page and slot numbers are the store's; a slot holds raw tokens.
  */
 export interface PageTable {
@@ -152,7 +153,7 @@ export interface PageTable {
 }
 
 /**
- * A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw slots: `shape.rawPages` of 64 tokens, then
+ * @internal A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw slots: `shape.rawPages` of 64 tokens, then
  * `shape.sinkSlots` of `shape.sinks` tokens.
  */
 export interface Store {

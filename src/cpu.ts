@@ -15,11 +15,11 @@ export type { AttendOptions } from './core.ts';
 export { type Codec, type CodecName, codecs } from './format/codec.ts';
 export type { Data, Float16ArrayLike } from './format/half.ts';
 export type { BlockLayout, PageLayout, Rope } from './format/layout.ts';
-export type { GpuTarget, GpuTokens, Input } from './input.ts';
+export type { GpuBuffer, GpuTarget, GpuTokens, Input } from './input.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
 export { type Sealed, Sequence } from './sequence.ts';
 export type { CacheOptions, CacheShape, CodecPair, StepShape } from './shape.ts';
-export type { WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
+export type { WasmModule, WasmOptions, WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
 
 /**
  * Opens WebAssembly, in the best binary that the engine validates, or in the one asked for.

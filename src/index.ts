@@ -6,4 +6,4 @@
  */
 
 export * from './cpu.ts';
-export { type OpenOptions, openBackend } from './open.ts';
+export { type GpuDevice, type OpenOptions, openBackend } from './open.ts';

@@ -3,6 +3,13 @@
 import { checkInteger, checkLength, checkObject, checkOneOf, checkOptions, kind, plural } from './check.ts';
 import { type Data, HALF_MAX, isFloat32Array, typedArrayName } from './format/half.ts';
 
+/** A GPUBuffer, by what is asked of it here: nobody needs the types of browsers. */
+export interface GpuBuffer {
+  readonly size: number;
+  readonly usage: number;
+  destroy(): void;
+}
+
 /**
  * Tokens in a GPUBuffer of the webgpu backend's device, made with usage COPY_SRC: [tokens, heads, headDim]. Copied on the GPU
  * when the call returns, in the order of the queue; nothing passes through JavaScript, and nothing checks that numbers are finite.
@@ -12,7 +19,7 @@ import { type Data, HALF_MAX, isFloat32Array, typedArrayName } from './format/ha
  */
 export interface GpuTokens {
   /** Made with usage COPY_SRC. */
-  readonly buffer: GPUBuffer;
+  readonly buffer: GpuBuffer;
   /** How many there are. */
   readonly tokens: number;
   /** Bytes, a multiple of 4. Default 0. */
@@ -31,7 +38,7 @@ const GPU_TOKENS = ['buffer', 'tokens', 'offset', 'format'] as const satisfies r
  */
 export interface GpuTarget {
   /** Made with usage COPY_DST. */
-  readonly buffer: GPUBuffer;
+  readonly buffer: GpuBuffer;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;
 }

@@ -10,12 +10,20 @@ import { describe, type Found, findAdapter, requestDevice } from './webgpu/adapt
 import { selfTest } from './webgpu/selftest.ts';
 import { webGpuBackend } from './webgpu/store.ts';
 
+/** A GPUDevice, by a few of its members: nobody needs the types of browsers. */
+export interface GpuDevice {
+  readonly limits: object;
+  readonly lost: Promise<object>;
+  readonly queue: object;
+  destroy(): void;
+}
+
 /** What `openBackend` may be told: a backend to insist on, or what to choose for. */
 export interface OpenOptions extends WasmOptions {
   /** Insist on a backend. By default `webgpu` where a `device` is given, `wasm` where a `variant` or `module` is; else the faster one. */
   readonly prefer?: BackendName;
   /** An engine's own device for the webgpu backend; it stays the engine's. By default one is requested. */
-  readonly device?: GPUDevice;
+  readonly device?: GpuDevice;
   /**
    * What `new KVCache` will be given, capacity apart: backends are timed with it, and the GPU's kernels compiled for it ahead.
    * By default that of a model of a billion parameters: 8 KV heads of 64, 32 query heads.
@@ -74,8 +82,11 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   if (prefer === 'reference') return openReference();
   if (prefer === 'wasm') return openWasm(options);
   if (prefer === 'webgpu') {
-    const found = device ? { device, description: describe(device.adapterInfo), own: false } : await requestDevice(await findAdapter());
-    const backend = await openWebGpu(found, device ? 'its device was given' : 'it was asked for');
+    const given = device as GPUDevice | undefined;
+    const found = given
+      ? { device: given, description: describe(given.adapterInfo), own: false }
+      : await requestDevice(await findAdapter());
+    const backend = await openWebGpu(found, given ? 'its device was given' : 'it was asked for');
     return shape ? orDispose(backend, () => compiled(backend, shape)) : backend;
   }
   return choose(shape ?? TYPICAL, batch, context, shape !== undefined || options.batch !== undefined || options.context !== undefined);

@@ -2,6 +2,7 @@
 
 import { type Backend, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import type { Backend as Inside } from '../src/backend.ts';
 // Not by openBackend: every device would wait for a self-test.
 import { webGpuBackend } from '../src/webgpu/store.ts';
 import { group } from '../tools/group.ts';
@@ -57,7 +58,8 @@ for (const [name, open, destroys] of opened) {
 
       for (const call of [
         () => new KVCache(backend, options),
-        ...(backend.prepare ? [() => backend.prepare!(cache.shape)] : []),
+        () => (backend as Inside).createStore(cache.shape),
+        ...((backend as Inside).prepare ? [() => (backend as Inside).prepare!(cache.shape)] : []),
         () => cache.bytes,
         () => cache.ready,
         () => cache.sequence(),

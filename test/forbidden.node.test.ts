@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { installedPackage, launch, noChromium, notInstalled, project, serve, workerd } from './consumers.ts';
-import { group } from './group.ts';
 
 /** What both say: what is refused, and what a module computes. */
 const work = `

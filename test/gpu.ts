@@ -1,9 +1,9 @@
 // A GPU device for the tests: the engine's own, or in Node that of the package `webgpu` (Dawn), as it is and with something
 // altered.
 
-import type { Backend, BackendError } from 'nsnquant';
+import type { BackendError } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import type { PageTable, Store } from '../src/backend.ts';
+import type { Backend, PageTable, Store } from '../src/backend.ts';
 // Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
 import { webGpuBackend } from '../src/webgpu/store.ts';
 import { findGpu } from '../tools/gpu.ts';

@@ -4,6 +4,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type Backend, KVCache } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import type { Backend as Inside } from '../src/backend.ts';
 import { group } from '../tools/group.ts';
 import { backends } from './backends.ts';
 import { normal } from './inputs.ts';
@@ -12,19 +13,18 @@ setFlagsFromString('--expose-gc');
 const collect: () => void = runInNewContext('gc');
 
 /** A backend whose stores can be watched. */
-function watched(backend: Backend): { backend: Backend; alive(): boolean } {
+function watched(opened: Backend): { backend: Backend; alive(): boolean } {
+  const inside = opened as Inside;
   let store: WeakRef<object> | undefined;
-  return {
-    backend: {
-      ...backend,
-      createStore(shape) {
-        const made = backend.createStore(shape);
-        store = new WeakRef(made);
-        return made;
-      }
-    },
-    alive: () => store?.deref() !== undefined
+  const backend: Inside = {
+    ...inside,
+    createStore(shape) {
+      const made = inside.createStore(shape);
+      store = new WeakRef(made);
+      return made;
+    }
   };
+  return { backend, alive: () => store?.deref() !== undefined };
 }
 
 /** Some turns of the event loop, in which promises and finished GPU work let go of what they hold, and a collection after each. */

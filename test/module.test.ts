@@ -4,8 +4,8 @@ import { BackendError, openBackend } from 'nsnquant';
 import { openBackend as openCpu } from 'nsnquant/cpu';
 import { openKernels } from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
 import { refuses } from './compare.ts';
-import { group } from './group.ts';
 import { wasm } from './verbs.ts';
 
 const page = typeof document !== 'undefined';

@@ -1,12 +1,14 @@
-// Looks at the package as npm installs it: its files, its types, its size. Must never look at src/ for what a user gets.
+// Looks at the package as npm installs it: its files, its size, and what programs that check packages say of it. Must never look at
+// src/ for what a user gets.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
+import { consumers, load, notInstalled } from './consumers.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const sandbox = join(root, '.test');
@@ -54,26 +56,22 @@ async function bundled(contents: string): Promise<string> {
   return outputFiles[0]!.text;
 }
 
-const consumer = `
-import { openBackend, KVCache, codecs, plan, BackendError } from 'nsnquant';
-import * as kernels from 'nsnquant/kernels';
-import * as reference from 'nsnquant/reference';
-
-const shape = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 64, capacity: 128 };
-const cache = new KVCache(await openBackend({ prefer: 'wasm' }), { ...shape, keys: 'nsn4', values: 'nsn2' });
-const sequence = cache.sequence();
-sequence.append(0, new Float32Array(64), new Uint16Array(64));
-export const output: Float32Array = await sequence.attend(0, new Float32Array(128), { scale: 0.125 }).read();
-export const bytes: number = plan(shape).bytes;
-export const error: Error | undefined = [BackendError].map(type => type.prototype)[0];
-export { codecs, kernels, reference };
-// @ts-expect-error: were the types lost, any name would do
-new KVCache(await openBackend(), { ...shape, keys: 'nsn3' });
-`;
-
-const resolutions = {
-  nodenext: { module: 'nodenext', moduleResolution: 'nodenext' },
-  bundler: { module: 'esnext', moduleResolution: 'bundler' }
+/** Programs that know what goes wrong between a package.json and those who read it. */
+const linters = {
+  async 'publint has nothing to warn of'() {
+    const { publint } = await load<{ publint(options: object): Promise<{ messages: object[] }> }>('publint');
+    const { messages } = await publint({ pkgDir: installed, pack: false, strict: true, level: 'warning' });
+    assert.equal(messages, []);
+  },
+  'Are The Types Wrong? finds them right for whoever imports'() {
+    // The binaries have no types: what importing one gives is for each tool to say.
+    const binaries = Object.keys(manifest.exports).filter(name => name.endsWith('.wasm'));
+    const attw = join(consumers, 'node_modules/.bin/attw');
+    const tarball = join(sandbox, `nsnquant-${manifest.version}.tgz`);
+    const args = [tarball, '--profile', 'esm-only', '--exclude-entrypoints', ...binaries.map(name => name.slice(2))];
+    const { status, stdout, stderr } = spawnSync(attw, args, { encoding: 'utf8' });
+    assert.is(status, 0, stdout + stderr);
+  }
 };
 
 group('package', test => {
@@ -104,23 +102,9 @@ group('package', test => {
     assert.equal(manifest.peerDependenciesMeta, { webgpu: { optional: true } });
   });
 
-  for (const [name, options] of Object.entries(resolutions)) {
-    test(`types resolve with moduleResolution ${name}, library files checked too`, () => {
-      const folder = join(sandbox, `consumer-${name}`);
-      mkdirSync(folder, { recursive: true });
-      writeFileSync(join(folder, 'consumer.ts'), consumer);
-      writeFileSync(
-        join(folder, 'tsconfig.json'),
-        JSON.stringify({
-          compilerOptions: { ...options, target: 'es2022', strict: true, noEmit: true, types: [] },
-          files: ['consumer.ts']
-        })
-      );
-      const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', folder], {
-        encoding: 'utf8'
-      });
-      assert.is(status, 0, stdout + stderr);
-    });
+  for (const [title, run] of Object.entries(linters)) {
+    if (notInstalled === undefined) test(title, run);
+    else test.skip(title, notInstalled);
   }
 
   for (const { code, limitBytes, kernels } of entries) {

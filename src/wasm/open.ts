@@ -28,7 +28,7 @@ const binaries: Readonly<Record<WasmVariant, string>> = { scalar, simd128, relax
 /** The fastest first. */
 const VARIANTS = ['relaxed', 'simd128', 'scalar'] as const;
 
-/** @throws {TypeError | RangeError} where an option is of the wrong kind or value */
+/** @internal @throws {TypeError | RangeError} where an option is of the wrong kind or value */
 export function checkWasmOptions({ variant, module }: WasmOptions): void {
   if (variant !== undefined) checkOneOf('variant', variant, ['scalar', 'simd128', 'relaxed']);
   if (module === undefined) return;
@@ -52,7 +52,7 @@ function variantOf(module: WebAssembly.Module): WasmVariant | undefined {
 }
 
 /**
- * Opens the module given, the binary asked for, or the best that this engine validates.
+ * @internal Opens the module given, the binary asked for, or the best that this engine validates.
  *
  * @param because  why this backend; why the binary is added
  */
@@ -66,7 +66,7 @@ export async function openWasm(options: WasmOptions = {}, because?: string): Pro
   });
 }
 
-/** As openWasm, for those who lay out memory themselves. The options are checked already. */
+/** @internal As openWasm, for those who lay out memory themselves. The options are checked already. */
 export async function openModule(
   options: WasmOptions
 ): Promise<{ readonly module: WebAssembly.Module; readonly variant: WasmVariant; readonly reason: string }> {

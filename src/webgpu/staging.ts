@@ -103,7 +103,7 @@ export class Staging {
     if (isGpuTokens(input)) {
       const tokenBytes = this.#perToken * (input.format === 'f16' ? 2 : 4);
       const begin = (input.offset ?? 0) + from * tokenBytes;
-      copies.push(encoder => encoder.copyBufferToBuffer(input.buffer, begin, buffer, to, tokens * tokenBytes));
+      copies.push(encoder => encoder.copyBufferToBuffer(input.buffer as GPUBuffer, begin, buffer, to, tokens * tokenBytes));
     } else {
       const rows = wordsOf(input).subarray(from * this.#perToken, (from + tokens) * this.#perToken);
       this.#queue.writeBuffer(buffer, to, rows as Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>);

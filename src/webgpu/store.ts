@@ -214,7 +214,7 @@ class WebGpuStore implements Store {
     const flush = (): void => {
       this.#launch(layer, requests, scale, copies, encoder => {
         const bytes = used * tokenBytes;
-        if (target) encoder.copyBufferToBuffer(output, 0, target.buffer, (target.offset ?? 0) + done * tokenBytes, bytes);
+        if (target) encoder.copyBufferToBuffer(output, 0, target.buffer as GPUBuffer, (target.offset ?? 0) + done * tokenBytes, bytes);
         else parts.push(this.#readBack.record(encoder, [[output, 0, bytes]]));
       });
       done += used;
@@ -230,7 +230,7 @@ class WebGpuStore implements Store {
         const to = used * tokenBytes;
         if (isGpuTokens(query)) {
           const begin = (query.offset ?? 0) + from * tokenBytes;
-          copies.push(encoder => encoder.copyBufferToBuffer(query.buffer, begin, rows, to, count * tokenBytes));
+          copies.push(encoder => encoder.copyBufferToBuffer(query.buffer as GPUBuffer, begin, rows, to, count * tokenBytes));
         } else {
           const part = query.subarray((from * tokenBytes) / 4, ((from + count) * tokenBytes) / 4) as Float32Array<ArrayBuffer>;
           this.#device.gpu.queue.writeBuffer(rows, to, part);
@@ -243,7 +243,7 @@ class WebGpuStore implements Store {
     });
     if (used > 0) flush();
     return target
-      ? this.#readBack.outputIn([target.buffer, target.offset ?? 0, done * tokenBytes])
+      ? this.#readBack.outputIn([target.buffer as GPUBuffer, target.offset ?? 0, done * tokenBytes])
       : this.#readBack.output(parts, out as Float32Array);
   }
 

@@ -1,0 +1,160 @@
+// What compilers make of the package's types: every supported TypeScript, every way of resolving modules, with the types of browsers
+// and without, library files checked too. Must compile what a user would write, in an empty project.
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
+import { consumers, installedPackage, notInstalled, project } from './consumers.ts';
+
+/** Every entry, and most of what can be called. */
+const everywhere = `
+import { openBackend, KVCache, codecs, plan, BackendError } from 'nsnquant';
+import type { Backend, CacheOptions, GpuBuffer, GpuDevice, GpuTarget, GpuTokens, OpenOptions, Output, Plan, Rope, Sequence, WasmModule } from 'nsnquant';
+import * as cpu from 'nsnquant/cpu';
+import { openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
+import * as reference from 'nsnquant/reference';
+
+const rope: Rope = { invFreq: [1, 0.1], interleaved: true };
+const options: CacheOptions = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 64, capacity: 128, keys: 'nsn4', values: 'nsn2', rope };
+const chosen: OpenOptions = { prefer: 'wasm', variant: 'simd128', shape: options };
+const backend: Backend = await openBackend(chosen);
+using cache = new KVCache(backend, options);
+const sequence: Sequence = cache.sequence();
+sequence.append(0, new Float32Array(64), new Uint16Array(64));
+const output: Output = sequence.attend(0, new Float32Array(128), { scale: 0.125 });
+export const numbers: Float32Array = await output.read();
+export const bytes: Uint8Array = await sequence.save();
+const sizes: Plan = plan(options);
+export const fastest: Backend | undefined = (await plan(options, { backends: [backend], batch: [1], context: [64] })).steps[0]?.fastest;
+export const text: string = backend.name + backend.variant + backend.reason + sizes.bytes + codecs.nsn2.name;
+try {
+  new cpu.KVCache(await cpu.openBackend({ variant: 'scalar' }), options).restore(bytes).fork().crop(0);
+} catch (error) {
+  if (error instanceof BackendError) throw error.cause;
+}
+const kernelOptions: KernelOptions = { headDim: 64, codec: 'nsn2' };
+const verbs: Verbs = await openKernels(kernelOptions);
+export const block: Uint8Array = verbs.encode(new Float32Array(4096));
+reference.hadamard(new Float64Array(64), 64);
+
+declare const device: GpuDevice, buffer: GpuBuffer, module: WasmModule;
+await openBackend({ device });
+await openBackend({ module });
+const tokens: GpuTokens = { buffer, tokens: 1, format: 'f16' };
+const out: GpuTarget = { buffer, offset: 16 };
+sequence.append(0, tokens, tokens);
+sequence.attend(0, { buffer, tokens: 1 }, { out });
+
+// Were types lost, any of these would do.
+// @ts-expect-error
+new KVCache(backend, { ...options, keys: 'nsn3' });
+// @ts-expect-error
+sequence.append(0, [1], [2]);
+// @ts-expect-error
+reference.hadamard('x', 64);
+// @ts-expect-error: what is inside is no one else's
+backend.createStore;
+// @ts-expect-error
+new cpu.KVCache({ name: 'wasm' }, options);
+`;
+
+/** What browsers and engines hand in. */
+const browser = `
+import { openBackend, KVCache } from 'nsnquant';
+import { openKernels } from 'nsnquant/kernels';
+
+declare const device: GPUDevice, buffer: GPUBuffer;
+const cache = new KVCache(await openBackend({ device }), { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 32, capacity: 64 });
+cache.sequence().attend(0, { buffer, tokens: 1 }, { out: { buffer } });
+const module = await WebAssembly.compileStreaming(fetch('simd128.wasm'));
+await openBackend({ module });
+await openKernels({ headDim: 32, codec: 'nsn1', module });
+// @ts-expect-error
+await openBackend({ device: buffer });
+// @ts-expect-error
+cache.sequence().attend(0, { buffer: device, tokens: 1 });
+`;
+
+/** Before version 6 the types of browsers know no GPU; then they come from @webgpu/types. */
+const compilers = [
+  { name: 'TypeScript 5.4', path: 'typescript54', gpu: ['@webgpu/types'] },
+  { name: 'TypeScript 5.9', path: 'typescript59', gpu: ['@webgpu/types'] },
+  { name: 'TypeScript 6', path: 'typescript6', gpu: [] },
+  { name: 'TypeScript 7', path: 'typescript7', gpu: [] }
+] as const;
+
+const resolutions = [
+  { module: 'node16', moduleResolution: 'node16' },
+  { module: 'nodenext', moduleResolution: 'nodenext' },
+  { module: 'esnext', moduleResolution: 'bundler' }
+] as const;
+
+/** What a compiler says of a project; nothing where all is well. */
+function compile(path: string, folder: string): Promise<string> {
+  const manifest = JSON.parse(readFileSync(join(consumers, 'node_modules', path, 'package.json'), 'utf8'));
+  const tsc = join(consumers, 'node_modules', path, manifest.bin.tsc);
+  return new Promise(resolve =>
+    execFile(process.execPath, [tsc, '-p', folder], (error, stdout) => resolve(error ? stdout || error.message : ''))
+  );
+}
+
+/** The .d.ts files that an entry leads to. */
+function declarations(entry: string, found = new Set<string>()): Set<string> {
+  if (found.has(entry)) return found;
+  found.add(entry);
+  for (const [, specifier] of readFileSync(entry, 'utf8').matchAll(/(?:from|import\() ?['"](\.[^'"]+)\.(?:ts|js)['"]/g)) {
+    declarations(`${join(dirname(entry), specifier!)}.d.ts`, found);
+  }
+  return found;
+}
+
+group('types', test => {
+  for (const { name, path, gpu } of compilers) {
+    for (const { module, moduleResolution } of resolutions) {
+      for (const dom of [false, true]) {
+        const title = `${name}, ${moduleResolution}, ${dom ? 'with' : 'without'} the types of browsers: all compiles`;
+        if (notInstalled !== undefined) {
+          test.skip(title, notInstalled);
+          continue;
+        }
+        test(title, async () => {
+          const folder = project(`types/${path}-${moduleResolution}-${dom ? 'dom' : 'none'}`, {
+            'package.json': '{ "private": true, "type": "module" }',
+            'everywhere.ts': everywhere,
+            ...(dom && { 'browser.ts': browser }),
+            'tsconfig.json': JSON.stringify({
+              compilerOptions: {
+                module,
+                moduleResolution,
+                target: 'es2022',
+                lib: ['es2022', ...(dom ? ['dom'] : [])],
+                types: dom ? gpu : [],
+                typeRoots: [join(consumers, 'node_modules')],
+                strict: true,
+                exactOptionalPropertyTypes: true,
+                skipLibCheck: false,
+                skipDefaultLibCheck: true, // TypeScript's own files alone: a third of the time
+                noEmit: true
+              }
+            })
+          });
+          assert.is(await compile(path, folder), '');
+        });
+      }
+    }
+  }
+
+  test('declarations that an entry leads to name nothing of the inside, and hold no binary', () => {
+    const { exports } = JSON.parse(readFileSync(join(installedPackage, 'package.json'), 'utf8'));
+    const entries = Object.values(exports).flatMap(entry => (entry as { types?: string }).types ?? []);
+    assert.is(entries.length, 4);
+    const files = new Set(entries.flatMap(entry => [...declarations(join(installedPackage, entry))]));
+    assert.ok(files.size > 10);
+    for (const file of files) {
+      const text = readFileSync(file, 'utf8');
+      assert.not.match(text, /@internal|\b(Store|PageTable|Core|createStore)\b/, file);
+      assert.ok(text.length < 20_000, `${file} is ${text.length} characters long`);
+    }
+  });
+});
