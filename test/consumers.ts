@@ -32,8 +32,9 @@ export function launch(): Promise<Browser> {
   return chromium.launch({ executablePath: chromiumPath });
 }
 
-/** The package as npm installs it. */
-export const installedPackage = join(root, '.test/node_modules/nsnquant');
+/** Where the package lies as npm installs it, with what it depends on. */
+export const modules = join(root, '.test/node_modules');
+export const installedPackage = join(modules, 'nsnquant');
 
 /** Cloudflare's runtime. */
 export const workerd = join(consumers, 'node_modules/.bin/workerd');
