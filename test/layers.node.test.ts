@@ -24,10 +24,11 @@ const allowed: Record<string, readonly string[]> = {
   backend: ['check', 'dispose', 'input', 'shape'],
   file: ['backend', 'check', 'format', 'shape'],
   timing: ['backend', 'format', 'shape'],
+  verbs: ['backend', 'check', 'format', 'input'],
 
   // Where kernels run. Backends never see each other, and the reference is built from nothing generated.
-  reference: ['backend', 'format', 'input', 'shape'],
-  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'rope', 'shape'],
+  reference: ['backend', 'format', 'input', 'shape', 'verbs'],
+  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'rope', 'shape', 'verbs'],
   webgpu: ['backend', 'format', 'input', 'rope', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
@@ -38,7 +39,7 @@ const allowed: Record<string, readonly string[]> = {
 
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
-  kernels: ['backend', 'check', 'format', 'input', 'reference', 'shape', 'wasm'],
+  kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
   cpu: ['backend', 'cache', 'check', 'core', 'format', 'input', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
   index: ['cpu', 'open']

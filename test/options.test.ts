@@ -2,6 +2,7 @@
 // package exports is called here, so that a new function, method or option cannot be left out.
 
 import * as api from 'nsnquant';
+import * as cpu from 'nsnquant/cpu';
 import * as kernels from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
@@ -75,6 +76,7 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
     openBackend,
     [{ prefer: 'webgpu', variant: 'scalar', module: undefined, device: new Device(), shape: cacheOptions, batch: 1, context: 1 } as unknown]
   ],
+  'openBackend of nsnquant/cpu': [cpu.openBackend, [{ variant: 'scalar', module: undefined }]],
   openKernels: [
     openKernels,
     [{ headDim: 32, codec: 'nsn2', rope: cacheOptions.rope, prefer: 'wasm', variant: 'scalar', module: undefined }]
@@ -118,7 +120,10 @@ async function messageOf(run: () => unknown): Promise<string> {
 
 group('options objects', test => {
   test('of everything exported are known here', () => {
-    assert.equal([...callables(api), ...callables(kernels)].sort(), Object.keys(calls).sort());
+    const { openBackend, ...same } = cpu;
+    for (const [name, value] of Object.entries(same)) assert.is((api as Record<string, unknown>)[name], value);
+    const names = [...callables(api), ...callables({ 'openBackend of nsnquant/cpu': openBackend }), ...callables(kernels)];
+    assert.equal(names.sort(), Object.keys(calls).sort());
   });
 
   for (const [name, entry] of Object.entries(calls)) {
