@@ -12,7 +12,7 @@ import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, scan } from "./scores";
 import { combine, meanCoefficients } from "./rope";
-import { BLOCK_GROUPS, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
+import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
 import { HEADROOM, HIDDEN } from "./softmax";
 import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
 
@@ -26,22 +26,21 @@ export function attend(shape: Shape, items: usize, count: usize, scale: f32): vo
   for (let n: usize = 0; n < count; n++) {
     const item = changetype<Item>(items + n * offsetof<Item>());
     const rows = item.tokens * shape.queryGroups;
-    const blockRows = BLOCK_GROUPS * GROUP;
     for (let head: usize = 0; head < shape.kvHeads; head++) {
-      for (let first: usize = 0; first < rows; first += blockRows) {
-        block(shape, item, head, first, min<usize>(rows - first, blockRows), scale);
+      for (let first: usize = 0; first < rows; first += callRows()) {
+        attendRows(shape, item, head, first, min<usize>(rows - first, callRows()), scale);
       }
     }
   }
 }
 
-/** Up to BLOCK_GROUPS lane groups: over the coded pages, then over every raw window, widened once for them. */
-function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize, scale: f32): void {
+/** Up to callRows() query rows of one KV head: over the coded pages, then over every raw window, widened once for them all. */
+function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: usize, scale: f32): void {
   const headDim = shape.headDim;
   const bytes = stateBytes(headDim);
   const end = shape.states + (rows + GROUP - 1) / GROUP * bytes;
   for (let state = shape.states, row = first; state < end; state += bytes, row += GROUP) {
-    open(shape, item, head, row, min<usize>(first + rows - row, GROUP), scale, state);
+    loadQueries(shape, item, head, row, min<usize>(first + rows - row, GROUP), scale, state);
   }
   if (item.pageCount > 0) {
     if (LANE_BYTES == GROUP_BYTES && item.decoded) decodedPages(shape, item, head, shape.states, end);
@@ -59,7 +58,7 @@ function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize,
   }
 
   for (let state = shape.states, row = first; state < end; state += bytes, row += GROUP) {
-    close(shape, item, head, row, min<usize>(first + rows - row, GROUP), state);
+    storeOutputs(shape, item, head, row, min<usize>(first + rows - row, GROUP), state);
   }
 }
 
@@ -69,8 +68,8 @@ function block(shape: Shape, item: Item, head: usize, first: usize, rows: usize,
   return base + (((row / groups) * shape.kvHeads * groups + head * groups + row % groups) * shape.headDim << 2);
 }
 
-/** Gathers q into lanes and clears the state. Lanes without a row get q = 0 and are never read. */
-function open(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, scale: f32, state: usize): void {
+/** Up to four rows' queries into the lanes of a state. Lanes without a row get q = 0, and nobody reads what they come to. */
+function loadQueries(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, scale: f32, state: usize): void {
   const headDim = shape.headDim, q = qOf(state, headDim);
   init(state, headDim);
   for (let lane: usize = 0; lane < GROUP; lane++) {
@@ -82,7 +81,7 @@ function open(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, s
   }
 }
 
-function close(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, state: usize): void {
+function storeOutputs(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, state: usize): void {
   for (let lane: usize = 0; lane < lanes; lane++) {
     normalize(state, lane << 2, shape.headDim, rowAddress(item.out, shape, head, row + lane));
   }

@@ -14,8 +14,8 @@ import { stateBytes } from "./state";
 
 const MAX_HEAD_DIM: usize = 512;
 
-/** Lane groups that share one widening of a raw window, or one decoding of a page. */
-export const BLOCK_GROUPS: usize = 64;
+/** States whose rows share one widening of a raw window, or one decoding of a page. */
+const STATES: usize = 64;
 /** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
 export const CHUNK: usize = 32;
 /** Bytes of a window's scores, f32 [64, GROUP]. */
@@ -120,9 +120,9 @@ export function scoresBytes(): usize {
   return CHUNK * SCORES_BYTES;
 }
 
-/** Of Shape.states: those of BLOCK_GROUPS lane groups, and one for a twin (prompt.ts). */
+/** Of Shape.states: STATES of them, and one for a twin (prompt.ts). */
 export function statesBytes(headDim: usize): usize {
-  return (BLOCK_GROUPS + 1) * stateBytes(headDim);
+  return (STATES + 1) * stateBytes(headDim);
 }
 
 export function shapeBytes(): usize {
@@ -138,6 +138,6 @@ export function rawBytes(): usize {
 }
 
 /** Query rows that pass over pages together. */
-export function callRows(): usize {
-  return BLOCK_GROUPS * GROUP;
+@inline export function callRows(): usize {
+  return STATES * GROUP;
 }
