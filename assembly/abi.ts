@@ -3,10 +3,10 @@
 
 /** Tokens in a window. */
 export const WINDOW: usize = 64;
-/** Query heads (or query tokens) that share a pass over a page: the lanes of one f32x4. */
-export const GROUP: usize = 4;
-/** Bytes of one row of GROUP f32. */
-export const GROUP_BYTES: usize = 16;
+/** Query rows (query heads, or query tokens, that share a KV head) of one pass over a page: the lanes of one f32x4. */
+export const LANES: usize = 4;
+/** Bytes of one row of LANES f32. */
+export const LANE_ROW: usize = 16;
 /** Bytes of one row of a tile: f32 [WINDOW]. */
 export const TILE_ROW: usize = 256;
 /** Channels of o that share a scale and minimum. */
@@ -34,7 +34,7 @@ export class Side {
 export class Shape {
   headDim: usize;
   kvHeads: usize;
-  queryGroups: usize;   // query heads per KV head
+  queryHeadsPerKvHead: usize;   // query heads per KV head
   hadamardSize: usize;
   hadamardScale: f32;   // 1/√hadamardSize
   pairs: usize;         // rotated pairs; 0 without RoPE
@@ -54,8 +54,8 @@ export class Shape {
   pages: usize;         // the layer's first page
   tile: usize;          // f32 [headDim, WINDOW], twice
   row: usize;           // scratch of a window or query: ROW_BYTES
-  scores: usize;        // f32 [CHUNK · WINDOW, GROUP]
-  states: usize;        // running maximum, sum and output of up to BLOCK_GROUPS lane groups
+  scores: usize;        // f32 [CHUNK · WINDOW, LANES]
+  states: usize;        // records of state.ts, each of LANES query rows
 }
 
 /** One sequence of a batch: its queries and where its tokens lie. */

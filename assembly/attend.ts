@@ -1,8 +1,8 @@
 // Attend: softmax(q·K)·V for a batch of sequences over their page tables, windows looped inside; one call per layer and step.
 // Heads in lanes: up to four rows (query heads, or query tokens, that share a KV head) pass over a page together.
 
-import { Lanes, LANE_BYTES, vadd } from "lanes";
-import { GROUP, GROUP_BYTES, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
+import { Lanes, VECTOR_BYTES, vadd } from "lanes";
+import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
 import { hide } from "./mask";
@@ -25,7 +25,7 @@ import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefor
 export function attend(shape: Shape, items: usize, count: usize, scale: f32): void {
   for (let n: usize = 0; n < count; n++) {
     const item = changetype<Item>(items + n * offsetof<Item>());
-    const rows = item.tokens * shape.queryGroups;
+    const rows = item.tokens * shape.queryHeadsPerKvHead;
     for (let head: usize = 0; head < shape.kvHeads; head++) {
       for (let first: usize = 0; first < rows; first += callRows()) {
         attendRows(shape, item, head, first, min<usize>(rows - first, callRows()), scale);
@@ -38,12 +38,12 @@ export function attend(shape: Shape, items: usize, count: usize, scale: f32): vo
 function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: usize, scale: f32): void {
   const headDim = shape.headDim;
   const bytes = stateBytes(headDim);
-  const end = shape.states + (rows + GROUP - 1) / GROUP * bytes;
-  for (let state = shape.states, row = first; state < end; state += bytes, row += GROUP) {
-    loadQueries(shape, item, head, row, min<usize>(first + rows - row, GROUP), scale, state);
+  const end = shape.states + (rows + LANES - 1) / LANES * bytes;
+  for (let state = shape.states, row = first; state < end; state += bytes, row += LANES) {
+    loadQueries(shape, item, head, row, min<usize>(first + rows - row, LANES), scale, state);
   }
   if (item.pageCount > 0) {
-    if (LANE_BYTES == GROUP_BYTES && item.decoded) decodedPages(shape, item, head, shape.states, end);
+    if (VECTOR_BYTES == LANE_ROW && item.decoded) decodedPages(shape, item, head, shape.states, end);
     else for (let state = shape.states; state < end; state += bytes) codedPages(shape, item, head, state);
   }
 
@@ -57,24 +57,24 @@ function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: u
     for (let state = shape.states; state < end; state += bytes) rawWindow(shape, raw, keys, values, state);
   }
 
-  for (let state = shape.states, row = first; state < end; state += bytes, row += GROUP) {
-    storeOutputs(shape, item, head, row, min<usize>(first + rows - row, GROUP), state);
+  for (let state = shape.states, row = first; state < end; state += bytes, row += LANES) {
+    storeOutputs(shape, item, head, row, min<usize>(first + rows - row, LANES), state);
   }
 }
 
-/** Address of row `row`'s vector: row = query token · queryGroups + query head within the KV head. */
+/** Address of row `row`'s vector: row = query token · queryHeadsPerKvHead + query head within the KV head. */
 @inline function rowAddress(base: usize, shape: Shape, head: usize, row: usize): usize {
-  const groups = shape.queryGroups;
-  return base + (((row / groups) * shape.kvHeads * groups + head * groups + row % groups) * shape.headDim << 2);
+  const perHead = shape.queryHeadsPerKvHead;
+  return base + ((row / perHead * shape.kvHeads * perHead + head * perHead + row % perHead) * shape.headDim << 2);
 }
 
 /** Up to four rows' queries into the lanes of a state. Lanes without a row get q = 0, and nobody reads what they come to. */
 function loadQueries(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, scale: f32, state: usize): void {
   const headDim = shape.headDim, q = qOf(state, headDim);
   init(state, headDim);
-  for (let lane: usize = 0; lane < GROUP; lane++) {
+  for (let lane: usize = 0; lane < LANES; lane++) {
     const at = lane << 2;
-    store<f32>(limitOf(state) + at, <f32>(item.position + (row + min<usize>(lane, lanes - 1)) / shape.queryGroups + 1));
+    store<f32>(limitOf(state) + at, <f32>(item.position + (row + min<usize>(lane, lanes - 1)) / shape.queryHeadsPerKvHead + 1));
     if (lane >= lanes) continue;
     const from = rowAddress(item.queries, shape, head, row + lane);
     for (let i: usize = 0; i < headDim; i++) store<f32>(q + (i << 4) + at, load<f32>(from + (i << 2)) * scale);
@@ -98,7 +98,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const visible = <usize>load<f32>(limitOf(state));
 
   memory.copy(row + HQ, q, headDim << 4);
-  hadamard(row + HQ, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  hadamard(row + HQ, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   buildTable(keys, row + HQ, headDim);
   memory.fill(row + MEAN_OUT, 0, headDim << 4);
 
@@ -110,7 +110,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       }
     }
 
-    for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) store<f32>(row + TOP + lane, HIDDEN);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(row + TOP + lane, HIDDEN);
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageBlocks(shape, item, from + n) + headOffset;
       const scores = shape.scores + n * SCORES_BYTES;
@@ -120,7 +120,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       if (hidden) hide(scores, WINDOW, <f32>position, limitOf(state), row + TOP);
     }
 
-    if (from == 0) memory.copy(mOf(state), row + TOP, GROUP_BYTES);
+    if (from == 0) memory.copy(mOf(state), row + TOP, LANE_ROW);
     else if (exceeds(row + TOP, mOf(state))) {
       raise(state, row + TOP, row + FACTOR, row + MEAN_OUT, headDim);
       rescaleBuckets(valueRows, row + FACTOR);
@@ -142,7 +142,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
 
   const out = oOf(state);
   finish(values, headDim, out);
-  hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   addRows(out, row + MEAN_OUT, headDim << 4);
 }
 
@@ -158,9 +158,9 @@ export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize,
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */
 function exceeds(top: usize, most: usize): bool {
   let far = false;
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) far = far || load<f32>(top + lane) > load<f32>(most + lane) + HEADROOM;
+  for (let lane: usize = 0; lane < LANE_ROW; lane += 4) far = far || load<f32>(top + lane) > load<f32>(most + lane) + HEADROOM;
   if (!far) return false;
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += 4) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += 4) {
     store<f32>(top + lane, max<f32>(load<f32>(top + lane), load<f32>(most + lane)));
   }
   return true;
@@ -170,7 +170,7 @@ function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: us
   const headDim = shape.headDim, row = shape.row, out = oOf(state), q = qOf(state, headDim);
   if (!sees(state, <f32>raw.position)) return;
   const hidden = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
-  memory.copy(row + TOP, mOf(state), GROUP_BYTES);
+  memory.copy(row + TOP, mOf(state), LANE_ROW);
   rawScores(q, keys, raw.tokens, headDim, shape.scores, hidden ? row + FACTOR : row + TOP);
   if (hidden) hide(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), row + TOP);
   raise(state, row + TOP, row + FACTOR, out, headDim);
@@ -179,7 +179,7 @@ function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: us
 }
 
 function addRows(x: usize, y: usize, bytes: usize): void {
-  for (const end = x + bytes; x < end; x += LANE_BYTES, y += LANE_BYTES) {
+  for (const end = x + bytes; x < end; x += VECTOR_BYTES, y += VECTOR_BYTES) {
     store<Lanes>(x, vadd(load<Lanes>(x), load<Lanes>(y)));
   }
 }

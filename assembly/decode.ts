@@ -1,6 +1,6 @@
 // Decode: a block of a page back to a tile of tokens: s1 · (H·(s2·C[c]) + RoPEᵤ(o)). Tokens in lanes.
 
-import { Lanes, LANE_BYTES, vadd, vloadHalf, vloadNibbles, vmul, vnibbleScale, vsplat } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vloadHalf, vloadNibbles, vmul, vnibbleScale, vsplat } from "lanes";
 import { MEAN_GROUP, Shape, Side, TILE_ROW } from "./abi";
 import { hadamard } from "./hadamard";
 import { fromHalf } from "./half";
@@ -21,7 +21,7 @@ export function decode(shape: Shape, side: Side, block: usize, x: usize, rotate:
   hadamard(x, shape.headDim, TILE_ROW, shape.hadamardSize, shape.hadamardScale);
   addMean(shape, x, o, 1, rotate);
   for (let p = x, end = x + shape.headDim * TILE_ROW; p < end; p += TILE_ROW) {
-    for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) store<Lanes>(p + t, vmul(load<Lanes>(p + t), load<Lanes>(s1 + t)));
+    for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) store<Lanes>(p + t, vmul(load<Lanes>(p + t), load<Lanes>(s1 + t)));
   }
 }
 
@@ -30,7 +30,7 @@ export function unpackNorms(side: Side, block: usize, s1: usize, s2: usize): voi
   const scale = vnibbleScale(fromHalf(load<u16>(block + side.scales)));
   const minimum = vsplat(fromHalf(load<u16>(block + side.scales, 2)));
   const codes = block + side.s1, halves = block + side.s2;
-  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     store<Lanes>(s1 + t, vadd(vloadNibbles(codes, t >> 2, scale), minimum));
     store<Lanes>(s2 + t, vloadHalf(halves + (t >> 1)));
   }
@@ -43,7 +43,7 @@ export function unpackMean(side: Side, block: usize, headDim: usize, o: usize): 
   for (let i: usize = 0; i < headDim; i += MEAN_GROUP, scales += 4) {
     const scale = vnibbleScale(fromHalf(load<u16>(scales))), minimum = vsplat(fromHalf(load<u16>(scales, 2)));
     const end = min<usize>(i + MEAN_GROUP, headDim);
-    for (let k = i; k < end; k += LANE_BYTES >> 2) {
+    for (let k = i; k < end; k += VECTOR_BYTES >> 2) {
       store<Lanes>(o + (k << 2), vadd(vloadNibbles(codes, k, scale), minimum));
     }
   }

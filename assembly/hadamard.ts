@@ -1,6 +1,6 @@
 // Hadamard transform of the rows of a matrix whose lanes are independent: tokens of a tile, or heads of a query.
 
-import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
 
 /**
  * x ← H_n / √n · x for every block of n rows, in place, lane by lane. H is symmetric: the transform is its own inverse.
@@ -19,7 +19,7 @@ export function hadamard(x: usize, rows: usize, rowBytes: usize, n: usize, scale
   for (let block = x; block < end; block += blockBytes) {
     for (let h = rowBytes; h < blockBytes; h <<= 1) {
       for (let half = block; half < block + blockBytes; half += h << 1) {
-        for (let p = half; p < half + h; p += LANE_BYTES) {
+        for (let p = half; p < half + h; p += VECTOR_BYTES) {
           const a = load<Lanes>(p), b = load<Lanes>(p + h);
           store<Lanes>(p, vadd(a, b));
           store<Lanes>(p + h, vsub(a, b));
@@ -28,5 +28,5 @@ export function hadamard(x: usize, rows: usize, rowBytes: usize, n: usize, scale
     }
   }
   const scales = vsplat(scale);
-  for (let p = x; p < end; p += LANE_BYTES) store<Lanes>(p, vmul(load<Lanes>(p), scales));
+  for (let p = x; p < end; p += VECTOR_BYTES) store<Lanes>(p, vmul(load<Lanes>(p), scales));
 }

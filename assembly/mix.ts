@@ -8,17 +8,17 @@
 // Buckets are zero between calls: `finish` leaves them so while it has them in cache (clearing 128 KB first cost 0.5 % at 4,096
 // tokens).
 
-import { Lanes, LANE_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
-import { GROUP_BYTES, Side, TILE_ROW } from "./abi";
+import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
+import { LANE_ROW, Side, TILE_ROW } from "./abi";
 import { BUCKETS, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
 
-/** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [GROUP]. */
+/** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [LANES]. */
 export function rescaleBuckets(rows: usize, factor: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const by = load<Lanes>(factor + lane);
     for (let j: usize = 0; j < rows; j++) {
-      for (let p = BUCKETS + lane + j * TABLE_ROW, end = p + 256 * GROUP_BYTES; p < end; p += GROUP_BYTES) {
+      for (let p = BUCKETS + lane + j * TABLE_ROW, end = p + 256 * LANE_ROW; p < end; p += LANE_ROW) {
         store<Lanes>(p, vmul(load<Lanes>(p), by));
       }
     }
@@ -28,18 +28,18 @@ export function rescaleBuckets(rows: usize, factor: usize): void {
 /**
  * scores[t] ← p·s1·s2 with p = 2^(scores[t] − most); sum += Σ p; share = Σ p·s1.
  *
- *   scores     f32 [64, GROUP]
+ *   scores     f32 [64, LANES]
  *   s1, s2     f32 [64], of the values
- *   most, sum, share  f32 [GROUP]
+ *   most, sum, share  f32 [LANES]
  */
 export function weigh(scores: usize, s1: usize, s2: usize, most: usize, sum: usize, share: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const max = load<Lanes>(most + lane);
     const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
     const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
     let total = load<Lanes>(sum + lane), shares = vsplat(0);
     let p = scores + lane;
-    for (let t: usize = 0; t < TILE_ROW; t += 4, p += GROUP_BYTES) {
+    for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW) {
       const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
       const weight = vmul(e, vsplatAt(s1 + t));
       total = vadd(total, e);
@@ -51,12 +51,12 @@ export function weigh(scores: usize, s1: usize, s2: usize, most: usize, sum: usi
   }
 }
 
-/** out[i] += share · o[i]:  f32 [headDim, GROUP] += f32 [GROUP] · f32 [headDim] */
+/** out[i] += share · o[i]:  f32 [headDim, LANES] += f32 [LANES] · f32 [headDim] */
 export function mixMean(share: usize, o: usize, headDim: usize, out: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const by = load<Lanes>(share + lane);
     let p = out + lane;
-    for (let i = o, end = o + (headDim << 2); i < end; i += 8, p += 2 * GROUP_BYTES) {
+    for (let i = o, end = o + (headDim << 2); i < end; i += 8, p += 2 * LANE_ROW) {
       store<Lanes>(p, vmadd(by, vsplatAt(i), load<Lanes>(p)));
       store<Lanes>(p, vmadd(by, vsplatAt(i + 4), load<Lanes>(p, 16)), 16);
     }
@@ -66,7 +66,7 @@ export function mixMean(share: usize, o: usize, headDim: usize, out: usize): voi
 /**
  * B[j][c(t, j)] += weights[t] over eight columns of codes (see `scan`, its twin).
  *
- *   weights  f32 [64, GROUP]
+ *   weights  f32 [64, LANES]
  */
 export function fill(codes: usize, rowBytes: usize, column: usize, weights: usize): void {
   codes += column;
@@ -88,23 +88,23 @@ export function fill(codes: usize, rowBytes: usize, column: usize, weights: usiz
 }
 
 function fill8<A, B>(codes: usize, rowBytes: usize, weights: usize): void {
-  if (LANE_BYTES == GROUP_BYTES) {
+  if (VECTOR_BYTES == LANE_ROW) {
     fillLanes<A, B>(codes, rowBytes, weights, 0, 0);
   } else {
-    for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) fillLanes<A, B>(codes, rowBytes, weights + lane, lane, 0);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) fillLanes<A, B>(codes, rowBytes, weights + lane, lane, 0);
   }
 }
 
 /** Columns from 64 on: the buckets' address is no constant. */
 function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     fillLanes<u8, u8>(codes, rowBytes, weights + lane, lane, table);
   }
 }
 
 @inline function fillLanes<A, B>(codes: usize, rowBytes: usize, weights: usize, lane: usize, table: usize): void {
   const base = lane + table;
-  for (const end = weights + SCORES_BYTES; weights < end; weights += GROUP_BYTES, codes += rowBytes) {
+  for (const end = weights + SCORES_BYTES; weights < end; weights += LANE_ROW, codes += rowBytes) {
     const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
     const weight = load<Lanes>(weights);
     const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
@@ -121,10 +121,10 @@ function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): v
 }
 
 function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const base = lane + table;
     let p = codes;
-    for (let from = weights + lane, end = from + SCORES_BYTES; from < end; from += GROUP_BYTES, p += rowBytes) {
+    for (let from = weights + lane, end = from + SCORES_BYTES; from < end; from += LANE_ROW, p += rowBytes) {
       const w = <usize>load<u32>(p);
       const weight = load<Lanes>(from);
       const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
@@ -139,41 +139,41 @@ function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): voi
 /**
  * out[jD + k] = Σ_c B[j][c] · C[c][k]. The codebook is symmetric: B[j][c] − B[j][c + 128] meets C[c].
  *
- *   out  f32 [headDim, GROUP]
+ *   out  f32 [headDim, LANES]
  *
  * Clears the buckets.
  */
 export function finish(side: Side, headDim: usize, out: usize): void {
   const channels = side.channels;
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let buckets = BUCKETS + lane;
     for (let p = out + lane, end = p + (headDim << 4); p < end; buckets += TABLE_ROW) {
       if (channels == 2) {
         finish2(buckets, side.book, p);
         clear(buckets);
-        p += 2 * GROUP_BYTES;
+        p += 2 * LANE_ROW;
       } else {
         // Four channels a time: with eight accumulators V8 spills one (12 against 4.4 µs a query, Zen 5).
         for (let k: usize = 0; k < channels; k += 4) {
           finish4(buckets, side.book + (k << 2), channels << 2, p);
-          p += 4 * GROUP_BYTES;
+          p += 4 * LANE_ROW;
         }
         clear(buckets);
       }
     }
   }
   // Columns of padding were filled too.
-  for (let j = headDim / channels; j < side.rowBytes; j++) memory.fill(BUCKETS + j * TABLE_ROW, 0, 256 * GROUP_BYTES);
+  for (let j = headDim / channels; j < side.rowBytes; j++) memory.fill(BUCKETS + j * TABLE_ROW, 0, 256 * LANE_ROW);
 }
 
 function clear(buckets: usize): void {
   const zero = vsplat(0);
-  for (const end = buckets + 256 * GROUP_BYTES; buckets < end; buckets += GROUP_BYTES) store<Lanes>(buckets, zero);
+  for (const end = buckets + 256 * LANE_ROW; buckets < end; buckets += LANE_ROW) store<Lanes>(buckets, zero);
 }
 
 function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): void {
   let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
-  for (const end = buckets + NEGATED; buckets < end; buckets += GROUP_BYTES, words += wordBytes) {
+  for (const end = buckets + NEGATED; buckets < end; buckets += LANE_ROW, words += wordBytes) {
     const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
     a0 = vmadd(w, vsplatAt(words), a0);
     a1 = vmadd(w, vsplatAt(words + 4), a1);
@@ -188,7 +188,7 @@ function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): vo
 
 function finish2(buckets: usize, words: usize, out: usize): void {
   let a0 = vsplat(0), a1 = a0;
-  for (const end = buckets + NEGATED; buckets < end; buckets += GROUP_BYTES, words += 8) {
+  for (const end = buckets + NEGATED; buckets < end; buckets += LANE_ROW, words += 8) {
     const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
     a0 = vmadd(w, vsplatAt(words), a0);
     a1 = vmadd(w, vsplatAt(words + 4), a1);

@@ -1,6 +1,6 @@
 // Normalize: norms of tokens, and division by them. Tokens in lanes.
 
-import { Lanes, LANE_BYTES, vadd, vdiv, vgt, vmul, vselect, vsplat, vsqrt } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vdiv, vgt, vmul, vselect, vsplat, vsqrt } from "lanes";
 import { TILE_ROW } from "./abi";
 
 /**
@@ -14,7 +14,7 @@ import { TILE_ROW } from "./abi";
 export function norms(x: usize, headDim: usize, norms: usize): void {
   const end = headDim * TILE_ROW;
   const channels = vsplat(<f32>headDim);
-  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     let sum = vsplat(0);
     for (let i: usize = 0; i < end; i += TILE_ROW) {
       const v = load<Lanes>(x + t + i);
@@ -28,7 +28,7 @@ export function norms(x: usize, headDim: usize, norms: usize): void {
 export function divide(x: usize, headDim: usize, norms: usize): void {
   const end = headDim * TILE_ROW;
   const one = vsplat(1), zero = vsplat(0);
-  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     const norm = load<Lanes>(norms + t);
     const inverse = vselect(vdiv(one, norm), zero, vgt(norm, zero));
     for (let i: usize = 0; i < end; i += TILE_ROW) {

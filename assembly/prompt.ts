@@ -1,6 +1,6 @@
 // Prompts: many rows over the same coded pages. A page is decoded once for all of them, into integers of 16 bits, which are
 // multiplied and added in pairs: half the instructions of f32, and no look-up tables for every four rows. In the SIMD binaries
-// alone, where Lanes are a lane group: one lane at a time, decoding took 1.0 to 1.6 times as long as looking codes up.
+// alone, whose vectors hold four query rows: one lane at a time, decoding took 1.0 to 1.6 times as long as looking codes up.
 //
 // Integers are 32,766 times what they stand for over the L2 norm of their vector (a key's channels, a query's, a value channel's
 // tokens, a row's weights in a window), so that no sum of products exceeds 2³⁰ (Cauchy and Schwarz). A value channel's norm is over
@@ -10,9 +10,9 @@
 // Raced, ns per key of 64 channels and four rows, AMD EPYC: f32 by four rows 20.5 and by eight 17.0; integers 11.4 and 8.8; eight
 // keys by four rows 13.6, as a sum is spilled.
 
-import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromInt, vintAdd, vintSplat, vmadd, vmax, vmul, vpair,
+import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromInt, vintAdd, vintSplat, vmadd, vmax, vmul, vpair,
   vpairSplatAt, vsplat, vsplatAt, vsqrt, vsub } from "lanes";
-import { GROUP_BYTES, Item, Shape, TILE_ROW, WINDOW } from "./abi";
+import { LANE_ROW, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { hide } from "./mask";
 import { blockBytes, pageBlocks } from "./page";
@@ -25,13 +25,13 @@ const LARGEST: f32 = 32766;
 /** Added to a number of at most 2²², it leaves the nearest integer in the low bits. */
 const MAGIC: f32 = 12582912;
 
-/** Bytes of a lane group's weights in integers: i16 [32, GROUP, 2]. */
+/** Bytes of a state's weights in integers: i16 [32, LANES, 2]. */
 const WEIGHTS_BYTES: usize = SCORES_BYTES / 2;
 /** Bytes of one channel of values in integers: i16 [32, 2]. */
 const VALUE_BYTES: usize = TILE_ROW / 2;
 
 /**
- * The coded pages of an item for the lane groups from `states` to `end`, beyond which there is room for one more.
+ * The coded pages of an item for the states from `states` to `end`, beyond which there is room for one more.
  *
  * Specification: `attend` in src/reference/reference.ts, over decoded pages.
  */
@@ -42,9 +42,9 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
   const tile = shape.tile, keys = tile + headDim * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
 
   for (let state = states; state < end; state += bytes) {
-    columnPairs(qOf(state, headDim), headDim, GROUP_BYTES, integersOf(state, headDim), scaleOf(state));
+    columnPairs(qOf(state, headDim), headDim, LANE_ROW, integersOf(state, headDim), scaleOf(state));
   }
-  // Two groups pass over a page together: one that is left gets a twin, whose result nobody reads.
+  // Two states pass over a page together: one that is left gets a twin, whose result nobody reads.
   if (((end - states) / bytes) & 1) {
     memory.copy(end, end - bytes, bytes);
     end += bytes;
@@ -67,7 +67,7 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
         continue;
       }
       weigh(state, shape.scores, row, row + WEIGHTS);
-      weigh(twin, shape.scores + SCORES_BYTES, row + GROUP_BYTES, row + WEIGHTS + WEIGHTS_BYTES);
+      weigh(twin, shape.scores + SCORES_BYTES, row + LANE_ROW, row + WEIGHTS + WEIGHTS_BYTES);
       mix(oOf(state), oOf(twin), values, headDim, row);
     }
   }
@@ -82,7 +82,7 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
  */
 function columnPairs(x: usize, rows: usize, rowBytes: usize, pairs: usize, scales: usize): void {
   const magic = vsplat(MAGIC);
-  for (let c: usize = 0; c < rowBytes; c += LANE_BYTES) {
+  for (let c: usize = 0; c < rowBytes; c += VECTOR_BYTES) {
     const from = x + c, end = from + rows * rowBytes;
     let most = vsplat(1e-30);       // queries may be of any size: squares of what is at most 1 stay within f32
     for (let p = from; p < end; p += rowBytes) most = vmax(most, vabs(load<Lanes>(p)));
@@ -108,13 +108,13 @@ function columnPairs(x: usize, rows: usize, rowBytes: usize, pairs: usize, scale
  *   x        f32 [headDim, 64]
  *   pairs    i16 [headDim, 32, 2]
  *   scales   f32 [headDim]
- *   strands  f32 [GROUP]           scratch
+ *   strands  f32 [LANES]           scratch
  */
 function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, strands: usize): void {
   const magic = vsplat(MAGIC);
   for (const end = x + headDim * TILE_ROW; x < end; x += TILE_ROW, scales += 4) {
     let squares = vsplat(0);
-    for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+    for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
       const v = load<Lanes>(x + t);
       squares = vadd(squares, vmul(v, v));
     }
@@ -122,22 +122,22 @@ function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, stran
     const norm = sqrt<f32>(max<f32>(load<f32>(strands) + load<f32>(strands, 4) + load<f32>(strands, 8) + load<f32>(strands, 12), 1e-30));
     store<f32>(scales, norm / LARGEST);
     const unit = vsplat(LARGEST / norm);
-    for (let t: usize = 0; t < TILE_ROW / 2; t += LANE_BYTES, pairs += LANE_BYTES) {
+    for (let t: usize = 0; t < TILE_ROW / 2; t += VECTOR_BYTES, pairs += VECTOR_BYTES) {
       const first = vadd(vmul(load<Lanes>(x + t), unit), magic), second = vadd(vmul(load<Lanes>(x + t, TILE_ROW / 2), unit), magic);
       store<IntLanes>(pairs, vpair(vbits(first), vbits(second)));
     }
   }
 }
 
-/** Logits of two lane groups against the 64 keys of a page: out, f32 [2, 64, GROUP]; the largest of them: TOPS. */
+/** Logits of two states' rows against the 64 keys of a page: out, f32 [2, 64, LANES]; the largest of them: TOPS. */
 function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row: usize): void {
   const scaleA = load<Lanes>(scaleOf(a)), scaleB = load<Lanes>(scaleOf(b));
-  const begin = integersOf(a, headDim), end = begin + headDim * GROUP_BYTES / 2, apart = b - a;
+  const begin = integersOf(a, headDim), end = begin + headDim * LANE_ROW / 2, apart = b - a;
   let topA = vsplat(HIDDEN), topB = topA;
   for (let t: usize = 0; t < TILE_ROW; t += 16, out += 64) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     let k = keys + t;
-    for (let p = begin; p < end; p += GROUP_BYTES, k += TILE_ROW) {
+    for (let p = begin; p < end; p += LANE_ROW, k += TILE_ROW) {
       const qa = load<IntLanes>(p), qb = load<IntLanes>(p + apart);
       const k0 = vpairSplatAt(k), k1 = vpairSplatAt(k + 4), k2 = vpairSplatAt(k + 8), k3 = vpairSplatAt(k + 12);
       a0 = vintAdd(a0, vdotPairs(qa, k0));
@@ -161,7 +161,7 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
     topB = vmax(topB, logit(out + SCORES_BYTES + 48, b3, s3, scaleB));
   }
   store<Lanes>(row + TOPS, topA);
-  store<Lanes>(row + TOPS, topB, GROUP_BYTES);
+  store<Lanes>(row + TOPS, topB, LANE_ROW);
 }
 
 @inline function logit(to: usize, sum: IntLanes, keyScale: Lanes, queryScale: Lanes): Lanes {
@@ -171,18 +171,18 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
 }
 
 /**
- * Weights of one lane group's tokens in integers, under the largest logit of the window; the running maximum and sum move on.
+ * Weights of a state's tokens in integers, under the largest logit of the window; the running maximum and sum move on.
  *
- *   scores  f32 [64, GROUP]       destroyed
- *   row     in: TOPS; out: KEEPS, UNITS; all of this group
- *   to      i16 [32, GROUP, 2]
+ *   scores  f32 [64, LANES]       destroyed
+ *   row     in: TOPS; out: KEEPS, UNITS; all of this state
+ *   to      i16 [32, LANES, 2]
  */
 function weigh(state: usize, scores: usize, row: usize, to: usize): void {
   const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
   const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
   const top = load<Lanes>(row + TOPS), before = load<Lanes>(mOf(state)), most = vmax(before, top);
   let sum = vsplat(0);
-  for (let p = scores, end = scores + SCORES_BYTES; p < end; p += GROUP_BYTES) {
+  for (let p = scores, end = scores + SCORES_BYTES; p < end; p += LANE_ROW) {
     const e = exp2(vsub(load<Lanes>(p), top), low, magic, c0, c1, c2, c3, c4, c5);
     sum = vadd(sum, e);
     store<Lanes>(p, e);
@@ -191,7 +191,7 @@ function weigh(state: usize, scores: usize, row: usize, to: usize): void {
   // weights does not change what they come to.
   const unit = vdiv(vsplat(LARGEST), vsqrt(sum));
   let total = vsplat(0);
-  for (let p = scores, end = scores + SCORES_BYTES / 2; p < end; p += GROUP_BYTES, to += GROUP_BYTES) {
+  for (let p = scores, end = scores + SCORES_BYTES / 2; p < end; p += LANE_ROW, to += LANE_ROW) {
     const first = vadd(vmul(load<Lanes>(p), unit), magic), second = vadd(vmul(load<Lanes>(p, SCORES_BYTES / 2), unit), magic);
     total = vadd(total, vadd(vsub(first, magic), vsub(second, magic)));
     store<IntLanes>(to, vpair(vbits(first), vbits(second)));
@@ -205,37 +205,37 @@ function weigh(state: usize, scores: usize, row: usize, to: usize): void {
 }
 
 /**
- * One lane group and a page that begins at `position`, of which some rows see less than all: weighed and mixed in f32.
+ * One state and a page that begins at `position`, of which some rows see less than all: weighed and mixed in f32.
  *
- *   scores  f32 [64, GROUP]       destroyed
+ *   scores  f32 [64, LANES]       destroyed
  *   tile    f32 [headDim, 64]     values
  */
 function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, row: usize): void {
-  memory.copy(row + TOPS, mOf(state), GROUP_BYTES);
+  memory.copy(row + TOPS, mOf(state), LANE_ROW);
   hide(scores, WINDOW, position, limitOf(state), row + TOPS);
   raise(state, row + TOPS, row + KEEPS, oOf(state), headDim);
   rawWeights(scores, WINDOW, mOf(state), dOf(state));
-  for (let out = oOf(state), end = out + headDim * GROUP_BYTES; out < end; out += 2 * GROUP_BYTES, tile += 2 * TILE_ROW) {
-    let a = load<Lanes>(out), b = load<Lanes>(out, GROUP_BYTES);
-    for (let p = scores, v = tile, last = scores + SCORES_BYTES; p < last; p += GROUP_BYTES, v += 4) {
+  for (let out = oOf(state), end = out + headDim * LANE_ROW; out < end; out += 2 * LANE_ROW, tile += 2 * TILE_ROW) {
+    let a = load<Lanes>(out), b = load<Lanes>(out, LANE_ROW);
+    for (let p = scores, v = tile, last = scores + SCORES_BYTES; p < last; p += LANE_ROW, v += 4) {
       const weight = load<Lanes>(p);
       a = vmadd(weight, vsplatAt(v), a);
       b = vmadd(weight, vsplatAt(v + TILE_ROW), b);
     }
     store<Lanes>(out, a);
-    store<Lanes>(out, b, GROUP_BYTES);
+    store<Lanes>(out, b, LANE_ROW);
   }
 }
 
-/** out ← out · keep + weights · V for two lane groups, f32 [headDim, GROUP] each. Four channels at a time. */
+/** out ← out · keep + weights · V for two states, f32 [headDim, LANES] each. Four channels at a time. */
 function mix(a: usize, b: usize, values: usize, headDim: usize, row: usize): void {
-  const keepA = load<Lanes>(row + KEEPS), keepB = load<Lanes>(row + KEEPS, GROUP_BYTES);
-  const unitA = load<Lanes>(row + UNITS), unitB = load<Lanes>(row + UNITS, GROUP_BYTES);
+  const keepA = load<Lanes>(row + KEEPS), keepB = load<Lanes>(row + KEEPS, LANE_ROW);
+  const unitA = load<Lanes>(row + UNITS), unitB = load<Lanes>(row + UNITS, LANE_ROW);
   const weights = row + WEIGHTS;
   let scales = row + VALUE_SCALES;
   for (const end = a + (headDim << 4); a < end; a += 64, b += 64, scales += 16, values += 4 * VALUE_BYTES) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-    for (let p = weights, v = values, last = weights + WEIGHTS_BYTES; p < last; p += GROUP_BYTES, v += 4) {
+    for (let p = weights, v = values, last = weights + WEIGHTS_BYTES; p < last; p += LANE_ROW, v += 4) {
       const wa = load<IntLanes>(p), wb = load<IntLanes>(p, WEIGHTS_BYTES);
       const v0 = vpairSplatAt(v), v1 = vpairSplatAt(v + VALUE_BYTES), v2 = vpairSplatAt(v + 2 * VALUE_BYTES), v3 = vpairSplatAt(v + 3 * VALUE_BYTES);
       a0 = vintAdd(a0, vdotPairs(wa, v0));

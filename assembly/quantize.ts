@@ -1,7 +1,7 @@
 // Quantize: the nearest codeword, argmax(y·C − ‖C‖²/2), the lowest code among equals. Exact, and never all 256 codewords.
 // Every build adds in the same order, so all give the same codes.
 
-import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
+import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
   vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat } from "lanes";
 import { Side, TILE_ROW } from "./abi";
 import { CELL_LISTS, CODED_BOUNDS, CODED_PAIRS, CODED_SCORES } from "./scratch";
@@ -31,7 +31,7 @@ export function quantize(side: Side, y: usize, headDim: usize, codes: usize, yy:
 }
 
 function squares(y: usize, headDim: usize, yy: usize): void {
-  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     let sum = vsplat(0);
     for (let p = y + t, end = p + headDim * TILE_ROW; p < end; p += TILE_ROW) {
       const v = load<Lanes>(p);
@@ -60,7 +60,7 @@ function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
     const head = load<u32>(CELL_LISTS + t);
     let p = grid + <usize>(head >> 8), best: f32 = -Infinity, code: usize = 0;
     const end = p + <usize>(head & 255) * 48;
-    if (LANE_BYTES == 16) {
+    if (VECTOR_BYTES == 16) {
       const y0_f32x4 = f32x4.splat(y0), y1_f32x4 = f32x4.splat(y1);
       const scores = v128Scores2(p, y0_f32x4, y1_f32x4), max = everyLaneMax(scores);
       best = f32x4.extract_lane(max, 0);
@@ -96,7 +96,7 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
     const head = load<u32>(CELL_LISTS + t);
     const list = grid + <usize>(head >> 8), end = <usize>(head & 255) << 2;
     let best: f32, code: usize;
-    if (LANE_BYTES == 16) {
+    if (VECTOR_BYTES == 16) {
       const row_f32x4 = v128Doubled(y + t);
       let scores = f32x4.splat(-Infinity), at = i32x4.splat(0);
       for (let group: usize = 0; group < end; group += 4) {
@@ -181,7 +181,7 @@ function heads(side: Side, y: usize, channels: usize): void {
   const scale = vsplat(side.gridScale), half = vsplat(<f32>side.gridCells * 0.5);
   const count = vsplat(<f32>side.gridCells), last = vsplat(<f32>(side.gridCells - 1)), zero = vsplat(0);
   const magic = vsplat(8388608);   // 2²³: the integer below it becomes the low bits
-  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     let cell = zero;
     for (let p = y + t + (channels - 1) * TILE_ROW; p >= y; p -= TILE_ROW) {
       const digit = vmin(last, vmax(zero, vfloor(vadd(vmul(load<Lanes>(p), scale), half))));
@@ -210,10 +210,10 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
     const y01 = vpairSplatAt(CODED_PAIRS + t), y23 = vpairSplatAt(CODED_PAIRS + t + TILE_ROW);
     const y45 = vpairSplatAt(CODED_PAIRS + t + 2 * TILE_ROW), y67 = vpairSplatAt(CODED_PAIRS + t + 3 * TILE_ROW);
     let largest = vintSplat(i32.MIN_VALUE);
-    for (let c: usize = 0; c < ROUNDED_ROW; c += 2 * LANE_BYTES) {
+    for (let c: usize = 0; c < ROUNDED_ROW; c += 2 * VECTOR_BYTES) {
       const p = rounded + c, to = CODED_SCORES + c;
       largest = vintMax(largest, roundedScore(p, to, y01, y23, y45, y67));
-      largest = vintMax(largest, roundedScore(p + LANE_BYTES, to + LANE_BYTES, y01, y23, y45, y67));
+      largest = vintMax(largest, roundedScore(p + VECTOR_BYTES, to + VECTOR_BYTES, y01, y23, y45, y67));
     }
 
     const bound = load<f32>(CODED_BOUNDS + t);
@@ -249,7 +249,7 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
  */
 function round(y: usize, margin: f32): void {
   const one = vsplat(4096), magic = vsplat(12582912);   // 2²³ + 2²²: the integer below it becomes the low bits
-  for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     let sum = vsplat(margin), peak = vsplat(0);
     for (let k: usize = 0; k < 4; k++) {
       const p = y + t + 2 * k * TILE_ROW;
@@ -275,7 +275,7 @@ function round(y: usize, margin: f32): void {
 /** Bit i of 64: i32 [i] at p > least. */
 @inline function scoresAbove(p: usize, least: i32): u64 {
   let bits: u64 = 0;
-  if (LANE_BYTES == 16) {
+  if (VECTOR_BYTES == 16) {
     const least_i32x4 = i32x4.splat(least);
     for (let i: u64 = 0; i < 64; i += 16, p += 64) bits |= v128Above(p, least_i32x4) << i;
   } else {

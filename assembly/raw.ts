@@ -1,12 +1,12 @@
 // Attention over raw tokens (sinks, tail, a prompt's own tokens): dense, f32 arithmetic on f16 rows. Heads in lanes.
 
-import { Lanes, LANE_BYTES, vadd, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsub, vmax } from "lanes";
-import { GROUP_BYTES } from "./abi";
+import { Lanes, VECTOR_BYTES, vadd, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsub, vmax } from "lanes";
+import { LANE_ROW } from "./abi";
 import { EXP, exp2 } from "./softmax";
 
 /** f32 [count] from f16 [count]; count a multiple of 4. */
 export function widen(halves: usize, count: usize, floats: usize): void {
-  for (const end = floats + (count << 2); floats < end; floats += LANE_BYTES, halves += LANE_BYTES >> 1) {
+  for (const end = floats + (count << 2); floats < end; floats += VECTOR_BYTES, halves += VECTOR_BYTES >> 1) {
     store<Lanes>(floats, vloadHalf(halves));
   }
 }
@@ -14,18 +14,18 @@ export function widen(halves: usize, count: usize, floats: usize): void {
 /**
  * scores[t] = ⟨q, K[t]⟩ and most = their running maximum. Tiles of four tokens; the last may read up to three rows beyond.
  *
- *   q       f32 [headDim, GROUP]
+ *   q       f32 [headDim, LANES]
  *   keys    f32 [tokens, headDim]
- *   scores  f32 [tokens, GROUP]
+ *   scores  f32 [tokens, LANES]
  */
 export function rawScores(q: usize, keys: usize, tokens: usize, headDim: usize, scores: usize, most: usize): void {
   const rowBytes = headDim << 2;
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let max = load<Lanes>(most + lane);
     for (let t: usize = 0; t < tokens; t += 4) {
       let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
       let k0 = keys + t * rowBytes, k1 = k0 + rowBytes, k2 = k1 + rowBytes, k3 = k2 + rowBytes;
-      for (let p = q + lane, end = p + (headDim << 4); p < end; p += GROUP_BYTES) {
+      for (let p = q + lane, end = p + (headDim << 4); p < end; p += LANE_ROW) {
         const v = load<Lanes>(p);
         a0 = vmadd(v, vsplatAt(k0), a0);
         a1 = vmadd(v, vsplatAt(k1), a1);
@@ -49,12 +49,12 @@ export function rawScores(q: usize, keys: usize, tokens: usize, headDim: usize, 
 
 /** scores[t] ← 2^(scores[t] − most); sum += Σ. */
 export function rawWeights(scores: usize, tokens: usize, most: usize, sum: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const max = load<Lanes>(most + lane);
     const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
     const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
     let total = load<Lanes>(sum + lane);
-    for (let p = scores + lane, end = p + (tokens << 4); p < end; p += GROUP_BYTES) {
+    for (let p = scores + lane, end = p + (tokens << 4); p < end; p += LANE_ROW) {
       const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
       total = vadd(total, e);
       store<Lanes>(p, e);
@@ -66,18 +66,18 @@ export function rawWeights(scores: usize, tokens: usize, most: usize, sum: usize
 /**
  * out[i] += Σₜ weights[t] · V[t, i]. Tiles of four channels.
  *
- *   weights  f32 [tokens, GROUP]
+ *   weights  f32 [tokens, LANES]
  *   values   f32 [tokens, headDim]
- *   out      f32 [headDim, GROUP]
+ *   out      f32 [headDim, LANES]
  */
 export function rawMix(weights: usize, values: usize, tokens: usize, headDim: usize, out: usize): void {
   const rowBytes = headDim << 2;
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let to = out + lane;
-    for (let i = values, end = values + rowBytes; i < end; i += 16, to += 4 * GROUP_BYTES) {
+    for (let i = values, end = values + rowBytes; i < end; i += 16, to += 4 * LANE_ROW) {
       let a0 = load<Lanes>(to), a1 = load<Lanes>(to, 16), a2 = load<Lanes>(to, 32), a3 = load<Lanes>(to, 48);
       let v = i;
-      for (let p = weights + lane, last = p + (tokens << 4); p < last; p += GROUP_BYTES, v += rowBytes) {
+      for (let p = weights + lane, last = p + (tokens << 4); p < last; p += LANE_ROW, v += rowBytes) {
         const weight = load<Lanes>(p);
         a0 = vmadd(weight, vsplatAt(v), a0);
         a1 = vmadd(weight, vsplatAt(v + 4), a1);

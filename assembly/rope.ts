@@ -1,25 +1,25 @@
 // The mean's term of a logit, ⟨q, RoPEᵤ(o)⟩: the query's part once a window, then a sum of integers a token. Heads in lanes.
 
-import { IntLanes, Lanes, LANE_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vintAdd, vintSplat,
+import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vintAdd, vintSplat,
   vintSub, vmadd, vmax, vmul, vpair, vpairSplatAt, vsplat, vsplatAt, vsub } from "lanes";
-import { GROUP_BYTES, Shape } from "./abi";
+import { LANE_ROW, Shape } from "./abi";
 
 /**
  * ⟨q, RoPEᵤ(o)⟩ = Σ over pairs of A·cos ωu + B·sin ωu, A = qₐoₐ + q_b·o_b, B = q_b·oₐ − qₐ·o_b: never rotate a key.
  * Coefficients of the basis functions for one window: fast pairs have their own cosine and sine; slow ones (ω·32 ≤ 2) share
  * four even and four odd powers of u, of which slower ones need fewer.
  *
- *   q      f32 [headDim, GROUP]
+ *   q      f32 [headDim, LANES]
  *   o      f32 [headDim]
- *   coefs  f32 [2 (even, odd), 2 · basisPairs, GROUP]
- *   pairs  i16 [2, basisPairs, GROUP, 2]: the same, in units of the returned scale
+ *   coefs  f32 [2 (even, odd), 2 · basisPairs, LANES]
+ *   pairs  i16 [2, basisPairs, LANES, 2]: the same, in units of the returned scale
  *
- * Returns nothing; writes the scale, f32 [GROUP]. i16 costs 5e-4 of the term at most and saves 1.4 ns a token (Zen 5).
+ * Returns nothing; writes the scale, f32 [LANES]. i16 costs 5e-4 of the term at most and saves 1.4 ns a token (Zen 5).
  */
 export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize, pairs: usize, scale: usize): void {
   const trigPairs = shape.trigPairs, count = shape.pairs;
   const half = shape.basisPairs << 5;      // bytes of the even coefficients
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const zero = vsplat(0);
     const odd = coefs + half;
     let l1 = zero;
@@ -32,7 +32,7 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
       store<Lanes>(p, even);
       store<Lanes>(p + half, sine);
       l1 = vadd(l1, vadd(vabs(even), vabs(sine)));
-      a += step, b += step, qa += queryStep, qb += queryStep, p += GROUP_BYTES;
+      a += step, b += step, qa += queryStep, qb += queryStep, p += LANE_ROW;
     }
     let e0 = zero, e1 = zero, e2 = zero, e3 = zero, d0 = zero, d1 = zero, d2 = zero, d3 = zero;
     let power = shape.powers + (trigPairs << 5);
@@ -86,7 +86,7 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
     l1 = vmax(l1, vsplat(1e-20));
     const unit = vdiv(vsplat(32766), l1), magic = vsplat(12582912);
     let to = pairs + lane;
-    for (let from = coefs + lane, end = odd + half; from < end; from += 2 * GROUP_BYTES, to += GROUP_BYTES) {
+    for (let from = coefs + lane, end = odd + half; from < end; from += 2 * LANE_ROW, to += LANE_ROW) {
       const low = vadd(vmul(load<Lanes>(from), unit), magic), high = vadd(vmul(load<Lanes>(from, 16), unit), magic);
       store<IntLanes>(to, vpair(vbits(low), vbits(high)));
     }
@@ -98,20 +98,20 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
  * scores[t] ← s1 · (s2 · scores[t] + mean(t)), and the running maximum of them. Even and odd halves of the basis are summed
  * for u > 0 only: token 32 + i has E + O, token 31 − i has E − O. Exact, and half the work.
  *
- *   scores  f32 [64, GROUP]   in: Σ LUT; out: logits
+ *   scores  f32 [64, LANES]   in: Σ LUT; out: logits
  *   s1, s2  f32 [64]
- *   sums    i32 [8, GROUP]    scratch
- *   most    f32 [GROUP]       running maximum
+ *   sums    i32 [8, LANES]    scratch
+ *   most    f32 [LANES]       running maximum
  */
 export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, sums: usize, most: usize): void {
   const half = shape.basisPairs << 4;      // bytes of the even pairs
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let basis = shape.basis;
     const unit = load<Lanes>(scale + lane), even = pairs + lane, odd = even + half;
     let max = load<Lanes>(most + lane);
     for (let u: usize = 0; u < 32; u += 8) {
       let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
-      for (let p = even; p < odd; p += GROUP_BYTES, basis += 32) {
+      for (let p = even; p < odd; p += LANE_ROW, basis += 32) {
         const c = load<IntLanes>(p);
         a0 = vintAdd(a0, vdotPairs(c, vpairSplatAt(basis)));
         a1 = vintAdd(a1, vdotPairs(c, vpairSplatAt(basis + 4)));
@@ -132,7 +132,7 @@ export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2:
       store<IntLanes>(to, a6, 96);
       store<IntLanes>(to, a7, 112);
       a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
-      for (let p = odd; p < odd + half; p += GROUP_BYTES, basis += 32) {
+      for (let p = odd; p < odd + half; p += LANE_ROW, basis += 32) {
         const c = load<IntLanes>(p);
         a0 = vintAdd(a0, vdotPairs(c, vpairSplatAt(basis)));
         a1 = vintAdd(a1, vdotPairs(c, vpairSplatAt(basis + 4)));

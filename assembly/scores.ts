@@ -4,20 +4,20 @@
 //
 // The sum over the table is here, the mean's term in rope.ts.
 
-import { Lanes, LANE_BYTES, vadd, vmadd, vmul, vneg, vsplatAt } from "lanes";
-import { GROUP_BYTES, Side } from "./abi";
+import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vneg, vsplatAt } from "lanes";
+import { LANE_ROW, Side } from "./abi";
 import { LUT, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 
 /**
  * LUT[j][c] = ⟨q'ⱼ, C[c]⟩ for every codeword; rows beyond headDim / D, where codes are padding, are zero.
  *
- *   q  f32 [headDim, GROUP]   H·q
+ *   q  f32 [headDim, LANES]   H·q
  *
  * The codebook is symmetric, LUT[j][c + 128] = −LUT[j][c]: half the products (2.5 of 12 µs fixed cost at headDim 128).
  */
 export function buildTable(side: Side, q: usize, headDim: usize): void {
   const channels = side.channels, rows = headDim / channels;
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let p = q + lane, table = LUT + lane;
     for (const end = table + rows * TABLE_ROW; table < end;) {
       if (channels == 8) {
@@ -30,16 +30,16 @@ export function buildTable(side: Side, q: usize, headDim: usize): void {
         table2(side.book, p, table);
         table += 4 * TABLE_ROW;
       }
-      p += 8 * GROUP_BYTES;
+      p += 8 * LANE_ROW;
     }
   }
-  for (let j = rows; j < side.rowBytes; j++) memory.fill(LUT + j * TABLE_ROW, 0, 256 * GROUP_BYTES);
+  for (let j = rows; j < side.rowBytes; j++) memory.fill(LUT + j * TABLE_ROW, 0, 256 * LANE_ROW);
 }
 
 function table8(book: usize, q: usize, table: usize): void {
   const q0 = load<Lanes>(q), q1 = load<Lanes>(q, 16), q2 = load<Lanes>(q, 32), q3 = load<Lanes>(q, 48);
   const q4 = load<Lanes>(q, 64), q5 = load<Lanes>(q, 80), q6 = load<Lanes>(q, 96), q7 = load<Lanes>(q, 112);
-  for (const end = book + 128 * 32; book < end; book += 32, table += GROUP_BYTES) {
+  for (const end = book + 128 * 32; book < end; book += 32, table += LANE_ROW) {
     let a = vmul(vsplatAt(book), q0), b = vmul(vsplatAt(book + 4), q1);
     a = vmadd(vsplatAt(book + 8), q2, a);
     b = vmadd(vsplatAt(book + 12), q3, b);
@@ -55,7 +55,7 @@ function table8(book: usize, q: usize, table: usize): void {
 function table4(book: usize, q: usize, table: usize): void {
   const q0 = load<Lanes>(q), q1 = load<Lanes>(q, 16), q2 = load<Lanes>(q, 32), q3 = load<Lanes>(q, 48);
   const q4 = load<Lanes>(q, 64), q5 = load<Lanes>(q, 80), q6 = load<Lanes>(q, 96), q7 = load<Lanes>(q, 112);
-  for (const end = book + 128 * 16; book < end; book += 16, table += GROUP_BYTES) {
+  for (const end = book + 128 * 16; book < end; book += 16, table += LANE_ROW) {
     const e0 = vsplatAt(book), e1 = vsplatAt(book + 4), e2 = vsplatAt(book + 8), e3 = vsplatAt(book + 12);
     const a = vmadd(e3, q3, vmadd(e2, q2, vmadd(e1, q1, vmul(e0, q0))));
     const b = vmadd(e3, q7, vmadd(e2, q6, vmadd(e1, q5, vmul(e0, q4))));
@@ -70,7 +70,7 @@ function table4(book: usize, q: usize, table: usize): void {
 function table2(book: usize, q: usize, table: usize): void {
   const q0 = load<Lanes>(q), q1 = load<Lanes>(q, 16), q2 = load<Lanes>(q, 32), q3 = load<Lanes>(q, 48);
   const q4 = load<Lanes>(q, 64), q5 = load<Lanes>(q, 80), q6 = load<Lanes>(q, 96), q7 = load<Lanes>(q, 112);
-  for (const end = book + 128 * 8; book < end; book += 8, table += GROUP_BYTES) {
+  for (const end = book + 128 * 8; book < end; book += 8, table += LANE_ROW) {
     const e0 = vsplatAt(book), e1 = vsplatAt(book + 4);
     const a = vmadd(e1, q1, vmul(e0, q0)), b = vmadd(e1, q3, vmul(e0, q2));
     const c = vmadd(e1, q5, vmul(e0, q4)), d = vmadd(e1, q7, vmul(e0, q6));
@@ -90,7 +90,7 @@ function table2(book: usize, q: usize, table: usize): void {
  * A window's whole row at once is slower from 32 codes on (8.5 against 7.0 ns a token and four heads, Zen 5).
  *
  *   column  the first of the eight, or of the last four
- *   out     f32 [64, GROUP]
+ *   out     f32 [64, LANES]
  */
 export function scan(codes: usize, rowBytes: usize, column: usize, out: usize): void {
   codes += column;
@@ -112,23 +112,23 @@ export function scan(codes: usize, rowBytes: usize, column: usize, out: usize): 
 }
 
 function scan8<A, B>(codes: usize, rowBytes: usize, out: usize): void {
-  if (LANE_BYTES == GROUP_BYTES) {
+  if (VECTOR_BYTES == LANE_ROW) {
     scanLanes<A, B>(codes, rowBytes, out, 0, 0);
   } else {
-    for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) scanLanes<A, B>(codes, rowBytes, out + lane, lane, 0);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) scanLanes<A, B>(codes, rowBytes, out + lane, lane, 0);
   }
 }
 
 /** Columns from 64 on: the table's address is no constant. Shares the body of pass 1, which adds to `out`. */
 function scanFar(codes: usize, rowBytes: usize, out: usize, table: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     scanLanes<u16, u8>(codes, rowBytes, out + lane, lane, table - 8 * TABLE_ROW);
   }
 }
 
 @inline function scanLanes<A, B>(codes: usize, rowBytes: usize, out: usize, lane: usize, table: usize): void {
   const base = lane + table;
-  for (const end = out + SCORES_BYTES; out < end; out += GROUP_BYTES, codes += rowBytes) {
+  for (const end = out + SCORES_BYTES; out < end; out += LANE_ROW, codes += rowBytes) {
     const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
     let a = load<Lanes>(((w & 0xff) << 4) + base, LUT + pass<A, B>());
     let b = load<Lanes>(((w >> 4) & 0xff0) + base, LUT + pass<A, B>() + TABLE_ROW);
@@ -145,10 +145,10 @@ function scanFar(codes: usize, rowBytes: usize, out: usize, table: usize): void 
 
 /** The last four columns of a row that is no multiple of eight. */
 function scan4(codes: usize, rowBytes: usize, out: usize, table: usize, first: bool): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const base = lane + table;
     let p = codes;
-    for (let to = out + lane, end = to + SCORES_BYTES; to < end; to += GROUP_BYTES, p += rowBytes) {
+    for (let to = out + lane, end = to + SCORES_BYTES; to < end; to += LANE_ROW, p += rowBytes) {
       const w = <usize>load<u32>(p);
       const a = vadd(load<Lanes>(((w & 0xff) << 4) + base, LUT), load<Lanes>(((w >> 12) & 0xff0) + base, LUT + 2 * TABLE_ROW));
       const b = vadd(load<Lanes>(((w >> 4) & 0xff0) + base, LUT + TABLE_ROW), load<Lanes>(((w >> 20) & 0xff0) + base, LUT + 3 * TABLE_ROW));

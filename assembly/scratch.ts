@@ -1,15 +1,15 @@
 // Memory that kernels scribble in, drawn once: who has which bytes, and in which sizes the host sets them aside.
 //
-//   tables         LUT and BUCKETS in turn, row by row: f32 [256, GROUP] each, a row of either for every column of codes.
+//   tables         LUT and BUCKETS in turn, row by row: f32 [256, LANES] each, a row of either for every column of codes.
 //                  Between calls buckets are zero, and the look-up table is nobody's: `quantize` has it while tokens are coded
 //   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64]
 //                                             raw windows       f32 [64, headDim] keys, then values
 //                                             prompts           f32 [headDim, 64] of one side, then i16 [headDim, 64] keys, values
 //   Shape.row      a window's small things: below
-//   Shape.scores   f32 [CHUNK · 64, GROUP]: logits, then weights
-//   Shape.states   records of lane groups (state.ts)
+//   Shape.scores   f32 [CHUNK · 64, LANES]: logits, then weights
+//   Shape.states   records of state.ts
 
-import { GROUP, GROUP_BYTES, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
+import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { stateBytes } from "./state";
 
 const MAX_HEAD_DIM: usize = 512;
@@ -18,18 +18,18 @@ const MAX_HEAD_DIM: usize = 512;
 const STATES: usize = 64;
 /** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
 export const CHUNK: usize = 32;
-/** Bytes of a window's scores, f32 [64, GROUP]. */
-export const SCORES_BYTES: usize = WINDOW * GROUP_BYTES;
+/** Bytes of a window's scores, f32 [64, LANES]. */
+export const SCORES_BYTES: usize = WINDOW * LANE_ROW;
 
 /**
- * Look-up table and buckets, row j of each: LUT + j·TABLE_ROW and BUCKETS + j·TABLE_ROW, f32 [256, GROUP]. Their addresses are
+ * Look-up table and buckets, row j of each: LUT + j·TABLE_ROW and BUCKETS + j·TABLE_ROW, f32 [256, LANES]. Their addresses are
  * constants so that they fold into the immediate offset of a load (3.3 against 4.1 ns a token on Zen 5).
  */
 export const LUT: usize = 0x10000;
 export const BUCKETS: usize = 0x11000;
 export const TABLE_ROW: usize = 0x2000;
 /** From a codeword's entry of either to that of its negation, codeword c + 128. */
-export const NEGATED: usize = 128 * GROUP_BYTES;
+export const NEGATED: usize = 128 * LANE_ROW;
 
 /**
  * Bytes from a table's first row to those of a pass over eight columns of codes, as a compile-time number: a type's size is
@@ -67,38 +67,38 @@ export const O: usize = AFTER_NORMS;
 const AFTER_MEAN: usize = O + 4 * MAX_HEAD_DIM;
 
 // Attention by looking codes up, and over raw windows:
-/** i32 [8, GROUP] */
+/** i32 [8, LANES] */
 export const SUMS: usize = AFTER_MEAN;
-/** f32 [GROUP] each */
-export const SHARE: usize = SUMS + 8 * GROUP_BYTES;
-export const SCALE: usize = SHARE + GROUP_BYTES;
-export const TOP: usize = SCALE + GROUP_BYTES;
-export const FACTOR: usize = TOP + GROUP_BYTES;
-/** f32 [headDim, GROUP]: what means add to the output. */
+/** f32 [LANES] each */
+export const SHARE: usize = SUMS + 8 * LANE_ROW;
+export const SCALE: usize = SHARE + LANE_ROW;
+export const TOP: usize = SCALE + LANE_ROW;
+export const FACTOR: usize = TOP + LANE_ROW;
+/** f32 [headDim, LANES]: what means add to the output. */
 export const MEAN_OUT: usize = FACTOR + 80;
-/** f32 [headDim, GROUP]: H·q */
-export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * GROUP_BYTES;
-/** f32 [2 (even, odd), 2 · basisPairs, GROUP]; there are at most half as many functions as channels, and eight powers. */
-export const COEFS: usize = HQ + MAX_HEAD_DIM * GROUP_BYTES;
-/** i16 [2, basisPairs, GROUP, 2] */
-export const COEF_PAIRS: usize = COEFS + 2 * (MAX_HEAD_DIM / 2 + 16) * GROUP_BYTES;
-const ROW_END: usize = COEF_PAIRS + (MAX_HEAD_DIM / 2 + 16) * GROUP_BYTES;
+/** f32 [headDim, LANES]: H·q */
+export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
+/** f32 [2 (even, odd), 2 · basisPairs, LANES]; there are at most half as many functions as channels, and eight powers. */
+export const COEFS: usize = HQ + MAX_HEAD_DIM * LANE_ROW;
+/** i16 [2, basisPairs, LANES, 2] */
+export const COEF_PAIRS: usize = COEFS + 2 * (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
+const ROW_END: usize = COEF_PAIRS + (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
 
 // Attention over decoded pages (prompt.ts):
 /** f32 [64] */
 export const KEY_SCALES: usize = AFTER_MEAN;
 /** f32 [headDim] */
 export const VALUE_SCALES: usize = KEY_SCALES + TILE_ROW;
-/** f32 [GROUP] */
+/** f32 [LANES] */
 export const STRANDS: usize = VALUE_SCALES + 4 * MAX_HEAD_DIM;
-/** f32 [2, GROUP]: largest logits of the window. */
-export const TOPS: usize = STRANDS + GROUP_BYTES;
-/** f32 [2, GROUP]: what earlier output is worth under the new maximum. */
-export const KEEPS: usize = TOPS + 2 * GROUP_BYTES;
-/** f32 [2, GROUP]: what a weight of 1 is worth. */
-export const UNITS: usize = KEEPS + 2 * GROUP_BYTES;
-/** i16 [2, 32, GROUP, 2]: of tokens t and t + 32. */
-export const WEIGHTS: usize = UNITS + 2 * GROUP_BYTES;
+/** f32 [2, LANES]: largest logits of the window. */
+export const TOPS: usize = STRANDS + LANE_ROW;
+/** f32 [2, LANES]: what earlier output is worth under the new maximum. */
+export const KEEPS: usize = TOPS + 2 * LANE_ROW;
+/** f32 [2, LANES]: what a weight of 1 is worth. */
+export const UNITS: usize = KEEPS + 2 * LANE_ROW;
+/** i16 [2, 32, LANES, 2]: of tokens t and t + 32. */
+export const WEIGHTS: usize = UNITS + 2 * LANE_ROW;
 
 /** Where tables and buckets end for codes in rows of `rowBytes`. */
 export function tablesEnd(rowBytes: usize): usize {
@@ -115,7 +115,7 @@ export function scratchBytes(): usize {
   return ROW_END;
 }
 
-/** Of Shape.scores: f32 [CHUNK · WINDOW, GROUP]. */
+/** Of Shape.scores: f32 [CHUNK · WINDOW, LANES]. */
 export function scoresBytes(): usize {
   return CHUNK * SCORES_BYTES;
 }
@@ -139,5 +139,5 @@ export function rawBytes(): usize {
 
 /** Query rows that pass over pages together. */
 @inline export function callRows(): usize {
-  return STATES * GROUP;
+  return STATES * LANES;
 }

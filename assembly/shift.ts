@@ -1,6 +1,6 @@
 // Shift: the channel mean over a window, before RoPE where there is one, and its subtraction. Tokens in lanes.
 
-import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
 import { MEAN_GROUP, Shape, TILE_ROW } from "./abi";
 import { rtn4 } from "./rtn";
 
@@ -36,7 +36,7 @@ export function addMean(shape: Shape, x: usize, o: usize, sign: f32, rotate: boo
     const oa = vsplat(sign * load<f32>(o + a)), ob = vsplat(sign * load<f32>(o + b));
     const xa = x + a * 64, xb = x + b * 64;
     const cos = shape.cos + pair * TILE_ROW, sin = shape.sin + pair * TILE_ROW;
-    for (let t: usize = 0; t < TILE_ROW; t += LANE_BYTES) {
+    for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
       const c = load<Lanes>(cos + t), s = load<Lanes>(sin + t);
       store<Lanes>(xa + t, vadd(load<Lanes>(xa + t), vsub(vmul(oa, c), vmul(ob, s))));
       store<Lanes>(xb + t, vadd(load<Lanes>(xb + t), vadd(vmul(ob, c), vmul(oa, s))));
@@ -44,7 +44,7 @@ export function addMean(shape: Shape, x: usize, o: usize, sign: f32, rotate: boo
   }
   for (let i = pairs << 1; i < shape.headDim; i++) {
     const oi = vsplat(sign * load<f32>(o + (i << 2)));
-    for (let p = x + i * TILE_ROW, end = p + TILE_ROW; p < end; p += LANE_BYTES) {
+    for (let p = x + i * TILE_ROW, end = p + TILE_ROW; p < end; p += VECTOR_BYTES) {
       store<Lanes>(p, vadd(load<Lanes>(p), oi));
     }
   }
@@ -52,7 +52,7 @@ export function addMean(shape: Shape, x: usize, o: usize, sign: f32, rotate: boo
 
 /** Means of one pair turned back by its angles. Sums run in four strands, tokens t mod 4, in every build. */
 function pairMean(xa: usize, xb: usize, cos: usize, sin: usize, a: usize, b: usize): void {
-  for (let lane: usize = 0; lane < 16; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < 16; lane += VECTOR_BYTES) {
     let sumA = vsplat(0), sumB = vsplat(0);
     for (let t = lane; t < TILE_ROW; t += 16) {
       const va = load<Lanes>(xa + t), vb = load<Lanes>(xb + t);
@@ -68,7 +68,7 @@ function pairMean(xa: usize, xb: usize, cos: usize, sin: usize, a: usize, b: usi
 }
 
 function rowSum(x: usize): f32 {
-  for (let lane: usize = 0; lane < 16; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < 16; lane += VECTOR_BYTES) {
     let sum = vsplat(0);
     for (let t = lane; t < TILE_ROW; t += 16) sum = vadd(sum, load<Lanes>(x + t));
     store<Lanes>(STRANDS + lane, sum);

@@ -1,17 +1,17 @@
 // Between rows of tokens, as callers and raw pages have them, and tiles with tokens in lanes.
 
-import { Lanes, LANE_BYTES, vloadHalf } from "lanes";
+import { Lanes, VECTOR_BYTES, vloadHalf } from "lanes";
 import { TILE_ROW, WINDOW } from "./abi";
 import { clampHalf, toHalf } from "./half";
 
 /** tile[i, t] = rows[t, i] for 64 rows of f16. */
 export function tileFromHalves(rows: usize, headDim: usize, tile: usize): void {
   const rowBytes = headDim << 1;
-  for (let t: usize = 0; t < WINDOW; t += LANE_BYTES >> 2) {
+  for (let t: usize = 0; t < WINDOW; t += VECTOR_BYTES >> 2) {
     const row = rows + t * rowBytes;
-    for (let i: usize = 0; i < headDim; i += LANE_BYTES >> 2) {
+    for (let i: usize = 0; i < headDim; i += VECTOR_BYTES >> 2) {
       const p = row + (i << 1), to = tile + i * TILE_ROW + (t << 2);
-      if (LANE_BYTES == 16) {
+      if (VECTOR_BYTES == 16) {
         transpose(vloadHalf(p), vloadHalf(p + rowBytes), vloadHalf(p + 2 * rowBytes), vloadHalf(p + 3 * rowBytes), to, TILE_ROW);
       } else {
         store<Lanes>(to, vloadHalf(p));

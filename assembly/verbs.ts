@@ -1,7 +1,7 @@
 // Scores and mix over a single block, for callers with a cache of their own. `attend` runs the same kernels over pages.
 
-import { Lanes, LANE_BYTES, vadd, vmul, vsplat, vsplatAt } from "lanes";
-import { GROUP_BYTES, Shape, TILE_ROW } from "./abi";
+import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsplatAt } from "lanes";
+import { LANE_ROW, Shape, TILE_ROW } from "./abi";
 import { scoreWindow } from "./attend";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
@@ -12,15 +12,15 @@ import { O, S1, S2 } from "./scratch";
 /**
  * Logits of up to four queries against one block.
  *
- *   q    f32 [headDim, GROUP]
- *   out  f32 [64, GROUP]
+ *   q    f32 [headDim, LANES]
+ *   out  f32 [64, LANES]
  *
  * Specification: `scores` in src/reference/reference.ts.
  */
 export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
   const keys = shape.keys, headDim = shape.headDim, rotated = shape.states;
   memory.copy(rotated, q, headDim << 4);
-  hadamard(rotated, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  hadamard(rotated, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   buildTable(keys, rotated, headDim);
   for (let column: usize = 0; column < keys.rowBytes; column += 8) scan(block, keys.rowBytes, column, out);
   scoreWindow(shape, q, block, out, shape.states);
@@ -29,8 +29,8 @@ export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
 /**
  * Weighted sums of one block's tokens.
  *
- *   weights  f32 [64, GROUP]       destroyed
- *   out      f32 [headDim, GROUP]
+ *   weights  f32 [64, LANES]       destroyed
+ *   out      f32 [headDim, LANES]
  *
  * Specification: `mix` in src/reference/reference.ts.
  */
@@ -42,15 +42,15 @@ export function mix(shape: Shape, weights: usize, block: usize, out: usize): voi
   spread(weights, s1, s2, share);
   for (let column: usize = 0; column < values.rowBytes; column += 8) fill(block, values.rowBytes, column, weights);
   finish(values, headDim, out);
-  hadamard(out, headDim, GROUP_BYTES, shape.hadamardSize, shape.hadamardScale);
+  hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   mixMean(share, o, headDim, out);
 }
 
 /** weights[t] ← weights[t]·s1·s2; share = Σ weights·s1: `weigh` without its exponential. */
 function spread(weights: usize, s1: usize, s2: usize, share: usize): void {
-  for (let lane: usize = 0; lane < GROUP_BYTES; lane += LANE_BYTES) {
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let shares = vsplat(0), p = weights + lane;
-    for (let t: usize = 0; t < TILE_ROW; t += 4, p += GROUP_BYTES) {
+    for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW) {
       const weight = vmul(load<Lanes>(p), vsplatAt(s1 + t));
       shares = vadd(shares, weight);
       store<Lanes>(p, vmul(weight, vsplatAt(s2 + t)));

@@ -58,7 +58,7 @@ export const SIDE = {
 export const SHAPE = {
   headDim: 'usize',
   kvHeads: 'usize',
-  queryGroups: 'usize',
+  queryHeadsPerKvHead: 'usize',
   hadamardSize: 'usize',
   hadamardScale: 'f32',
   pairs: 'usize',

@@ -101,7 +101,7 @@ export class WasmMemory {
         struct(SHAPE, {
           headDim,
           kvHeads,
-          queryGroups: queryHeads / kvHeads,
+          queryHeadsPerKvHead: queryHeads / kvHeads,
           hadamardSize: n,
           hadamardScale: 1 / Math.sqrt(n),
           pairs: rope.pairs,

@@ -6,7 +6,7 @@ export type IntLanes = i32;
 export type Mask = bool;
 
 /** Bytes that one `Lanes` covers in an f32 array. */
-export const LANE_BYTES: usize = 4;
+export const VECTOR_BYTES: usize = 4;
 
 @inline export function vsplat(x: f32): Lanes { return x; }
 @inline export function vsplatAt(p: usize): Lanes { return load<f32>(p); }

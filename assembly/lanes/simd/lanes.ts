@@ -7,7 +7,7 @@ export type IntLanes = v128;   // i32 × 4, or 4 pairs of i16
 export type Mask = v128;
 
 /** Bytes that one `Lanes` covers in an f32 array. */
-export const LANE_BYTES: usize = 16;
+export const VECTOR_BYTES: usize = 16;
 
 @inline export function vsplat(x: f32): Lanes { return f32x4.splat(x); }
 @inline export function vsplatAt(p: usize): Lanes { return v128.load32_splat(p); }
@@ -30,7 +30,7 @@ export const LANE_BYTES: usize = 16;
 @inline export function vgt(a: Lanes, b: Lanes): Mask { return f32x4.gt(a, b); }
 @inline export function vselect(yes: Lanes, no: Lanes, when: Mask): Lanes { return v128.bitselect(yes, no, when); }
 
-/** LANE_BYTES / 4 f16 values as f32. Exact: the exponent is rebased by one multiplication, which mends subnormals too. */
+/** VECTOR_BYTES / 4 f16 values as f32. Exact: the exponent is rebased by one multiplication, which mends subnormals too. */
 @inline export function vloadHalf(p: usize): Lanes {
   const bits = v128.load16x4_u(p);
   return f32x4.mul(
