@@ -5,7 +5,7 @@ import { Lanes, VECTOR_BYTES, vadd } from "lanes";
 import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
-import { hide } from "./mask";
+import { causalMask } from "./mask";
 import { fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
 import { blockBytes, pageBlocks } from "./page";
 import { decodedPages } from "./prompt";
@@ -13,7 +13,7 @@ import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, scan } from "./scores";
 import { combine, meanCoefficients } from "./rope";
 import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
-import { HEADROOM, HIDDEN } from "./softmax";
+import { HEADROOM, MASKED } from "./softmax";
 import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
 
 /**
@@ -94,8 +94,6 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const keyBytes = blockBytes(keys, headDim);
   const headOffset = head * (keyBytes + blockBytes(values, headDim));
   const valueRows = headDim / values.channels;
-  // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
-  const visible = <usize>load<f32>(limitOf(state));
 
   memory.copy(row + HQ, q, headDim << 4);
   hadamard(row + HQ, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
@@ -110,14 +108,15 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       }
     }
 
-    for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(row + TOP + lane, HIDDEN);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(row + TOP + lane, MASKED);
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageBlocks(shape, item, from + n) + headOffset;
       const scores = shape.scores + n * SCORES_BYTES;
       const position = item.pagePosition + (from + n) * WINDOW;
-      const hidden = position + WINDOW > visible;
-      scoreWindow(shape, q, page, scores, hidden ? row + FACTOR : row + TOP);
-      if (hidden) hide(scores, WINDOW, <f32>position, limitOf(state), row + TOP);
+      // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
+      const masked = !seesAllBefore(state, <f32>(position + WINDOW));
+      scoreWindow(shape, q, page, scores, masked ? row + FACTOR : row + TOP);
+      if (masked) causalMask(scores, WINDOW, <f32>position, limitOf(state), row + TOP);
     }
 
     if (from == 0) memory.copy(mOf(state), row + TOP, LANE_ROW);
@@ -169,10 +168,10 @@ function exceeds(top: usize, most: usize): bool {
 function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: usize): void {
   const headDim = shape.headDim, row = shape.row, out = oOf(state), q = qOf(state, headDim);
   if (!sees(state, <f32>raw.position)) return;
-  const hidden = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
+  const masked = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
   memory.copy(row + TOP, mOf(state), LANE_ROW);
-  rawScores(q, keys, raw.tokens, headDim, shape.scores, hidden ? row + FACTOR : row + TOP);
-  if (hidden) hide(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), row + TOP);
+  rawScores(q, keys, raw.tokens, headDim, shape.scores, masked ? row + FACTOR : row + TOP);
+  if (masked) causalMask(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), row + TOP);
   raise(state, row + TOP, row + FACTOR, out, headDim);
   rawWeights(shape.scores, raw.tokens, mOf(state), dOf(state));
   rawMix(shape.scores, values, raw.tokens, headDim, out);

@@ -14,11 +14,11 @@ import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfro
   vpairSplatAt, vsplat, vsplatAt, vsqrt, vsub } from "lanes";
 import { LANE_ROW, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
-import { hide } from "./mask";
+import { causalMask } from "./mask";
 import { blockBytes, pageBlocks } from "./page";
 import { rawWeights } from "./raw";
 import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
-import { EXP, exp2, HIDDEN } from "./softmax";
+import { EXP, exp2, MASKED } from "./softmax";
 import { dOf, integersOf, limitOf, mOf, oOf, qOf, raise, scaleOf, sees, seesAllBefore, stateBytes } from "./state";
 
 const LARGEST: f32 = 32766;
@@ -133,7 +133,7 @@ function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, stran
 function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row: usize): void {
   const scaleA = load<Lanes>(scaleOf(a)), scaleB = load<Lanes>(scaleOf(b));
   const begin = integersOf(a, headDim), end = begin + headDim * LANE_ROW / 2, apart = b - a;
-  let topA = vsplat(HIDDEN), topB = topA;
+  let topA = vsplat(MASKED), topB = topA;
   for (let t: usize = 0; t < TILE_ROW; t += 16, out += 64) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     let k = keys + t;
@@ -212,7 +212,7 @@ function weigh(state: usize, scores: usize, row: usize, to: usize): void {
  */
 function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, row: usize): void {
   memory.copy(row + TOPS, mOf(state), LANE_ROW);
-  hide(scores, WINDOW, position, limitOf(state), row + TOPS);
+  causalMask(scores, WINDOW, position, limitOf(state), row + TOPS);
   raise(state, row + TOPS, row + KEEPS, oOf(state), headDim);
   rawWeights(scores, WINDOW, mOf(state), dOf(state));
   for (let out = oOf(state), end = out + headDim * LANE_ROW; out < end; out += 2 * LANE_ROW, tile += 2 * TILE_ROW) {

@@ -8,8 +8,8 @@ import { Lanes, vadd, vbits, vfromBits, vintAdd, vintShl, vmadd, vmax, vsub } fr
  */
 export const HEADROOM: f32 = 60;
 
-/** Below any score: what a hidden token gets. */
-export const HIDDEN: f32 = -1e30;
+/** Below any score: what a masked token gets. */
+export const MASKED: f32 = -1e30;
 
 /**
  * What exp2 needs, to be splat into locals before a loop (V8 rebuilds constants inside one: 3.2 against 2.6 ns a token):

@@ -10,7 +10,7 @@
 
 import { Lanes, VECTOR_BYTES, vmul, vsplat, vsplatAt, vsub } from "lanes";
 import { LANE_ROW } from "./abi";
-import { EXP, exp2, HIDDEN } from "./softmax";
+import { EXP, exp2, MASKED } from "./softmax";
 
 // Offsets of o and what follows it, for kernels that run through several of them at once.
 export const O_OFFSET: usize = 4 * LANE_ROW;
@@ -29,7 +29,7 @@ export const O_OFFSET: usize = 4 * LANE_ROW;
 /** The state before the first token, and q = 0. */
 export function init(state: usize, headDim: usize): void {
   memory.fill(state, 0, integersOffset(headDim));
-  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) store<Lanes>(mOf(state) + lane, vsplat(HIDDEN));
+  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) store<Lanes>(mOf(state) + lane, vsplat(MASKED));
 }
 
 /** Whether any row of the state sees a token at this position: the last of them does, as limits ascend. */
