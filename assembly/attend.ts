@@ -6,11 +6,11 @@ import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
 import { causalMask } from "./mask";
-import { fill, finish, mixMean, rescaleBuckets, weigh } from "./mix";
+import { scatterAdd, reduceBuckets, mixMean, rescaleBuckets, softmaxWeights } from "./mix";
 import { blockBytes, pageBlocks } from "./page";
 import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
-import { buildTable, scan } from "./scores";
+import { buildTable, gather } from "./scores";
 import { combine, meanCoefficients } from "./rope";
 import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
@@ -104,7 +104,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
     for (let column: usize = 0; column < keys.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        scan(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * SCORES_BYTES);
+        gather(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }
     }
 
@@ -129,18 +129,18 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
       unpackNorms(values, page, s1, s2);
       unpackMean(values, page, headDim, o);
-      weigh(shape.scores + n * SCORES_BYTES, s1, s2, mOf(state), dOf(state), row + SHARE);
+      softmaxWeights(shape.scores + n * SCORES_BYTES, s1, s2, mOf(state), dOf(state), row + SHARE);
       mixMean(row + SHARE, o, headDim, row + MEAN_OUT);
     }
     for (let column: usize = 0; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        fill(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
+        scatterAdd(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }
     }
   }
 
   const out = oOf(state);
-  finish(values, headDim, out);
+  reduceBuckets(values, headDim, out);
   hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   addRows(out, row + MEAN_OUT, headDim << 4);
 }

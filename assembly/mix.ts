@@ -5,7 +5,7 @@
 //
 // Specification: `mix` in src/reference/reference.ts.
 //
-// Buckets are zero between calls: `finish` leaves them so while it has them in cache (clearing 128 KB first cost 0.5 % at 4,096
+// Buckets are zero between calls: `reduceBuckets` leaves them so while it has them in cache (clearing 128 KB first cost 0.5 % at 4,096
 // tokens).
 
 import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
@@ -32,7 +32,7 @@ export function rescaleBuckets(rows: usize, factor: usize): void {
  *   s1, s2     f32 [64], of the values
  *   most, sum, share  f32 [LANES]
  */
-export function weigh(scores: usize, s1: usize, s2: usize, most: usize, sum: usize, share: usize): void {
+export function softmaxWeights(scores: usize, s1: usize, s2: usize, most: usize, sum: usize, share: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const max = load<Lanes>(most + lane);
     const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
@@ -64,45 +64,45 @@ export function mixMean(share: usize, o: usize, headDim: usize, out: usize): voi
 }
 
 /**
- * B[j][c(t, j)] += weights[t] over eight columns of codes (see `scan`, its twin).
+ * B[j][c(t, j)] += weights[t] over eight columns of codes (see `gather`, its twin).
  *
  *   weights  f32 [64, LANES]
  */
-export function fill(codes: usize, rowBytes: usize, column: usize, weights: usize): void {
+export function scatterAdd(codes: usize, rowBytes: usize, column: usize, weights: usize): void {
   codes += column;
   if (rowBytes - column < 8) {
-    fill4(codes, rowBytes, weights, column * TABLE_ROW);
+    scatterAdd4(codes, rowBytes, weights, column * TABLE_ROW);
     return;
   }
   switch (<i32>(column >> 3)) {
-    case 0: fill8<u8, u8>(codes, rowBytes, weights); break;
-    case 1: fill8<u16, u8>(codes, rowBytes, weights); break;
-    case 2: fill8<u32, u8>(codes, rowBytes, weights); break;
-    case 3: fill8<u64, u8>(codes, rowBytes, weights); break;
-    case 4: fill8<u8, u16>(codes, rowBytes, weights); break;
-    case 5: fill8<u16, u16>(codes, rowBytes, weights); break;
-    case 6: fill8<u32, u16>(codes, rowBytes, weights); break;
-    case 7: fill8<u64, u16>(codes, rowBytes, weights); break;
-    default: fillFar(codes, rowBytes, weights, column * TABLE_ROW);
+    case 0: scatterAdd8<u8, u8>(codes, rowBytes, weights); break;
+    case 1: scatterAdd8<u16, u8>(codes, rowBytes, weights); break;
+    case 2: scatterAdd8<u32, u8>(codes, rowBytes, weights); break;
+    case 3: scatterAdd8<u64, u8>(codes, rowBytes, weights); break;
+    case 4: scatterAdd8<u8, u16>(codes, rowBytes, weights); break;
+    case 5: scatterAdd8<u16, u16>(codes, rowBytes, weights); break;
+    case 6: scatterAdd8<u32, u16>(codes, rowBytes, weights); break;
+    case 7: scatterAdd8<u64, u16>(codes, rowBytes, weights); break;
+    default: scatterAddFar(codes, rowBytes, weights, column * TABLE_ROW);
   }
 }
 
-function fill8<A, B>(codes: usize, rowBytes: usize, weights: usize): void {
+function scatterAdd8<A, B>(codes: usize, rowBytes: usize, weights: usize): void {
   if (VECTOR_BYTES == LANE_ROW) {
-    fillLanes<A, B>(codes, rowBytes, weights, 0, 0);
+    scatterAddLanes<A, B>(codes, rowBytes, weights, 0, 0);
   } else {
-    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) fillLanes<A, B>(codes, rowBytes, weights + lane, lane, 0);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) scatterAddLanes<A, B>(codes, rowBytes, weights + lane, lane, 0);
   }
 }
 
 /** Columns from 64 on: the buckets' address is no constant. */
-function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
+function scatterAddFar(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    fillLanes<u8, u8>(codes, rowBytes, weights + lane, lane, table);
+    scatterAddLanes<u8, u8>(codes, rowBytes, weights + lane, lane, table);
   }
 }
 
-@inline function fillLanes<A, B>(codes: usize, rowBytes: usize, weights: usize, lane: usize, table: usize): void {
+@inline function scatterAddLanes<A, B>(codes: usize, rowBytes: usize, weights: usize, lane: usize, table: usize): void {
   const base = lane + table;
   for (const end = weights + SCORES_BYTES; weights < end; weights += LANE_ROW, codes += rowBytes) {
     const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
@@ -120,7 +120,7 @@ function fillFar(codes: usize, rowBytes: usize, weights: usize, table: usize): v
   }
 }
 
-function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
+function scatterAdd4(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const base = lane + table;
     let p = codes;
@@ -143,19 +143,19 @@ function fill4(codes: usize, rowBytes: usize, weights: usize, table: usize): voi
  *
  * Clears the buckets.
  */
-export function finish(side: Side, headDim: usize, out: usize): void {
+export function reduceBuckets(side: Side, headDim: usize, out: usize): void {
   const channels = side.channels;
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let buckets = BUCKETS + lane;
     for (let p = out + lane, end = p + (headDim << 4); p < end; buckets += TABLE_ROW) {
       if (channels == 2) {
-        finish2(buckets, side.book, p);
+        reduce2(buckets, side.book, p);
         clear(buckets);
         p += 2 * LANE_ROW;
       } else {
         // Four channels a time: with eight accumulators V8 spills one (12 against 4.4 µs a query, Zen 5).
         for (let k: usize = 0; k < channels; k += 4) {
-          finish4(buckets, side.book + (k << 2), channels << 2, p);
+          reduce4(buckets, side.book + (k << 2), channels << 2, p);
           p += 4 * LANE_ROW;
         }
         clear(buckets);
@@ -171,7 +171,7 @@ function clear(buckets: usize): void {
   for (const end = buckets + 256 * LANE_ROW; buckets < end; buckets += LANE_ROW) store<Lanes>(buckets, zero);
 }
 
-function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): void {
+function reduce4(buckets: usize, words: usize, wordBytes: usize, out: usize): void {
   let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
   for (const end = buckets + NEGATED; buckets < end; buckets += LANE_ROW, words += wordBytes) {
     const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
@@ -186,7 +186,7 @@ function finish4(buckets: usize, words: usize, wordBytes: usize, out: usize): vo
   store<Lanes>(out, a3, 48);
 }
 
-function finish2(buckets: usize, words: usize, out: usize): void {
+function reduce2(buckets: usize, words: usize, out: usize): void {
   let a0 = vsplat(0), a1 = a0;
   for (const end = buckets + NEGATED; buckets < end; buckets += LANE_ROW, words += 8) {
     const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));

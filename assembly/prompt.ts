@@ -66,8 +66,8 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
         mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, row);
         continue;
       }
-      weigh(state, shape.scores, row, row + WEIGHTS);
-      weigh(twin, shape.scores + SCORES_BYTES, row + LANE_ROW, row + WEIGHTS + WEIGHTS_BYTES);
+      integerWeights(state, shape.scores, row, row + WEIGHTS);
+      integerWeights(twin, shape.scores + SCORES_BYTES, row + LANE_ROW, row + WEIGHTS + WEIGHTS_BYTES);
       mix(oOf(state), oOf(twin), values, headDim, row);
     }
   }
@@ -177,7 +177,7 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
  *   row     in: TOPS; out: KEEPS, UNITS; all of this state
  *   to      i16 [32, LANES, 2]
  */
-function weigh(state: usize, scores: usize, row: usize, to: usize): void {
+function integerWeights(state: usize, scores: usize, row: usize, to: usize): void {
   const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
   const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
   const top = load<Lanes>(row + TOPS), before = load<Lanes>(mOf(state)), most = vmax(before, top);

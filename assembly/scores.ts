@@ -92,41 +92,41 @@ function table2(book: usize, q: usize, table: usize): void {
  *   column  the first of the eight, or of the last four
  *   out     f32 [64, LANES]
  */
-export function scan(codes: usize, rowBytes: usize, column: usize, out: usize): void {
+export function gather(codes: usize, rowBytes: usize, column: usize, out: usize): void {
   codes += column;
   if (rowBytes - column < 8) {
-    scan4(codes, rowBytes, out, column * TABLE_ROW, column == 0);
+    gather4(codes, rowBytes, out, column * TABLE_ROW, column == 0);
     return;
   }
   switch (<i32>(column >> 3)) {
-    case 0: scan8<u8, u8>(codes, rowBytes, out); break;
-    case 1: scan8<u16, u8>(codes, rowBytes, out); break;
-    case 2: scan8<u32, u8>(codes, rowBytes, out); break;
-    case 3: scan8<u64, u8>(codes, rowBytes, out); break;
-    case 4: scan8<u8, u16>(codes, rowBytes, out); break;
-    case 5: scan8<u16, u16>(codes, rowBytes, out); break;
-    case 6: scan8<u32, u16>(codes, rowBytes, out); break;
-    case 7: scan8<u64, u16>(codes, rowBytes, out); break;
-    default: scanFar(codes, rowBytes, out, column * TABLE_ROW);
+    case 0: gather8<u8, u8>(codes, rowBytes, out); break;
+    case 1: gather8<u16, u8>(codes, rowBytes, out); break;
+    case 2: gather8<u32, u8>(codes, rowBytes, out); break;
+    case 3: gather8<u64, u8>(codes, rowBytes, out); break;
+    case 4: gather8<u8, u16>(codes, rowBytes, out); break;
+    case 5: gather8<u16, u16>(codes, rowBytes, out); break;
+    case 6: gather8<u32, u16>(codes, rowBytes, out); break;
+    case 7: gather8<u64, u16>(codes, rowBytes, out); break;
+    default: gatherFar(codes, rowBytes, out, column * TABLE_ROW);
   }
 }
 
-function scan8<A, B>(codes: usize, rowBytes: usize, out: usize): void {
+function gather8<A, B>(codes: usize, rowBytes: usize, out: usize): void {
   if (VECTOR_BYTES == LANE_ROW) {
-    scanLanes<A, B>(codes, rowBytes, out, 0, 0);
+    gatherLanes<A, B>(codes, rowBytes, out, 0, 0);
   } else {
-    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) scanLanes<A, B>(codes, rowBytes, out + lane, lane, 0);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) gatherLanes<A, B>(codes, rowBytes, out + lane, lane, 0);
   }
 }
 
 /** Columns from 64 on: the table's address is no constant. Shares the body of pass 1, which adds to `out`. */
-function scanFar(codes: usize, rowBytes: usize, out: usize, table: usize): void {
+function gatherFar(codes: usize, rowBytes: usize, out: usize, table: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    scanLanes<u16, u8>(codes, rowBytes, out + lane, lane, table - 8 * TABLE_ROW);
+    gatherLanes<u16, u8>(codes, rowBytes, out + lane, lane, table - 8 * TABLE_ROW);
   }
 }
 
-@inline function scanLanes<A, B>(codes: usize, rowBytes: usize, out: usize, lane: usize, table: usize): void {
+@inline function gatherLanes<A, B>(codes: usize, rowBytes: usize, out: usize, lane: usize, table: usize): void {
   const base = lane + table;
   for (const end = out + SCORES_BYTES; out < end; out += LANE_ROW, codes += rowBytes) {
     const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
@@ -144,7 +144,7 @@ function scanFar(codes: usize, rowBytes: usize, out: usize, table: usize): void 
 }
 
 /** The last four columns of a row that is no multiple of eight. */
-function scan4(codes: usize, rowBytes: usize, out: usize, table: usize, first: bool): void {
+function gather4(codes: usize, rowBytes: usize, out: usize, table: usize, first: bool): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     const base = lane + table;
     let p = codes;

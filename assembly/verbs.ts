@@ -5,8 +5,8 @@ import { LANE_ROW, Shape, TILE_ROW } from "./abi";
 import { scoreWindow } from "./attend";
 import { unpackMean, unpackNorms } from "./decode";
 import { hadamard } from "./hadamard";
-import { fill, finish, mixMean } from "./mix";
-import { buildTable, scan } from "./scores";
+import { scatterAdd, reduceBuckets, mixMean } from "./mix";
+import { buildTable, gather } from "./scores";
 import { O, S1, S2 } from "./scratch";
 
 /**
@@ -22,7 +22,7 @@ export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
   memory.copy(rotated, q, headDim << 4);
   hadamard(rotated, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   buildTable(keys, rotated, headDim);
-  for (let column: usize = 0; column < keys.rowBytes; column += 8) scan(block, keys.rowBytes, column, out);
+  for (let column: usize = 0; column < keys.rowBytes; column += 8) gather(block, keys.rowBytes, column, out);
   scoreWindow(shape, q, block, out, shape.states);
 }
 
@@ -39,15 +39,15 @@ export function mix(shape: Shape, weights: usize, block: usize, out: usize): voi
   const row = shape.row, s1 = row + S1, s2 = row + S2, o = row + O, share = shape.states;
   unpackNorms(values, block, s1, s2);
   unpackMean(values, block, headDim, o);
-  spread(weights, s1, s2, share);
-  for (let column: usize = 0; column < values.rowBytes; column += 8) fill(block, values.rowBytes, column, weights);
-  finish(values, headDim, out);
+  scaleWeights(weights, s1, s2, share);
+  for (let column: usize = 0; column < values.rowBytes; column += 8) scatterAdd(block, values.rowBytes, column, weights);
+  reduceBuckets(values, headDim, out);
   hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   mixMean(share, o, headDim, out);
 }
 
-/** weights[t] ← weights[t]·s1·s2; share = Σ weights·s1: `weigh` without its exponential. */
-function spread(weights: usize, s1: usize, s2: usize, share: usize): void {
+/** weights[t] ← weights[t]·s1·s2; share = Σ weights·s1: `softmaxWeights` without its exponential. */
+function scaleWeights(weights: usize, s1: usize, s2: usize, share: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let shares = vsplat(0), p = weights + lane;
     for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW) {
