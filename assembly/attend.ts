@@ -146,21 +146,21 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
 }
 
 /** Table sums to logits, for one block of keys, with the running maximum of up to four heads. */
-export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize, most: usize): void {
+export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize, top: usize): void {
   const row = shape.row, keys = shape.keys;
   unpackNorms(keys, block, row + S1, row + S2);
   unpackMean(keys, block, shape.headDim, row + O);
   meanCoefficients(shape, q, row + O, row + COEFS, row + COEF_PAIRS, row + SCALE);
-  combine(shape, row + COEF_PAIRS, row + SCALE, row + S1, row + S2, scores, row + SUMS, most);
+  combine(shape, row + COEF_PAIRS, row + SCALE, row + S1, row + S2, scores, row + SUMS, top);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */
-function exceeds(top: usize, most: usize): bool {
+function exceeds(top: usize, m: usize): bool {
   let far = false;
-  for (let lane: usize = 0; lane < LANE_ROW; lane += 4) far = far || load<f32>(top + lane) > load<f32>(most + lane) + HEADROOM;
+  for (let lane: usize = 0; lane < LANE_ROW; lane += 4) far = far || load<f32>(top + lane) > load<f32>(m + lane) + HEADROOM;
   if (!far) return false;
   for (let lane: usize = 0; lane < LANE_ROW; lane += 4) {
-    store<f32>(top + lane, max<f32>(load<f32>(top + lane), load<f32>(most + lane)));
+    store<f32>(top + lane, max<f32>(load<f32>(top + lane), load<f32>(m + lane)));
   }
   return true;
 }

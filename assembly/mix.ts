@@ -26,18 +26,18 @@ export function rescaleBuckets(rows: usize, factor: usize): void {
 }
 
 /**
- * scores[t] ← p·s1·s2 with p = 2^(scores[t] − most); sum += Σ p; share = Σ p·s1.
+ * scores[t] ← p·s1·s2 with p = 2^(scores[t] − m); d += Σ p; share = Σ p·s1.
  *
  *   scores     f32 [64, LANES]
  *   s1, s2     f32 [64], of the values
- *   most, sum, share  f32 [LANES]
+ *   m, d, share  f32 [LANES]
  */
-export function softmaxWeights(scores: usize, s1: usize, s2: usize, most: usize, sum: usize, share: usize): void {
+export function softmaxWeights(scores: usize, s1: usize, s2: usize, m: usize, d: usize, share: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    const max = load<Lanes>(most + lane);
+    const max = load<Lanes>(m + lane);
     const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
     const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
-    let total = load<Lanes>(sum + lane), shares = vsplat(0);
+    let total = load<Lanes>(d + lane), shares = vsplat(0);
     let p = scores + lane;
     for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW) {
       const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
@@ -46,7 +46,7 @@ export function softmaxWeights(scores: usize, s1: usize, s2: usize, most: usize,
       shares = vadd(shares, weight);
       store<Lanes>(p, vmul(weight, vsplatAt(s2 + t)));
     }
-    store<Lanes>(sum + lane, total);
+    store<Lanes>(d + lane, total);
     store<Lanes>(share + lane, shares);
   }
 }

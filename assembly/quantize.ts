@@ -53,13 +53,13 @@ function squares(y: usize, headDim: usize, yy: usize): void {
  * 128 channels at D = 4 where this takes 425. Unrealized speed-up: the first group apart from the loop, 405, but twice the code.
  */
 function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
-  heads(side, y, 2);
+  cellLists(side, y, 2);
   const grid = side.grid, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
     const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, TILE_ROW);
-    const head = load<u32>(CELL_LISTS + t);
-    let p = grid + <usize>(head >> 8), best: f32 = -Infinity, code: usize = 0;
-    const end = p + <usize>(head & 255) * 48;
+    const entry = load<u32>(CELL_LISTS + t);
+    let p = grid + <usize>(entry >> 8), best: f32 = -Infinity, code: usize = 0;
+    const end = p + <usize>(entry & 255) * 48;
     if (VECTOR_BYTES == 16) {
       const y0_f32x4 = f32x4.splat(y0), y1_f32x4 = f32x4.splat(y1);
       const scores = v128Scores2(p, y0_f32x4, y1_f32x4), max = everyLaneMax(scores);
@@ -90,11 +90,11 @@ function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
 }
 
 function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
-  heads(side, y, 4);
+  cellLists(side, y, 4);
   const grid = side.grid, book = side.book, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const head = load<u32>(CELL_LISTS + t);
-    const list = grid + <usize>(head >> 8), end = <usize>(head & 255) << 2;
+    const entry = load<u32>(CELL_LISTS + t);
+    const list = grid + <usize>(entry >> 8), end = <usize>(entry & 255) << 2;
     let best: f32, code: usize;
     if (VECTOR_BYTES == 16) {
       const row_f32x4 = v128Doubled(y + t);
@@ -177,7 +177,7 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
  * CELL_LISTS[t] = the grid's entry of the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel
  * lowest. All tokens before any list is read: a list's length is then known in time for its loop (450 → 410 ns a row at D = 4).
  */
-function heads(side: Side, y: usize, channels: usize): void {
+function cellLists(side: Side, y: usize, channels: usize): void {
   const scale = vsplat(side.gridScale), half = vsplat(<f32>side.gridCells * 0.5);
   const count = vsplat(<f32>side.gridCells), last = vsplat(<f32>(side.gridCells - 1)), zero = vsplat(0);
   const magic = vsplat(8388608);   // 2²³: the integer below it becomes the low bits

@@ -12,16 +12,16 @@ export function widen(halves: usize, count: usize, floats: usize): void {
 }
 
 /**
- * scores[t] = ⟨q, K[t]⟩ and most = their running maximum. Tiles of four tokens; the last may read up to three rows beyond.
+ * scores[t] = ⟨q, K[t]⟩ and top = their running maximum. Tiles of four tokens; the last may read up to three rows beyond.
  *
  *   q       f32 [headDim, LANES]
  *   keys    f32 [tokens, headDim]
  *   scores  f32 [tokens, LANES]
  */
-export function rawScores(q: usize, keys: usize, tokens: usize, headDim: usize, scores: usize, most: usize): void {
+export function rawScores(q: usize, keys: usize, tokens: usize, headDim: usize, scores: usize, top: usize): void {
   const rowBytes = headDim << 2;
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    let max = load<Lanes>(most + lane);
+    let max = load<Lanes>(top + lane);
     for (let t: usize = 0; t < tokens; t += 4) {
       let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
       let k0 = keys + t * rowBytes, k1 = k0 + rowBytes, k2 = k1 + rowBytes, k3 = k2 + rowBytes;
@@ -43,23 +43,23 @@ export function rawScores(q: usize, keys: usize, tokens: usize, headDim: usize, 
       if (t + 2 < tokens) max = vmax(max, a2);
       if (t + 3 < tokens) max = vmax(max, a3);
     }
-    store<Lanes>(most + lane, max);
+    store<Lanes>(top + lane, max);
   }
 }
 
-/** scores[t] ← 2^(scores[t] − most); sum += Σ. */
-export function rawWeights(scores: usize, tokens: usize, most: usize, sum: usize): void {
+/** scores[t] ← 2^(scores[t] − m); d += Σ. */
+export function rawWeights(scores: usize, tokens: usize, m: usize, d: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    const max = load<Lanes>(most + lane);
+    const max = load<Lanes>(m + lane);
     const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
     const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
-    let total = load<Lanes>(sum + lane);
+    let total = load<Lanes>(d + lane);
     for (let p = scores + lane, end = p + (tokens << 4); p < end; p += LANE_ROW) {
       const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
       total = vadd(total, e);
       store<Lanes>(p, e);
     }
-    store<Lanes>(sum + lane, total);
+    store<Lanes>(d + lane, total);
   }
 }
 

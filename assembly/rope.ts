@@ -101,14 +101,14 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
  *   scores  f32 [64, LANES]   in: Σ LUT; out: logits
  *   s1, s2  f32 [64]
  *   sums    i32 [8, LANES]    scratch
- *   most    f32 [LANES]       running maximum
+ *   top     f32 [LANES]       running maximum
  */
-export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, sums: usize, most: usize): void {
+export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, sums: usize, top: usize): void {
   const half = shape.basisPairs << 4;      // bytes of the even pairs
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let basis = shape.basis;
     const unit = load<Lanes>(scale + lane), even = pairs + lane, odd = even + half;
-    let max = load<Lanes>(most + lane);
+    let max = load<Lanes>(top + lane);
     for (let u: usize = 0; u < 32; u += 8) {
       let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
       for (let p = even; p < odd; p += LANE_ROW, basis += 32) {
@@ -154,7 +154,7 @@ export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2:
       max = fold(max, load<IntLanes>(to, 96), a6, unit, after + 96, s1After + 24, s2After + 24, before - 96, s1Before - 24, s2Before - 24);
       max = fold(max, load<IntLanes>(to, 112), a7, unit, after + 112, s1After + 28, s2After + 28, before - 112, s1Before - 28, s2Before - 28);
     }
-    store<Lanes>(most + lane, max);
+    store<Lanes>(top + lane, max);
   }
 }
 
