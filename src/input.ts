@@ -153,7 +153,8 @@ export function wholeTokens(name: string, length: number, heads: number, headDim
   return tokens;
 }
 
-function checkFinite(name: string, data: ArrayLike<number>): void {
+/** Numbers of f16's range. */
+export function checkFinite(name: string, data: ArrayLike<number>): void {
   for (let i = 0; i < data.length; i++) {
     const x = data[i]!;
     if (x <= HALF_MAX && x >= -HALF_MAX) continue;

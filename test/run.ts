@@ -44,7 +44,9 @@ interface Result extends Outcome {
   readonly seconds: number;
 }
 
-const files = testFiles.filter(name => file?.includes(shortName(name)) ?? true);
+/** Half a minute each, and they say nothing of kernels or the cache: --quick runs them where they are named. */
+const slow = ['bundlers', 'types'];
+const files = testFiles.filter(name => file?.includes(shortName(name)) ?? !(quick && slow.includes(shortName(name))));
 const results: Result[] = [];
 const problems: string[] = [];
 /** Lanes that are required and that this machine lacks. */
@@ -79,6 +81,8 @@ function secondsOf(file: string): number {
     errors: 60,
     choose: 50,
     cache: 50,
+    types: 30,
+    bundlers: 25,
     'webgpu-null': 20,
     kernels: 15
   };

@@ -62,7 +62,7 @@ export class ReadBack {
         copy = target.getMappedRange(0, bytes).slice(0);
         target.unmap(); // Deno maps a buffer of a device that is lost, and then refuses to unmap it
       } catch (cause) {
-        throw this.#device.lost ?? new BackendError('webgpu', 'expected its device to finish, which failed', cause);
+        throw this.#device.lost ?? new BackendError('webgpu', `expected its device to finish, got: ${(cause as Error).message}`, cause);
       }
       if (this.#open && target.size <= KEPT_BYTES) this.#kept.push(target);
       else target.destroy();
