@@ -226,7 +226,7 @@ function entry(name: string, channels: number, count: number): string {
   const codebook = finish(train(channels, count), channels);
   const bytes = new Uint8Array(codebook.length * 2);
   const view = new DataView(bytes.buffer);
-  codebook.forEach((bits, i) => view.setUint16(i * 2, bits, true));
+  for (const [i, bits] of codebook.entries()) view.setUint16(i * 2, bits, true);
   const checksum = hex(fnv1a(bytes));
   const lines = Buffer.from(bytes)
     .toString('base64')
@@ -257,7 +257,7 @@ ${codecs.map(({ name, channels }) => `  ${name}: ${entry(name, channels, pairs)}
 `,
   'bench/llm/caches/paper2-codebook.ts': `// The paper's 2-bit codebook for magnitudes, data only, in the form of codebook.ts. Made by \`npx tsx bench/codebooks.ts\`.
 
-export const paper2Codebook = ${entry('paper2', 8, magnitudes).replace(/^(  +)/gm, spaces => spaces.slice(2))};
+export const paper2Codebook = ${entry('paper2', 8, magnitudes).replace(/^( {2,})/gm, spaces => spaces.slice(2))};
 `
 };
 

@@ -49,9 +49,9 @@ const context: Context = {
 for (const [name, table] of Object.entries(tables)) {
   if (only && only !== name) continue;
   await table(context);
-  process.stderr.write('\r'.padEnd(80) + '\r');
+  process.stderr.write(`${'\r'.padEnd(80)}\r`);
 }
-if (out) writeFileSync(out, lines.join('\n') + '\n');
+if (out) writeFileSync(out, `${lines.join('\n')}\n`);
 
 function positive(text: string): number {
   const number = Number(text);

@@ -211,11 +211,12 @@ group('around src/', test => {
       assert.is(mayImport(file, target), may, `${file} imports ${target}`);
   });
 
-  const own = (file: string) =>
-    /\.m?ts$/.test(file) && !/(^|\/)(node_modules|dist|\.test)\//.test(file) && !file.startsWith('bench/baselines/dense/');
+  /** Files of the repository, without what is installed or built. */
+  const own = (folder: string, type: RegExp) =>
+    filesOf(folder).filter(file => type.test(file) && !/\/(node_modules|dist|\.test)\//.test(file));
   for (const folder of ['tools', 'bench', 'examples', 'test']) {
     test(`${folder}/ imports only what the table allows`, () => {
-      for (const file of filesOf(folder).filter(own)) {
+      for (const file of own(folder, /\.m?ts$/).filter(file => !file.startsWith('bench/baselines/dense/'))) {
         for (const specifier of imports(readFileSync(join(root, file), 'utf8'))) {
           if (!specifier.startsWith('.')) continue;
           const target = resolve(file, specifier);
@@ -224,4 +225,11 @@ group('around src/', test => {
       }
     });
   }
+
+  test('no file of tools/, bench/ or examples/ has more than 400 lines', () => {
+    for (const file of ['tools', 'bench', 'examples'].flatMap(folder => own(folder, /\.(ts|wgsl|css|html)$/))) {
+      const lines = readFileSync(join(root, file), 'utf8').split('\n').length - 1;
+      assert.ok(lines <= 400, `${file} has ${lines} lines`);
+    }
+  });
 });

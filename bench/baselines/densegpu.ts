@@ -177,7 +177,10 @@ export class Dense {
 
   #attendPipeline(threads: number): GPUComputePipeline {
     let pipeline = this.#pipelines.get(threads);
-    if (!pipeline) this.#pipelines.set(threads, (pipeline = this.#pipeline('dense', { HALF: Number(this.kind === 'f16'), WG: threads })));
+    if (!pipeline) {
+      pipeline = this.#pipeline('dense', { HALF: Number(this.kind === 'f16'), WG: threads });
+      this.#pipelines.set(threads, pipeline);
+    }
     return pipeline;
   }
 

@@ -155,7 +155,7 @@ function factsOf(recording: Recording, backend: Backend): [name: string, text: s
     ['machine', `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${availableParallelism()} cores`],
     ['runtime', runtime],
     ['kernels', `${backend.name} ${backend.variant} (${backend.reason})`],
-    ['date', new Date().toISOString().slice(0, 19).replace('T', ' ') + ' UTC'],
+    ['date', `${new Date().toISOString().slice(0, 19).replace('T', ' ')} UTC`],
     ['command', ['npm run demo', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')]
   ];
 }

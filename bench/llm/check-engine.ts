@@ -42,7 +42,9 @@ await run(async () => {
     status(`sequence ${sequence}/${options.sequences}`);
     const tokens = ids.slice((sequence - 1) * TOKENS, sequence * TOKENS);
     const logits = await rawLogits(model, opened, tokens);
-    tokens.slice(1).forEach((token, i) => nll.push(-logProbability(logits.subarray(i * vocabulary, (i + 1) * vocabulary), token)));
+    for (const [i, token] of tokens.slice(1).entries()) {
+      nll.push(-logProbability(logits.subarray(i * vocabulary, (i + 1) * vocabulary), token));
+    }
     const measured = Math.exp(mean(Float64Array.from(nll)));
     for (const [by, expected] of Object.entries(KNOWN[sequence] ?? {})) {
       checks.push({ name: `perplexity of ${sequence} × ${TOKENS.toLocaleString('en-US')} tokens, by ${by}`, expected, measured });

@@ -40,8 +40,12 @@ function converse(model: Model): Chat {
 
 /** How the answer ended, and the tokens that were read of the prompt. */
 async function ask(model: Model, question: string) {
-  const pieces = converse(model).ask(question, { reading: (_, total) => void (read = total) });
   let read = 0;
+  const pieces = converse(model).ask(question, {
+    reading(_, total) {
+      read = total;
+    }
+  });
   let text = '';
   let step = await pieces.next();
   for (; !step.done; step = await pieces.next()) text += step.value;
@@ -52,7 +56,10 @@ async function ask(model: Model, question: string) {
 async function promptOf(model: Model, question: string): Promise<number[]> {
   const chat = converse(model);
   let length = 0;
-  for await (const _ of chat.ask(question, { reading: (_, total) => void (length = total) }));
+  const reading = (_: number, total: number): void => {
+    length = total;
+  };
+  for await (const _ of chat.ask(question, { reading }));
   return chat.transcript.tokens.slice(0, length);
 }
 

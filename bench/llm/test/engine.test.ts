@@ -330,11 +330,9 @@ async function plain(tokens: readonly number[]): Promise<Float64Array> {
         const q = qs[t]!.subarray(head * headDim, (head + 1) * headDim);
         const weights = ks.slice(0, t + 1).map(k => Math.exp(q.reduce((sum, value, i) => sum + value * k[i]!, 0) / Math.sqrt(headDim)));
         const total = weights.reduce((sum, weight) => sum + weight, 0);
-        weights.forEach((weight, s) =>
-          vs[s]!.forEach((value, i) => {
-            attention[head * headDim + i]! += (weight / total) * value;
-          })
-        );
+        for (const [s, weight] of weights.entries()) {
+          for (const [i, value] of vs[s]!.entries()) attention[head * headDim + i]! += (weight / total) * value;
+        }
       }
       const middle = product(attention, wo, width).map((value, i) => value + x[i]!);
       const n = norm(middle, n2);
@@ -355,9 +353,9 @@ group('model', test => {
     const cache = openCache(parseMethod('raw'), resources, 16, 16);
     const hidden = await model.forward(tokens, cache);
     const logits = await model.logits(hidden.slice(-tiny.width));
-    (await plain(tokens)).forEach((expected, i) =>
-      assert.ok(Math.abs(logits[i]! - expected) < 1e-4, `logit ${i}: ${logits[i]} for ${expected}`)
-    );
+    for (const [i, expected] of (await plain(tokens)).entries()) {
+      assert.ok(Math.abs(logits[i]! - expected) < 1e-4, `logit ${i}: ${logits[i]} for ${expected}`);
+    }
   });
   test('tokens one by one give what they give at once, over nsnquant too', async () => {
     for (const method of ['raw', 'nsn4']) {
@@ -365,9 +363,9 @@ group('model', test => {
       let hidden = new Float32Array();
       for (const token of tokens) hidden = (await model.forward([token], cache)) as Float32Array<ArrayBuffer>;
       const logits = await model.logits(hidden);
-      (await plain(tokens)).forEach((expected, i) =>
-        assert.ok(Math.abs(logits[i]! - expected) < 2e-3, `${method}, logit ${i}: ${logits[i]} for ${expected}`)
-      );
+      for (const [i, expected] of (await plain(tokens)).entries()) {
+        assert.ok(Math.abs(logits[i]! - expected) < 2e-3, `${method}, logit ${i}: ${logits[i]} for ${expected}`);
+      }
     }
   });
   test('more tokens than the context are refused', () =>

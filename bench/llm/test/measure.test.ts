@@ -215,11 +215,11 @@ group('plot', test => {
       )
     ].map(([, x = '0', y = '0', left, top]) => [Number(x) + Number(left), Number(y) + Number(top)] as const);
     assert.is(labels.length, 10);
-    labels.forEach(([x, y], i) =>
-      labels.slice(i + 1).forEach(([otherX, otherY]) => {
+    for (const [i, [x, y]] of labels.entries()) {
+      for (const [otherX, otherY] of labels.slice(i + 1)) {
         assert.ok(Math.abs(y - otherY) > 10 || Math.abs(x - otherX) > 50, `${x} ${y} and ${otherX} ${otherY}`);
-      })
-    );
+      }
+    }
   });
 });
 

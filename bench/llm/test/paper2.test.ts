@@ -10,7 +10,10 @@ const GAUSSIAN_MSE = 0.0965;
 /** Box and Muller's normal numbers over a linear congruence, the same every time. */
 function normals(count: number): Float64Array {
   let state = 28;
-  const uniform = () => ((state = (Math.imul(state, 1664525) + 1013904223) >>> 0) + 0.5) / 2 ** 32;
+  const uniform = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state + 0.5) / 2 ** 32;
+  };
   return Float64Array.from({ length: count }, () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
 }
 

@@ -179,11 +179,11 @@ if (modelFile !== undefined)
       assert.is(code, 0, stderr);
       assert.match(stdout, /Paris/);
       assert.match(stdout, /\[\d+ tokens, [\d,]+ KiB in the cache \(f16: [\d,]+ KiB\), first after [\d.]+ s, then [\d.]+ tokens\/s\]/);
-      assert.match(stdout, /saved (\d+) tokens[^]*loaded \1 tokens; the last question was: What is the capital of France\?/);
-      assert.match(stdout, /damaged\.json: expected the text of a kept conversation, got something else[^]*Berlin/);
+      assert.match(stdout, /saved (\d+) tokens[\s\S]*loaded \1 tokens; the last question was: What is the capital of France\?/);
+      assert.match(stdout, /damaged\.json: expected the text of a kept conversation, got something else[\s\S]*Berlin/);
       assert.match(stdout, /expected a conversation of fewer than 256 tokens \(the cache's capacity\), got 3\d\d; shorten the question/);
-      assert.match(stdout, /ENOENT.*'nothing'[^]*expected a file name[^]*\/save FILE/);
-      assert.not.match(stdout, /something else[^]*something else/);
+      assert.match(stdout, /ENOENT.*'nothing'[\s\S]*expected a file name[\s\S]*\/save FILE/);
+      assert.not.match(stdout, /something else[\s\S]*something else/);
     });
     test('says when the cache is full and when an answer was cut', async () => {
       const { code, stdout } = await run(
@@ -204,7 +204,7 @@ if (modelFile !== undefined)
         'Tell me a long story about a sailor.\n'
       );
       assert.is(code, 0, stderr);
-      assert.match(stdout, /> .{20}[^]*\n\[stopped\]\n\[\d+ tokens[^\n]*\]\n\n> $/);
+      assert.match(stdout, /> .{20}[\s\S]*\n\[stopped\]\n\[\d+ tokens[^\n]*\]\n\n> $/);
     });
   });
 

@@ -22,7 +22,8 @@ let held = EMPTY;
 async function load(chosen: Chosen): Promise<void> {
   if (view.getState() === 'blocked') return;
   close();
-  const opening = (engine = new Engine());
+  const opening = new Engine();
+  engine = opening;
   view.complain(undefined);
   view.setState('loading');
   view.setLoading(chosen.name, undefined, 'Reading the header');
