@@ -1,0 +1,116 @@
+// Damages a saved file, at random and as a hostile one would: bits, lengths, every field of the header, every scale of a page.
+
+import { below } from './inputs.ts';
+
+/** What a header's field may be made instead: numbers that overflow, other kinds, text that counts as a number. */
+const odd: readonly unknown[] = [
+  -1,
+  0,
+  1,
+  7,
+  64,
+  0.5,
+  -0.5,
+  2 ** 31,
+  2 ** 32,
+  2 ** 53,
+  1e300,
+  null,
+  true,
+  '',
+  '0',
+  '1',
+  '64',
+  '-1',
+  '1e3',
+  'NaN',
+  'U8',
+  'F16',
+  [],
+  [0],
+  [0, 0],
+  [1, 2, 3],
+  ['0', '64'],
+  {},
+  { toString: 1, valueOf: 1 },
+  { constructor: { name: 1 } }
+];
+
+const headerBytes = (file: Uint8Array) => Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+
+function withHeader(file: Uint8Array, text: string): Uint8Array {
+  const json = new TextEncoder().encode(text);
+  const data = file.subarray(8 + headerBytes(file));
+  const out = new Uint8Array(8 + json.length + data.length);
+  new DataView(out.buffer).setBigUint64(0, BigInt(json.length), true);
+  out.set(json, 8);
+  out.set(data, 8 + json.length);
+  return out;
+}
+
+/** The same file damaged, and in words how. */
+export function damaged(file: Uint8Array, next: () => number): { readonly bytes: Uint8Array; readonly how: string } {
+  const pick = <T>(list: readonly T[]): T => list[below(next, list.length)]!;
+  const end = 8 + headerBytes(file);
+  const ways: Readonly<Record<string, () => Uint8Array>> = {
+    'bits flipped': () => flipped(file, next, 0, file.length),
+    'bits of the header flipped': () => flipped(file, next, 0, end),
+    'bits of tensors flipped': () => flipped(file, next, end, file.length),
+    'cut off': () => file.slice(0, below(next, file.length)),
+    longer: () => Uint8Array.from([...file, ...Array.from({ length: 1 + below(next, 100) }, () => below(next, 256))]),
+    'another length of the header': () => {
+      const copy = file.slice();
+      const view = new DataView(copy.buffer);
+      const lengths = [0n, 1n, 2n, BigInt(end - 9), BigInt(end - 7), BigInt(file.length - 8), BigInt(file.length), 2n ** 32n, 2n ** 63n];
+      view.setBigUint64(0, pick(lengths), true);
+      return copy;
+    },
+    'a stretch copied over another': () => {
+      const copy = file.slice();
+      const from = below(next, file.length);
+      return copy.copyWithin(below(next, file.length), from, from + below(next, 300));
+    },
+    'a field of the header': () => withHeader(file, edited(file.subarray(8, end), next)),
+    'any halves': () => {
+      const copy = file.slice();
+      // Any bits, as a scale may be: subnormal, negative, huge, infinite.
+      for (let n = below(next, 40); n >= 0; n--) copy[end + below(next, file.length - end)] = pick([0, 0x7b, 0xfb, 0x7c, 0xff, 0x80, 1]);
+      return copy;
+    }
+  };
+  const how = pick(Object.keys(ways));
+  return { bytes: ways[how]!(), how };
+}
+
+function flipped(file: Uint8Array, next: () => number, from: number, to: number): Uint8Array {
+  const copy = file.slice();
+  for (let n = below(next, 4); n >= 0; n--) copy[from + below(next, to - from)]! ^= 1 << below(next, 8);
+  return copy;
+}
+
+/** The header with one field changed, missing, moved or there twice. */
+function edited(bytes: Uint8Array, next: () => number): string {
+  const pick = <T>(list: readonly T[]): T => list[below(next, list.length)]!;
+  const header = JSON.parse(new TextDecoder().decode(bytes));
+  // The object, and the key in it, of a field at any depth.
+  let [object, key]: [any, string] = [header, pick(Object.keys(header))];
+  while (typeof object[key] === 'object' && object[key] !== null && Object.keys(object[key]).length > 0 && next() < 0.8) {
+    object = object[key];
+    key = pick(Object.keys(object));
+  }
+  const value = object[key];
+  const action = below(next, 6);
+  if (action === 0) delete object[key];
+  else if (action === 1) object[key] = pick(odd);
+  else if (action === 2) {
+    const other = pick(Object.keys(object));
+    [object[key], object[other]] = [object[other], value];
+  } else if (action === 3)
+    return JSON.stringify(header).replace(/}$/, `,${JSON.stringify(pick(Object.keys(header)))}:${JSON.stringify(pick(odd))}}`);
+  else if (action === 4) object[`${key}${pick(['', ' ', '0', '.x'])}`] = pick([value, ...odd]);
+  else if (typeof value === 'number') object[key] = value + pick([-64, -16, -8, -1, 1, 8, 16, 64, 1072, -1072]);
+  else if (typeof value === 'string' && value !== '' && !Number.isNaN(Number(value)))
+    object[key] = String(Number(value) + pick([-64, -1, 1, 64]));
+  else object[key] = pick(odd);
+  return JSON.stringify(header);
+}
