@@ -2,7 +2,7 @@
 
 import { BackendError, type CacheOptions, KVCache, type Sequence, type Tokens } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import type { PageTable, Store } from '../src/backend.ts';
+import type { Backend, PageTable, Store } from '../src/backend.ts';
 import { expectedOver } from './attention.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { altered } from './gpu.ts';
@@ -58,7 +58,9 @@ export class History {
     const all: CacheOptions = { ...base, ...options };
     this.#next = random(seed);
     this.#gpu = gpu;
-    this.cache = new KVCache({ ...backend, createStore: shape => this.#watched((this.#store = backend.createStore(shape))) }, all);
+    const inside = backend as Backend;
+    const watched: Backend = { ...inside, createStore: shape => this.#watched((this.#store = inside.createStore(shape))) };
+    this.cache = new KVCache(watched, all);
     this.twin = new KVCache(backend, { ...all, recent: 0 });
     this.#foreign = this.twin.sequence();
     this.#model = new ModelCache(this.cache.shape);
