@@ -153,7 +153,7 @@ export interface PageTable {
 }
 
 /**
- * @internal A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw slots: `shape.rawPages` of 64 tokens, then
+ * @internal A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw slots: `shape.rawSlots` of 64 tokens, then
  * `shape.sinkSlots` of `shape.sinks` tokens.
  */
 export interface Store {

@@ -34,8 +34,8 @@ export class Core {
   constructor(backend: Backend, shape: CacheShape) {
     this.backend = backend;
     this.shape = shape;
-    this.#store = backend.createStore(shape);
     this.#pool = new Pool(shape);
+    this.#store = backend.createStore(shape); // last: where an array finds no memory, no store is left open
   }
 
   /** The memory, unless the cache or its backend was disposed, or the sequence that is asked for. */

@@ -50,7 +50,7 @@ export function writeFile(shape: CacheShape, { length, layers }: FileContents): 
     raws.forEach((raw, n) => clearBeyond(raw, shape, length - shape.sinks - (pages.length + n) * WINDOW, WINDOW));
     if (sinks) clearBeyond(sinks, shape, length, shape.sinks);
     add(`layers.${layer}.pages`, pages, shape.pages[layer]!.bytes);
-    add(`layers.${layer}.raw`, raws, shape.rawPageBytes);
+    add(`layers.${layer}.raw`, raws, shape.rawSlotBytes);
     add(`layers.${layer}.sinks`, sinks ? [sinks] : [], shape.sinkBytes);
   });
 
@@ -91,7 +91,7 @@ function readLayer(shape: CacheShape, header: Record<string, unknown>, data: Uin
   const page = shape.pages[layer]!;
   const rows = (name: string, rowBytes: number): Uint8Array[] => readRows(header, data, `layers.${layer}.${name}`, rowBytes);
   const pages = rows('pages', page.bytes);
-  const raws = rows('raw', shape.rawPageBytes);
+  const raws = rows('raw', shape.rawSlotBytes);
   const sinks = rows('sinks', shape.sinkBytes);
   for (const bytes of pages) checkPage(bytes, page);
   const windows = Math.max(0, length - shape.sinks) / WINDOW;

@@ -21,7 +21,7 @@ export class Pool {
   constructor(shape: CacheShape) {
     this.shape = shape;
     this.held = new Uint32Array(shape.layers);
-    this.slots = new FreeList(shape.rawPages);
+    this.slots = new FreeList(shape.rawSlots);
     this.sequences = new FreeList(shape.sequences);
     this.#pages = shape.pages.map(() => new FreeList(shape.pagesPerLayer));
     this.#refCounts = shape.pages.map(() => new Uint32Array(shape.pagesPerLayer));
@@ -113,7 +113,7 @@ export class PageTables {
   /** @throws {RangeError} if `sequences` are open already */
   constructor(pool: Pool) {
     pool.checkSequences();
-    const { layers, rawPages, pagesPerLayer, sinks, recent, maxAppend } = pool.shape;
+    const { layers, rawSlots, pagesPerLayer, sinks, recent, maxAppend } = pool.shape;
     const arrays = Array.from({ length: layers }, () => ({
       pages: new Uint32Array(pagesPerLayer),
       raws: new Uint32Array(2 + recent + Math.ceil(maxAppend / WINDOW))
@@ -124,7 +124,7 @@ export class PageTables {
     this.#number = number;
     this.#tables = arrays.map(({ pages, raws }, layer) => ({
       length: 0,
-      sinkSlot: sinks === 0 ? -1 : rawPages + number * layers + layer,
+      sinkSlot: sinks === 0 ? -1 : rawSlots + number * layers + layer,
       pages,
       pageCount: 0,
       raws,

@@ -79,7 +79,7 @@ function planBytes(options: CacheOptions): Plan {
   const elements = 2 * shape.layers * shape.kvHeads * shape.headDim;
   const bytesPerToken = shape.pages.reduce((sum, page) => sum + page.bytes, 0) / WINDOW;
   const pageBytes = bytesPerToken * WINDOW * shape.pagesPerLayer;
-  const rawBytes = shape.rawPages * shape.rawPageBytes + shape.sinkSlots * shape.sinkBytes;
+  const rawBytes = shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes;
   return {
     bytesPerToken,
     bitsPerElement: (bytesPerToken * 8) / elements,

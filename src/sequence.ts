@@ -60,10 +60,10 @@ export class Sequence {
 
   /** Bytes that this sequence's tokens take: coded pages, sinks, raw tokens, page numbers. What forks share counts for each. */
   get bytes(): number {
-    const { pages, rawPageBytes, sinkBytes } = this.#core.shape;
+    const { pages, rawSlotBytes, sinkBytes } = this.#core.shape;
     return this.#tables.layers.reduce(
       (sum, table, layer) =>
-        sum + table.pageCount * (pages[layer]!.bytes + 4) + table.rawCount * rawPageBytes + (table.length > 0 ? sinkBytes : 0),
+        sum + table.pageCount * (pages[layer]!.bytes + 4) + table.rawCount * rawSlotBytes + (table.length > 0 ? sinkBytes : 0),
       0
     );
   }

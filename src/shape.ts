@@ -67,7 +67,7 @@ const ROPE = ['invFreq', 'interleaved'] as const satisfies readonly (keyof Rope)
 /** A cache's options without its size, which follows from what is timed. */
 export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
 
-/** A cache's options, checked and completed, and what follows from them. Numbers of pages and raw places are the whole cache's. */
+/** A cache's options, checked and completed, and what follows from them. Numbers of pages and raw slots are the whole cache's. */
 /** The options of a cache, checked and completed, and the counts that follow from them. */
 export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values' | 'overrides' | 'rope'>> {
   /** How keys were rotated before they came, where that is known. */
@@ -77,9 +77,9 @@ export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values
   /** Pages that a layer has for `capacity` tokens. */
   readonly pagesPerLayer: number;
   /** Raw slots of 64 tokens. */
-  readonly rawPages: number;
+  readonly rawSlots: number;
   /** Bytes of one. */
-  readonly rawPageBytes: number;
+  readonly rawSlotBytes: number;
   /** Raw slots of `sinks` tokens: one for every sequence and layer. */
   readonly sinkSlots: number;
   /** Bytes of one. */
@@ -125,8 +125,8 @@ export function cacheShape(options: CacheOptions): CacheShape {
     maxAppend,
     pages: Object.freeze(layerCodecs.map(({ keys, values }) => pageLayout(keys, values, kvHeads, headDim, rope !== undefined))),
     pagesPerLayer: Math.floor(capacity / WINDOW),
-    rawPages: sequences * layers * (1 + recent) + staged,
-    rawPageBytes: rawBytes(kvHeads, headDim, WINDOW),
+    rawSlots: sequences * layers * (1 + recent) + staged,
+    rawSlotBytes: rawBytes(kvHeads, headDim, WINDOW),
     sinkSlots: sinks === 0 ? 0 : sequences * layers,
     sinkBytes: rawBytes(kvHeads, headDim, sinks)
   });

@@ -49,7 +49,7 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
       { length: batch },
       (_, n): PageTable => ({
         length: sinks + WINDOW * pageCount + 1,
-        sinkSlot: sinks === 0 ? -1 : options.rawPages + n,
+        sinkSlot: sinks === 0 ? -1 : options.rawSlots + n,
         pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
         pageCount,
         raws: Uint32Array.of(n),

@@ -40,8 +40,8 @@ class ReferenceStore implements Store {
       })
     );
     this.#slots = Array.from(
-      { length: shape.rawPages + shape.sinkSlots },
-      (_, slot) => new Uint16Array((slot < shape.rawPages ? shape.rawPageBytes : shape.sinkBytes) / 2)
+      { length: shape.rawSlots + shape.sinkSlots },
+      (_, slot) => new Uint16Array((slot < shape.rawSlots ? shape.rawSlotBytes : shape.sinkBytes) / 2)
     );
     this.bytes =
       shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0) +
@@ -188,6 +188,6 @@ class ReferenceStore implements Store {
   }
 
   #slotTokens(slot: number): number {
-    return slot < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+    return slot < this.#shape.rawSlots ? WINDOW : this.#shape.sinks;
   }
 }

@@ -90,9 +90,9 @@ export class WasmMemory {
     this.output = arena.take(4 * headDim * this.callTokens * queryHeads);
     this.items = arena.take(sizes.itemBytes() * this.callTokens);
     this.pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
-    this.rawRecords = arena.take(sizes.rawBytes() * (shape.rawPages + this.callTokens));
+    this.rawRecords = arena.take(sizes.rawBytes() * (shape.rawSlots + this.callTokens));
 
-    this.raw = arena.take(shape.rawPages * shape.rawPageBytes + shape.sinkSlots * shape.sinkBytes);
+    this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
     this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
     const n = hadamardSize(headDim);
     this.shapes = arena.end;

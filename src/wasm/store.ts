@@ -215,15 +215,15 @@ export class WasmStore implements Store {
   }
 
   #slot(slot: number): number {
-    const { rawPages, rawPageBytes, sinkBytes } = this.#shape;
-    return this.#memory.raw + (slot < rawPages ? slot * rawPageBytes : rawPages * rawPageBytes + (slot - rawPages) * sinkBytes);
+    const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
+    return this.#memory.raw + (slot < rawSlots ? slot * rawSlotBytes : rawSlots * rawSlotBytes + (slot - rawSlots) * sinkBytes);
   }
 
   #slotTokens(slot: number): number {
-    return slot < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+    return slot < this.#shape.rawSlots ? WINDOW : this.#shape.sinks;
   }
 
   #slotBytes(slot: number): number {
-    return slot < this.#shape.rawPages ? this.#shape.rawPageBytes : this.#shape.sinkBytes;
+    return slot < this.#shape.rawSlots ? this.#shape.rawSlotBytes : this.#shape.sinkBytes;
   }
 }

@@ -54,10 +54,10 @@ export class Memory {
     this.#device = device;
     this.#shape = shape;
     this.#limit = Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16;
-    const { headDim, kvHeads, queryHeads, rawPages, rawPageBytes, sinkSlots, sinkBytes } = shape;
+    const { headDim, kvHeads, queryHeads, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
     try {
       this.slots = this.#arena('raw slots', [
-        { count: rawPages, bytes: rawPageBytes },
+        { count: rawSlots, bytes: rawSlotBytes },
         { count: sinkSlots, bytes: sinkBytes }
       ]);
       const arenas = shape.pages.map(({ bytes }) => this.#arena('pages', [{ count: shape.pagesPerLayer, bytes }]));
@@ -71,7 +71,7 @@ export class Memory {
       const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
       this.staging = new Staging(queue, buffers, perToken, slot => this.slotTokens(slot));
       this.jobs = this.#create('jobs', JOB_BYTES * JOBS);
-      this.copy = this.#create('copy', Math.max(rawPageBytes, sinkBytes));
+      this.copy = this.#create('copy', Math.max(rawSlotBytes, sinkBytes));
 
       const partialBytes = 16 * (2 + headDim) * kvHeads * chunkGroups;
       this.schedule = new Schedule(shape, partialBytes, this.#limit);
@@ -93,12 +93,12 @@ export class Memory {
 
   /** Tokens that a raw slot holds. */
   slotTokens(slot: number): number {
-    return slot < this.#shape.rawPages ? WINDOW : this.#shape.sinks;
+    return slot < this.#shape.rawSlots ? WINDOW : this.#shape.sinks;
   }
 
   slotRange(slot: number): Range {
-    const { rawPages, rawPageBytes, sinkBytes } = this.#shape;
-    return [this.slots.chunk(slot), this.slots.offsetOf[slot]!, slot < rawPages ? rawPageBytes : sinkBytes];
+    const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
+    return [this.slots.chunk(slot), this.slots.offsetOf[slot]!, slot < rawSlots ? rawSlotBytes : sinkBytes];
   }
 
   dispose(): void {

@@ -96,7 +96,7 @@ export class Schedule {
     while (tokens > 1 && Math.max(partials() * partialBytes, 4 * tokens * queryHeads * headDim) > limit) tokens = Math.ceil(tokens / 2);
     this.callTokens = tokens;
     this.partials = partials();
-    const rawWindows = shape.rawPages + Math.min(shape.sinkSlots, tokens);
+    const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
     this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + this.partials);
     this.words = new Uint32Array(this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY);
   }

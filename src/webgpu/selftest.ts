@@ -51,7 +51,7 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
   const of = subnormal ? ' of subnormal halves' : '';
   const table: PageTable = {
     length: shape.sinks + 2 * WINDOW + 17,
-    sinkSlot: shape.rawPages,
+    sinkSlot: shape.rawSlots,
     pages: Uint32Array.of(1, 0),
     pageCount: 2,
     raws: Uint32Array.of(0),
