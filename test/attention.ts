@@ -112,7 +112,10 @@ export async function attendWithinRule(
  * the call, and adds up what it has split.
  */
 export function sameAttention({ gpu }: Pick<Tested, 'gpu'>, what: string, actual: Float32Array, expected: Float32Array): void {
-  if (!gpu) return sameBits(what, actual, expected);
+  if (!gpu) {
+    sameBits(what, actual, expected);
+    return;
+  }
   if (actual.length !== expected.length) throw new Error(`${what} expected ${expected.length} numbers, got ${actual.length}`);
   const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   expected.forEach((value, i) => atMost(`${what}: difference at ${i}`, Math.abs(actual[i]! - value), REORDERED * largest));

@@ -128,7 +128,7 @@ export async function refuses(run: () => unknown, type: new (...args: any[]) => 
     thrown = error;
   }
   if (thrown === undefined) throw new Error(`expected ${type.name} "${message}", got nothing thrown`);
-  const { constructor, message: got } = thrown as Error;
-  if (constructor !== type || got !== message) throw new Error(`expected ${type.name} "${message}", got ${constructor.name} "${got}"`);
-  return thrown as Error;
+  const error = thrown as Error;
+  if (error.constructor === type && error.message === message) return error;
+  throw new Error(`expected ${type.name} "${message}", got ${error.constructor.name} "${error.message}"`);
 }

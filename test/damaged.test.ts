@@ -32,7 +32,7 @@ function append(sequence: Sequence, tokens: number, seed: number): void {
 }
 
 /** All that a sequence can be asked for. Its numbers may be another's, but they are numbers. */
-async function used(cache: KVCache, sequence: Sequence, next: () => number): Promise<void> {
+async function used(sequence: Sequence, next: () => number): Promise<void> {
   for (let layer = 0; layer < base.layers; layer++) {
     const { keys, values } = await sequence.decode(layer);
     assert.is(keys.length, sequence.length * WIDTH);
@@ -88,7 +88,7 @@ async function run(
         refused++;
       }
       if (sequence) {
-        await used(cache, sequence, next);
+        await used(sequence, next);
         sequence.dispose();
       }
       if (!tested.gpu || n % 10 === 0) (await contents()).forEach((x, i) => sameBits(`another sequence, ${i}`, x, before[i]!));

@@ -453,8 +453,12 @@ for (const tested of backends) {
           [() => cache.attend(s as never, 0, [queries(1)]), TypeError, '"sequences" expected array, got Sequence'],
           [() => cache.attend([], 99, []), RangeError, '"layer" expected integer from 0 to 1, got 99'],
           [() => cache.append([], 99, [], []), RangeError, '"layer" expected integer from 0 to 1, got 99'],
-          [() => cache.attend([, s] as never, 0, [queries(1), queries(1)]), TypeError, '"sequences[0]" expected Sequence, got undefined'],
-          [() => cache.attend([s], 0, [,] as never), TypeError, '"query" expected Float32Array, got undefined'],
+          [
+            () => cache.attend(Object.assign(new Array(2), { 1: s }), 0, [queries(1), queries(1)]),
+            TypeError,
+            '"sequences[0]" expected Sequence, got undefined'
+          ],
+          [() => cache.attend([s], 0, new Array(1)), TypeError, '"query" expected Float32Array, got undefined'],
           [() => cache.attend([s], 0, queries(1) as never), TypeError, '"queries" expected array, got Float32Array'],
           [() => cache.attend([s], 0, undefined as never), TypeError, '"queries" expected array, got undefined'],
           [() => cache.attend([s], 0, []), RangeError, '"queries" expected length 1 (one for each sequence), got 0'],

@@ -42,7 +42,7 @@ group('messages', test => {
   test('say what was expected and what came', () => {
     const met = new Set<string>();
     for (const { where, message } of errors) {
-      if (/expected[^]*\bgot\b/.test(message)) continue;
+      if (/expected[\s\S]*\bgot\b/.test(message)) continue;
       const known = Object.keys(others).find(begin => message.replaceAll(/[`'"]|\$\{|\}/g, '').includes(begin));
       assert.ok(known, `${where} expected "expected … got …", got ${message}`);
       met.add(known);
