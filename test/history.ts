@@ -309,7 +309,7 @@ export class History {
 
   /** Lengths and bytes of all sequences, and what `share` of them hold. */
   async #check(share: number): Promise<void> {
-    const { pages, sinks, rawPageBytes, sinkBytes } = this.cache.shape;
+    const { pages, sinks, rawSlotBytes, sinkBytes } = this.cache.shape;
     for (const { sequence, model } of this.#open) {
       assert.is(sequence.length, model.length);
       const count = (bytesOf: (layer: number) => number) => bytesOf(0) + bytesOf(1);
@@ -319,7 +319,7 @@ export class History {
         count(
           layer =>
             pagesOf(layer) * (pages[layer]!.bytes + 4) +
-            model.rawWindows(layer) * rawPageBytes +
+            model.rawWindows(layer) * rawSlotBytes +
             (model.layers[layer]!.tokens.length > 0 ? sinkBytes : 0)
         )
       );

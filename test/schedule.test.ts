@@ -28,15 +28,15 @@ group('schedule', test => {
       for (let round = 0; round < 60; round++) {
         const tables = Array.from({ length: 1 + below(Math.min(sequences, schedule.callTokens)) }, (_, n): PageTable => {
           const pageCount = below(shape.pagesPerLayer + 1);
-          const rawCount = below(Math.min(4, Math.floor(shape.rawPages / sequences) + 1));
+          const rawCount = below(Math.min(4, Math.floor(shape.rawSlots / sequences) + 1));
           const length = shape.sinks + 64 * pageCount + 64 * rawCount - (rawCount > 0 ? below(64) : 0);
           return {
             length,
             pageCount,
             rawCount,
-            sinkSlot: shape.rawPages + n,
+            sinkSlot: shape.rawSlots + n,
             pages: Uint32Array.from({ length: shape.pagesPerLayer }, () => below(shape.pagesPerLayer)),
-            raws: Uint32Array.from({ length: 4 }, () => below(shape.rawPages))
+            raws: Uint32Array.from({ length: 4 }, () => below(shape.rawSlots))
           };
         });
         let room = schedule.callTokens;
@@ -49,7 +49,7 @@ group('schedule', test => {
         const launch = schedule.draw(requests, 0.125, limits, slot => ({
           offset: 4 * slot,
           chunk: slot % 6,
-          capacity: slot < shape.rawPages ? 64 : shape.sinks
+          capacity: slot < shape.rawSlots ? 64 : shape.sinks
         }));
 
         const { words } = schedule;

@@ -211,9 +211,9 @@ function limitTests(test: Register, gpu: Gpu): void {
     test(`with bindings of ${name} pages and raw windows lie in several buffers, and all is as elsewhere`, async () => {
       const cache = new KVCache(untested(bindingAtMost(bytes, gpu)), shape);
       const there = new KVCache(simd128.backend, shape);
-      const { pagesPerLayer, pages, rawPages, rawPageBytes } = cache.shape;
+      const { pagesPerLayer, pages, rawSlots, rawSlotBytes } = cache.shape;
       assert.ok(pagesPerLayer * pages[0]!.bytes > 2 * bytes, 'pages fill more than two buffers');
-      assert.ok(rawPages * rawPageBytes > 2 * bytes, 'raw windows fill more than two buffers');
+      assert.ok(rawSlots * rawSlotBytes > 2 * bytes, 'raw windows fill more than two buffers');
 
       // The long sequence's pages come from a file, to which some are added beyond the first buffer.
       const sequences = [cache.restore(await filled(there, long).save()), filled(cache, 300, 20)];
