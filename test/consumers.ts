@@ -11,13 +11,13 @@ import type { Browser } from 'playwright-core';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 export const consumers = join(root, 'test/consumers');
-const required = (names: RegExp) => names.test(process.env.NSN_REQUIRE ?? '');
+const required = (names: RegExp) => names.test(process.env['NSN_REQUIRE'] ?? '');
 
 /** Why nothing of test/consumers can be used. */
 export const notInstalled = existsSync(join(consumers, 'node_modules')) ? undefined : 'npm ci --prefix test/consumers was not run';
 if (notInstalled && required(/\ball\b/)) throw new Error(notInstalled);
 
-const chromiumPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
+const chromiumPath = process.env['CHROMIUM_PATH'] ?? '/usr/bin/chromium';
 export const noChromium = existsSync(chromiumPath) ? undefined : `no ${chromiumPath}; CHROMIUM_PATH may name another`;
 if (noChromium && required(/\b(chromium|all)\b/)) throw new Error(noChromium);
 

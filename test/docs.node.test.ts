@@ -106,7 +106,7 @@ group('README', test => {
     for (const [, pair, ...said] of rows) {
       const [keys, values] = pair!.split(' / ') as [CodecName, CodecName];
       const [small, large] = [64, 128].map(headDim => plan({ ...model, headDim, keys, values }));
-      const bits = [small, large].map(({ bitsPerElement }) => bitsPerElement.toFixed(2));
+      const bits = [small!, large!].map(({ bitsPerElement }) => bitsPerElement.toFixed(2));
       assert.equal(said, [...bits, `${Math.round((large!.bytesPerToken * 8192) / 2 ** 20)} MiB`], pair);
     }
   });
@@ -148,9 +148,9 @@ group('README', test => {
   });
 
   test('the import map lets a page without a bundler run the first example', async () => {
-    const chromium = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
+    const chromium = process.env['CHROMIUM_PATH'] ?? '/usr/bin/chromium';
     if (!existsSync(chromium)) {
-      assert.not.match(process.env.NSN_REQUIRE ?? '', /\b(chromium|all)\b/, `no ${chromium}`);
+      assert.not.match(process.env['NSN_REQUIRE'] ?? '', /\b(chromium|all)\b/, `no ${chromium}`);
       return console.log(`the page skipped: no ${chromium}`);
     }
     const script = `${example!.text}\ndocument.body.append(chat.length + ' tokens');`;

@@ -81,7 +81,7 @@ group('examples', test => {
       // Near ties may fall the other way, a few in a thousand codes: they move an error of one query by less than 2 % of itself.
       for (const name of ['outputError', 'attentionKL']) {
         const [a, b] = [other[name] as number, row[name] as number];
-        assert.ok(Math.abs(a - b) <= 0.02 * b, `${row.keys}/${row.values} ${name}: ${a} on webgpu, ${b} on wasm`);
+        assert.ok(Math.abs(a - b) <= 0.02 * b, `${row['keys']}/${row['values']} ${name}: ${a} on webgpu, ${b} on wasm`);
       }
     });
   });

@@ -67,7 +67,7 @@ function command(name: string, executable: string, flags: string[], variables: N
       if (probe.error) throw probe.error;
       if (probe.status !== 0) throw new Error(probe.stderr.trim().split('\n')[0]);
       return {
-        version: probe.stdout.split('\n')[0],
+        version: probe.stdout.split('\n')[0]!,
         run: (file, timeoutMs, more) => runProcess(executable, [...flags, file], { ...process.env, ...variables, ...more }, timeoutMs),
         async close() {}
       };

@@ -21,7 +21,7 @@ const { lane, file, quick, timeout } = program
   )
   .parse()
   .opts<{ lane?: string[]; file?: string[]; quick?: true; timeout: number }>();
-const required = list(process.env.NSN_REQUIRE ?? '');
+const required = list(process.env['NSN_REQUIRE'] ?? '');
 
 const laneNames = lanes.map(lane => lane.name);
 const fileNames = testFiles.map(shortName);
@@ -52,7 +52,7 @@ const problems: string[] = [];
 /** Lanes that are required and that this machine lacks. */
 let missing = 0;
 
-if (quick) process.env.NSN_WITHOUT_WEBGPU = '--quick opens no GPU';
+if (quick) process.env['NSN_WITHOUT_WEBGPU'] = '--quick opens no GPU';
 install();
 await Promise.all(files.map(bundle));
 const runs = (await Promise.all(lanes.filter(({ name }) => (quick ? name === 'node' : (lane?.includes(name) ?? true))).map(runsOf))).flat();
@@ -117,7 +117,7 @@ async function perform({ lane, runtime, file }: Run): Promise<Result> {
   const variables: Record<string, string> = {};
   const elsewhere = lane.gpuElsewhere;
   if (elsewhere && running.has(elsewhere.lane) && elsewhere.files.includes(shortName(file))) {
-    variables.NSN_WITHOUT_WEBGPU = `the lane ${elsewhere.lane} runs these tests on a GPU`;
+    variables['NSN_WITHOUT_WEBGPU'] = `the lane ${elsewhere.lane} runs these tests on a GPU`;
   }
   if (lane.name === 'chromium') await bundleForPage(file);
   const began = performance.now();

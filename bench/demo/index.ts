@@ -51,7 +51,7 @@ try {
 async function demo({ input, report, json, sinks, queries, backend: prefer, variant }: Options): Promise<void> {
   if (prefer !== 'wasm' && variant !== undefined) throw new InputError(`"--variant" expected with --backend wasm, got --backend ${prefer}`);
   const recording = newestQueries(readRecording(readFileSync(input)), queries);
-  const backend = await openBackend({ prefer, variant });
+  const backend = await openBackend({ prefer, ...(variant && { variant }) });
   const { results, tables } = await measure(recording, backend, sinks);
   const facts = factsOf(recording, backend);
   const explained = notes(recording, sinks, PASSES);

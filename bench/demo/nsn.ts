@@ -19,7 +19,7 @@ export function openCache(backend: Backend, recording: Recording, { keys, values
     kvHeads,
     queryHeads,
     headDim,
-    rope,
+    ...(rope && { rope }),
     keys,
     values,
     sinks,

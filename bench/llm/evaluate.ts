@@ -97,7 +97,7 @@ function compareGraph(): Uint8Array {
     op,
     inputs,
     outputs: [output],
-    attributes
+    ...(attributes && { attributes })
   });
   const row = { keepdims: 0 };
   // ln Σ eˣ is how far LogSoftmax moved the largest logit.

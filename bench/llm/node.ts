@@ -17,7 +17,7 @@ export { runtime };
 
 /** The file that --model names, or the environment variable NSN_MODEL, or the one beside the repository. */
 export async function findModel(option: string | undefined): Promise<string> {
-  const path = option ?? process.env.NSN_MODEL;
+  const path = option ?? process.env['NSN_MODEL'];
   if (path !== undefined) return existsSync(path) ? path : download(path);
   try {
     const file = readdirSync(MODEL_FOLDER).find(name => name.endsWith('.gguf'));

@@ -79,7 +79,7 @@ export function facts({ config }: Model, backend: Backend, threads: string): str
     `model: ${config.name}: ${config.layers} layers, ${config.queryHeads} query heads, ${config.kvHeads} KV heads of ${config.headDim}`,
     `machine: ${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${availableParallelism()} processors; Node ${process.versions.node}`,
     `attention: ${backend.name} ${backend.variant}; host engine: onnxruntime-node, ${threads}`,
-    `date: ${new Date().toISOString().slice(0, 10)}; command: ${['npm run', process.env.npm_lifecycle_event ?? 'program', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')}`
+    `date: ${new Date().toISOString().slice(0, 10)}; command: ${['npm run', process.env['npm_lifecycle_event'] ?? 'program', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' ')}`
   ];
 }
 

@@ -40,9 +40,10 @@ export const chromium: Lane = {
     return {
       version,
       run: (file, timeoutMs, variables) =>
-        runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env.NSN_REQUIRE ?? '', ...variables })}`, timeoutMs).catch(
-          (error: Error) => outcome('', error.message)
-        ),
+        runPage(
+          `${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env['NSN_REQUIRE'] ?? '', ...variables })}`,
+          timeoutMs
+        ).catch((error: Error) => outcome('', error.message)),
       async close() {
         server.close();
       }

@@ -38,7 +38,7 @@ export class DenseAttention {
       values: { data: values, shape: [length, kvHeads, headDim] },
       mask: { data: this.#causal(tokens, length), shape: [tokens, length] }
     });
-    return result.attention!;
+    return result['attention']!;
   }
 
   release(): Promise<void> {
@@ -64,7 +64,7 @@ function attentionGraph({ kvHeads, queryHeads, headDim }: Heads): Uint8Array {
     op,
     inputs,
     outputs: [output],
-    attributes
+    ...(attributes && { attributes })
   });
   return encodeModel({
     name: 'attention',

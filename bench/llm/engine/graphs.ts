@@ -136,7 +136,7 @@ class Builder {
   /** A node with one output; returns its name. */
   add(op: string, inputs: readonly string[], attributes?: Record<string, Attribute>, domain?: string): string {
     const output = `${this.#nodes.length}`;
-    this.node({ op, inputs, outputs: [output], attributes, domain });
+    this.node({ op, inputs, outputs: [output], ...(attributes && { attributes }), ...(domain !== undefined && { domain }) });
     return output;
   }
 

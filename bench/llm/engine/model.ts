@@ -94,10 +94,10 @@ export class Model {
         ...(attention && { attention: { data: attention, shape: [count, queryHeads * headDim] } }),
         ...(layer < layers && angles)
       });
-      if (layer === layers) return result.hidden!;
-      if (result.x) x = result.x;
-      cache.append(layer, result.k!, result.v!);
-      attention = await cache.attend(layer, result.q!);
+      if (layer === layers) return result['hidden']!;
+      if (result['x']) x = result['x'];
+      cache.append(layer, result['k']!, result['v']!);
+      attention = await cache.attend(layer, result['q']!);
     }
     throw new Error('expected the last segment to end the loop');
   }
@@ -105,7 +105,7 @@ export class Model {
   /** f32 [rows, vocabulary] of hidden states f32 [rows, width]. */
   async logits(hidden: Float32Array): Promise<Float32Array> {
     const { width } = this.config;
-    return (await this.#head.run({ hidden: { data: hidden, shape: [hidden.length / width, width] } })).logits!;
+    return (await this.#head.run({ hidden: { data: hidden, shape: [hidden.length / width, width] } }))['logits']!;
   }
 
   async release(): Promise<void> {

@@ -19,7 +19,7 @@ const here = join(import.meta.dirname, '..');
 const folder = mkdtempSync(join(tmpdir(), 'nsnquant-llm-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 const TIMEOUT = 300_000;
-const required = /\b(model|all)\b/.test(process.env.NSN_REQUIRE ?? '');
+const required = /\b(model|all)\b/.test(process.env['NSN_REQUIRE'] ?? '');
 const modelFile = await findModel(undefined).catch((error: unknown) => {
   if (!(error instanceof InputError)) throw error;
   if (required)

@@ -46,12 +46,12 @@ error.querySelector('button')!.addEventListener('click', () => {
 });
 
 export function getState(): State {
-  return document.body.dataset.state as State;
+  return document.body.dataset['state'] as State;
 }
 
 export function setState(state: State): void {
   const hasModel = state === 'ready' || state === 'opening' || state === 'busy';
-  document.body.dataset.state = state;
+  document.body.dataset['state'] = state;
   document.body.toggleAttribute('data-model', hasModel);
   elements.change.hidden = !hasModel;
   elements.settings.disabled = state !== 'ready';

@@ -6,7 +6,7 @@ import { modelsAtHand, serve } from '../serve.ts';
 import { Driver, withBrowser } from './browser.ts';
 
 const models = modelsAtHand();
-const required = (process.env.NSN_REQUIRE ?? '').split(',');
+const required = (process.env['NSN_REQUIRE'] ?? '').split(',');
 const title = 'answers what it is asked, in pieces, and goes on in another codec';
 
 group('SmolLM2', test => {
