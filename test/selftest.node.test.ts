@@ -23,8 +23,8 @@ const mistakes: readonly (readonly [shader: string, what: string, from: string, 
   ],
   ['attend', 'f16 as 0', 'unpack2x16float(book', '0 * unpack2x16float(book', `attend differs from the reference by ${error}`],
   ['attend', 'subnormal halves as 0', '* 0x1p-24f', '* 0', `attend of subnormal halves differs from the reference by ${error}`],
-  ['merge', 'a quotient off by 1 %', 'sum / total', 'sum * 1.01 / total', `attend differs from the reference by ${error}`],
-  ['decode', 'a sign', 'SCALE + turnedMean', 'SCALE - turnedMean', `decode differs from the reference by ${error}`],
+  ['merge', 'a quotient off by 1 %', 'o / d', 'o * 1.01 / d', `attend differs from the reference by ${error}`],
+  ['decode', 'a sign', 'SCALE + rotatedMean', 'SCALE - rotatedMean', `decode differs from the reference by ${error}`],
   ['decode', 'subnormal halves as 0', '* 0x1p-24f', '* 0', `decode of subnormal halves differs from the reference by ${error}`]
 ];
 
