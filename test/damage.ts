@@ -71,6 +71,32 @@ export function damaged(file: Uint8Array, next: () => number): { readonly bytes:
       return copy.copyWithin(below(next, file.length), from, from + below(next, 300));
     },
     'a field of the header': () => withHeader(file, edited(file.subarray(8, end), next)),
+    'another length': () =>
+      withHeader(
+        file,
+        JSON.stringify(
+          changed(file.subarray(8, end), header => {
+            const { __metadata__: metadata } = header;
+            metadata.length = String(Number(metadata.length) + pick([-65, -64, -63, -2, -1, 1, 2, 63, 64, 65]));
+          })
+        )
+      ),
+    'rows less or more, length and all': () =>
+      withHeader(
+        file,
+        JSON.stringify(
+          changed(file.subarray(8, end), header => {
+            const kind = pick(['pages', 'raw', 'sinks']);
+            const more = pick([-2, -1, 1]);
+            for (let layer = 0; `layers.${layer}.${kind}` in header; layer++) {
+              const { shape, data_offsets } = header[`layers.${layer}.${kind}`];
+              shape[0] += more;
+              data_offsets[1] += more * shape[1];
+            }
+            header.__metadata__.length = String(Number(header.__metadata__.length) + 64 * more + pick([0, 0, -1, 1]));
+          })
+        )
+      ),
     'any halves': () => {
       const copy = file.slice();
       // Any bits, as a scale may be: subnormal, negative, huge, infinite.
@@ -86,6 +112,13 @@ function flipped(file: Uint8Array, next: () => number, from: number, to: number)
   const copy = file.slice();
   for (let n = below(next, 4); n >= 0; n--) copy[from + below(next, to - from)]! ^= 1 << below(next, 8);
   return copy;
+}
+
+/** A header as `change` leaves it. */
+function changed(bytes: Uint8Array, change: (header: any) => void): unknown {
+  const header = JSON.parse(new TextDecoder().decode(bytes));
+  change(header);
+  return header;
 }
 
 /** The header with one field changed, missing, moved or there twice. */
