@@ -2,7 +2,7 @@
 
 import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
-import { type CacheOptions, cacheShape, type StepShape } from './shape.ts';
+import { type CacheShape, cacheShape, type StepShape } from './shape.ts';
 
 /** Bytes of distinct pages, or one sequence's; beyond them sequences share, so that a large batch needs no large memory to be timed. */
 const PAGE_BYTES = 2 ** 28;
@@ -22,62 +22,61 @@ const STEPS = 2;
  * @throws {BackendError} if the backend has no memory for it
  */
 export async function timeStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number> {
-  const { overrides: _, ...layer } = shape;
-  const sized = (pages: number): CacheOptions => ({
-    ...layer,
-    layers: 1,
-    recent: 0,
-    capacity: WINDOW * pages,
-    sequences: batch,
-    maxAppend: 1
-  });
-  const {
-    sinks,
-    pages: [page]
-  } = cacheShape(sized(1));
-  const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
-  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / page!.bytes)));
-  const options = cacheShape(sized(distinct));
-  const { kvHeads, queryHeads, headDim } = options;
-
-  await backend.prepare?.(options);
-  const store = backend.createStore(options);
+  const { cache, tables } = contextsOf(shape, batch, context);
+  const { kvHeads, queryHeads, headDim } = cache;
+  await backend.prepare?.(cache);
+  const store = backend.createStore(cache);
   try {
     await store.ready;
-    await fill(store, kvHeads * headDim, distinct);
-    const tables = Array.from(
-      { length: batch },
-      (_, n): PageTable => ({
-        length: sinks + WINDOW * pageCount + 1,
-        sinkSlot: sinks === 0 ? -1 : options.rawSlots + n,
-        pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
-        pageCount,
-        raws: Uint32Array.of(n),
-        rawCount: 1
-      })
-    );
+    await fill(store, kvHeads * headDim, cache.pagesPerLayer);
     const token = noise(kvHeads * headDim);
+    const writes = tables.map((_, slot) => ({ keys: token, values: token, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
     const queries = tables.map(() => noise(queryHeads * headDim));
     const out = new Float32Array(batch * queryHeads * headDim);
-    const writes = tables.map((_, slot) => ({ keys: token, values: token, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
-    const step = async (): Promise<void> => {
+    return await meanMs(async () => {
       store.write(writes);
       await store.attend(0, tables, queries, 1 / Math.sqrt(headDim), out).read();
-    };
-    await step(); // warms up
-    // Many steps by one look at the clock: a page's may tick in whole milliseconds, and single steps would take none.
-    const begin = performance.now();
-    let elapsedMs = 0;
-    let steps = 0;
-    while (steps < STEPS || elapsedMs < BUDGET_MS) {
-      await step();
-      steps++;
-      elapsedMs = performance.now() - begin;
-    }
-    return elapsedMs / steps;
+    });
   } finally {
     store.dispose();
   }
+}
+
+/** A cache of one layer, and tables of sequences in it: of `context` tokens in pages, and one raw that is written anew each time. */
+function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly tables: PageTable[] } {
+  const { overrides: _, ...layer } = shape;
+  const sized = (pages: number): CacheShape =>
+    cacheShape({ ...layer, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
+  const { sinks, pages } = sized(1);
+  const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
+  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / pages[0]!.bytes)));
+  const cache = sized(distinct);
+  const tables = Array.from(
+    { length: batch },
+    (_, n): PageTable => ({
+      length: sinks + WINDOW * pageCount + 1,
+      sinkSlot: sinks === 0 ? -1 : cache.rawSlots + n,
+      pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
+      pageCount,
+      raws: Uint32Array.of(n),
+      rawCount: 1
+    })
+  );
+  return { cache, tables };
+}
+
+/** Of many steps by one look at the clock: a page's may tick in whole milliseconds, and single steps would take none. */
+async function meanMs(step: () => Promise<void>): Promise<number> {
+  await step(); // warms up
+  const begin = performance.now();
+  let elapsedMs = 0;
+  let steps = 0;
+  while (steps < STEPS || elapsedMs < BUDGET_MS) {
+    await step();
+    steps++;
+    elapsedMs = performance.now() - begin;
+  }
+  return elapsedMs / steps;
 }
 
 /** As timeStep, or why it could not be timed. */

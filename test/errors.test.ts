@@ -106,7 +106,7 @@ group('options of a cache', test => {
       ] as const) {
         await optionRefuses({ [name]: value }, TypeError, `"${name}" expected integer, got ${kind}`);
       }
-      for (const value of [low - 1, high + 1, low + 0.5, NaN, Infinity, -Infinity]) {
+      for (const value of [low - 1, high + 1, low + 0.5, 2 ** 53, 1e308, 5e-324, NaN, Infinity, -Infinity]) {
         await optionRefuses({ [name]: value }, RangeError, `"${name}" expected integer from ${low} to ${high}, got ${value}`);
       }
     });
@@ -118,6 +118,14 @@ group('options of a cache', test => {
       await optionRefuses({ [name]: null }, TypeError, `"${name}" expected integer, got null`);
     });
   }
+
+  test('a negative zero is zero', async () => {
+    assert.equal(plan({ ...options, sinks: -0, recent: -0 }), plan({ ...options, sinks: 0 }));
+    const { sequence } = filled(scalar, 70, { sinks: -0 });
+    sameBits('file', await sequence.save(), await filled(scalar, 70, { sinks: 0 }).sequence.save());
+    sequence.crop(-0);
+    assert.is(sequence.length, 0);
+  });
 
   test('query heads must be a multiple of the KV heads', async () => {
     await optionRefuses({ kvHeads: 2, queryHeads: 3 }, RangeError, '"queryHeads" expected multiple of kvHeads (2), got 3');
@@ -423,6 +431,30 @@ for (const tested of backends) {
           '"out" expected length 128 (that of the queries), got 127'
         ]
       ]));
+
+    test('a getter that throws is met before anything changes', () =>
+      refusesAndKeeps(tested, (cache, s) => {
+        const trap = () => {
+          throw new EvalError('a trap');
+        };
+        const trapped = <T extends object>(of: T, name: string): T =>
+          Object.defineProperty({ ...of }, name, { get: trap, enumerable: true });
+        const list = Object.defineProperty([rows(1)], 0, { get: trap });
+        const tokens = { buffer: {} as never, tokens: 1, offset: 0, format: 'f16' } as const;
+        return [
+          [() => s.attend(0, queries(1), trapped({}, 'scale')), EvalError, 'a trap'],
+          [() => s.attend(0, queries(1), trapped({}, 'out')), EvalError, 'a trap'],
+          [() => cache.attend([s], 0, list), EvalError, 'a trap'],
+          [() => cache.append([s], 0, list, [rows(1)]), EvalError, 'a trap'],
+          [() => cache.append([s], 0, [rows(1)], list), EvalError, 'a trap'],
+          ...(['buffer', 'tokens', 'format', 'offset'] as const).map((name): Refusals[number] => [
+            () => s.append(0, rows(1), trapped(tokens, name)),
+            EvalError,
+            'a trap'
+          ]),
+          [() => new KVCache(tested.backend, trapped(options, 'capacity')), EvalError, 'a trap']
+        ];
+      }));
 
     test('attend refuses every query of a layer that holds no tokens', async () => {
       const cache = cacheOn(tested);
