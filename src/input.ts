@@ -5,8 +5,11 @@ import { type Data, HALF_MAX, isFloat32Array, typedArrayName } from './format/ha
 
 /** A GPUBuffer, by what is asked of it here: nobody needs the types of browsers. */
 export interface GpuBuffer {
+  /** Bytes. */
   readonly size: number;
+  /** What it may be used for. */
   readonly usage: number;
+  /** Never called: it stays the engine's. */
   destroy(): void;
 }
 

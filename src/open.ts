@@ -12,9 +12,13 @@ import { webGpuBackend } from './webgpu/store.ts';
 
 /** A GPUDevice, by a few of its members: nobody needs the types of browsers. */
 export interface GpuDevice {
+  /** What it was requested with: caches split their memory by it. */
   readonly limits: object;
+  /** Settles when the device is lost. */
   readonly lost: Promise<object>;
+  /** Where work is submitted, the library's and the engine's, in order. */
   readonly queue: object;
+  /** Called for a device that `openBackend` requested, when the backend is disposed. */
   destroy(): void;
 }
 
