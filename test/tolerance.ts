@@ -76,7 +76,7 @@ export const GAUSSIAN_MSE = { nsn1: 0.32, nsn2: 0.0978, nsn4: 0.0081 } as const;
 
 /**
  * Relative error (L2) of attention over 580 tokens, keys and values of one codec, against exact attention; seeds are in
- * attend.test.ts. Measured + 10 %: the same numbers on every engine but for log and cos, and nothing here is random.
+ * quality.test.ts. Measured + 10 %: the same numbers on every engine but for log and cos, and nothing here is random.
  */
 export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', number>>>> = {
   normal: { nsn1: 1.25, nsn2: 0.526, nsn4: 0.139 }, // measured 1.137, 0.478, 0.126: logits of deviation 1 and more
