@@ -33,7 +33,7 @@ export const lanes: readonly Lane[] = [
     ...command('node', process.execPath, sourceMaps, vulkan),
     // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter. What asks for arithmetic over many
     // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
-    gpuElsewhere: { lane: 'chromium', files: ['attend', 'cache', 'errors', 'shapes'] }
+    gpuElsewhere: { lane: 'chromium', files: ['attend', 'cache', 'odd', 'refusals', 'shapes'] }
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
   // verbs and attention; all the rest runs on it in Deno, in Bun and in Chromium.

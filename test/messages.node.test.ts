@@ -1,4 +1,4 @@
-// Reads the sources: every error they make says what was expected and what came. Which words, errors.test.ts says one by one.
+// Reads the sources: every error they make says what was expected and what came. Which words, errors.test.ts and refusals.test.ts say one by one.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

@@ -82,7 +82,7 @@ group('attention of the cache', test => {
   });
 
   for (const name of names) {
-    // On a GPU by errors.test.ts, in shapes that it compiles anyway.
+    // On a GPU by odd.test.ts, in shapes that it compiles anyway.
     for (const tested of withVerbs) {
       test(`windows of zeros, of equal tokens and of ±65,504 are no error and give finite numbers: ${name} on ${tested.name}`, async () => {
         for (const input of ['nothing but zeros', 'equal tokens', 'largest finite', 'one hot', 'negative zeros']) {
