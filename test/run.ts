@@ -82,7 +82,7 @@ function secondsOf(file: string): number {
     odd: 30,
     choose: 50,
     cache: 50,
-    types: 30,
+    types: 12,
     bundlers: 25,
     'webgpu-null': 20,
     kernels: 15
