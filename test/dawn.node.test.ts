@@ -5,24 +5,42 @@ import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { modules } from './consumers.ts';
 
-/** What `openBackend({ prefer: 'webgpu' })` says in a project with these packages beside nsnquant. */
-function saysIn(packages: Readonly<Record<string, Readonly<Record<string, string>>>>, before = ''): string {
+const ask = `openBackend({ prefer: 'webgpu' }).catch(error => error.message).then(console.log);`;
+const create = 'create = () => ({ requestAdapter: async () => null })';
+const esModule = { 'package.json': '{ "type": "module", "main": "index.js" }', 'index.js': `export const ${create};` };
+const commonJs = { 'package.json': '{ "main": "index.js" }', 'index.js': `exports.${create};` };
+
+interface Told {
+  /** What is run first. */
+  readonly before?: string;
+  /** For an application that was bundled for Node, nsnquant in it: as what. */
+  readonly bundle?: 'cjs' | 'esm';
+}
+
+/** What `openBackend({ prefer: 'webgpu' })` says in an empty project that has nsnquant and, if it is given, this package `webgpu`. */
+async function says(webgpu: Readonly<Record<string, string>> | undefined, { before = '', bundle }: Told = {}): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), 'nsnquant-'));
   try {
-    for (const name of ['nsnquant', '@assemblyscript/loader'])
-      cpSync(join(modules, name), join(folder, 'node_modules', name), { recursive: true });
-    for (const [name, files] of Object.entries(packages)) {
-      mkdirSync(join(folder, 'node_modules', name));
-      for (const [file, text] of Object.entries(files)) writeFileSync(join(folder, 'node_modules', name, file), text);
+    for (const [file, text] of Object.entries(webgpu ?? {})) {
+      mkdirSync(join(folder, 'node_modules/webgpu'), { recursive: true });
+      writeFileSync(join(folder, 'node_modules/webgpu', file), text);
     }
-    const code = `${before}
-      const { openBackend } = await import('nsnquant');
-      console.log(await openBackend({ prefer: 'webgpu' }).catch(error => error.message));`;
-    const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '--eval', code], { cwd: folder, encoding: 'utf8' });
+    let args = ['--input-type=module', '--eval', `${before} const { openBackend } = await import('nsnquant'); ${ask}`];
+    if (bundle) {
+      const stdin = { contents: `import { openBackend } from 'nsnquant'; ${ask}`, resolveDir: join(modules, '..') };
+      args = [join(folder, bundle === 'cjs' ? 'app.cjs' : 'app.mjs')];
+      const { warnings } = await build({ stdin, bundle: true, platform: 'node', format: bundle, outfile: args[0]!, logLevel: 'silent' });
+      assert.equal(warnings, []);
+    } else {
+      for (const name of ['nsnquant', '@assemblyscript/loader'])
+        cpSync(join(modules, name), join(folder, 'node_modules', name), { recursive: true });
+    }
+    const { stdout, stderr } = spawnSync(process.execPath, args, { cwd: folder, encoding: 'utf8' });
     return stderr + stdout;
   } finally {
     rmSync(folder, { recursive: true });
@@ -40,22 +58,24 @@ group('webgpu in Node', test => {
     assert.is(stdout, 'wasm false\n');
   });
 
-  test('openBackend() that is asked says so where the package is not installed', () => {
-    assert.is(saysIn({}), `webgpu backend expected the package "webgpu", got: Cannot find module 'webgpu'\n`);
+  const missing = `webgpu backend expected the package "webgpu", got: Cannot find module 'webgpu'\n`;
+  const found = 'webgpu backend expected an adapter, got none\n';
+
+  test('openBackend() that is asked says so where the package is not installed', async () => assert.is(await says(undefined), missing));
+
+  test('openBackend() that is asked loads the package, an ES module as it is or CommonJS, and prints nothing', async () => {
+    for (const webgpu of [esModule, commonJs]) assert.is(await says(webgpu), found);
   });
 
-  test('openBackend() that is asked loads the package, an ES module as it is or CommonJS, and prints nothing', () => {
-    const create = 'create = () => ({ requestAdapter: async () => null })';
-    for (const files of [
-      { 'package.json': '{ "type": "module", "main": "index.js" }', 'index.js': `export const ${create};` },
-      { 'package.json': '{ "main": "index.js" }', 'index.js': `exports.${create};` }
-    ]) {
-      assert.is(saysIn({ webgpu: files }), 'webgpu backend expected an adapter, got none\n');
-    }
-  });
+  for (const bundle of ['esm', 'cjs'] as const) {
+    test(`a server that is bundled as ${bundle} loads the package, if there is one`, async () => {
+      assert.is(await says(esModule, { bundle }), found);
+      assert.is(await says(undefined, { bundle }), missing);
+    });
+  }
 
-  test('openBackend() that is asked says which Node it takes where there is no way to load an ES module', () => {
-    const node = process.versions.node;
-    assert.is(saysIn({}, 'process.getBuiltinModule = undefined;'), `webgpu backend expected Node 20.19 or later, got ${node}\n`);
+  test('openBackend() that is asked says which Node it takes where there is no way to load an ES module', async () => {
+    const message = `webgpu backend expected Node 20.19 or later, got ${process.versions.node}\n`;
+    assert.is(await says(undefined, { before: 'process.getBuiltinModule = undefined;' }), message);
   });
 });

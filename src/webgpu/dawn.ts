@@ -6,6 +6,7 @@ import { BackendError } from '../backend.ts';
 /** What is used of Node, whose types not everyone who compiles this has. */
 interface NodeProcess {
   readonly versions?: Readonly<Record<string, string>>;
+  cwd(): string;
   getBuiltinModule?(name: 'module'): { createRequire(from: string): (name: string) => unknown };
 }
 
@@ -25,8 +26,9 @@ export function dawn(load: boolean): GPU {
     throw new BackendError('webgpu', 'is looked for in Node where "shape", "batch" or "context" says what for, or "prefer" asks for it');
   if (!process?.getBuiltinModule) throw new BackendError('webgpu', `expected Node 20.19 or later, got ${versions['node']}`);
   try {
-    // Bundlers would follow `import()`, and not find what is for Node alone.
-    const require = process.getBuiltinModule('module').createRequire(import.meta.url);
+    // Bundlers would follow `import()`, and not find what is for Node alone. Where esbuild writes CommonJS a module has no URL.
+    const from: string | undefined = import.meta.url;
+    const require = process.getBuiltinModule('module').createRequire(from ?? `${process.cwd()}/`);
     kept ??= (require('webgpu') as { create(options: string[]): GPU }).create([]);
     return kept;
   } catch (cause) {
