@@ -33,7 +33,7 @@ const MAGIC = 0x504e534e; // "NSNP", little-endian
 
 /** Rotary position embedding, as keys carry it when they come. */
 export interface Rope {
-  /** Radians per token of each rotated pair; shorter than headDim/2 for partial rotary. */
+  /** Radians per token of each rotated pair, −2π to 2π; shorter than headDim/2 for partial rotary. */
   readonly invFreq: ArrayLike<number>;
   /** Pairs are (2i, 2i+1) when true, (i, i + invFreq.length) when false. */
   readonly interleaved: boolean;
