@@ -19,16 +19,24 @@ const manifest = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'
  * What each entry costs: bytes, minified and gzipped, with all that it imports. Whoever imports single names gets what they need
  * of it; the codebooks alone for example. Measured, and some hundredths more.
  */
-const entries: readonly { readonly code: string; readonly limitBytes: number; readonly kernels: boolean }[] = [
-  { code: `import { openBackend, KVCache } from 'nsnquant'; console.log(openBackend, KVCache);`, limitBytes: 69_000, kernels: true },
-  { code: `import { openBackend, KVCache } from 'nsnquant/cpu'; console.log(openBackend, KVCache);`, limitBytes: 49_000, kernels: true },
-  { code: `import { openKernels } from 'nsnquant/kernels'; console.log(openKernels);`, limitBytes: 44_500, kernels: true },
-  { code: `import * as reference from 'nsnquant/reference'; console.log(reference);`, limitBytes: 2_700, kernels: false },
-  { code: `import { codecs } from 'nsnquant'; console.log(codecs);`, limitBytes: 7_900, kernels: false }
+const entries: readonly { readonly code: string; readonly limitBytes: number; readonly holds: readonly ('binaries' | 'shaders')[] }[] = [
+  {
+    code: `import { openBackend, KVCache } from 'nsnquant'; console.log(openBackend, KVCache);`,
+    limitBytes: 69_000,
+    holds: ['binaries', 'shaders']
+  },
+  {
+    code: `import { openBackend, KVCache } from 'nsnquant/cpu'; console.log(openBackend, KVCache);`,
+    limitBytes: 49_000,
+    holds: ['binaries']
+  },
+  { code: `import { openKernels } from 'nsnquant/kernels'; console.log(openKernels);`, limitBytes: 44_500, holds: ['binaries'] },
+  { code: `import * as reference from 'nsnquant/reference'; console.log(reference);`, limitBytes: 2_700, holds: [] },
+  { code: `import { codecs } from 'nsnquant'; console.log(codecs);`, limitBytes: 7_900, holds: [] }
 ];
 
-/** How a WebAssembly binary begins ("\0asm", version 1) in hexadecimal. */
-const wasmMarker = '0061736d01000000';
+/** How a WebAssembly binary begins ("\0asm", version 1) in hexadecimal, and what every shader has. */
+const marks = { binaries: '0061736d01000000', shaders: '@compute' } as const;
 
 function filesBelow(folder: string): string[] {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
@@ -43,17 +51,19 @@ function targets(value: string | object): string[] {
 }
 
 /** A bundle as a user's bundler would make it, resolved in the sandbox by name. */
-async function bundled(contents: string): Promise<string> {
-  const { outputFiles } = await build({
+async function bundled(contents: string): Promise<{ code: string; imports: Set<string> }> {
+  const { outputFiles, metafile } = await build({
     stdin: { contents, resolveDir: sandbox },
     bundle: true,
     minify: true,
     format: 'esm',
     platform: 'browser',
     write: false,
+    metafile: true,
     logLevel: 'error'
   });
-  return outputFiles[0]!.text;
+  const imports = Object.values(metafile.inputs).flatMap(input => input.imports.map(({ kind }) => kind));
+  return { code: outputFiles[0]!.text, imports: new Set(imports) };
 }
 
 /** Programs that know what goes wrong between a package.json and those who read it. */
@@ -107,13 +117,19 @@ group('package', test => {
     else test.skip(title, notInstalled);
   }
 
-  for (const { code, limitBytes, kernels } of entries) {
+  for (const { code, limitBytes, holds } of entries) {
     const name = code.replace(/;.*/, '');
-    test(`${name} is at most ${limitBytes} bytes, gzipped`, async () => {
+    test(`${name} is at most ${limitBytes} bytes, gzipped, and all that it imports it imports statically`, async () => {
       const bundle = await bundled(code);
-      const { length } = gzipSync(bundle, { level: 9 });
-      console.log(`${name}: ${length} bytes gzipped, ${bundle.length} minified`);
-      assert.is(bundle.includes(wasmMarker), kernels);
+      const { length } = gzipSync(bundle.code, { level: 9 });
+      console.log(`${name}: ${length} bytes gzipped, ${bundle.code.length} minified`);
+      for (const [what, mark] of Object.entries(marks))
+        assert.is(
+          bundle.code.includes(mark),
+          holds.some(held => held === what),
+          what
+        );
+      assert.equal([...bundle.imports], ['import-statement']);
       assert.ok(length <= limitBytes, `expected at most ${limitBytes} bytes, got ${length}`);
     });
   }
