@@ -1,6 +1,9 @@
 // Candidate lists for the exact search of the nearest codeword in 2 and 4 dimensions (quantize.ts reads them). Space is cut into
 // cells; a cell lists each codeword that no other beats everywhere in it. Built once for every codec, in f64: every build of the
 // kernels makes the same bytes.
+//
+// 1.4 ms at D = 2, 11 at D = 4. Unrealized speed-ups: f64x2 in SIMD builds, 4 %; candidates sorted once, where the best is now
+// looked for in every round, are 10 % slower.
 
 /** Beyond any channel: |y| ≤ √512 = 22.6. The cells at the rim reach as far. */
 const LIMIT: f64 = 23;
@@ -11,7 +14,7 @@ const SCORE_SLACK: f64 = 1e-4;
 const RIVALS: u32 = 8;
 /** Candidates that are scored at once. */
 const LANES: u32 = 4;
-/** Entries of the table by which equal lists are found: three times as many as there are lists. */
+/** Entries of the table by which equal lists are found; there are 12,306 lists at D = 4. */
 const SEEN: u32 = 0x8000;
 /** Bytes of one box's list of candidates. */
 const LIST: usize = 256;
