@@ -57,7 +57,8 @@ export function isGpuTokens(input: Input): input is GpuTokens {
 
 /** A range of a GPUBuffer, from its looks: what it holds is still to be checked. Arrays have a `buffer` too, even as a Proxy. */
 function looksLikeBuffer(value: unknown): value is GpuTarget {
-  return typeof value === 'object' && value !== null && 'buffer' in value && !('byteLength' in value);
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return false;
+  return 'buffer' in value && !('byteLength' in value);
 }
 
 /** Kind and finiteness of keys or values; the length is the caller's to check. */
