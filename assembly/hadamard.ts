@@ -3,7 +3,7 @@
 import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
 
 /**
- * x ← H_n / √n · x for every block of n rows, in place, lane by lane. H is symmetric: the transform is its own inverse.
+ * x ← H_n / √n · x for every n rows, in place, lane by lane. H is symmetric: the transform is its own inverse.
  *
  *   x         f32 [rows, rowBytes / 4]
  *   rows      a multiple of n
@@ -15,10 +15,10 @@ import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
  */
 export function hadamard(x: usize, rows: usize, rowBytes: usize, n: usize, scale: f32): void {
   const end = x + rows * rowBytes;
-  const blockBytes = n * rowBytes;
-  for (let block = x; block < end; block += blockBytes) {
-    for (let h = rowBytes; h < blockBytes; h <<= 1) {
-      for (let half = block; half < block + blockBytes; half += h << 1) {
+  const bytes = n * rowBytes;
+  for (let first = x; first < end; first += bytes) {
+    for (let h = rowBytes; h < bytes; h <<= 1) {
+      for (let half = first; half < first + bytes; half += h << 1) {
         for (let p = half; p < half + h; p += VECTOR_BYTES) {
           const a = load<Lanes>(p), b = load<Lanes>(p + h);
           store<Lanes>(p, vadd(a, b));
