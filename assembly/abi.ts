@@ -53,7 +53,7 @@ export class Shape {
   pageBytes: usize;
   pages: usize;         // the layer's first page
   tile: usize;          // f32 [headDim, WINDOW], twice
-  row: usize;           // scratch of a window or query: ROW_BYTES
+  scratch: usize;       // a window's small things (scratch.ts)
   scores: usize;        // f32 [CHUNK · WINDOW, LANES]
   states: usize;        // records of state.ts, each of LANES query rows
 }

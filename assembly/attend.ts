@@ -89,16 +89,16 @@ function storeOutputs(shape: Shape, item: Item, head: usize, row: usize, lanes: 
 
 function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const headDim = shape.headDim, keys = shape.keys, values = shape.values;
-  const row = shape.row, q = qOf(state, headDim);
-  const s1 = row + S1, s2 = row + S2, o = row + O;
+  const scratch = shape.scratch, q = qOf(state, headDim);
+  const s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
   const keyBytes = blockBytes(keys, headDim);
   const headOffset = head * (keyBytes + blockBytes(values, headDim));
   const valueRows = headDim / values.channels;
 
-  memory.copy(row + HQ, q, headDim << 4);
-  hadamard(row + HQ, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
-  buildTable(keys, row + HQ, headDim);
-  memory.fill(row + MEAN_OUT, 0, headDim << 4);
+  memory.copy(scratch + HQ, q, headDim << 4);
+  hadamard(scratch + HQ, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
+  buildTable(keys, scratch + HQ, headDim);
+  memory.fill(scratch + MEAN_OUT, 0, headDim << 4);
 
   for (let from: usize = 0; from < item.pageCount; from += CHUNK) {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
@@ -108,29 +108,29 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       }
     }
 
-    for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(row + TOP + lane, MASKED);
+    for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(scratch + TOP + lane, MASKED);
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageBlocks(shape, item, from + n) + headOffset;
       const scores = shape.scores + n * SCORES_BYTES;
       const position = item.pagePosition + (from + n) * WINDOW;
       // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
       const masked = !seesAllBefore(state, <f32>(position + WINDOW));
-      scoreWindow(shape, q, page, scores, masked ? row + FACTOR : row + TOP);
-      if (masked) causalMask(scores, WINDOW, <f32>position, limitOf(state), row + TOP);
+      scoreWindow(shape, q, page, scores, masked ? scratch + FACTOR : scratch + TOP);
+      if (masked) causalMask(scores, WINDOW, <f32>position, limitOf(state), scratch + TOP);
     }
 
-    if (from == 0) memory.copy(mOf(state), row + TOP, LANE_ROW);
-    else if (exceeds(row + TOP, mOf(state))) {
-      raise(state, row + TOP, row + FACTOR, row + MEAN_OUT, headDim);
-      rescaleBuckets(valueRows, row + FACTOR);
+    if (from == 0) memory.copy(mOf(state), scratch + TOP, LANE_ROW);
+    else if (exceeds(scratch + TOP, mOf(state))) {
+      raise(state, scratch + TOP, scratch + FACTOR, scratch + MEAN_OUT, headDim);
+      rescaleBuckets(valueRows, scratch + FACTOR);
     }
 
     for (let n: usize = 0; n < chunk; n++) {
       const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
       unpackNorms(values, page, s1, s2);
       unpackMean(values, page, headDim, o);
-      softmaxWeights(shape.scores + n * SCORES_BYTES, s1, s2, mOf(state), dOf(state), row + SHARE);
-      mixMean(row + SHARE, o, headDim, row + MEAN_OUT);
+      softmaxWeights(shape.scores + n * SCORES_BYTES, s1, s2, mOf(state), dOf(state), scratch + SHARE);
+      mixMean(scratch + SHARE, o, headDim, scratch + MEAN_OUT);
     }
     for (let column: usize = 0; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
@@ -142,16 +142,16 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const out = oOf(state);
   reduceBuckets(values, headDim, out);
   hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
-  addRows(out, row + MEAN_OUT, headDim << 4);
+  addRows(out, scratch + MEAN_OUT, headDim << 4);
 }
 
 /** Table sums to logits, for one block of keys, with the running maximum of up to four heads. */
 export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize, top: usize): void {
-  const row = shape.row, keys = shape.keys;
-  unpackNorms(keys, block, row + S1, row + S2);
-  unpackMean(keys, block, shape.headDim, row + O);
-  meanCoefficients(shape, q, row + O, row + COEFS, row + COEF_PAIRS, row + SCALE);
-  combine(shape, row + COEF_PAIRS, row + SCALE, row + S1, row + S2, scores, row + SUMS, top);
+  const scratch = shape.scratch, keys = shape.keys;
+  unpackNorms(keys, block, scratch + S1, scratch + S2);
+  unpackMean(keys, block, shape.headDim, scratch + O);
+  meanCoefficients(shape, q, scratch + O, scratch + COEFS, scratch + COEF_PAIRS, scratch + SCALE);
+  combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, scratch + S2, scores, scratch + SUMS, top);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */
@@ -166,13 +166,13 @@ function exceeds(top: usize, m: usize): bool {
 }
 
 function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: usize): void {
-  const headDim = shape.headDim, row = shape.row, out = oOf(state), q = qOf(state, headDim);
+  const headDim = shape.headDim, scratch = shape.scratch, out = oOf(state), q = qOf(state, headDim);
   if (!sees(state, <f32>raw.position)) return;
   const masked = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
-  memory.copy(row + TOP, mOf(state), LANE_ROW);
-  rawScores(q, keys, raw.tokens, headDim, shape.scores, masked ? row + FACTOR : row + TOP);
-  if (masked) causalMask(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), row + TOP);
-  raise(state, row + TOP, row + FACTOR, out, headDim);
+  memory.copy(scratch + TOP, mOf(state), LANE_ROW);
+  rawScores(q, keys, raw.tokens, headDim, shape.scores, masked ? scratch + FACTOR : scratch + TOP);
+  if (masked) causalMask(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), scratch + TOP);
+  raise(state, scratch + TOP, scratch + FACTOR, out, headDim);
   rawWeights(shape.scores, raw.tokens, mOf(state), dOf(state));
   rawMix(shape.scores, values, raw.tokens, headDim, out);
 }

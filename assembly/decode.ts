@@ -14,7 +14,7 @@ import { addMean } from "./shift";
  * Specification: `decode` in src/reference/reference.ts.
  */
 export function decode(shape: Shape, side: Side, block: usize, x: usize, rotate: bool): void {
-  const row = shape.row, s1 = row + S1, s2 = row + S2, o = row + O;
+  const scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
   unpackNorms(side, block, s1, s2);
   unpackMean(side, block, shape.headDim, o);
   codewords(side, block, shape.headDim, s2, x);

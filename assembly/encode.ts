@@ -20,7 +20,7 @@ import { addMean, mean } from "./shift";
  */
 export function encode(shape: Shape, side: Side, x: usize, block: usize, rotate: bool): void {
   const headDim = shape.headDim;
-  const row = shape.row, s1 = row + S1, s2 = row + S2, yy = row + YY, yc = row + YC, o = row + CODED_O;
+  const scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, yy = scratch + YY, yc = scratch + YC, o = scratch + CODED_O;
   norms(x, headDim, s1);
   rtn4(s1, WINDOW, block + side.s1, block + side.scales, true);
   divide(x, headDim, s1);

@@ -36,7 +36,7 @@ const VALUE_BYTES: usize = TILE_ROW / 2;
  * Specification: `attend` in src/reference/reference.ts, over decoded pages.
  */
 export function decodedPages(shape: Shape, item: Item, head: usize, states: usize, end: usize): void {
-  const headDim = shape.headDim, row = shape.row, bytes = stateBytes(headDim);
+  const headDim = shape.headDim, scratch = shape.scratch, bytes = stateBytes(headDim);
   const keyBytes = blockBytes(shape.keys, headDim);
   const headOffset = head * (keyBytes + blockBytes(shape.values, headDim));
   const tile = shape.tile, keys = tile + headDim * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
@@ -54,21 +54,21 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
     const position = <f32>(item.pagePosition + n * WINDOW);
     const block = pageBlocks(shape, item, n) + headOffset;
     decode(shape, shape.keys, block, tile, true);
-    columnPairs(tile, headDim, TILE_ROW, keys, row + KEY_SCALES);
+    columnPairs(tile, headDim, TILE_ROW, keys, scratch + KEY_SCALES);
     decode(shape, shape.values, block + keyBytes, tile, false);
-    tokenPairs(tile, headDim, values, row + VALUE_SCALES, row + STRANDS);
+    tokenPairs(tile, headDim, values, scratch + VALUE_SCALES, scratch + STRANDS);
     for (let state = states; state < end; state += 2 * bytes) {
       const twin = state + bytes;
       if (!sees(twin, position)) continue;
-      scores(state, twin, keys, headDim, shape.scores, row);
+      scores(state, twin, keys, headDim, shape.scores, scratch);
       if (!seesAllBefore(state, position + <f32>WINDOW)) {   // the twin's rows are no earlier
-        mixVisible(state, shape.scores, position, tile, headDim, row);
-        mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, row);
+        mixVisible(state, shape.scores, position, tile, headDim, scratch);
+        mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, scratch);
         continue;
       }
-      integerWeights(state, shape.scores, row, row + WEIGHTS);
-      integerWeights(twin, shape.scores + SCORES_BYTES, row + LANE_ROW, row + WEIGHTS + WEIGHTS_BYTES);
-      mix(oOf(state), oOf(twin), values, headDim, row);
+      integerWeights(state, shape.scores, scratch, scratch + WEIGHTS);
+      integerWeights(twin, shape.scores + SCORES_BYTES, scratch + LANE_ROW, scratch + WEIGHTS + WEIGHTS_BYTES);
+      mix(oOf(state), oOf(twin), values, headDim, scratch);
     }
   }
 }
@@ -130,7 +130,7 @@ function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, stran
 }
 
 /** Logits of two states' rows against the 64 keys of a page: out, f32 [2, 64, LANES]; the largest of them: TOPS. */
-function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row: usize): void {
+function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, scratch: usize): void {
   const scaleA = load<Lanes>(scaleOf(a)), scaleB = load<Lanes>(scaleOf(b));
   const begin = integersOf(a, headDim), end = begin + headDim * LANE_ROW / 2, apart = b - a;
   let topA = vsplat(MASKED), topB = topA;
@@ -149,7 +149,7 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
       a3 = vintAdd(a3, vdotPairs(qa, k3));
       b3 = vintAdd(b3, vdotPairs(qb, k3));
     }
-    const scales = row + KEY_SCALES + t;
+    const scales = scratch + KEY_SCALES + t;
     const s0 = vsplatAt(scales), s1 = vsplatAt(scales + 4), s2 = vsplatAt(scales + 8), s3 = vsplatAt(scales + 12);
     topA = vmax(topA, logit(out, a0, s0, scaleA));
     topA = vmax(topA, logit(out + 16, a1, s1, scaleA));
@@ -160,8 +160,8 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
     topB = vmax(topB, logit(out + SCORES_BYTES + 32, b2, s2, scaleB));
     topB = vmax(topB, logit(out + SCORES_BYTES + 48, b3, s3, scaleB));
   }
-  store<Lanes>(row + TOPS, topA);
-  store<Lanes>(row + TOPS, topB, LANE_ROW);
+  store<Lanes>(scratch + TOPS, topA);
+  store<Lanes>(scratch + TOPS, topB, LANE_ROW);
 }
 
 @inline function logit(to: usize, sum: IntLanes, keyScale: Lanes, queryScale: Lanes): Lanes {
@@ -174,13 +174,13 @@ function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, row
  * Weights of a state's tokens in integers, under the largest logit of the window; the running maximum and sum move on.
  *
  *   scores  f32 [64, LANES]       destroyed
- *   row     in: TOPS; out: KEEPS, UNITS; all of this state
+ *   scratch  in: TOPS; out: KEEPS, UNITS; all of this state
  *   to      i16 [32, LANES, 2]
  */
-function integerWeights(state: usize, scores: usize, row: usize, to: usize): void {
+function integerWeights(state: usize, scores: usize, scratch: usize, to: usize): void {
   const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
   const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
-  const top = load<Lanes>(row + TOPS), before = load<Lanes>(mOf(state)), most = vmax(before, top);
+  const top = load<Lanes>(scratch + TOPS), before = load<Lanes>(mOf(state)), most = vmax(before, top);
   let sum = vsplat(0);
   for (let p = scores, end = scores + SCORES_BYTES; p < end; p += LANE_ROW) {
     const e = exp2(vsub(load<Lanes>(p), top), low, magic, c0, c1, c2, c3, c4, c5);
@@ -198,8 +198,8 @@ function integerWeights(state: usize, scores: usize, row: usize, to: usize): voi
   }
   const keep = exp2(vsub(before, most), low, magic, c0, c1, c2, c3, c4, c5);
   const worth = vdiv(exp2(vsub(top, most), low, magic, c0, c1, c2, c3, c4, c5), unit);
-  store<Lanes>(row + KEEPS, keep);
-  store<Lanes>(row + UNITS, worth);
+  store<Lanes>(scratch + KEEPS, keep);
+  store<Lanes>(scratch + UNITS, worth);
   store<Lanes>(mOf(state), most);
   store<Lanes>(dOf(state), vmadd(total, worth, vmul(load<Lanes>(dOf(state)), keep)));
 }
@@ -210,10 +210,10 @@ function integerWeights(state: usize, scores: usize, row: usize, to: usize): voi
  *   scores  f32 [64, LANES]       destroyed
  *   tile    f32 [headDim, 64]     values
  */
-function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, row: usize): void {
-  memory.copy(row + TOPS, mOf(state), LANE_ROW);
-  causalMask(scores, WINDOW, position, limitOf(state), row + TOPS);
-  raise(state, row + TOPS, row + KEEPS, oOf(state), headDim);
+function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, scratch: usize): void {
+  memory.copy(scratch + TOPS, mOf(state), LANE_ROW);
+  causalMask(scores, WINDOW, position, limitOf(state), scratch + TOPS);
+  raise(state, scratch + TOPS, scratch + KEEPS, oOf(state), headDim);
   rawWeights(scores, WINDOW, mOf(state), dOf(state));
   for (let out = oOf(state), end = out + headDim * LANE_ROW; out < end; out += 2 * LANE_ROW, tile += 2 * TILE_ROW) {
     let a = load<Lanes>(out), b = load<Lanes>(out, LANE_ROW);
@@ -228,11 +228,11 @@ function mixVisible(state: usize, scores: usize, position: f32, tile: usize, hea
 }
 
 /** out ← out · keep + weights · V for two states, f32 [headDim, LANES] each. Four channels at a time. */
-function mix(a: usize, b: usize, values: usize, headDim: usize, row: usize): void {
-  const keepA = load<Lanes>(row + KEEPS), keepB = load<Lanes>(row + KEEPS, LANE_ROW);
-  const unitA = load<Lanes>(row + UNITS), unitB = load<Lanes>(row + UNITS, LANE_ROW);
-  const weights = row + WEIGHTS;
-  let scales = row + VALUE_SCALES;
+function mix(a: usize, b: usize, values: usize, headDim: usize, scratch: usize): void {
+  const keepA = load<Lanes>(scratch + KEEPS), keepB = load<Lanes>(scratch + KEEPS, LANE_ROW);
+  const unitA = load<Lanes>(scratch + UNITS), unitB = load<Lanes>(scratch + UNITS, LANE_ROW);
+  const weights = scratch + WEIGHTS;
+  let scales = scratch + VALUE_SCALES;
   for (const end = a + (headDim << 4); a < end; a += 64, b += 64, scales += 16, values += 4 * VALUE_BYTES) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     for (let p = weights, v = values, last = weights + WEIGHTS_BYTES; p < last; p += LANE_ROW, v += 4) {

@@ -5,7 +5,7 @@
 //   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64]
 //                                             raw windows       f32 [64, headDim] keys, then values
 //                                             prompts           f32 [headDim, 64] of one side, then i16 [headDim, 64] keys, values
-//   Shape.row      a window's small things: below
+//   Shape.scratch  a window's small things: below
 //   Shape.scores   f32 [CHUNK · 64, LANES]: logits, then weights
 //   Shape.states   records of state.ts
 
@@ -49,7 +49,7 @@ export const CODED_BOUNDS: usize = CODED_PAIRS + 4 * TILE_ROW;
 /** i32 [128] */
 export const CODED_SCORES: usize = CODED_BOUNDS + TILE_ROW;
 
-// Offsets in Shape.row. The norms of a block's tokens, f32 [64] each, come first for everyone.
+// Offsets in Shape.scratch. The norms of a block's tokens, f32 [64] each, come first for everyone.
 export const S1: usize = 0;
 export const S2: usize = S1 + TILE_ROW;
 const AFTER_NORMS: usize = S2 + TILE_ROW;
@@ -110,7 +110,7 @@ export function tileBytes(headDim: usize): usize {
   return 2 * headDim * TILE_ROW;
 }
 
-/** Of Shape.row. */
+/** Of Shape.scratch. */
 export function scratchBytes(): usize {
   return ROW_END;
 }

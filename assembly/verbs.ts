@@ -36,7 +36,7 @@ export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
  */
 export function mix(shape: Shape, weights: usize, block: usize, out: usize): void {
   const values = shape.values, headDim = shape.headDim;
-  const row = shape.row, s1 = row + S1, s2 = row + S2, o = row + O, share = shape.states;
+  const scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O, share = shape.states;
   unpackNorms(values, block, s1, s2);
   unpackMean(values, block, headDim, o);
   scaleWeights(weights, s1, s2, share);

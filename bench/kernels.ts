@@ -145,7 +145,7 @@ class Window {
 /** Verbs over plain numbers. */
 function tileVerbs(window: Window): Verb[] {
   const { headDim, layout, memory, block, keys, y, rope } = window;
-  const { kernels, tile, row, shapes } = memory;
+  const { kernels, tile, scratch, shapes } = memory;
   const n = hadamardSize(headDim);
   const against = (x: Float32Array, verb: (exact: Float64Array) => void) => () => {
     const exact = Float64Array.from(x);
@@ -159,9 +159,9 @@ function tileVerbs(window: Window): Verb[] {
       bytes,
       prepare: () => window.load(keys),
       run() {
-        kernels.norms(tile, headDim, row);
-        kernels.rtn4(row, WINDOW, block + layout.s1, block + layout.scales, true);
-        kernels.divide(tile, headDim, row);
+        kernels.norms(tile, headDim, scratch);
+        kernels.rtn4(scratch, WINDOW, block + layout.s1, block + layout.scales, true);
+        kernels.divide(tile, headDim, scratch);
       },
       error: against(keys, exact => void reference.normalize(exact, headDim))
     },
@@ -170,8 +170,8 @@ function tileVerbs(window: Window): Verb[] {
       bytes,
       prepare: () => window.load(keys),
       run() {
-        kernels.mean(shapes, tile, row, block + layout.o, block + layout.scales + 4, true);
-        kernels.addMean(shapes, tile, row, -1, true);
+        kernels.mean(shapes, tile, scratch, block + layout.o, block + layout.scales + 4, true);
+        kernels.addMean(shapes, tile, scratch, -1, true);
       },
       error: against(keys, exact => void reference.shift(exact, headDim, rope))
     },
@@ -188,7 +188,7 @@ function tileVerbs(window: Window): Verb[] {
 /** Verbs that write or read codes. */
 function codecVerbs(window: Window): Verb[] {
   const { headDim, codec, layout, memory, block, keys, y, queries, weights, rope } = window;
-  const { kernels, u8, tile, row, input, output, shapes, sides } = memory;
+  const { kernels, u8, tile, scratch, input, output, shapes, sides } = memory;
   const side = sides.get(codec)!;
   const quantizer = reference.codecQuantizer(codec);
   const tileBytes = headDim * 4;
@@ -204,7 +204,7 @@ function codecVerbs(window: Window): Verb[] {
       name: 'quantize',
       bytes: tileBytes,
       prepare: () => window.load(y),
-      run: () => kernels.quantize(side, tile, headDim, block, row, row + WINDOW * 4),
+      run: () => kernels.quantize(side, tile, headDim, block, scratch, scratch + WINDOW * 4),
       error() {
         const exact = reference.quantize(Float64Array.from(y), quantizer);
         const perRow = headDim / codec.channels;

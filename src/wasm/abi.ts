@@ -77,7 +77,7 @@ export const SHAPE = {
   pageBytes: 'usize',
   pages: 'usize',
   tile: 'usize',
-  row: 'usize',
+  scratch: 'usize',
   scores: 'usize',
   states: 'usize'
 } as const satisfies Fields;

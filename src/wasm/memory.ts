@@ -51,7 +51,7 @@ export class WasmMemory {
   readonly pages: readonly number[];
   readonly raw: number;
   readonly tile: number;
-  readonly row: number;
+  readonly scratch: number;
   readonly items: number;
   readonly pageNumbers: number;
   readonly rawRecords: number;
@@ -82,7 +82,7 @@ export class WasmMemory {
     const basis = constant(rope.basis);
 
     this.tile = arena.take(sizes.tileBytes(headDim));
-    this.row = arena.take(sizes.scratchBytes());
+    this.scratch = arena.take(sizes.scratchBytes());
     const scores = arena.take(sizes.scoresBytes());
     const states = arena.take(sizes.statesBytes(headDim));
     this.callTokens = Math.max(Math.floor(sizes.callRows() / (queryHeads / kvHeads)), shape.sequences);
@@ -120,7 +120,7 @@ export class WasmMemory {
           pageBytes: page.bytes,
           pages: this.pages[layer]!,
           tile: this.tile,
-          row: this.row,
+          scratch: this.scratch,
           scores,
           states
         })

@@ -12,7 +12,7 @@ const LANES = 4;
 export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: CacheShape): Verbs {
   const { headDim } = shape;
   const { codec, rowBytes, s1, scales, o, bytes } = shape.pages[0]!.keys;
-  const { kernels, shapes, sides, tile, row, input, output, pages, u8, f32 } = new WasmMemory(module, shape);
+  const { kernels, shapes, sides, tile, scratch, input, output, pages, u8, f32 } = new WasmMemory(module, shape);
   const side = sides.get(codec)!;
   const block = pages[0]!;
 
@@ -27,12 +27,12 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
     x.set(f32.subarray(output / 4, output / 4 + x.length));
   }
 
-  /** A verb on x, in place, that leaves `count` numbers in the row. */
+  /** A verb on x, in place, that leaves `count` numbers in the scratch memory. */
   function inPlace(x: Float32Array, count: number, verb: () => void): Float32Array {
     load(x);
     verb();
     unload(x);
-    return f32.slice(row / 4, row / 4 + count);
+    return f32.slice(scratch / 4, scratch / 4 + count);
   }
 
   /** A verb from rows [heads, width] to rows [heads, outWidth]; in memory heads are lanes: [width, LANES]. */
@@ -49,19 +49,19 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
     variant,
     normalize: x =>
       inPlace(x, WINDOW, () => {
-        kernels.norms(tile, headDim, row);
-        kernels.rtn4(row, WINDOW, block + s1, block + scales, true);
-        kernels.divide(tile, headDim, row);
+        kernels.norms(tile, headDim, scratch);
+        kernels.rtn4(scratch, WINDOW, block + s1, block + scales, true);
+        kernels.divide(tile, headDim, scratch);
       }),
     shift: x =>
       inPlace(x, headDim, () => {
-        kernels.mean(shapes, tile, row, block + o, block + scales + 4, true);
-        kernels.addMean(shapes, tile, row, -1, true);
+        kernels.mean(shapes, tile, scratch, block + o, block + scales + 4, true);
+        kernels.addMean(shapes, tile, scratch, -1, true);
       }),
     normalizeAgain: x =>
       inPlace(x, WINDOW, () => {
-        kernels.norms(tile, headDim, row);
-        kernels.divide(tile, headDim, row);
+        kernels.norms(tile, headDim, scratch);
+        kernels.divide(tile, headDim, scratch);
       }),
     hadamard: x => {
       const n = hadamardSize(headDim);
@@ -69,7 +69,7 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
     },
     quantize: y => {
       load(y);
-      kernels.quantize(side, tile, headDim, block, row, row + WINDOW * 4);
+      kernels.quantize(side, tile, headDim, block, scratch, scratch + WINDOW * 4);
       const perRow = headDim / codec.channels;
       return Uint8Array.from({ length: WINDOW * perRow }, (_, i) => u8[block + Math.floor(i / perRow) * rowBytes + (i % perRow)]!);
     },
