@@ -97,6 +97,7 @@ export const inputs: Readonly<Record<string, Input>> = {
   'negative zeros': (tokens, headDim, seed) => each(tokens * headDim, seed, (next, i) => (i % 3 ? gaussian(next) : -0)),
   'f32 subnormals': (tokens, headDim, seed) => each(tokens * headDim, seed, next => (next() - 0.5) * 2 ** -126),
   'f16 subnormals': (tokens, headDim, seed) => each(tokens * headDim, seed, next => (below(next, 2047) - 1023) * 2 ** -24),
+  'tokens of any magnitude': uneven,
   'largest finite': (tokens, headDim, seed) => each(tokens * headDim, seed, next => (next() < 0.5 ? -65504 : 65504)),
   // 251 is prime: no two rows of a window are alike, so that swapping rows shows.
   ramp: (tokens, headDim) => Float32Array.from({ length: tokens * headDim }, (_, i) => ((i % 251) - 125) / 16)
