@@ -5,8 +5,8 @@
 //   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw slots
 //   constants       codebooks f16 [128, channels] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
 //   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
-//   queries         f32 [tokens, KV_HEADS · GROUP, HEAD_DIM]
-//   partials        f32 × 4 rows [splits, chunk groups, KV_HEADS, QUADS, 2 + HEAD_DIM]: m, d and o of the online softmax
+//   queries         f32 [tokens, KV heads · GROUP, HEAD_DIM]
+//   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + HEAD_DIM]: m, d and o of the online softmax
 //
 // A row is a query token and a head of the group. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
 // workgroup. A code is looked up once for all rows of a tile, into registers: one quad serves decoding, several a prompt or a large
@@ -14,13 +14,10 @@
 // brings log₂ e.
 
 override HEAD_DIM: u32;
-override KV_HEADS: u32;
 override GROUP: u32;             // query heads that share a KV head
 override QUADS: u32;             // 1 to 4, and QUADS · HEAD_DIM ≤ 512, rounded up to 128
-override SINKS: u32;             // position of the first coded token
-override PAGE_WORDS: u32;
 override HEAD_WORDS: u32;        // from head to head in a page
-override KEY_BLOCK: u32;         // word offset of head 0's block in a page
+override KEY_BLOCK: u32;         // word offset of head 0's block in a page; keys' ends the page header
 override KEY_CHANNELS: u32;
 override KEY_ROW_WORDS: u32;
 override KEY_S2: u32;
@@ -61,6 +58,7 @@ struct Schedule {
   chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
   pagesPerChunk: u32,
   quads: u32,            // of a row tile
+  sinks: u32,            // position of the first coded token
   entries: array<vec4u>,
 }
 // Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
@@ -69,7 +67,7 @@ struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
 struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
 // Windows that a workgroup passes over: of the request's pages where coded is 1, else raw windows of the schedule.
 struct Split { tile: u32, firstWindow: u32, endWindow: u32, coded: u32 }
-// Word offset in its chunk, and position of the first token: one below SINKS is the sinks'.
+// Word offset in its chunk, and position of the first token: one below `sinks` is theirs.
 struct RawWindow { offset: u32, chunk: u32, tokens: u32, position: u32 }
 // Chunks 2·chunkGroup and 2·chunkGroup + 1 are bound.
 struct Params { chunkGroup: u32 }
@@ -107,6 +105,8 @@ fn attend(
   let splitIndex = group.x + group.y * groups.x;
   if (splitIndex >= schedule.splits) { return; }
   let head = group.z;
+  let kvHeads = groups.z;
+  let pageWords = KEY_BLOCK + kvHeads * HEAD_WORDS;
   let split = splitOf(splitIndex);
   let tile = tileOf(split.tile);
   let request = requestOf(tile.request);
@@ -120,7 +120,7 @@ fn attend(
     for (var r = 0u; r < 4; r++) {
       let row = tile.firstRow + 4 * thread + r;
       let last = min(row, request.tokens * GROUP - 1);
-      begins[r] = (((request.firstToken + last / GROUP) * KV_HEADS + head) * GROUP + last % GROUP) * HEAD_DIM;
+      begins[r] = (((request.firstToken + last / GROUP) * kvHeads + head) * GROUP + last % GROUP) * HEAD_DIM;
       ends[r] = select(0, request.position + row / GROUP + 1, row < request.tokens * GROUP);
     }
     queryAt[thread] = begins;
@@ -160,12 +160,12 @@ fn attend(
     if (coded) {
       let page = pageNumber(request.firstPage + window);
       chunk = page / schedule.pagesPerChunk;
-      first = SINKS + window * WINDOW;
-      keys = page % schedule.pagesPerChunk * PAGE_WORDS + KEY_BLOCK + head * HEAD_WORDS;
+      first = schedule.sinks + window * WINDOW;
+      keys = page % schedule.pagesPerChunk * pageWords + KEY_BLOCK + head * HEAD_WORDS;
       values = keys - KEY_BLOCK + VALUE_BLOCK;
     } else {
       let raw = rawWindowOf(window);
-      let capacity = select(WINDOW, SINKS, raw.position < SINKS);
+      let capacity = select(WINDOW, schedule.sinks, raw.position < schedule.sinks);
       chunk = raw.chunk;
       first = raw.position;
       count = raw.tokens;
@@ -352,7 +352,7 @@ fn attend(
     hadamardRows(thread);
     workgroupBarrier();
   }
-  let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * KV_HEADS + head) * QUADS * (2 + HEAD_DIM);
+  let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * kvHeads + head) * QUADS * (2 + HEAD_DIM);
   if (thread < QUADS) {
     var total = vec4f();
     for (var t = 0u; t < WG; t++) { total += logits[thread * WINDOW + t]; }

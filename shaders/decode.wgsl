@@ -1,21 +1,18 @@
 // Decode: one side of pages back to tokens, k̂ = s1·(H·(s2·C[c]) + RoPEᵤ(o)). One workgroup per KV head, TILE tokens and page.
 // Specification: `decode` in src/reference/reference.ts; src/format/layout.ts draws the block.
 //
-//   pages      pages, each from word job.page on, the job.window-th window of rows
+//   pages      pages, this side's blocks of each from word job.block on, the job.window-th window of rows
 //   jobs       a page each
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
-//   rows       f32 [windows, 64, KV_HEADS, HEAD_DIM]
+//   rows       f32 [windows, 64, KV heads, HEAD_DIM]
 
 override HEAD_DIM: u32;
-override KV_HEADS: u32;
 override CHANNELS: u32;      // per code: 8, 4 or 2
 override ROW_WORDS: u32;     // of codes, for one token
 override S2: u32;            // word offsets in a block; codes are at 0
 override S1: u32;
 override SCALES: u32;
 override O: u32;
-override BLOCK: u32;         // word offset of head 0's block in the page, and from head to head
-override HEAD_WORDS: u32;
 override BOOK: u32;          // word offsets in constants
 override TABLES: u32;
 override PAIRS: u32;         // RoPE pairs of this side; 0 where there is none
@@ -27,7 +24,8 @@ override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DI
 
 // Words, by what src/webgpu/structs.ts names alike.
 struct DecodeJob {
-  page: u32,           // word offset of the page
+  block: u32,          // word offset of this side's block of head 0
+  headWords: u32,      // from a head's block to the next head's
   window: u32,         // of rows
 }
 
@@ -42,11 +40,15 @@ const WINDOW = 64u;
 var<workgroup> tile: array<f32, TILE * HEAD_DIM>;
 
 @compute @workgroup_size(WG)
-fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+fn decode(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32
+) {
   let head = group.x;
   let first = group.y * TILE;
   let job = jobs[group.z];
-  let block = job.page + BLOCK + head * HEAD_WORDS;
+  let block = job.block + head * job.headWords;
 
   // 1. Codewords times s2.
   for (var i = thread; i < TILE * HEAD_DIM / 2; i += WG) {
@@ -80,7 +82,7 @@ fn decode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     let t = first + i / HEAD_DIM;
     let channel = i % HEAD_DIM;
     let s1 = f32((pages[block + S1 + t / 8] >> (4 * (t & 7))) & 15) * fromHalf(norms) + fromHalf(norms >> 16);
-    rows[((job.window * WINDOW + t) * KV_HEADS + head) * HEAD_DIM + channel] = s1 * (tile[i] * SCALE + rotatedMean(block, t, channel));
+    rows[((job.window * WINDOW + t) * groups.x + head) * HEAD_DIM + channel] = s1 * (tile[i] * SCALE + rotatedMean(block, t, channel));
   }
 }
 

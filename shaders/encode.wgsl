@@ -1,23 +1,20 @@
 // Encode: one side of raw slots of 64 tokens into the blocks of pages. One workgroup per KV head and window. Specification:
 // `encode` in src/reference/reference.ts; src/format/layout.ts draws the block.
 //
-//   raw        f16 [KV_HEADS, 2 (keys, values), 64, HEAD_DIM], from word job.slot on
+//   raw        f16 [KV heads, 2 (keys, values), 64, HEAD_DIM], this side's from word job.rows on
 //   constants  codebook f16 [128, CHANNELS] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5) · page header
 //   jobs       a window each
-//   pages      pages, each from word job.page on
+//   pages      pages, each from word job.page on, their blocks from word job.block on
 //
 // Tokens pass through workgroup memory TILE at a time. A thread owns whole words of the page: no atomics.
 
 override HEAD_DIM: u32;
-override SIDE: u32;          // 0 keys, 1 values
 override CHANNELS: u32;      // per code: 8, 4 or 2
 override ROW_WORDS: u32;     // of codes, for one token
 override S2: u32;            // word offsets in a block; codes are at 0
 override S1: u32;
 override SCALES: u32;
 override O: u32;
-override BLOCK: u32;         // word offset of head 0's block in the page, and from head to head
-override HEAD_WORDS: u32;
 override BOOK: u32;          // word offsets in constants
 override TABLES: u32;
 override PAIRS: u32;         // RoPE pairs of this side; 0 where there is none
@@ -29,8 +26,10 @@ override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DI
 
 // Words, by what src/webgpu/structs.ts names alike.
 struct EncodeJob {
-  slot: u32,           // word offsets of its slot and its page
-  page: u32,
+  rows: u32,           // word offset of this side's rows of head 0
+  page: u32,           // word offset of the page
+  block: u32,          // word offset of this side's block of head 0
+  headWords: u32,      // from a head's block to the next head's
   header: u32,         // word offset of the page header in constants
 }
 
@@ -58,10 +57,11 @@ var<workgroup> minima: array<f32, 17>;
 fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
   let job = jobs[group.y];
-  let slot = job.slot + (head * 2 + SIDE) * WINDOW * (HEAD_DIM / 2);
-  let block = job.page + BLOCK + head * HEAD_WORDS;
+  let rows = job.rows + head * 2 * WINDOW * (HEAD_DIM / 2);
+  let block = job.block + head * job.headWords;
 
-  if (SIDE == 0 && head == 0 && thread < 4) { pages[job.page + thread] = constants[job.header + thread]; }
+  // Keys and values write the same.
+  if (head == 0 && thread < 4) { pages[job.page + thread] = constants[job.header + thread]; }
 
   // ‖C‖²/2 of every codeword: a thread each. No codeword is subnormal: unpack2x16float is exact.
   var halfNorm = 0.0;
@@ -76,7 +76,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   // 1. Normalize: two threads per token.
   var sum = 0.0;
   for (var i = thread & 1; i < HEAD_DIM; i += 2) {
-    let x = rawAt(slot, thread / 2, i);
+    let x = rawAt(rows, thread / 2, i);
     sum += x * x;
   }
   sums[thread] = sum;
@@ -118,8 +118,8 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     var sumA = 0.0;
     var sumB = 0.0;
     for (var t = 0u; t < WINDOW; t++) {
-      let xa = rawAt(slot, t, a) * inverse[t];
-      let xb = rawAt(slot, t, b) * inverse[t];
+      let xa = rawAt(rows, t, a) * inverse[t];
+      let xb = rawAt(rows, t, b) * inverse[t];
       let rotation = angle(pair, t);
       sumA += xa * rotation.x + xb * rotation.y;
       sumB += xb * rotation.x - xa * rotation.y;
@@ -129,7 +129,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
   for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
     var total = 0.0;
-    for (var t = 0u; t < WINDOW; t++) { total += rawAt(slot, t, i) * inverse[t]; }
+    for (var t = 0u; t < WINDOW; t++) { total += rawAt(rows, t, i) * inverse[t]; }
     o[i] = total / f32(WINDOW);
   }
   workgroupBarrier();
@@ -160,7 +160,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     workgroupBarrier();
     for (var i = thread; i < TILE * HEAD_DIM; i += WG) {
       let t = first + i / HEAD_DIM;
-      tile[i] = rawAt(slot, t, i % HEAD_DIM) * inverse[t] - rotatedMean(t, i % HEAD_DIM);
+      tile[i] = rawAt(rows, t, i % HEAD_DIM) * inverse[t] - rotatedMean(t, i % HEAD_DIM);
     }
     workgroupBarrier();
 
@@ -250,8 +250,8 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
 }
 
-fn rawAt(slot: u32, token: u32, channel: u32) -> f32 {
-  return fromHalf(raw[slot + (token * HEAD_DIM + channel) / 2] >> (16 * (channel & 1)));
+fn rawAt(rows: u32, token: u32, channel: u32) -> f32 {
+  return fromHalf(raw[rows + (token * HEAD_DIM + channel) / 2] >> (16 * (channel & 1)));
 }
 
 // cos and sin of a pair's angle at a token.

@@ -1,11 +1,10 @@
 // The second half of attend: partial results of a row tile's splits into its output rows. One workgroup per row tile and KV head.
 //
 //   schedule  as attend.wgsl reads it
-//   partials  f32 × 4 rows [splits, chunk groups, KV_HEADS, quads, 2 + HEAD_DIM]: m, d and o of the online softmax
-//   output    f32 [tokens, KV_HEADS · GROUP, HEAD_DIM]
+//   partials  f32 × 4 rows [splits, chunk groups, KV heads, quads, 2 + HEAD_DIM]: m, d and o of the online softmax
+//   output    f32 [tokens, KV heads · GROUP, HEAD_DIM]
 
 override HEAD_DIM: u32;
-override KV_HEADS: u32;
 override GROUP: u32;         // query heads that share a KV head
 
 // Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
@@ -21,6 +20,7 @@ struct Schedule {
   chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
   pagesPerChunk: u32,
   quads: u32,            // of a row tile
+  sinks: u32,            // position of the first coded token
   entries: array<vec4u>,
 }
 // Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
@@ -44,6 +44,7 @@ fn merge(
   let index = group.x + group.y * groups.x;
   if (index >= schedule.tiles) { return; }
   let head = group.z;
+  let kvHeads = groups.z;
   let tile = tileOf(index);
   let request = requestOf(tile.request);
   let quads = schedule.quads;
@@ -54,30 +55,30 @@ fn merge(
     let first = tile.firstRow + 4 * quad;
     if (first >= request.tokens * GROUP) { break; }
     var m = vec4f(-3e38);
-    for (var part = begin; part < end; part++) { m = max(m, partials[partialAt(part, head, quad, quads)]); }
+    for (var part = begin; part < end; part++) { m = max(m, partials[partialAt(part * kvHeads + head, quad, quads)]); }
     var d = vec4f();
     for (var part = begin; part < end; part++) {
-      let at = partialAt(part, head, quad, quads);
+      let at = partialAt(part * kvHeads + head, quad, quads);
       d += partials[at + 1] * exp2(partials[at] - m);
     }
     let rows = min(request.tokens * GROUP - first, 4);
     for (var i = thread; i < HEAD_DIM; i += WG) {
       var o = vec4f();
       for (var part = begin; part < end; part++) {
-        let at = partialAt(part, head, quad, quads);
+        let at = partialAt(part * kvHeads + head, quad, quads);
         o += partials[at + 2 + i] * exp2(partials[at] - m);
       }
       let out = o / d;
       for (var r = 0u; r < rows; r++) {
         let row = first + r;
-        output[(((request.firstToken + row / GROUP) * KV_HEADS + head) * GROUP + row % GROUP) * HEAD_DIM + i] = out[r];
+        output[(((request.firstToken + row / GROUP) * kvHeads + head) * GROUP + row % GROUP) * HEAD_DIM + i] = out[r];
       }
     }
   }
 }
 
-fn partialAt(part: u32, head: u32, quad: u32, quads: u32) -> u32 {
-  return ((part * KV_HEADS + head) * quads + quad) * PARTIAL;
+fn partialAt(part: u32, quad: u32, quads: u32) -> u32 {
+  return (part * quads + quad) * PARTIAL;
 }
 
 fn requestOf(n: u32) -> Request {

@@ -1,12 +1,11 @@
 // Write: tokens of keys and values into raw slots, rounded to f16. One thread per two channels; jobs along y, KV heads along z.
 // Specification: `write` in src/reference/store.ts.
 //
-//   keys, values  f32, or f16 two to a word [tokens, KV_HEADS, HEAD_DIM]
+//   keys, values  f32, or f16 two to a word [tokens, KV heads, HEAD_DIM]
 //   jobs          a run of tokens each
-//   slots         f16 [KV_HEADS, 2 (keys, values), tokens it holds, HEAD_DIM] each
+//   slots         f16 [KV heads, 2 (keys, values), tokens it holds, HEAD_DIM] each
 
 override HEAD_DIM: u32;
-override KV_HEADS: u32;
 
 // Words, by what src/webgpu/structs.ts names alike.
 struct WriteJob {
@@ -26,14 +25,14 @@ struct WriteJob {
 @group(0) @binding(3) var<storage, read_write> slots: array<u32>;
 
 @compute @workgroup_size(64)
-fn write(@builtin(global_invocation_id) thread: vec3u) {
+fn write(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let job = jobs[thread.y];
   let pair = thread.x % (HEAD_DIM / 2);
   let token = thread.x / (HEAD_DIM / 2);
   let head = thread.z;
   if (token >= job.tokens) { return; }
 
-  let row = (token * KV_HEADS + head) * HEAD_DIM / 2 + pair;   // in pairs
+  let row = (token * groups.z + head) * HEAD_DIM / 2 + pair;   // in pairs
   let to = job.slot + (head * 2 * job.capacity + job.firstToken + token) * (HEAD_DIM / 2) + pair;
   var key: u32;
   if (job.halfKeys == 1) {

@@ -2,7 +2,7 @@
 // the device can bind; what a layer holds in many is read two a dispatch.
 
 import { BackendError } from '../backend.ts';
-import { WINDOW } from '../format/layout.ts';
+import { blockOffset, WINDOW } from '../format/layout.ts';
 import type { CacheShape } from '../shape.ts';
 import { Arena } from './chunks.ts';
 import { type Device, USAGE } from './device.ts';
@@ -25,6 +25,9 @@ export interface Layer {
   readonly pagesPerChunk: number;
   /** Where the page header lies among the constants, in words. */
   readonly header: number;
+  /** From a head's blocks in a page to the next head's, and where head 0's begin: keys', and values'; in words. */
+  readonly headWords: number;
+  readonly blocks: readonly [keys: number, values: number];
   readonly schedule: GPUBuffer;
   /** What `schedule` holds, so that only what changed is sent. */
   readonly sent: Uint32Array<ArrayBuffer>;
@@ -129,6 +132,8 @@ export class Memory {
       pageBytes: page.bytes,
       pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
       header: constants.headers.get(page)!,
+      headWords: (page.keys.bytes + page.values.bytes) / 4,
+      blocks: [blockOffset(page, 0, 'keys') / 4, blockOffset(page, 0, 'values') / 4],
       schedule,
       sent,
       attend: params.map((uniform, group) => {

@@ -14,7 +14,7 @@ const TILE_ELEMENTS = 2048;
 /** What every device has for a workgroup. */
 const WORKGROUP_BYTES = 16384;
 
-/** What one layer's kernels are made of; layers of equal codecs share pipelines. */
+/** What one layer's kernels are made of. Where two sides or layers have the same codec and RoPE, they share a pipeline. */
 export interface LayerPrograms {
   readonly encode: readonly [keys: Program, values: Program];
   readonly decode: readonly [keys: Program, values: Program];
@@ -22,12 +22,14 @@ export interface LayerPrograms {
   readonly attend: readonly Program[];
 }
 
-export function writeProgram({ headDim, kvHeads }: CacheShape): Program {
-  return { name: 'write', constants: { HEAD_DIM: headDim, KV_HEADS: kvHeads } };
+type Overrides = Readonly<Record<string, number>>;
+
+export function writeProgram({ headDim }: CacheShape): Program {
+  return { name: 'write', constants: { HEAD_DIM: headDim } };
 }
 
 export function mergeProgram({ headDim, kvHeads, queryHeads }: CacheShape): Program {
-  return { name: 'merge', constants: { HEAD_DIM: headDim, KV_HEADS: kvHeads, GROUP: queryHeads / kvHeads } };
+  return { name: 'merge', constants: { HEAD_DIM: headDim, GROUP: queryHeads / kvHeads } };
 }
 
 /** Tokens that an encoder or decoder holds at once: a power of two up to 64. */
@@ -36,75 +38,78 @@ export function tileTokens(headDim: number): number {
 }
 
 export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Constants): LayerPrograms {
-  const { headDim, kvHeads, queryHeads, sinks, rope } = shape;
+  const { headDim, rope } = shape;
   const n = hadamardSize(headDim);
+  const common = { HEAD_DIM: headDim, TABLES: constants.tables, N: n, SCALE: Math.fround(1 / Math.sqrt(n)) };
   const pairs = rope?.invFreq.length ?? 0;
-  const common = {
-    HEAD_DIM: headDim,
-    HEAD_WORDS: (page.keys.bytes + page.values.bytes) / 4,
-    TABLES: constants.tables,
-    PAIR_STEP: rope?.interleaved ? 2 : 1,
-    PAIR_OFFSET: rope?.interleaved ? 1 : pairs,
-    N: n,
-    SCALE: Math.fround(1 / Math.sqrt(n))
-  };
-  const block = { KEY: HEADER_BYTES / 4, VALUE: (HEADER_BYTES + page.keys.bytes) / 4 };
-  const side = (layout: BlockLayout): Record<string, number> => ({
-    CHANNELS: layout.codec.channels,
-    ROW_WORDS: layout.rowBytes / 4,
-    S2: layout.s2 / 4,
-    S1: layout.s1 / 4,
-    SCALES: layout.scales / 4,
-    O: layout.o / 4,
-    BOOK: constants.books.get(layout.codec.name)!
-  });
-  const keys = { ...common, ...side(page.keys), BLOCK: block.KEY, PAIRS: pairs, TILE: tileTokens(headDim) };
-  // Values are not rotated: the same pipelines whatever the RoPE.
+  const rotated = { PAIRS: pairs, PAIR_STEP: rope?.interleaved ? 2 : 1, PAIR_OFFSET: rope?.interleaved ? 1 : pairs };
   const unrotated = { PAIRS: 0, PAIR_STEP: 1, PAIR_OFFSET: 0 };
-  const values = { ...common, ...side(page.values), ...unrotated, BLOCK: block.VALUE, TILE: tileTokens(headDim) };
-
-  const shared = page.keys.codec === page.values.codec;
-  const bookWords = WINDOW * (page.keys.codec.channels + (shared ? 0 : page.values.codec.channels));
-  const padded = page.keys.rowBytes * page.keys.codec.channels;
-  const columns = Math.min(WINDOW, headDim / 2);
-  const prefixed = (prefix: 'KEY' | 'VALUE', layout: BlockLayout): Record<string, number> =>
-    Object.fromEntries(Object.entries({ ...side(layout), BLOCK: block[prefix] }).map(([name, value]) => [`${prefix}_${name}`, value]));
-  const attend = (quads: number): Program => ({
-    name: 'attend',
-    constants: {
-      ...common,
-      ...prefixed('KEY', page.keys),
-      ...prefixed('VALUE', page.values),
-      KV_HEADS: kvHeads,
-      GROUP: queryHeads / kvHeads,
-      QUADS: quads,
-      SINKS: sinks,
-      PAGE_WORDS: page.bytes / 4,
-      PAIRS: pairs,
-      PADDED: padded,
-      BOOK_WORDS: bookWords,
-      VALUE_START: shared ? 0 : WINDOW * page.keys.codec.channels,
-      COLUMNS: columns,
-      SPLIT: Math.floor(WINDOW / columns)
-    }
+  const section = ({ codec, rowBytes, s2, s1, scales, o }: BlockLayout): Overrides => ({
+    CHANNELS: codec.channels,
+    ROW_WORDS: rowBytes / 4,
+    S2: s2 / 4,
+    S1: s1 / 4,
+    SCALES: scales / 4,
+    O: o / 4,
+    BOOK: constants.books.get(codec.name)!
   });
+  const side = (layout: BlockLayout, pairs: Overrides): Overrides => ({
+    ...common,
+    ...section(layout),
+    ...pairs,
+    TILE: tileTokens(headDim)
+  });
+  const [keys, values] = [side(page.keys, rotated), side(page.values, unrotated)];
+  return {
+    encode: [
+      { name: 'encode', constants: keys },
+      { name: 'encode', constants: values }
+    ],
+    decode: [
+      { name: 'decode', constants: keys },
+      { name: 'decode', constants: values }
+    ],
+    attend: attendPrograms(shape, page, {
+      ...common,
+      ...rotated,
+      ...prefixed('KEY', section(page.keys)),
+      ...prefixed('VALUE', section(page.values))
+    })
+  };
+}
+
+function prefixed(prefix: string, overrides: Overrides): Overrides {
+  return Object.fromEntries(Object.entries(overrides).map(([name, value]) => [`${prefix}_${name}`, value]));
+}
+
+/** Attention for every number of quads that a workgroup can hold. */
+function attendPrograms({ headDim, kvHeads, queryHeads }: CacheShape, { keys, values }: PageLayout, overrides: Overrides): Program[] {
+  const shared = keys.codec === values.codec;
+  const bookWords = WINDOW * (keys.codec.channels + (shared ? 0 : values.codec.channels));
+  const padded = keys.rowBytes * keys.codec.channels;
+  const columns = Math.min(WINDOW, headDim / 2);
   // A code looked up once for more rows pays: 64 query tokens over 1,024 took SwiftShader 3.7 times as long with one quad as with
   // four (headDim 64), 3.1 times as with three (128); real GPUs are to be measured.
   // In attend.wgsl's order: queryAt and causalEnd, rows, coefs and logits, eighths; book. Its o holds 8 vec4f.
   const quadBytes = 16 * (2 + padded + 2 * WINDOW + 8);
   const pairsOfThread = Math.ceil(headDim / 2 / columns);
   const most = Math.max(1, Math.min(Math.floor(4 / pairsOfThread), Math.floor((WORKGROUP_BYTES - 4 * bookWords) / quadBytes)));
-  return {
-    encode: [
-      { name: 'encode', constants: { ...keys, SIDE: 0 } },
-      { name: 'encode', constants: { ...values, SIDE: 1 } }
-    ],
-    decode: [
-      { name: 'decode', constants: { ...keys, KV_HEADS: kvHeads } },
-      { name: 'decode', constants: { ...values, KV_HEADS: kvHeads } }
-    ],
-    attend: Array.from({ length: most }, (_, i) => attend(i + 1))
-  };
+  return Array.from({ length: most }, (_, n) => ({
+    name: 'attend',
+    constants: {
+      ...overrides,
+      HEAD_WORDS: (keys.bytes + values.bytes) / 4,
+      KEY_BLOCK: HEADER_BYTES / 4,
+      VALUE_BLOCK: (HEADER_BYTES + keys.bytes) / 4,
+      GROUP: queryHeads / kvHeads,
+      QUADS: n + 1,
+      PADDED: padded,
+      BOOK_WORDS: bookWords,
+      VALUE_START: shared ? 0 : WINDOW * keys.codec.channels,
+      COLUMNS: columns,
+      SPLIT: Math.floor(WINDOW / columns)
+    }
+  }));
 }
 
 /** Codebooks, RoPE's angles and page headers, one after another; offsets in words. */

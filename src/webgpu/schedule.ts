@@ -158,7 +158,8 @@ export class Schedule {
       pagesAt: (this.pages - HEADER) / ENTRY,
       chunkGroups: limits.chunkGroups,
       pagesPerChunk: limits.pagesPerChunk,
-      quads
+      quads,
+      sinks: this.#shape.sinks
     });
     this.used = wordAt(splitsAt + splits);
     return { quads, splits, tiles };

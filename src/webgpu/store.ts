@@ -105,23 +105,31 @@ class WebGpuStore implements Store {
   }
 
   encode(layer: number, slots: readonly number[], pages: readonly number[]): void {
-    const { programs, pages: arena, header } = this.#memory.layers[layer]!;
+    const { programs, pages: arena, header, headWords, blocks } = this.#memory.layers[layer]!;
     const { slots: raw, constants, jobs } = this.#memory;
+    const { kvHeads, headDim } = this.#shape;
     const chunksOf = (n: number): [number, number] => [raw.chunkOf[slots[n]!]!, arena.chunkOf[pages[n]!]!];
     for (const [slotChunk, pageChunk, numbers] of groups(slots.length, chunksOf)) {
-      this.#setJobs(
-        'EncodeJob',
-        numbers.map(n => ({ slot: raw.offsetOf[slots[n]!]! / 4, page: arena.offsetOf[pages[n]!]! / 4, header }))
-      );
       const buffers = [raw.chunks[slotChunk]!, constants, jobs, arena.chunks[pageChunk]!];
       const bindings = this.#bind('encode', buffers, layer, slotChunk, pageChunk);
-      this.#device.pass('encode', pass => {
-        pass.setBindGroup(0, bindings);
-        for (const program of programs.encode) {
-          pass.setPipeline(this.#device.pipeline(program));
-          pass.dispatchWorkgroups(this.#shape.kvHeads, numbers.length);
-        }
-      });
+      for (const side of [0, 1] as const) {
+        const job = (slot: number, page: number): Struct<'EncodeJob'> => ({
+          rows: raw.offsetOf[slot]! / 4 + rawOffset(WINDOW, headDim, 0, side, 0) / 2,
+          page: arena.offsetOf[page]! / 4,
+          block: arena.offsetOf[page]! / 4 + blocks[side],
+          headWords,
+          header
+        });
+        this.#setJobs(
+          'EncodeJob',
+          numbers.map(n => job(slots[n]!, pages[n]!))
+        );
+        this.#device.pass('encode', pass => {
+          pass.setPipeline(this.#device.pipeline(programs.encode[side]));
+          pass.setBindGroup(0, bindings);
+          pass.dispatchWorkgroups(kvHeads, numbers.length);
+        });
+      }
     }
   }
 
@@ -319,7 +327,7 @@ class WebGpuStore implements Store {
 
   /** Decodes pages into the staging buffers, one after another. */
   #decodePages(layer: number, numbers: readonly number[]): void {
-    const { pages, programs } = this.#memory.layers[layer]!;
+    const { pages, programs, headWords, blocks } = this.#memory.layers[layer]!;
     const { kvHeads, headDim } = this.#shape;
     const { constants, jobs, staging } = this.#memory;
     // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
@@ -327,18 +335,21 @@ class WebGpuStore implements Store {
       const chunk = pages.chunkOf[numbers[first]!]!;
       let end = first;
       while (end < numbers.length && pages.chunkOf[numbers[end]!] === chunk) end++;
-      this.#setJobs(
-        'DecodeJob',
-        numbers.slice(first, end).map((page, n) => ({ page: pages.offsetOf[page]! / 4, window: first + n }))
-      );
-      this.#device.pass('decode', pass => {
-        programs.decode.forEach((program, side) => {
-          pass.setPipeline(this.#device.pipeline(program));
-          const buffers = [pages.chunks[chunk]!, constants, jobs, staging.buffers[side]!];
-          pass.setBindGroup(0, this.#bind('decode', buffers, layer, chunk, side));
+      for (const side of [0, 1] as const) {
+        const job = (page: number, n: number): Struct<'DecodeJob'> => ({
+          block: pages.offsetOf[page]! / 4 + blocks[side],
+          headWords,
+          window: first + n
+        });
+        this.#setJobs('DecodeJob', numbers.slice(first, end).map(job));
+        const buffers = [pages.chunks[chunk]!, constants, jobs, staging.buffers[side]];
+        const bindings = this.#bind('decode', buffers, layer, chunk, side);
+        this.#device.pass('decode', pass => {
+          pass.setPipeline(this.#device.pipeline(programs.decode[side]));
+          pass.setBindGroup(0, bindings);
           pass.dispatchWorkgroups(kvHeads, WINDOW / tileTokens(headDim), end - first);
         });
-      });
+      }
       first = end;
     }
   }

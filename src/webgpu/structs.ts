@@ -3,8 +3,8 @@
 
 export const STRUCTS = {
   WriteJob: ['keys', 'values', 'slot', 'tokens', 'firstToken', 'capacity', 'halfKeys', 'halfValues'],
-  EncodeJob: ['slot', 'page', 'header'],
-  DecodeJob: ['page', 'window'],
+  EncodeJob: ['rows', 'page', 'block', 'headWords', 'header'],
+  DecodeJob: ['block', 'headWords', 'window'],
   Schedule: [
     'scale',
     'splits',
@@ -16,7 +16,8 @@ export const STRUCTS = {
     'pagesAt',
     'chunkGroups',
     'pagesPerChunk',
-    'quads'
+    'quads',
+    'sinks'
   ],
   Request: ['firstToken', 'tokens', 'position', 'firstPage'],
   Tile: ['request', 'firstRow', 'firstSplit', 'splits'],
