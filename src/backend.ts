@@ -99,8 +99,8 @@ export interface Output {
 }
 
 /**
- * @internal The result of an `attend` that has run. Built here and not by the store, whose variables a function of its own would keep: an Output
- * may outlive a cache, and must not keep the cache's memory.
+ * @internal The result of an `attend` that has run. Built here and not by the store, whose variables a function of its own would
+ * keep: an Output may outlive a cache, and must not keep the cache's memory.
  */
 export function outputOf(out: Float32Array): Output {
   return { read: () => Promise.resolve(out) };

@@ -51,6 +51,7 @@ const GPU_TARGET = ['buffer', 'offset'] as const satisfies readonly (keyof GpuTa
 /** Keys or values, checked. */
 export type Input = Data | GpuTokens;
 
+/** @internal */
 export function isGpuTokens(input: Input): input is GpuTokens {
   return !ArrayBuffer.isView(input);
 }
@@ -74,13 +75,14 @@ function checkData(name: string, data: unknown): asserts data is Data {
   }
 }
 
-/** A Float32Array of `length` elements of f16's range. */
+/** @internal A Float32Array of `length` elements of f16's range. */
 export function checkFloats(name: string, data: unknown, length: number, arithmetic: string): asserts data is Float32Array {
   checkFloat32Array(name, data);
   checkLength(name, data.length, length, arithmetic);
   checkFinite(name, data);
 }
 
+/** @internal */
 export function checkFloat32Array(name: string, data: unknown): asserts data is Float32Array {
   if (!isFloat32Array(data)) throw new TypeError(`"${name}" expected Float32Array, got ${kind(data)}`);
 }
@@ -89,7 +91,7 @@ const COPY_SRC = 4;
 const COPY_DST = 8;
 
 /**
- * Kind and finiteness of keys or values, and the number of their elements.
+ * @internal Kind and finiteness of keys or values, and the number of their elements.
  *
  * @param takesBuffers  whether the backend takes GPUBuffers
  */
@@ -99,7 +101,7 @@ export function checkInput(name: string, input: unknown, takesBuffers: boolean, 
   return input.length;
 }
 
-/** Kind, length and finiteness of queries f32 [tokens, heads, headDim], and the number of their tokens. */
+/** @internal Kind, length and finiteness of queries f32 [tokens, heads, headDim], and the number of their tokens. */
 export function checkQuery(name: string, query: unknown, takesBuffers: boolean, heads: number, headDim: number): number {
   if (looksLikeBuffer(query)) return checkGpuTokens(name, query, takesBuffers, heads * headDim, ['f32']);
   checkFloat32Array(name, query);
@@ -108,7 +110,7 @@ export function checkQuery(name: string, query: unknown, takesBuffers: boolean, 
   return tokens;
 }
 
-/** Where `length` results go: a Float32Array, or a range of a GPUBuffer. */
+/** @internal Where `length` results go: a Float32Array, or a range of a GPUBuffer. */
 export function checkOut(name: string, out: unknown, takesBuffers: boolean, length: number): asserts out is Float32Array | GpuTarget {
   if (looksLikeBuffer(out)) {
     checkOptions(name, out, GPU_TARGET);
@@ -146,7 +148,7 @@ function checkBuffer(name: string, { buffer, offset = 0 }: GpuTarget, takesBuffe
   }
 }
 
-/** The number of tokens in `data`, which must hold whole ones, at least one. */
+/** @internal The number of tokens in `data`, which must hold whole ones, at least one. */
 export function wholeTokens(name: string, length: number, heads: number, headDim: number): number {
   const tokens = length / (heads * headDim);
   if (tokens < 1 || !Number.isInteger(tokens)) {
@@ -157,7 +159,7 @@ export function wholeTokens(name: string, length: number, heads: number, headDim
   return tokens;
 }
 
-/** Numbers of f16's range. */
+/** @internal Numbers of f16's range. */
 export function checkFinite(name: string, data: ArrayLike<number>): void {
   for (let i = 0; i < data.length; i++) {
     const x = data[i]!;

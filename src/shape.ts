@@ -87,7 +87,7 @@ export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values
 }
 
 /**
- * The shape that options stand for.
+ * @internal The shape that options stand for.
  *
  * @throws {TypeError | RangeError} for options that are unknown, or of the wrong kind or value
  */
@@ -133,7 +133,8 @@ export function cacheShape(options: CacheOptions): CacheShape {
 }
 
 /**
- * A copy of what a caller may change while it is still needed, checked. Inherited options and those behind getters become its own.
+ * @internal A copy of what a caller may change while it is still needed, checked. Inherited options and those behind getters become
+ * its own.
  *
  * @throws {TypeError | RangeError} as `cacheShape` does
  */
@@ -144,7 +145,7 @@ export function stepShape(shape: StepShape): StepShape {
   return copy;
 }
 
-/** The shape of the smallest size, on which no kernel depends. */
+/** @internal The shape of the smallest size, on which no kernel depends. */
 export function shapeWithoutSize(shape: StepShape): CacheShape {
   return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
 }

@@ -48,7 +48,7 @@ const LARGEST_CODED = 23;
 /** Heads that share a pass over a block. */
 const HEADS = 4;
 
-/** The verbs, each of which checks what it is given before it changes anything; `unchecked` need not. */
+/** @internal The verbs, each of which checks what it is given before it changes anything; `unchecked` need not. */
 export function checkedVerbs(unchecked: Verbs, { codec, bytes }: BlockLayout, headDim: number): Verbs {
   const tokens = `${plural(WINDOW, 'token')} × ${headDim}`;
 

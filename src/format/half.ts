@@ -3,11 +3,11 @@
 const f32 = new Float32Array(1);
 const u32 = new Uint32Array(f32.buffer);
 
-/** The largest finite f16. */
+/** @internal The largest finite f16. */
 export const HALF_MAX = 65504;
 
 /**
- * The bits of the f16 nearest to an f32, ties to even.
+ * @internal The bits of the f16 nearest to an f32, ties to even.
  *
  * @param x  a number of magnitude at most 65,504, rounded to f32 first (as every kernel does)
  */
@@ -24,14 +24,14 @@ export function toHalf(x: number): number {
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
 }
 
-/** The value of an f16's bits; 0x7c00 and above (infinity, NaN) are the caller's to refuse. */
+/** @internal The value of an f16's bits; 0x7c00 and above (infinity, NaN) are the caller's to refuse. */
 export function fromHalf(bits: number): number {
   u32[0] = (bits & 0x7fff) << 13;
   const magnitude = f32[0]! * 2 ** 112;
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
-/** Neither infinity nor NaN: the largest exponent is theirs. */
+/** @internal Neither infinity nor NaN: the largest exponent is theirs. */
 export function isFiniteHalf(bits: number): boolean {
   return (bits & 0x7c00) !== 0x7c00;
 }
@@ -54,24 +54,25 @@ export interface Float16ArrayLike extends ArrayLike<number> {
 const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)!.get!;
 
 /**
- * Which typed array this is, `Float32Array` and so on, or `undefined`. Of whatever realm: `instanceof` takes an array of a frame, a
- * `vm` context or a test runner for none.
+ * @internal Which typed array this is, `Float32Array` and so on, or `undefined`. Of whatever realm: `instanceof` takes an array of
+ * a frame, a `vm` context or a test runner for none.
  */
 export function typedArrayName(value: unknown): string | undefined {
   return typedArrayTag.call(value);
 }
 
+/** @internal */
 export function isFloat32Array(value: unknown): value is Float32Array {
   return typedArrayName(value) === 'Float32Array';
 }
 
-/** The array itself, or the bits of a Float16Array. */
+/** @internal The array itself, or the bits of a Float16Array. */
 export function wordsOf(data: Data): Float32Array | Uint16Array {
   if (typedArrayName(data) !== 'Float16Array') return data as Float32Array | Uint16Array;
   return new Uint16Array(data.buffer, data.byteOffset, data.length);
 }
 
-/** Whether these are f16. */
+/** @internal Whether these are f16. */
 export function isHalf(data: Data): boolean {
   return data.BYTES_PER_ELEMENT === 2;
 }

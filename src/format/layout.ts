@@ -21,12 +21,13 @@
 import type { Codec } from './codec.ts';
 import { isFiniteHalf } from './half.ts';
 
-/** Tokens coded together. */
+/** @internal Tokens coded together. */
 export const WINDOW = 64;
-/** Version of pages and files. */
+/** @internal Version of pages and files. */
 export const FORMAT = 1;
+/** @internal */
 export const HEADER_BYTES = 16;
-/** Channels that share one scale and minimum of o. */
+/** @internal Channels that share one scale and minimum of o. */
 export const MEAN_GROUP = 32;
 
 const MAGIC = 0x504e534e; // "NSNP", little-endian
@@ -73,16 +74,17 @@ export interface PageLayout {
   readonly bytes: number;
 }
 
-/** Channel of the partner and sign: RoPE by angle a maps (x[a], x[b]) to (x[a]·cos − x[b]·sin, x[b]·cos + x[a]·sin). */
+/** @internal Channel of the partner and sign: RoPE by angle a maps (x[a], x[b]) to (x[a]·cos − x[b]·sin, x[b]·cos + x[a]·sin). */
 export function ropePair(rope: Rope, pair: number): [a: number, b: number] {
   return rope.interleaved ? [2 * pair, 2 * pair + 1] : [pair, pair + rope.invFreq.length];
 }
 
-/** The Hadamard block: the largest power of two that divides the head dimension. */
+/** @internal The Hadamard block: the largest power of two that divides the head dimension. */
 export function hadamardSize(headDim: number): number {
   return headDim & -headDim;
 }
 
+/** @internal */
 export function blockLayout(codec: Codec, headDim: number): BlockLayout {
   const rowBytes = align(headDim / codec.channels, 4);
   const s2 = WINDOW * rowBytes;
@@ -93,6 +95,7 @@ export function blockLayout(codec: Codec, headDim: number): BlockLayout {
   return Object.freeze({ codec, rowBytes, s2, s1, scales, o, bytes });
 }
 
+/** @internal */
 export function pageLayout(keys: Codec, values: Codec, kvHeads: number, headDim: number, rope: boolean): PageLayout {
   const keyBlock = blockLayout(keys, headDim);
   const valueBlock = blockLayout(values, headDim);
@@ -100,21 +103,22 @@ export function pageLayout(keys: Codec, values: Codec, kvHeads: number, headDim:
   return Object.freeze({ headDim, kvHeads, rope, keys: keyBlock, values: valueBlock, bytes });
 }
 
-/** Offset of a head's block in its page. */
+/** @internal Offset of a head's block in its page. */
 export function blockOffset(page: PageLayout, head: number, side: 'keys' | 'values'): number {
   return HEADER_BYTES + head * (page.keys.bytes + page.values.bytes) + (side === 'values' ? page.keys.bytes : 0);
 }
 
-/** Bytes of a raw page of `tokens` tokens. */
+/** @internal Bytes of a raw page of `tokens` tokens. */
 export function rawBytes(kvHeads: number, headDim: number, tokens: number): number {
   return align(kvHeads * 2 * tokens * headDim * 2, 16);
 }
 
-/** Element offset of one token's channels in a raw page of `tokens` tokens. */
+/** @internal Element offset of one token's channels in a raw page of `tokens` tokens. */
 export function rawOffset(tokens: number, headDim: number, head: number, side: 0 | 1, token: number): number {
   return ((head * 2 + side) * tokens + token) * headDim;
 }
 
+/** @internal */
 export function pageHeader(page: PageLayout): Uint8Array {
   const bytes = new Uint8Array(HEADER_BYTES);
   const view = new DataView(bytes.buffer);
@@ -129,7 +133,7 @@ export function pageHeader(page: PageLayout): Uint8Array {
   return bytes;
 }
 
-/** Refuses a page that this layout cannot read, with the first field that differs, or whose scales are infinite or no number. */
+/** @internal Refuses a page that this layout cannot read, with the first field that differs, or whose scales are infinite or no number. */
 export function checkPage(bytes: Uint8Array, page: PageLayout): void {
   if (bytes.length !== page.bytes) throw new RangeError(`page expected ${page.bytes} bytes, got ${bytes.length}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset);
@@ -162,6 +166,7 @@ export function checkPage(bytes: Uint8Array, page: PageLayout): void {
   }
 }
 
+/** @internal */
 export function align(bytes: number, to: number): number {
   return Math.ceil(bytes / to) * to;
 }
