@@ -14,7 +14,7 @@ import { promptTable } from './prompt.ts';
 import { webGpuTable } from './webgpu.ts';
 
 const { variant, quick, only, headDim, queryHeads, gpuMemory, out } = new Command('bench')
-  .description('Times kernels and attention; the tables of the README.')
+  .description('Times kernels and attention; the tables of BENCHMARKS.md.')
   .addOption(new Option('--variant <name>', 'binary to time').choices(['scalar', 'simd128', 'relaxed']).default('simd128'))
   .addOption(new Option('--only <table>', 'one table').choices(['verbs', 'attend', 'walk', 'prompt', 'webgpu']))
   .addOption(new Option('--head-dim <n>', 'one head dimension of the attend and prompt tables').choices(['64', '128']))
