@@ -87,6 +87,7 @@ function storeOutputs(shape: Shape, item: Item, head: usize, row: usize, lanes: 
   }
 }
 
+/** One state over an item's coded pages, CHUNK windows at a time: codes are looked up, nothing is decoded. */
 function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const headDim = shape.headDim, keys = shape.keys, values = shape.values;
   const scratch = shape.scratch, q = qOf(state, headDim);
@@ -95,10 +96,10 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const headOffset = head * (keyBytes + blockBytes(values, headDim));
   const valueRows = headDim / values.channels;
 
-  memory.copy(scratch + HQ, q, headDim << 4);
+  memory.copy(scratch + HQ, q, headDim * LANE_ROW);
   hadamard(scratch + HQ, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   buildTable(keys, scratch + HQ, headDim);
-  memory.fill(scratch + MEAN_OUT, 0, headDim << 4);
+  memory.fill(scratch + MEAN_OUT, 0, headDim * LANE_ROW);
 
   for (let from: usize = 0; from < item.pageCount; from += CHUNK) {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
@@ -142,7 +143,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const out = oOf(state);
   reduceBuckets(values, headDim, out);
   hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
-  addRows(out, scratch + MEAN_OUT, headDim << 4);
+  addRows(out, scratch + MEAN_OUT, headDim * LANE_ROW);
 }
 
 /** Table sums to logits, for one block of keys, with the running maximum of up to four heads. */

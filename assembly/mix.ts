@@ -147,7 +147,7 @@ export function reduceBuckets(side: Side, headDim: usize, out: usize): void {
   const channels = side.channels;
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let buckets = BUCKETS + lane;
-    for (let p = out + lane, end = p + (headDim << 4); p < end; buckets += TABLE_ROW) {
+    for (let p = out + lane, end = p + headDim * LANE_ROW; p < end; buckets += TABLE_ROW) {
       if (channels == 2) {
         reduce2(buckets, side.book, p);
         clear(buckets);

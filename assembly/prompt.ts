@@ -233,11 +233,12 @@ function mix(a: usize, b: usize, values: usize, headDim: usize, scratch: usize):
   const unitA = load<Lanes>(scratch + UNITS), unitB = load<Lanes>(scratch + UNITS, LANE_ROW);
   const weights = scratch + WEIGHTS;
   let scales = scratch + VALUE_SCALES;
-  for (const end = a + (headDim << 4); a < end; a += 64, b += 64, scales += 16, values += 4 * VALUE_BYTES) {
+  for (const end = a + headDim * LANE_ROW; a < end; a += 64, b += 64, scales += 16, values += 4 * VALUE_BYTES) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     for (let p = weights, v = values, last = weights + WEIGHTS_BYTES; p < last; p += LANE_ROW, v += 4) {
       const wa = load<IntLanes>(p), wb = load<IntLanes>(p, WEIGHTS_BYTES);
-      const v0 = vpairSplatAt(v), v1 = vpairSplatAt(v + VALUE_BYTES), v2 = vpairSplatAt(v + 2 * VALUE_BYTES), v3 = vpairSplatAt(v + 3 * VALUE_BYTES);
+      const v0 = vpairSplatAt(v), v1 = vpairSplatAt(v + VALUE_BYTES);
+      const v2 = vpairSplatAt(v + 2 * VALUE_BYTES), v3 = vpairSplatAt(v + 3 * VALUE_BYTES);
       a0 = vintAdd(a0, vdotPairs(wa, v0));
       b0 = vintAdd(b0, vdotPairs(wb, v0));
       a1 = vintAdd(a1, vdotPairs(wa, v1));

@@ -244,8 +244,8 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
 }
 
 /**
- * CODED_PAIRS = y · 2¹² as i16. CODED_BOUNDS = 2¹²·(‖y‖₁ + margin), twice the error of a rounded score, whose factors are off by up to ½
- * each; infinite beyond i16.
+ * CODED_PAIRS = y · 2¹² as i16. CODED_BOUNDS = 2¹²·(‖y‖₁ + margin), twice the error of a rounded score, whose factors are off by up
+ * to ½ each; infinite beyond i16.
  */
 function round(y: usize, margin: f32): void {
   const one = vsplat(4096), magic = vsplat(12582912);   // 2²³ + 2²²: the integer below it becomes the low bits

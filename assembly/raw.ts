@@ -25,7 +25,7 @@ export function rawScores(q: usize, keys: usize, tokens: usize, headDim: usize, 
     for (let t: usize = 0; t < tokens; t += 4) {
       let a0 = vsplat(0), a1 = a0, a2 = a0, a3 = a0;
       let k0 = keys + t * rowBytes, k1 = k0 + rowBytes, k2 = k1 + rowBytes, k3 = k2 + rowBytes;
-      for (let p = q + lane, end = p + (headDim << 4); p < end; p += LANE_ROW) {
+      for (let p = q + lane, end = p + headDim * LANE_ROW; p < end; p += LANE_ROW) {
         const v = load<Lanes>(p);
         a0 = vmadd(v, vsplatAt(k0), a0);
         a1 = vmadd(v, vsplatAt(k1), a1);
@@ -54,7 +54,7 @@ export function rawWeights(scores: usize, tokens: usize, m: usize, d: usize): vo
     const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
     const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
     let total = load<Lanes>(d + lane);
-    for (let p = scores + lane, end = p + (tokens << 4); p < end; p += LANE_ROW) {
+    for (let p = scores + lane, end = p + tokens * LANE_ROW; p < end; p += LANE_ROW) {
       const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
       total = vadd(total, e);
       store<Lanes>(p, e);
@@ -77,7 +77,7 @@ export function rawMix(weights: usize, values: usize, tokens: usize, headDim: us
     for (let i = values, end = values + rowBytes; i < end; i += 16, to += 4 * LANE_ROW) {
       let a0 = load<Lanes>(to), a1 = load<Lanes>(to, 16), a2 = load<Lanes>(to, 32), a3 = load<Lanes>(to, 48);
       let v = i;
-      for (let p = weights + lane, last = p + (tokens << 4); p < last; p += LANE_ROW, v += rowBytes) {
+      for (let p = weights + lane, last = p + tokens * LANE_ROW; p < last; p += LANE_ROW, v += rowBytes) {
         const weight = load<Lanes>(p);
         a0 = vmadd(weight, vsplatAt(v), a0);
         a1 = vmadd(weight, vsplatAt(v + 4), a1);

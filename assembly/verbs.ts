@@ -19,7 +19,7 @@ import { O, S1, S2 } from "./scratch";
  */
 export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
   const keys = shape.keys, headDim = shape.headDim, rotated = shape.states;
-  memory.copy(rotated, q, headDim << 4);
+  memory.copy(rotated, q, headDim * LANE_ROW);
   hadamard(rotated, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   buildTable(keys, rotated, headDim);
   for (let column: usize = 0; column < keys.rowBytes; column += 8) gather(block, keys.rowBytes, column, out);
