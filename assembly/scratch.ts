@@ -75,7 +75,7 @@ export const SCALE: usize = SHARE + LANE_ROW;
 export const TOP: usize = SCALE + LANE_ROW;
 export const FACTOR: usize = TOP + LANE_ROW;
 /** f32 [headDim, LANES]: what means add to the output. */
-export const MEAN_OUT: usize = FACTOR + 80;
+export const MEAN_OUT: usize = FACTOR + LANE_ROW;
 /** f32 [headDim, LANES]: H·q */
 export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
 /** f32 [2 (even, odd), 2 · basisPairs, LANES]; there are at most half as many functions as channels, and eight powers. */
