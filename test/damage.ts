@@ -57,7 +57,11 @@ export function damaged(file: Uint8Array, next: () => number): { readonly bytes:
     'bits of the header flipped': () => flipped(file, next, 0, end),
     'bits of tensors flipped': () => flipped(file, next, end, file.length),
     'cut off': () => file.slice(0, below(next, file.length)),
-    longer: () => Uint8Array.from([...file, ...Array.from({ length: 1 + below(next, 100) }, () => below(next, 256))]),
+    longer: () => {
+      const copy = new Uint8Array(file.length + 1 + below(next, 100)).fill(below(next, 256));
+      copy.set(file);
+      return copy;
+    },
     'another length of the header': () => {
       const copy = file.slice();
       const view = new DataView(copy.buffer);

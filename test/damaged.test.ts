@@ -26,10 +26,17 @@ const firstSeed = Number(variables['NSN_SEED'] ?? 1);
 /** Files of one run: a second's or two. */
 const filesOn = ({ backend, gpu }: Tested): number => (gpu ? 24 : backend === reference.backend ? 100 : 1000);
 
+const [keys, values] = [keyLike(700, WIDTH, 1), normal(700, WIDTH, 2)];
+
+/** Tokens of the stream, from another one on for every seed and layer. */
 function append(sequence: Sequence, tokens: number, seed: number): void {
-  for (let layer = 0; layer < base.layers; layer++)
-    sequence.append(layer, keyLike(tokens, WIDTH, seed + layer), normal(tokens, WIDTH, seed + 9));
+  for (let layer = 0; layer < base.layers; layer++) {
+    const part = (x: Float32Array) => x.subarray((seed + layer) * WIDTH, (seed + layer + tokens) * WIDTH);
+    sequence.append(layer, part(keys), part(values));
+  }
 }
+
+const queries = normal(60, 2 * WIDTH, 3);
 
 /** All that a sequence can be asked for. Its numbers may be another's, but they are numbers. */
 async function used(sequence: Sequence, next: () => number): Promise<void> {
@@ -41,13 +48,14 @@ async function used(sequence: Sequence, next: () => number): Promise<void> {
     if (sequence.length === 0) continue;
     // One row, a few, and as many as are worth decoding pages for.
     const tokens = Math.min(sequence.length, [1, 3, 60][below(next, 3)]!);
-    allFinite('attention', await sequence.attend(layer, normal(tokens, 2 * WIDTH, 3)).read());
+    allFinite('attention', await sequence.attend(layer, queries.subarray(0, tokens * 2 * WIDTH)).read());
   }
   sequence.fork().dispose();
   sequence.crop(below(next, sequence.length + 1));
   append(sequence, 1 + below(next, 70), 5);
   sequence.seal();
-  for (let layer = 0; layer < base.layers; layer++) allFinite('attention', await sequence.attend(layer, normal(2, 2 * WIDTH, 4)).read());
+  for (let layer = 0; layer < base.layers; layer++)
+    allFinite('attention', await sequence.attend(layer, queries.subarray(0, 2 * WIDTH)).read());
   await sequence.save();
 }
 
