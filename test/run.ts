@@ -44,9 +44,29 @@ interface Result extends Outcome {
   readonly seconds: number;
 }
 
+/** About how many seconds a file takes with a software adapter, measured on two cores; those of less than ten are left out. */
+const secondsOf: Readonly<Record<string, number>> = {
+  shapes: 180,
+  attend: 120,
+  webgpu: 60,
+  examples: 60,
+  refusals: 30,
+  odd: 30,
+  choose: 50,
+  cache: 50,
+  types: 12,
+  bundlers: 25,
+  'webgpu-null': 20,
+  kernels: 15
+};
+
 /** Half a minute each, and they say nothing of kernels or the cache: --quick runs them where they are named. */
 const slow = ['bundlers', 'types'];
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? !(quick && slow.includes(shortName(name))));
+// A file that was renamed would lose its place in silence.
+refuseUnknown('test/run.ts', [...Object.keys(secondsOf), ...slow], fileNames);
+for (const { files, gpuElsewhere } of lanes) refuseUnknown('test/lanes.ts', [...(files ?? []), ...(gpuElsewhere?.files ?? [])], fileNames);
+
 const results: Result[] = [];
 const problems: string[] = [];
 /** Lanes that are required and that this machine lacks. */
@@ -58,7 +78,7 @@ await Promise.all(files.map(bundle));
 const runs = (await Promise.all(lanes.filter(({ name }) => (quick ? name === 'node' : (lane?.includes(name) ?? true))).map(runsOf))).flat();
 const running = new Set(runs.map(({ lane }) => lane.name));
 // Of all lanes at once, the longest first: the last workers end together. Each file's output is printed whole when it ends.
-const queue = runs.toSorted((a, b) => secondsOf(b.file) - secondsOf(a.file));
+const queue = runs.toSorted((a, b) => (secondsOf[shortName(b.file)] ?? 0) - (secondsOf[shortName(a.file)] ?? 0));
 await Promise.all(
   Array.from({ length: Math.min(availableParallelism(), 4) }, async () => {
     for (let next = queue.shift(); next; next = queue.shift()) report(await perform(next));
@@ -69,25 +89,6 @@ summarize();
 
 function shortName(file: string): string {
   return file.replace(/(\.node)?\.test\.ts$/, '');
-}
-
-/** About how long a file takes with a software adapter, measured on two cores; those that take less than ten seconds are left out. */
-function secondsOf(file: string): number {
-  const seconds: Readonly<Record<string, number>> = {
-    shapes: 180,
-    attend: 120,
-    webgpu: 60,
-    examples: 60,
-    refusals: 30,
-    odd: 30,
-    choose: 50,
-    cache: 50,
-    types: 12,
-    bundlers: 25,
-    'webgpu-null': 20,
-    kernels: 15
-  };
-  return seconds[shortName(file)] ?? 0;
 }
 
 function refuseUnknown(where: string, names: readonly string[] | undefined, known: readonly string[]): void {
