@@ -15,7 +15,7 @@ import { reference, scalar, simd128 } from './verbs.ts';
 
 type Options = ConstructorParameters<typeof KVCache>[1];
 
-const base = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 64, capacity: 320, sequences: 2 } satisfies Options;
+const base = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 32, capacity: 320, sequences: 2 } satisfies Options;
 
 /** A sequence of `counts` tokens, appended one count after another; keys of seed, values of seed + 1. */
 function filled(cache: KVCache, counts: readonly number[], seed: number, keys: Input = keyLike, values: Input = normal): Sequence {
@@ -153,15 +153,15 @@ for (const tested of backends) {
     test('queries are causal: what comes later changes nothing', async () => {
       const cache = open();
       const [a, b] = [cache.sequence(), cache.sequence()];
-      const [keys, values] = [keyLike(139, 64, 5), normal(139, 64, 6)];
+      const [keys, values] = [keyLike(139, 32, 5), normal(139, 32, 6)];
       a.append(0, keys, values);
-      keys.fill(60000, 100 * 64);
-      values.fill(-60000, 100 * 64);
+      keys.fill(60000, 100 * 32);
+      values.fill(-60000, 100 * 32);
       b.append(0, keys, values);
       const q = query(cache, 139, 7);
       const [outA, outB] = [await a.attend(0, q).read(), await b.attend(0, q).read()];
-      sameAttention(tested, 'the first 100 tokens', outA.subarray(0, 100 * 128), outB.subarray(0, 100 * 128));
-      assert.ok(outA[100 * 128] !== outB[100 * 128]);
+      sameAttention(tested, 'the first 100 tokens', outA.subarray(0, 100 * 64), outB.subarray(0, 100 * 64));
+      assert.ok(outA[100 * 64] !== outB[100 * 64]);
       cache.dispose();
     });
 
@@ -234,7 +234,7 @@ for (const tested of backends) {
         tested,
         'the default is 1/√headDim',
         await sequence.attend(0, q).read(),
-        await sequence.attend(0, q, { scale: 1 / Math.sqrt(64) }).read()
+        await sequence.attend(0, q, { scale: 1 / Math.sqrt(32) }).read()
       );
       await attendWithinRule('scale 0.4', sequence, q, { scale: 0.4 });
       cache.dispose();
