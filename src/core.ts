@@ -46,9 +46,14 @@ export class Core {
     return this.#store;
   }
 
+  /** Refuses where the sequence or the cache was disposed. */
+  checkOpen(tables?: PageTables): void {
+    this.store(tables);
+  }
+
   /** An empty sequence. */
   open(): PageTables {
-    this.store();
+    this.checkOpen();
     return new PageTables(this.#pool);
   }
 
@@ -75,7 +80,7 @@ export class Core {
     const store = this.store();
     checkInteger('layer', layer, 0, this.shape.layers - 1);
     const counts = batch.map((tables, n) => {
-      this.store(tables);
+      this.checkOpen(tables);
       const [keysName, valuesName] = batch.length === 1 ? ['keys', 'values'] : [`keys[${n}]`, `values[${n}]`];
       const length = checkInput(keysName!, keys[n]!, store.takesBuffers, kvHeads * headDim);
       const tokens = wholeTokens(keysName!, length, kvHeads, headDim);
@@ -112,7 +117,7 @@ export class Core {
     checkInteger('layer', layer, 0, this.shape.layers - 1);
     let total = 0;
     const tables = batch.map((sequence, n) => {
-      this.store(sequence);
+      this.checkOpen(sequence);
       const name = batch.length === 1 ? 'query' : `queries[${n}]`;
       const table = sequence.layers[layer]!;
       const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
@@ -137,7 +142,7 @@ export class Core {
 
   /** Codes every complete window of a sequence, but the `recent` newest. */
   seal(tables: PageTables): void {
-    this.store(tables);
+    this.checkOpen(tables);
     if (this.#pending.has(tables)) this.#seal([tables]);
   }
 
