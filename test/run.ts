@@ -57,11 +57,17 @@ const secondsOf: Readonly<Record<string, number>> = {
   types: 12,
   bundlers: 25,
   'webgpu-null': 20,
-  kernels: 15
+  kernels: 15,
+  magnitudes: 15,
+  histories: 15,
+  damaged: 12
 };
 
-/** Half a minute each, and they say nothing of kernels or the cache: --quick runs them where they are named. */
-const slow = ['bundlers', 'types'];
+/**
+ * Left out by --quick where they are not named: other people's tools, and every pair of codecs at every head dimension, half a
+ * minute of what kernels and attend say of fewer.
+ */
+const slow = ['bundlers', 'shapes', 'types'];
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? !(quick && slow.includes(shortName(name))));
 // A file that was renamed would lose its place in silence.
 refuseUnknown('test/run.ts', [...Object.keys(secondsOf), ...slow], fileNames);
