@@ -101,6 +101,16 @@ export function damaged(file: Uint8Array, next: () => number): { readonly bytes:
           })
         )
       ),
+    'offsets as text, which adds up to longer text': () =>
+      withHeader(
+        file,
+        JSON.stringify(
+          changed(file.subarray(8, end), header => {
+            const tensor = header[pick(Object.keys(header).slice(1))];
+            tensor.data_offsets = tensor.data_offsets.map(String);
+          })
+        )
+      ),
     'any halves': () => {
       const copy = file.slice();
       // Any bits, as a scale may be: subnormal, negative, huge, infinite.
