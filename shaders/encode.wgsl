@@ -53,6 +53,7 @@ var<workgroup> sums: array<f32, WG>;
 var<workgroup> scales: array<f32, 17>;                // of s1, then of every 32 channels of o
 var<workgroup> minima: array<f32, 17>;
 
+// One function: every phase works on what the one before left in workgroup memory.
 @compute @workgroup_size(WG)
 fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
