@@ -22,19 +22,29 @@ const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof Atten
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;
 
+/** A layer of a sequence. */
+interface Place {
+  readonly tables: PageTables;
+  readonly layer: number;
+}
+
 /** @internal */
 export class Core {
   readonly backend: Backend;
   readonly shape: CacheShape;
   readonly #pool: Pool;
   #store: Store | undefined;
-  /** Sequences whose last append may have left complete windows raw, with its layer: one, as every append begins by sealing. */
-  readonly #pending = new Map<PageTables, number>();
+  /**
+   * For every layer the sequences that hold complete windows raw there. They do until the layer is appended to again, so that drafts
+   * may be rejected without loss, or until the slots are needed.
+   */
+  readonly #pending: readonly Set<PageTables>[];
 
   constructor(backend: Backend, shape: CacheShape) {
     this.backend = backend;
     this.shape = shape;
     this.#pool = new Pool(shape);
+    this.#pending = shape.pages.map(() => new Set());
     this.#store = backend.createStore(shape); // last: where an array finds no memory, no store is left open
   }
 
@@ -64,6 +74,10 @@ export class Core {
     layers.forEach((_, layer) => this.#pool.checkRoom(layer, length));
     const tables = new PageTables(this.#pool);
     return this.#orRelease(tables, () => {
+      this.#seal(
+        [],
+        sumOf(layers, ({ raws }) => raws.length)
+      );
       layers.forEach(({ pages, raws, sinks }, layer) => {
         tables.fill(layer, length, pages.length, raws.length);
         const table = tables.layers[layer]!;
@@ -91,13 +105,16 @@ export class Core {
       }
       return tokens;
     });
-    const total = counts.reduce((sum, tokens) => sum + tokens, 0);
-    this.#pool.checkRoom(layer, total);
+    this.#pool.checkRoom(
+      layer,
+      sumOf(counts, tokens => tokens)
+    );
 
-    // Sequences that are not in this batch may be at the same layer, in another; those that are at another layer have attended
+    const waiting = batch.filter(tables => this.#pending[layer]!.has(tables)).map(tables => ({ tables, layer }));
+    const slots = sumOf(batch, (tables, n) => tables.slotsFor(layer, counts[n]!));
+    // Sequences that are not in this batch may be at the same layer, in another batch; those that are at another layer have attended
     // to theirs. This bounds the raw memory that prompts need, to one layer's tokens.
-    const appended = new Set(batch);
-    this.#seal([...this.#pending.keys()].filter(tables => this.#pending.get(tables) !== layer || appended.has(tables)));
+    this.#seal(waiting, slots, (_, other) => other !== layer);
     const before = batch.map(tables => tables.layers[layer]!.length);
     try {
       store.write(batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, runs: tables.extend(layer, counts[n]!) })));
@@ -105,7 +122,9 @@ export class Core {
       batch.forEach((tables, n) => tables.crop(layer, before[n]!));
       throw error;
     }
-    for (const tables of batch) this.#pending.set(tables, layer);
+    for (const tables of batch) {
+      if (tables.completeWindows(layer) > 0) this.#pending[layer]!.add(tables);
+    }
   }
 
   /** Attention of every sequence's newest queries. */
@@ -143,16 +162,17 @@ export class Core {
   /** Codes every complete window of a sequence, but the `recent` newest. */
   seal(tables: PageTables): void {
     this.checkOpen(tables);
-    if (this.#pending.has(tables)) this.#seal([tables]);
+    this.#seal(this.#waiting(tables));
   }
 
   /** A sequence with the same tokens: sealed pages are shared, the rest is copied. */
   fork(tables: PageTables): PageTables {
     const store = this.store(tables);
-    tables.layers.forEach((_, layer) => this.#pool.checkRoom(layer, tables.rawTokens(layer) - WINDOW * tables.completeSlots(layer).length));
+    tables.layers.forEach((_, layer) => this.#pool.checkRoom(layer, tables.rawTokens(layer) - WINDOW * tables.completeWindows(layer)));
     const fork = new PageTables(this.#pool);
     return this.#orRelease(fork, () => {
-      this.seal(tables);
+      const slots = sumOf(tables.layers, ({ rawCount }, layer) => rawCount - tables.completeWindows(layer));
+      this.#seal(this.#waiting(tables), slots, (other, layer) => other !== tables && layer !== other.newest);
       fork.share(tables);
       tables.layers.forEach(({ sinkSlot, raws, rawCount }, layer) => {
         const to = fork.layers[layer]!;
@@ -170,6 +190,10 @@ export class Core {
       const cost = tables.cropCost(layer, length);
       if (cost > 0) this.#pool.checkRoom(layer, cost);
     });
+    this.#seal(
+      [],
+      sumOf(tables.layers, ({ rawCount }, layer) => Number(rawCount === 0 && tables.cuts(layer, length)))
+    );
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
       if (cut) store.decode(layer, cut.page, cut.slot);
@@ -186,7 +210,7 @@ export class Core {
         throw new RangeError(`layer ${layer} expected ${length} tokens, as the shortest has, got ${table.length}`);
       }
     });
-    this.seal(tables);
+    this.#seal(this.#waiting(tables));
     // All reads are queued before the first is awaited: the file is the sequence at the time of the call.
     const layers = await Promise.all(tables.layers.map((table, layer) => store.dump(layer, table)));
     return writeFile(this.shape, { length, layers });
@@ -196,7 +220,7 @@ export class Core {
   release(tables: PageTables): void {
     if (!tables.open) return;
     tables.release();
-    this.#pending.delete(tables);
+    for (const waiting of this.#pending) waiting.delete(tables);
   }
 
   dispose(): void {
@@ -204,21 +228,32 @@ export class Core {
     this.#store = undefined;
   }
 
-  /** Codes the complete windows of sequences, those of one layer in one go. */
-  #seal(sequences: readonly PageTables[]): void {
-    const windows = sequences.map(tables => {
-      const layer = this.#pending.get(tables)!;
-      return { tables, layer, slots: tables.completeSlots(layer) };
-    });
-    for (const layer of new Set(windows.map(window => window.layer))) {
-      const slots = windows.filter(window => window.layer === layer).flatMap(window => window.slots);
+  /** Where a sequence holds complete windows raw. */
+  #waiting(tables: PageTables): Place[] {
+    return this.#pending.flatMap((waiting, layer) => (waiting.has(tables) ? [{ tables, layer }] : []));
+  }
+
+  /**
+   * Codes the complete windows at these places, those of one layer in one go. Where fewer than `slots` raw slots are free then, those
+   * that are `done` with are coded too: by default in all layers but the one that their sequence was appended to last. As many slots
+   * are free then as are ever needed.
+   */
+  #seal(places: readonly Place[], slots = 0, done = (tables: PageTables, layer: number): boolean => layer !== tables.newest): void {
+    let all = places;
+    if (this.#pool.slots.size + sumOf(places, ({ tables, layer }) => tables.completeWindows(layer)) < slots) {
+      const others = this.#pending.flatMap((waiting, layer) => [...waiting].map(tables => ({ tables, layer })));
+      all = [...places, ...others.filter(({ tables, layer }) => done(tables, layer))];
+    }
+    const complete = all.map(({ tables, layer }) => tables.completeSlots(layer));
+    for (const layer of new Set(all.map(place => place.layer))) {
+      const group = complete.filter((_, n) => all[n]!.layer === layer).flat();
       // Into pages that are free: nothing has changed until all are coded.
-      if (slots.length > 0) this.store().encode(layer, slots, this.#pool.nextPages(layer, slots.length));
+      if (group.length > 0) this.store().encode(layer, group, this.#pool.nextPages(layer, group.length));
     }
-    for (const { tables, layer, slots } of windows) {
-      tables.seal(layer, slots.length);
-      this.#pending.delete(tables);
-    }
+    all.forEach(({ tables, layer }, n) => {
+      tables.seal(layer, complete[n]!.length);
+      this.#pending[layer]!.delete(tables);
+    });
   }
 
   /** A new sequence once `fill` has filled it; where that throws, nothing is left of it. */
@@ -231,4 +266,8 @@ export class Core {
     }
     return tables;
   }
+}
+
+function sumOf<T>(list: readonly T[], countOf: (item: T, index: number) => number): number {
+  return list.reduce((sum, item, index) => sum + countOf(item, index), 0);
 }

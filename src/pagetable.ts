@@ -109,6 +109,7 @@ export class PageTables {
   readonly #tables: readonly LayerTable[];
   readonly #number: number;
   #open = true;
+  #newest = -1;
 
   /** @throws {RangeError} if `sequences` are open already */
   constructor(pool: Pool) {
@@ -143,10 +144,21 @@ export class PageTables {
     return this.#tables.reduce((least, table) => Math.min(least, table.length), Infinity);
   }
 
+  /** The layer that was appended to last: what a prompt has just put there is still to be attended to. */
+  get newest(): number {
+    return this.#newest;
+  }
+
   /** Tokens of a layer that are not in coded pages. */
   rawTokens(layer: number): number {
     const { length, pageCount } = this.#tables[layer]!;
     return length - pageCount * WINDOW;
+  }
+
+  /** Raw slots that `tokens` more tokens of a layer take. */
+  slotsFor(layer: number, tokens: number): number {
+    const { length, pageCount, rawCount } = this.#tables[layer]!;
+    return Math.ceil(Math.max(0, length + tokens - this.#pool.shape.sinks) / WINDOW) - pageCount - rawCount;
   }
 
   /** Room for tokens at the end of a layer, which then counts them. */
@@ -164,15 +176,19 @@ export class PageTables {
       from += count;
     }
     this.#pool.held[layer]! += tokens;
+    this.#newest = layer;
     return runs;
   }
 
   /** Slots of a layer's complete raw windows but the `recent` newest, oldest first: those that are to be sealed. */
   completeSlots(layer: number): number[] {
-    const { sinks, recent } = this.#pool.shape;
-    const table = this.#tables[layer]!;
-    const sealed = Math.floor(Math.max(0, table.length - sinks) / WINDOW) - recent;
-    return Array.from(table.raws.subarray(0, Math.max(0, sealed - table.pageCount)));
+    return Array.from(this.#tables[layer]!.raws.subarray(0, this.completeWindows(layer)));
+  }
+
+  /** How many those are. */
+  completeWindows(layer: number): number {
+    const { length, pageCount } = this.#tables[layer]!;
+    return Math.max(0, this.#wholeWindows(length) - this.#pool.shape.recent - pageCount);
   }
 
   /** Puts pages in the place of the `count` oldest raw windows: those that `nextPages` named. */
@@ -220,11 +236,17 @@ export class PageTables {
     return more;
   }
 
+  /** Whether a cut to `length` goes through a coded page. */
+  cuts(layer: number, length: number): boolean {
+    const keep = this.#wholeWindows(length);
+    return keep < this.#tables[layer]!.pageCount && length > this.#pool.shape.sinks + keep * WINDOW;
+  }
+
   /** The page that a cut to `length` goes through, and the slot that its tokens are to be decoded into; or none. */
   cutPage(layer: number, length: number): { readonly page: number; readonly slot: number } | undefined {
+    if (!this.cuts(layer, length)) return undefined;
     const table = this.#tables[layer]!;
     const keep = this.#wholeWindows(length);
-    if (keep >= table.pageCount || length <= this.#pool.shape.sinks + keep * WINDOW) return undefined;
     // All raw windows lie beyond the cut, so that a slot of theirs will do; else crop() takes the next free one.
     return { page: table.pages[keep]!, slot: table.rawCount > 0 ? table.raws[0]! : this.#pool.slots.next(1)[0]! };
   }

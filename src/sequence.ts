@@ -81,8 +81,8 @@ export class Sequence {
   /**
    * Append tokens to a layer.
    *
-   * Tokens are rounded to f16 and first enter the raw tail; complete windows are sealed when the next append to this sequence
-   * begins, or one to another layer of another sequence. How calls are split never changes a sealed byte.
+   * Tokens are rounded to f16 and first enter the raw tail. Complete windows are sealed when the next append to their layer begins,
+   * or earlier where the cache needs their raw memory for another layer. How calls are split never changes a sealed byte.
    *
    * @param layer   0 to layers − 1
    * @param keys    f32 or f16 [tokens, kvHeads, headDim], after RoPE; read before the call returns, never kept
@@ -143,10 +143,10 @@ export class Sequence {
   /**
    * Forget the tokens from position `length` on, in every layer. Nothing is sealed by it.
    *
-   * What is still raw stays as it is: cropping the newest 64 · `recent` tokens loses nothing in any layer, nor does any cut within
-   * the raw tail. A page that is cut in the middle is decoded into the raw tail: its tokens keep the error they have, and are coded
-   * anew once the window is full again. To go back further without that, fork before: `recent: 1` is for drafts that may be
-   * rejected, a fork for an answer that may be asked for again.
+   * What is still raw stays as it is: any cut within the raw tail loses nothing, nor does cropping what the last append to each layer
+   * brought (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page that is cut in the middle is decoded into the raw tail: its tokens keep the error they have, and are coded
+   * anew once the window is full again. To go back further without that, fork before: `recent: 1` is for drafts that come
+   * in several calls, a fork for an answer that may be asked for again.
    *
    * @param length  0 to this.length
    * @throws {RangeError} if what is left of a page that a fork needs exceeds `capacity`

@@ -221,6 +221,7 @@ for (const tested of backends) {
     test('crop() seals nothing: rejected drafts leave what was raw as it was, across a window’s end too', async () => {
       for (const [layers, recent] of [
         [1, 0],
+        [2, 0],
         [2, 1]
       ] as const) {
         const cache = open({ layers, recent });
@@ -239,6 +240,19 @@ for (const tested of backends) {
         sameBits('file', await seen(extend(drafted, 66, 140)), await seen(extend(plain, 66, 140)));
         cache.dispose();
       }
+    });
+
+    test('windows are sealed before their layer is appended to again where another layer needs their raw slots', async () => {
+      // One raw slot more than a partial window in every layer takes; each layer's complete window would take one more.
+      const cache = open({ layers: 2, sequences: 1, maxAppend: 64 });
+      const sequence = extend(cache.sequence(), 0, 66, 33);
+      sequence.append(0, ...stream(0, 32, 66, 70));
+      assert.is(sequence.sealed.tokens, 0);
+      sequence.append(1, ...stream(1, 32, 66, 70));
+      assert.is(sequence.sealed.tokens, 32, 'half of the layers hold a page of 64');
+      const roomy = open();
+      sameBits('file', await seen(sequence), await seen(extend(roomy.sequence(), 0, 70)));
+      for (const opened of [cache, roomy]) opened.dispose();
     });
 
     test('crop() within a prompt leaves its windows raw until the next append', async () => {

@@ -173,11 +173,17 @@ export class History {
         );
     });
     // What waited is coded before the tokens are written.
-    if (outcome === 'done' || (outcome === 'broken' && wrote)) this.#model.sealBefore(models, layer);
+    if (outcome === 'done' || (outcome === 'broken' && wrote)) {
+      this.#model.sealBefore(
+        models,
+        layer,
+        tokens.map(rows => rows.length)
+      );
+    }
     if (outcome !== 'done') return;
     models.forEach((model, n) => {
       model.layers[layer]!.tokens.push(...tokens[n]!);
-      model.pending = layer;
+      model.newest = layer;
     });
   }
 
@@ -209,7 +215,7 @@ export class History {
   }
 
   async #seal({ sequence, model }: Pair): Promise<void> {
-    if ((await this.#call(['encode'], undefined, () => sequence.seal())) === 'done') model.seal();
+    if ((await this.#call(['encode'], undefined, () => sequence.seal())) === 'done') model.sealAll();
   }
 
   async #fork({ sequence, model }: Pair): Promise<void> {
@@ -220,7 +226,10 @@ export class History {
       copying = this.#breaks === 'copySlot';
       fork = sequence.fork();
     });
-    if (outcome === 'done' || (outcome === 'broken' && copying)) model.seal();
+    if (outcome === 'done' || (outcome === 'broken' && copying)) {
+      model.sealAll();
+      this.#model.makeRoom(model.slots);
+    }
     if (outcome === 'done') this.#add(fork!, model.fork());
   }
 
@@ -241,7 +250,9 @@ export class History {
       this.#model.overflows(layer => model.cropCost(layer, to)),
       () => sequence.crop(to)
     );
-    if (outcome === 'done') model.crop(to, decoded);
+    if (outcome !== 'done') return;
+    this.#model.makeRoom([0, 1].filter(layer => model.cutNeedsSlot(layer, to)).length);
+    model.crop(to, decoded);
   }
 
   async #save({ sequence, model }: Pair): Promise<void> {
@@ -256,7 +267,7 @@ export class History {
       dumping = this.#breaks === 'dump';
       file = await sequence.save();
     });
-    if (outcome === 'done' || (outcome === 'broken' && dumping)) model.seal();
+    if (outcome === 'done' || (outcome === 'broken' && dumping)) model.sealAll();
     if (outcome !== 'done') return;
     await this.#checkFile(file!, model);
     if (this.#saved.length === 4) this.#saved.shift();
@@ -268,9 +279,16 @@ export class History {
     if (!saved) return;
     const { file, model } = saved;
     let sequence: Sequence;
-    const outcome = await this.#call(['setPage', 'setSlot'], this.#model.overflows(() => model.length) ?? this.#model.full, () => {
-      sequence = this.cache.restore(file);
-    });
+    let filling = false;
+    const outcome = await this.#call(
+      ['setPage', 'setSlot', 'encode'],
+      this.#model.overflows(() => model.length) ?? this.#model.full,
+      () => {
+        filling = this.#breaks !== 'encode';
+        sequence = this.cache.restore(file);
+      }
+    );
+    if (outcome === 'done' || (outcome === 'broken' && filling)) this.#model.makeRoom(model.slots);
     if (outcome === 'done') this.#add(sequence!, model.copy());
   }
 

@@ -47,13 +47,14 @@ export interface ModelShape {
   readonly sequences: number;
   readonly sinks: number;
   readonly recent: number;
+  readonly rawSlots: number;
 }
 
 /** A sequence of tokens. */
 export class ModelSequence {
   readonly layers: readonly Layer[];
-  /** The layer whose complete windows wait to be coded, or −1. */
-  pending = -1;
+  /** The layer that was appended to last. */
+  newest = -1;
   readonly #shape: ModelShape;
 
   constructor(shape: ModelShape) {
@@ -83,15 +84,34 @@ export class ModelSequence {
   /** Pages that a layer has once all that waits is coded. */
   sealedPages(layer: number): number {
     const { pages, tokens } = this.layers[layer]!;
-    const complete = this.pending === layer ? this.whole(tokens.length) - this.#shape.recent : 0;
-    return Math.max(pages.length, complete);
+    return Math.max(pages.length, this.whole(tokens.length) - this.#shape.recent);
   }
 
-  seal(): void {
-    if (this.pending < 0) return;
-    const { pages } = this.layers[this.pending]!;
-    for (const count = this.sealedPages(this.pending); pages.length < count; ) pages.push({ holders: 1 });
-    this.pending = -1;
+  seal(layer: number): void {
+    const { pages } = this.layers[layer]!;
+    for (const count = this.sealedPages(layer); pages.length < count; ) pages.push({ holders: 1 });
+  }
+
+  sealAll(): void {
+    this.layers.forEach((_, layer) => {
+      this.seal(layer);
+    });
+  }
+
+  /** Raw slots that more tokens take. */
+  slotsFor(layer: number, count: number): number {
+    const { tokens, pages } = this.layers[layer]!;
+    return Math.ceil(Math.max(0, tokens.length + count - this.#shape.sinks) / 64) - pages.length - this.rawWindows(layer);
+  }
+
+  /** Whether a crop to `length` cuts a page, for which there is no raw slot yet. */
+  cutNeedsSlot(layer: number, length: number): boolean {
+    return this.rawWindows(layer) === 0 && this.cutFrom(layer, length) < length;
+  }
+
+  /** Raw windows of all layers. */
+  get slots(): number {
+    return this.layers.reduce((sum, _, layer) => sum + this.rawWindows(layer), 0);
   }
 
   /** Windows that the first `length` tokens fill. */
@@ -189,10 +209,21 @@ export class ModelCache {
       : `"sequences" expected at most ${sequences} open at once (option "sequences"), got one more`;
   }
 
-  /** What an append to a layer codes before it begins. */
-  sealBefore(batch: readonly ModelSequence[], layer: number): void {
+  /** What an append of so many tokens codes before it begins. */
+  sealBefore(batch: readonly ModelSequence[], layer: number, counts: readonly number[]): void {
+    for (const sequence of batch) sequence.seal(layer);
+    const slots = batch.reduce((sum, sequence, n) => sum + sequence.slotsFor(layer, counts[n]!), 0);
+    this.makeRoom(slots, (_, other) => other !== layer);
+  }
+
+  /** What is coded so that `count` raw slots are free. */
+  makeRoom(count: number, done = (sequence: ModelSequence, layer: number) => layer !== sequence.newest): void {
+    const taken = [...this.open].reduce((sum, { slots }) => sum + slots, 0);
+    if (this.shape.rawSlots - taken >= count) return;
     for (const sequence of this.open) {
-      if (batch.includes(sequence) || sequence.pending !== layer) sequence.seal();
+      sequence.layers.forEach((_, layer) => {
+        if (done(sequence, layer)) sequence.seal(layer);
+      });
     }
   }
 }
