@@ -92,7 +92,8 @@ for (const times of [1e4, 1e6]) {
   for (const side of ['keys', 'values'] as const) {
     cases.push({
       title: `queries from the first token on, hidden ${side} ${times} times as large as those they see`,
-      options: { sinks: 0, [side]: 'nsn4' },
+      // At this head dimension values' codes and mean cancel so far that it shows on a GPU.
+      options: { sinks: 0, [side]: 'nsn4', ...(side === 'values' && times === 1e6 && { headDim: 64 }) },
       counts: [140],
       queries: 140,
       [side]: rising,

@@ -4,7 +4,7 @@ import type { Sequence, Tokens } from 'nsnquant';
 import * as brute from './brute.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
-import { DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
+import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
 
 export interface Expected {
@@ -45,11 +45,13 @@ export function expectedOver(
 ): Expected {
   const { shape } = sequence;
   const mean = meanSlack(sequence, pages, layer, query, scale);
+  const means = { first: shape.sinks, windows: meansOf(sequence, pages, layer, 1), share: CANCELLED };
   const integers = integerSlack(sequence, pages.length, query, keys, scale);
   const slack =
     integers === undefined
-      ? { logit: mean }
+      ? { logit: mean, means }
       : {
+          means,
           logit: (row: number, token: number) => mean(row, token) + integers(row, token),
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
@@ -57,16 +59,22 @@ export function expectedOver(
   return { exact, extra, naive: brute.attention(query, keys, values, shape, scale, brute.f32).out };
 }
 
-/** How far a query row's logit of a token may be off where codes are looked up: nothing but for coded tokens, whose mean is summed in i16. */
-function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
-  const { kvHeads, queryHeads, headDim, sinks, rope } = sequence.shape;
+/** The norms and the mean of every page and KV head. */
+function meansOf(sequence: Sequence, pages: readonly Uint8Array[], layer: number, side: 0 | 1) {
+  const { kvHeads, headDim } = sequence.shape;
   const [keys, values] = codecsOf(sequence, layer);
-  const blocks = pages.map(page =>
+  return pages.map(page =>
     Array.from({ length: kvHeads }, (_, head) => {
-      const block = readBlock(blockOf(page, head, 0, keys, values, headDim), keys, headDim);
+      const block = readBlock(blockOf(page, head, side, keys, values, headDim), side === 0 ? keys : values, headDim);
       return { s1: normsOf(block), o: meanOf(block) };
     })
   );
+}
+
+/** How far a query row's logit of a token may be off where codes are looked up: nothing but for coded tokens, whose mean is summed in i16. */
+function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
+  const { kvHeads, queryHeads, headDim, sinks, rope } = sequence.shape;
+  const blocks = meansOf(sequence, pages, layer, 0);
   const share = scale * meanTermShare(headDim);
   const terms = new Map<number, number>();
   return (row: number, token: number): number => {

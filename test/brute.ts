@@ -195,13 +195,19 @@ export interface Slack {
   logit(row: number, token: number): number;
   /** Of weights and values that are rounded to integers, in windows that a row sees all of. */
   readonly windows?: { readonly first: number; readonly count: number; readonly share: number };
+  /** Of the sums that values are mixed from: the first coded token, the norms and the mean of every window and KV head, a share. */
+  readonly means?: {
+    readonly first: number;
+    readonly windows: readonly (readonly { readonly s1: Numbers; readonly o: Numbers }[])[];
+    readonly share: number;
+  };
 }
 
 /**
  * Causal attention of the newest queries [n, queryHeads, headDim] over keys and values [tokens, kvHeads, headDim].
  *
  * @returns  the output and, to first order, how far `slack` can move it: Σ p·logit·|v − out|, and for every window
- *           share · √(Σp · max p) · ‖V‖₂ of the channel's tokens
+ *           share · √(Σp · max p) · ‖V‖₂ of the channel's tokens, and share · (Σ p·s1) · |o|
  */
 export function attention(
   queries: Numbers,
@@ -254,6 +260,13 @@ export function attention(
         moved[to + i]! += by * Math.sqrt(squares);
       }
     }
+    slack.means?.windows.forEach((heads, window) => {
+      const begin = slack.means!.first + 64 * window;
+      const { s1, o } = heads[head]!;
+      let weight = 0;
+      for (let t = begin; t < Math.min(begin + 64, visible); t++) weight += (p[t]! / sum) * s1[t - begin]!;
+      for (let i = 0; i < headDim; i++) moved[to + i]! += slack.means!.share * weight * Math.abs(o[i]!);
+    });
   }
   return { out, moved };
 }

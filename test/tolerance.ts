@@ -16,6 +16,12 @@ export const NAIVE_ERRORS = 2;
 export const ATOL = 2 ** -19;
 
 /**
+ * Values are mixed from two sums, of codes and of means, which cancel where a token is small beside its window's norms: either is off
+ * by ATOL of itself, and what codes come to is as large as what means do. A share of (Σ p·s1)·|o|, window by window.
+ */
+export const CANCELLED = 2 * ATOL;
+
+/**
  * A code that is not the f64 search's is right where its distance exceeds the least by this share at most: f32 scores of two
  * codewords cannot be told apart below it (the score's own rounding is 1e-7 of it, and distances are roots of differences).
  */
