@@ -35,10 +35,12 @@ export class Core {
   readonly #pool: Pool;
   #store: Store | undefined;
   /**
-   * For every layer the sequences that hold complete windows raw there. They do until the layer is appended to again, so that drafts
-   * may be rejected without loss, or until the slots are needed.
+   * For every layer the sequences that hold complete windows raw there. They do until they are appended to in that layer again, so that
+   * drafts may be rejected without loss, or until the slots are needed.
    */
   readonly #pending: readonly Set<PageTables>[];
+  /** The layer that was appended to last, in any sequence. */
+  #newest = -1;
 
   constructor(backend: Backend, shape: CacheShape) {
     this.backend = backend;
@@ -112,9 +114,10 @@ export class Core {
 
     const waiting = batch.filter(tables => this.#pending[layer]!.has(tables)).map(tables => ({ tables, layer }));
     const slots = sumOf(batch, (tables, n) => tables.slotsFor(layer, counts[n]!));
-    // Sequences that are not in this batch may be at the same layer, in another batch; those that are at another layer have attended
-    // to theirs. This bounds the raw memory that prompts need, to one layer's tokens.
-    this.#seal(waiting, slots, (_, other) => other !== layer);
+    // Sequences that are not in this batch may be at the same layer, in another batch: their windows stay. Those that are at another
+    // layer have attended to theirs, unless the caller goes through layers in another order for each: where memory is short, such a
+    // prompt is read coded. This bounds the raw memory that prompts need, to one layer's tokens.
+    this.#seal(waiting, slots, { newest: layer });
     const before = batch.map(tables => tables.layers[layer]!.length);
     try {
       store.write(batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, runs: tables.extend(layer, counts[n]!) })));
@@ -122,6 +125,7 @@ export class Core {
       batch.forEach((tables, n) => tables.crop(layer, before[n]!));
       throw error;
     }
+    this.#newest = layer;
     for (const tables of batch) {
       if (tables.completeWindows(layer) > 0) this.#pending[layer]!.add(tables);
     }
@@ -172,7 +176,7 @@ export class Core {
     const fork = new PageTables(this.#pool);
     return this.#orRelease(fork, () => {
       const slots = sumOf(tables.layers, ({ rawCount }, layer) => rawCount - tables.completeWindows(layer));
-      this.#seal(this.#waiting(tables), slots, (other, layer) => other !== tables && layer !== other.newest);
+      this.#seal(this.#waiting(tables), slots);
       fork.share(tables);
       tables.layers.forEach(({ sinkSlot, raws, rawCount }, layer) => {
         const to = fork.layers[layer]!;
@@ -190,10 +194,8 @@ export class Core {
       const cost = tables.cropCost(layer, length);
       if (cost > 0) this.#pool.checkRoom(layer, cost);
     });
-    this.#seal(
-      [],
-      sumOf(tables.layers, ({ rawCount }, layer) => Number(rawCount === 0 && tables.cuts(layer, length)))
-    );
+    const slots = sumOf(tables.layers, ({ rawCount }, layer) => Number(rawCount === 0 && tables.cuts(layer, length)));
+    this.#seal([], slots, { spared: tables });
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
       if (cut) store.decode(layer, cut.page, cut.slot);
@@ -234,16 +236,26 @@ export class Core {
   }
 
   /**
-   * Codes the complete windows at these places, those of one layer in one go. Where fewer than `slots` raw slots are free then, those
-   * that are `done` with are coded too: by default in all layers but the one that their sequence was appended to last. As many slots
-   * are free then as are ever needed.
+   * Codes the complete windows at these places, those of one layer in one go. If fewer than `slots` raw slots would be free then,
+   * complete windows of all layers but the cache's newest are coded too, as far as needed: first those in layers that their sequence
+   * is through with, then those in its own newest layer, last those of the sequence `spared`.
+   *
+   * There are always enough. Once only the newest layer has complete windows raw, a sequence holds at most 1 + `recent` raw windows in
+   * any other layer; and in the newest all sequences together hold at most what `maxAppend` and `capacity` allow, which is what a
+   * shape's raw slots are counted by.
    */
-  #seal(places: readonly Place[], slots = 0, done = (tables: PageTables, layer: number): boolean => layer !== tables.newest): void {
+  #seal(places: readonly Place[], slots = 0, { newest = this.#newest, spared }: { newest?: number; spared?: PageTables } = {}): void {
+    const others = (rank: number): Place[] =>
+      this.#pending.flatMap((waiting, layer) =>
+        [...waiting]
+          .filter(tables => layer !== newest && rank === (tables === spared ? 2 : Number(layer === tables.newest)))
+          .filter(tables => !places.some(place => place.tables === tables && place.layer === layer))
+          .map(tables => ({ tables, layer }))
+      );
     let all = places;
-    if (this.#pool.slots.size + sumOf(places, ({ tables, layer }) => tables.completeWindows(layer)) < slots) {
-      const others = this.#pending.flatMap((waiting, layer) => [...waiting].map(tables => ({ tables, layer })));
-      all = [...places, ...others.filter(({ tables, layer }) => done(tables, layer))];
-    }
+    const free = (): number => this.#pool.slots.size + sumOf(all, ({ tables, layer }) => tables.completeWindows(layer));
+    for (let rank = 0; rank <= 2 && free() < slots; rank++) all = [...all, ...others(rank)];
+    if (free() < slots) throw new Error('too few raw slots: reservations are wrong');
     const complete = all.map(({ tables, layer }) => tables.completeSlots(layer));
     for (const layer of new Set(all.map(place => place.layer))) {
       const group = complete.filter((_, n) => all[n]!.layer === layer).flat();

@@ -169,7 +169,7 @@ export class PageTables {
     for (let from = 0; from < tokens; ) {
       const sink = table.length < sinks;
       const at = sink ? table.length : (table.length - sinks) % WINDOW;
-      if (!sink && at === 0) table.raws[table.rawCount++] = this.#pool.slots.allocate();
+      if (!sink && at === 0) this.#addSlots(table, 1);
       const count = Math.min((sink ? sinks : WINDOW) - at, tokens - from);
       runs.push({ slot: sink ? table.sinkSlot : table.raws[table.rawCount - 1]!, at, from, tokens: count });
       table.length += count;
@@ -225,7 +225,10 @@ export class PageTables {
     this.#pool.held[layer]! += length;
   }
 
-  /** Tokens that a layer cut to `length` holds more than now: a page that a fork needs stays held, and what is left of it comes on top. */
+  /**
+   * How many more tokens a layer holds after a crop to `length`, below 0 where fewer. A page that another sequence holds stays counted,
+   * and what a cut leaves of it is counted on top.
+   */
   cropCost(layer: number, length: number): number {
     const table = this.#tables[layer]!;
     const keep = this.#wholeWindows(length);
@@ -273,7 +276,10 @@ export class PageTables {
   }
 
   #addSlots(table: LayerTable, count: number): void {
-    for (let n = 0; n < count; n++) table.raws[table.rawCount++] = this.#pool.slots.allocate();
+    for (let n = 0; n < count; n++) {
+      const slot = this.#pool.slots.allocate(); // before it counts: it may throw
+      table.raws[table.rawCount++] = slot;
+    }
   }
 
   /** Windows that `length` tokens fill. */

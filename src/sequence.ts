@@ -26,7 +26,7 @@ export interface Sealed {
  * Tokens in a cache. Made by `cache.sequence()`, `fork()` and `cache.restore()`.
  *
  * In every layer the first `sinks` tokens stay raw; then come windows of 64, sealed into coded pages one by one, and a raw
- * tail. A prompt's own tokens stay raw until the next call, so that attention within a call is exact.
+ * tail. A prompt's own tokens stay raw until the next append to their layer, so that attention within a call is exact.
  */
 export class Sequence {
   readonly #core: Core;
@@ -141,12 +141,12 @@ export class Sequence {
   }
 
   /**
-   * Forget the tokens from position `length` on, in every layer. Nothing is sealed by it.
+   * Forget the tokens from position `length` on, in every layer.
    *
-   * What is still raw stays as it is: any cut within the raw tail loses nothing, nor does cropping what the last append to each layer
-   * brought (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page that is cut in the middle is decoded into the raw tail: its tokens keep the error they have, and are coded
-   * anew once the window is full again. To go back further without that, fork before: `recent: 1` is for drafts that come
-   * in several calls, a fork for an answer that may be asked for again.
+   * What is still raw stays as it is. Any cut within the raw tail loses nothing, nor does cropping what the last append to each layer
+   * brought (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page that is cut in the middle is decoded
+   * into the raw tail: its tokens keep the error they have, and are coded anew once the window is full again. To go back further
+   * without that, fork before: `recent: 1` is for drafts that come in several calls, a fork for an answer that may be asked for again.
    *
    * @param length  0 to this.length
    * @throws {RangeError} if what is left of a page that a fork needs exceeds `capacity`

@@ -67,8 +67,7 @@ const ROPE = ['invFreq', 'interleaved'] as const satisfies readonly (keyof Rope)
 /** A cache's options without its size, which follows from what is timed. */
 export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend'> & Partial<CacheOptions>;
 
-/** A cache's options, checked and completed, and what follows from them. Numbers of pages and raw slots are the whole cache's. */
-/** The options of a cache, checked and completed, and the counts that follow from them. */
+/** The options of a cache, checked and completed, and the counts that follow from them: pages of a layer, raw slots of the whole cache. */
 export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values' | 'overrides' | 'rope'>> {
   /** How keys were rotated before they came, where that is known. */
   readonly rope: Rope | undefined;

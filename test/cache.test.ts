@@ -255,6 +255,34 @@ for (const tested of backends) {
       for (const opened of [cache, roomy]) opened.dispose();
     });
 
+    test('raw slots suffice for a fork, a crop and a file while prompts fill those of two layers', async () => {
+      // 31 raw slots: 14 of a prompt in one layer, 14 of another in the other, 2 of the first tokens of a chat; each call needs 2.
+      const options = { capacity: 1024, sinks: 0, sequences: 5 };
+      const file = await seen(extend(open(options).sequence(), 0, 32));
+      const prompt = [keyLike(896, 32, 7), normal(896, 32, 8)] as const;
+      const calls: Record<string, (cache: KVCache, chat: Sequence, coded: Sequence) => unknown> = {
+        fork: (_, chat) => chat.fork(),
+        crop: (_, _chat, coded) => coded.crop(10),
+        restore: cache => cache.restore(file)
+      };
+      for (const [what, call] of Object.entries(calls)) {
+        const cache = open(options);
+        const [coded, chat, first, second] = [cache.sequence(), cache.sequence(), cache.sequence(), cache.sequence()];
+        extend(coded, 0, 64).seal();
+        const before = (await coded.decode(0)).keys;
+        extend(chat, 0, 32);
+        first.append(0, ...prompt);
+        second.append(1, ...prompt);
+        assert.is(first.sealed.tokens, 0, `${what}: nothing was sealed before`);
+        call(cache, chat, coded);
+        assert.is(first.sealed.tokens, 14 * 32, `${what}: 14 windows of one of two layers`);
+        sameBits(`${what}: another's prompt`, (await second.decode(1)).values, rounded(prompt[1]));
+        sameBits(`${what}: a chat`, (await chat.decode(0)).keys, rounded(stream(0, 32, 0, 32)[0]));
+        sameBits(`${what}: a page`, (await coded.decode(0)).keys, what === 'crop' ? rounded(before.subarray(0, 320)) : before);
+        cache.dispose();
+      }
+    });
+
     test('crop() within a prompt leaves its windows raw until the next append', async () => {
       const cache = open({ layers: 1 });
       const sequence = extend(cache.sequence(), 0, 200);

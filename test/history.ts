@@ -184,6 +184,7 @@ export class History {
     models.forEach((model, n) => {
       model.layers[layer]!.tokens.push(...tokens[n]!);
       model.newest = layer;
+      this.#model.newest = layer;
     });
   }
 
@@ -251,7 +252,7 @@ export class History {
       () => sequence.crop(to)
     );
     if (outcome !== 'done') return;
-    this.#model.makeRoom([0, 1].filter(layer => model.cutNeedsSlot(layer, to)).length);
+    this.#model.makeRoom([0, 1].filter(layer => model.cutNeedsSlot(layer, to)).length, { spared: model });
     model.crop(to, decoded);
   }
 

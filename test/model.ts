@@ -1,5 +1,6 @@
 // What a cache should do, with lists instead of memory: who holds which tokens, which of them are coded, what must be refused.
 
+import * as assert from 'uvu/assert';
 import { rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 
@@ -172,6 +173,8 @@ export class ModelSequence {
 /** A cache of such sequences. */
 export class ModelCache {
   readonly open = new Set<ModelSequence>();
+  /** The layer that was appended to last. */
+  newest = -1;
   readonly shape: ModelShape;
 
   constructor(shape: ModelShape) {
@@ -213,17 +216,20 @@ export class ModelCache {
   sealBefore(batch: readonly ModelSequence[], layer: number, counts: readonly number[]): void {
     for (const sequence of batch) sequence.seal(layer);
     const slots = batch.reduce((sum, sequence, n) => sum + sequence.slotsFor(layer, counts[n]!), 0);
-    this.makeRoom(slots, (_, other) => other !== layer);
+    this.makeRoom(slots, { newest: layer });
   }
 
-  /** What is coded so that `count` raw slots are free. */
-  makeRoom(count: number, done = (sequence: ModelSequence, layer: number) => layer !== sequence.newest): void {
-    const taken = [...this.open].reduce((sum, { slots }) => sum + slots, 0);
-    if (this.shape.rawSlots - taken >= count) return;
-    for (const sequence of this.open) {
-      sequence.layers.forEach((_, layer) => {
-        if (done(sequence, layer)) sequence.seal(layer);
-      });
+  /** What is coded so that `count` raw slots are free: anything but the newest layer, what is needed least first. */
+  makeRoom(count: number, { newest = this.newest, spared }: { newest?: number; spared?: ModelSequence } = {}): void {
+    const free = () => this.shape.rawSlots - [...this.open].reduce((sum, { slots }) => sum + slots, 0);
+    for (let rank = 0; rank <= 2 && free() < count; rank++) {
+      for (const sequence of this.open) {
+        sequence.layers.forEach((_, layer) => {
+          const own = sequence === spared ? 2 : Number(layer === sequence.newest);
+          if (layer !== newest && own === rank) sequence.seal(layer);
+        });
+      }
     }
+    assert.ok(free() >= count, `expected ${count} free raw slots, got ${free()}`);
   }
 }
