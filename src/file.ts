@@ -2,7 +2,7 @@
 
 import type { Dump } from './backend.ts';
 import { kind, plural } from './check.ts';
-import { typedArrayName } from './format/half.ts';
+import { isFiniteHalf, typedArrayName } from './format/half.ts';
 import { checkPage, FORMAT, rawOffset, WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -166,7 +166,7 @@ function parse(file: Uint8Array): { header: Record<string, unknown>; data: Uint8
 /** Raw tokens are checked when they are appended; those of a file come from anywhere. */
 function checkHalves(bytes: Uint8Array, layer: number): void {
   for (let i = 1; i < bytes.length; i += 2) {
-    if ((bytes[i]! & 0x7c) === 0x7c) throw new RangeError(`file expected finite raw tokens in layer ${layer}, got infinity or NaN`);
+    if (!isFiniteHalf(bytes[i]! << 8)) throw new RangeError(`file expected finite raw tokens in layer ${layer}, got infinity or NaN`);
   }
 }
 

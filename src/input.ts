@@ -1,7 +1,7 @@
 // What append and attend take: arrays, or ranges of GPUBuffers; and the checks of them at the public edge.
 
 import { checkInteger, checkLength, checkObject, checkOneOf, checkOptions, kind, plural } from './check.ts';
-import { type Data, HALF_MAX, isFloat32Array, typedArrayName } from './format/half.ts';
+import { type Data, HALF_MAX, isFiniteHalf, isFloat32Array, typedArrayName } from './format/half.ts';
 
 /** A GPUBuffer, by what is asked of it here: nobody needs the types of browsers. */
 export interface GpuBuffer {
@@ -168,10 +168,10 @@ export function checkFinite(name: string, data: ArrayLike<number>): void {
   }
 }
 
-/** As bits: the exponent of infinity and NaN is 31. */
+/** As bits. */
 function checkFiniteHalves(name: string, bits: Uint16Array): void {
   for (let i = 0; i < bits.length; i++) {
-    if ((bits[i]! & 0x7c00) !== 0x7c00) continue;
+    if (isFiniteHalf(bits[i]!)) continue;
     throw new RangeError(`"${name}[${i}]" expected finite f16, got ${bits[i]! & 0x3ff ? 'NaN' : 'infinity'}`);
   }
 }

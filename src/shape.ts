@@ -149,6 +149,16 @@ export function shapeWithoutSize(shape: StepShape): CacheShape {
   return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
 }
 
+/** @internal Tokens that a raw slot holds: those of a window, or the sinks. */
+export function slotTokens({ rawSlots, sinks }: CacheShape, slot: number): number {
+  return slot < rawSlots ? WINDOW : sinks;
+}
+
+/** @internal Bytes of a raw slot. */
+export function slotBytes({ rawSlots, rawSlotBytes, sinkBytes }: CacheShape, slot: number): number {
+  return slot < rawSlots ? rawSlotBytes : sinkBytes;
+}
+
 interface LayerCodecs {
   readonly keys: Codec;
   readonly values: Codec;

@@ -14,7 +14,7 @@ import {
 } from '../backend.ts';
 import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
-import type { CacheShape } from '../shape.ts';
+import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
 
 export function openReference(): Backend {
@@ -39,10 +39,7 @@ class ReferenceStore implements Store {
         return bytes;
       })
     );
-    this.#slots = Array.from(
-      { length: shape.rawSlots + shape.sinkSlots },
-      (_, slot) => new Uint16Array((slot < shape.rawSlots ? shape.rawSlotBytes : shape.sinkBytes) / 2)
-    );
+    this.#slots = Array.from({ length: shape.rawSlots + shape.sinkSlots }, (_, slot) => new Uint16Array(slotBytes(shape, slot) / 2));
     this.bytes =
       shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0) +
       this.#slots.reduce((sum, slot) => sum + slot.byteLength, 0);
@@ -61,7 +58,7 @@ class ReferenceStore implements Store {
       const halfAt = isHalf(data) ? (i: number) => words[i]! : (i: number) => toHalf(words[i]!);
       for (let t = 0; t < tokens; t++) {
         for (let head = 0; head < kvHeads; head++) {
-          const to = rawOffset(this.#slotTokens(slot), headDim, head, side as 0 | 1, at + t);
+          const to = rawOffset(slotTokens(this.#shape, slot), headDim, head, side as 0 | 1, at + t);
           for (let i = 0; i < headDim; i++) this.#slots[slot]![to + i] = halfAt(((from + t) * kvHeads + head) * headDim + i);
         }
       }
@@ -173,7 +170,7 @@ class ReferenceStore implements Store {
 
   #rawRows(slot: number, head: number, side: 0 | 1): Float64Array {
     const { headDim } = this.#shape;
-    const tokens = this.#slotTokens(slot);
+    const tokens = slotTokens(this.#shape, slot);
     const from = rawOffset(tokens, headDim, head, side, 0);
     return Float64Array.from(this.#slots[slot]!.subarray(from, from + tokens * headDim), fromHalf);
   }
@@ -185,9 +182,5 @@ class ReferenceStore implements Store {
     const at = blockOffset(layout, head, SIDES[side]);
     const window = unpack(this.#pages[layer]![page]!.subarray(at, at + bytes), codec, headDim);
     return decode(window, codecQuantizer(codec), side === 0 ? rope : undefined);
-  }
-
-  #slotTokens(slot: number): number {
-    return slot < this.#shape.rawSlots ? WINDOW : this.#shape.sinks;
   }
 }

@@ -3,7 +3,7 @@
 import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
 import { pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
-import type { CacheShape } from '../shape.ts';
+import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { WasmMemory } from './memory.ts';
 
@@ -40,7 +40,7 @@ export class WasmStore implements Store {
 
   #writeRun({ slot, at, from, tokens }: Run, keys: Data, values: Data): void {
     const { kvHeads, headDim } = this.#shape;
-    const capacity = this.#slotTokens(slot);
+    const capacity = slotTokens(this.#shape, slot);
     const perToken = kvHeads * headDim;
     for (const [side, data] of [keys, values].entries()) {
       const half = isHalf(data);
@@ -52,7 +52,7 @@ export class WasmStore implements Store {
   }
 
   copySlot(from: number, to: number): void {
-    this.#memory.u8.copyWithin(this.#slot(to), this.#slot(from), this.#slot(from) + this.#slotBytes(from));
+    this.#memory.u8.copyWithin(this.#slot(to), this.#slot(from), this.#slot(from) + slotBytes(this.#shape, from));
   }
 
   setSlot(slot: number, bytes: Uint8Array): void {
@@ -81,7 +81,7 @@ export class WasmStore implements Store {
     const tokens = { keys: new Float32Array(table.length * perToken), values: new Float32Array(table.length * perToken) };
     const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
-        const capacity = this.#slotTokens(slot);
+        const capacity = slotTokens(this.#shape, slot);
         const from = this.#slot(slot) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, 0);
         kernels.readRows(from, capacity, count, kvHeads, headDim, input);
         out.set(f32.subarray(input / 4, input / 4 + count * perToken), at * perToken);
@@ -102,7 +102,7 @@ export class WasmStore implements Store {
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { u8 } = this.#memory;
-    const slot = (number: number): Uint8Array => u8.slice(this.#slot(number), this.#slot(number) + this.#slotBytes(number));
+    const slot = (number: number): Uint8Array => u8.slice(this.#slot(number), this.#slot(number) + slotBytes(this.#shape, number));
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
         u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)
@@ -172,7 +172,7 @@ export class WasmStore implements Store {
     let rawCount = 0;
     const addRaw = (slot: number, tokens: number, position: number): void => {
       const at = (rawRecords + rawBytes * rawCount++) / 4;
-      writeStruct(this.#memory, at, RAW, { address: this.#slot(slot), capacity: this.#slotTokens(slot), tokens, position });
+      writeStruct(this.#memory, at, RAW, { address: this.#slot(slot), capacity: slotTokens(this.#shape, slot), tokens, position });
     };
     if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0);
     for (let i = 0; i < table.rawCount; i++) {
@@ -217,13 +217,5 @@ export class WasmStore implements Store {
   #slot(slot: number): number {
     const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
     return this.#memory.raw + (slot < rawSlots ? slot * rawSlotBytes : rawSlots * rawSlotBytes + (slot - rawSlots) * sinkBytes);
-  }
-
-  #slotTokens(slot: number): number {
-    return slot < this.#shape.rawSlots ? WINDOW : this.#shape.sinks;
-  }
-
-  #slotBytes(slot: number): number {
-    return slot < this.#shape.rawSlots ? this.#shape.rawSlotBytes : this.#shape.sinkBytes;
   }
 }

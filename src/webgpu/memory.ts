@@ -3,7 +3,7 @@
 
 import { BackendError } from '../backend.ts';
 import { blockOffset, WINDOW } from '../format/layout.ts';
-import type { CacheShape } from '../shape.ts';
+import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { Arena } from './chunks.ts';
 import { type Device, USAGE } from './device.ts';
 import { Constants, type LayerPrograms, layerPrograms } from './programs.ts';
@@ -72,7 +72,7 @@ export class Memory {
       const perToken = kvHeads * headDim;
       const staged = 4 * perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / (4 * perToken)));
       const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
-      this.staging = new Staging(queue, buffers, perToken, slot => this.slotTokens(slot));
+      this.staging = new Staging(queue, buffers, perToken, slot => slotTokens(shape, slot));
       this.jobs = this.#create('jobs', JOB_BYTES * JOBS);
       this.copy = this.#create('copy', Math.max(rawSlotBytes, sinkBytes));
 
@@ -94,14 +94,8 @@ export class Memory {
     }
   }
 
-  /** Tokens that a raw slot holds. */
-  slotTokens(slot: number): number {
-    return slot < this.#shape.rawSlots ? WINDOW : this.#shape.sinks;
-  }
-
   slotRange(slot: number): Range {
-    const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
-    return [this.slots.chunk(slot), this.slots.offsetOf[slot]!, slot < rawSlots ? rawSlotBytes : sinkBytes];
+    return [this.slots.chunk(slot), this.slots.offsetOf[slot]!, slotBytes(this.#shape, slot)];
   }
 
   dispose(): void {

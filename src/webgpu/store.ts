@@ -4,7 +4,7 @@ import { type Backend, backendOf, type Dump, type Output, type PageTable, type S
 import { fromHalf } from '../format/half.ts';
 import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTarget, type GpuTokens, isGpuTokens } from '../input.ts';
-import type { CacheShape } from '../shape.ts';
+import { type CacheShape, slotTokens } from '../shape.ts';
 import type { Found } from './adapter.ts';
 import { Device, dispatch, type Program, type ShaderName } from './device.ts';
 import { type Layer, Memory } from './memory.ts';
@@ -65,7 +65,7 @@ class WebGpuStore implements Store {
     const { made, refused } = device.allocate(() => new Memory(device, shape));
     this.#memory = made;
     const { slots } = made;
-    this.#placeOf = slot => ({ chunk: slots.chunkOf[slot]!, offset: slots.offsetOf[slot]!, capacity: made.slotTokens(slot) });
+    this.#placeOf = slot => ({ chunk: slots.chunkOf[slot]!, offset: slots.offsetOf[slot]!, capacity: slotTokens(shape, slot) });
     const readBack = new ReadBack(device);
     this.#readBack = readBack;
     const { bytes } = made;
@@ -155,7 +155,7 @@ class WebGpuStore implements Store {
     const slots = [
       ...(sinks > 0 && length > 0 ? [{ slot: table.sinkSlot, at: 0 }] : []),
       ...Array.from(table.raws.subarray(0, table.rawCount), (slot, n) => ({ slot, at: sinks + (pageCount + n) * WINDOW }))
-    ].map(({ slot, at }) => ({ capacity: this.#memory.slotTokens(slot), at, halves: this.#readBack.copy([this.#memory.slotRange(slot)]) }));
+    ].map(({ slot, at }) => ({ capacity: slotTokens(this.#shape, slot), at, halves: this.#readBack.copy([this.#memory.slotRange(slot)]) }));
 
     const tokens = { keys: new Float32Array(length * perToken), values: new Float32Array(length * perToken) };
     for (const { first, rows } of decoded) {
