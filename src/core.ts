@@ -45,9 +45,15 @@ export class Core {
   constructor(backend: Backend, shape: CacheShape) {
     this.backend = backend;
     this.shape = shape;
-    this.#pool = new Pool(shape);
-    this.#pending = shape.pages.map(() => new Set());
-    this.#store = backend.createStore(shape); // last: where an array finds no memory, no store is left open
+    const store = backend.createStore(shape); // first: it refuses what does not fit, of which there may be too many to number
+    try {
+      this.#pool = new Pool(shape);
+      this.#pending = shape.pages.map(() => new Set());
+    } catch (error) {
+      store.dispose();
+      throw error;
+    }
+    this.#store = store;
   }
 
   /** The memory, unless the cache or its backend was disposed, or the sequence that is asked for. */

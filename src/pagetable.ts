@@ -75,7 +75,8 @@ class FreeList {
   readonly #free: Uint32Array;
 
   constructor(count: number) {
-    this.#free = Uint32Array.from({ length: count }, (_, i) => count - 1 - i);
+    this.#free = new Uint32Array(count);
+    for (let i = 0; i < count; i++) this.#free[i] = count - 1 - i;
     this.size = count;
   }
 

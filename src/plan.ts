@@ -3,7 +3,7 @@
 import { type Backend, checkBackend } from './backend.ts';
 import { checkArray, checkInteger, checkOptions } from './check.ts';
 import { WINDOW } from './format/layout.ts';
-import { type CacheOptions, cacheShape, type StepShape, stepShape } from './shape.ts';
+import { type CacheOptions, cacheShape, type StepShape, stepShape, tokenBytes } from './shape.ts';
 import { tryStep } from './timing.ts';
 
 /** What a cache takes, in bytes. */
@@ -78,8 +78,7 @@ function planBytes(options: CacheOptions): Plan {
   const shape = cacheShape(options);
   const elements = 2 * shape.layers * shape.kvHeads * shape.headDim;
   const bytesPerToken = shape.pages.reduce((sum, page) => sum + page.bytes, 0) / WINDOW;
-  const pageBytes = bytesPerToken * WINDOW * shape.pagesPerLayer;
-  const rawBytes = shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes;
+  const { pageBytes, rawBytes } = tokenBytes(shape);
   return {
     bytesPerToken,
     bitsPerElement: (bytesPerToken * 8) / elements,

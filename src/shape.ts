@@ -46,6 +46,9 @@ export interface CacheOptions {
   readonly maxAppend?: number;
 }
 
+/** @internal Tokens of a cache at most. */
+export const CAPACITY_MOST = 2 ** 24;
+
 const CACHE_OPTIONS = [
   'layers',
   'kvHeads',
@@ -101,7 +104,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
   }
   checkInteger('headDim', headDim, 32, 512);
   if (headDim % 8 !== 0) throw new RangeError(`"headDim" expected multiple of 8 from 32 to 512, got ${headDim}`);
-  checkInteger('capacity', capacity, 1, 2 ** 24);
+  checkInteger('capacity', capacity, 1, CAPACITY_MOST);
   checkInteger('sinks', sinks, 0, WINDOW);
   checkInteger('recent', recent, 0, 1024);
   checkInteger('sequences', sequences, 1, 65536);
@@ -147,6 +150,15 @@ export function stepShape(shape: StepShape): StepShape {
 /** @internal The shape of the smallest size, on which no kernel depends. */
 export function shapeWithoutSize(shape: StepShape): CacheShape {
   return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
+}
+
+/** @internal Bytes of all coded pages, and of all raw slots. */
+export function tokenBytes(shape: CacheShape): { readonly pageBytes: number; readonly rawBytes: number } {
+  const { pages, pagesPerLayer, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+  return {
+    pageBytes: pages.reduce((sum, page) => sum + pagesPerLayer * page.bytes, 0),
+    rawBytes: rawSlots * rawSlotBytes + sinkSlots * sinkBytes
+  };
 }
 
 /** @internal Tokens that a raw slot holds: those of a window, or the sinks. */

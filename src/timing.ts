@@ -2,7 +2,7 @@
 
 import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
-import { type CacheShape, cacheShape, type StepShape } from './shape.ts';
+import { CAPACITY_MOST, type CacheShape, cacheShape, type StepShape } from './shape.ts';
 
 /** Bytes of distinct pages, or one sequence's; beyond them sequences share, so that a large batch needs no large memory to be timed. */
 const PAGE_BYTES = 2 ** 28;
@@ -22,12 +22,13 @@ const STEPS = 2;
  * @throws {BackendError} if the backend has no memory for it
  */
 export async function timeStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number> {
-  const { cache, tables } = contextsOf(shape, batch, context);
+  const { cache, pageCount } = contextsOf(shape, batch, context);
   const { kvHeads, queryHeads, headDim } = cache;
   await backend.prepare?.(cache);
   const store = backend.createStore(cache);
   try {
     await store.ready;
+    const tables = tablesOf(cache, pageCount); // once their memory is granted: there may be too many
     await fill(store, kvHeads * headDim, cache.pagesPerLayer);
     const token = noise(kvHeads * headDim);
     const writes = tables.map((_, slot) => ({ keys: token, values: token, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
@@ -42,27 +43,27 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
   }
 }
 
-/** A cache of one layer, and tables of sequences in it: of `context` tokens in pages, and one raw that is written anew each time. */
-function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly tables: PageTable[] } {
+/** A cache of one layer for sequences of `context` tokens, and how many pages these are. */
+function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly pageCount: number } {
   const { overrides: _, ...layer } = shape;
   const sized = (pages: number): CacheShape =>
     cacheShape({ ...layer, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
   const { sinks, pages } = sized(1);
   const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
-  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / pages[0]!.bytes)));
-  const cache = sized(distinct);
-  const tables = Array.from(
-    { length: batch },
-    (_, n): PageTable => ({
-      length: sinks + WINDOW * pageCount + 1,
-      sinkSlot: sinks === 0 ? -1 : cache.rawSlots + n,
-      pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % distinct),
-      pageCount,
-      raws: Uint32Array.of(n),
-      rawCount: 1
-    })
-  );
-  return { cache, tables };
+  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / pages[0]!.bytes)), CAPACITY_MOST / WINDOW);
+  return { cache: sized(distinct), pageCount };
+}
+
+/** Tables of the sequences of such a cache: every token in pages, and one raw that is written anew each time. */
+function tablesOf({ sequences, sinks, rawSlots, pagesPerLayer }: CacheShape, pageCount: number): PageTable[] {
+  return Array.from({ length: sequences }, (_, n) => ({
+    length: sinks + WINDOW * pageCount + 1,
+    sinkSlot: sinks === 0 ? -1 : rawSlots + n,
+    pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % pagesPerLayer),
+    pageCount,
+    raws: Uint32Array.of(n),
+    rawCount: 1
+  }));
 }
 
 /** Of many steps by one look at the clock: a page's may tick in whole milliseconds, and single steps would take none. */

@@ -1,10 +1,11 @@
 // Every option of a cache at the least and at the most that it may be: such a cache holds, attends, forks, crops and saves as any other.
 
-import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
+import { type CacheOptions, KVCache, openBackend, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { attendWithinRule } from './attention.ts';
 import { refuses, sameBits } from './compare.ts';
+import { untested } from './gpu.ts';
 import { rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 import { simd128 } from './verbs.ts';
@@ -100,6 +101,32 @@ group('options at their bounds', test => {
       cache.dispose();
     });
   }
+
+  test('what no memory holds is refused by the backend, before there is anything of its size', async () => {
+    // Within every bound, and 4,299,227,141 raw slots: more numbers than an array has.
+    const options = { ...base, layers: 64, sequences: 65536, recent: 1024 };
+    const device = {
+      limits: { maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28 },
+      queue: {},
+      lost: new Promise<never>(() => {}),
+      pushErrorScope() {},
+      popErrorScope: async () => null,
+      createBuffer() {
+        throw new Error('asked for memory');
+      }
+    } as unknown as GPUDevice;
+    for (const [refusing, message] of [
+      [await openBackend({ prefer: 'reference' }), /^reference backend expected at most 4294967296 bytes for capacity 300, got 35\d{12}$/],
+      [backend, /^wasm backend expected at most \d{10} bytes \(32-bit addresses\) for capacity 300, got 35\d{12}$/],
+      [untested({ device, description: '' }), /^webgpu backend expected at most 274877906944 bytes for capacity 300, got 35\d{12}$/]
+    ] as const) {
+      assert.throws(
+        () => new KVCache(refusing, options),
+        (error: Error) => error.name === 'BackendError' && message.test(error.message),
+        refusing.name
+      );
+    }
+  });
 
   test('65,536 holders of one page all read it, until the last of them is gone', async () => {
     // 16 bits would count the last one as none, and free the page as soon as any of them is disposed.

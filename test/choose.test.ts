@@ -214,6 +214,15 @@ group('plan() with a grid', test => {
     assert.is(steps[0]!.fastest, undefined);
   });
 
+  test('takes a batch whose pages are more than a cache may have', async () => {
+    // 2²⁸ bytes of the smallest pages stand for more than 2²⁴ tokens; page numbers of this batch are beyond WebAssembly's memory.
+    const { steps } = await plan(
+      { ...options, kvHeads: 1, queryHeads: 1, headDim: 32, keys: 'nsn1', values: 'nsn1' },
+      { backends: [simd128.backend], batch: [65536], context: [1024] }
+    );
+    assert.equal(steps[0]!.milliseconds, [NaN]);
+  });
+
   test('refuses a grid that is none', async () => {
     await refuses(() => plan(options, 3 as never), TypeError, '"grid" expected object, got number');
     await refuses(

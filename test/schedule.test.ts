@@ -1,7 +1,7 @@
 // The schedule of attend on a GPU: every row meets every window once, and what is written stays within what is allocated.
 
 import * as assert from 'uvu/assert';
-import type { PageTable } from '../src/backend.ts';
+import { BackendError, type PageTable } from '../src/backend.ts';
 import { cacheShape } from '../src/shape.ts';
 import { Schedule } from '../src/webgpu/schedule.ts';
 import { fieldsOf } from '../src/webgpu/structs.ts';
@@ -11,6 +11,17 @@ import { random } from './inputs.ts';
 const limits = { quads: 4, chunkGroups: 3, pagesPerChunk: 5 };
 
 group('schedule', test => {
+  test('that no buffer could hold is refused before it is made', () => {
+    // Page numbers of 65,536 sequences, 262,144 each: 64 GiB.
+    const shape = cacheShape({ layers: 1, kvHeads: 1, queryHeads: 1, headDim: 32, capacity: 2 ** 24, sequences: 65536 });
+    assert.throws(
+      () => new Schedule(shape, 512, 2 ** 27),
+      (error: unknown) =>
+        error instanceof BackendError &&
+        /^webgpu backend expected at most 134217728 bytes for schedule \(.+\), got 68\d{9}$/.test(error.message)
+    );
+  });
+
   for (const [kvHeads, heads, sequences, capacity, limit] of [
     [1, 1, 1, 64, 2 ** 27],
     [2, 6, 5, 4096, 2 ** 27],

@@ -2,6 +2,7 @@
 
 import {
   type Backend,
+  BackendError,
   backendOf,
   type Dump,
   type Output,
@@ -14,7 +15,7 @@ import {
 } from '../backend.ts';
 import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
-import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
+import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
 
 export function openReference(): Backend {
@@ -22,6 +23,8 @@ export function openReference(): Backend {
 }
 
 const SIDES = ['keys', 'values'] as const;
+/** Bytes of a cache at most, as many as WebAssembly has. Every page and slot is an array of its own: billions would fill the heap. */
+const MOST_BYTES = 2 ** 32;
 
 class ReferenceStore implements Store {
   readonly takesBuffers = false;
@@ -32,6 +35,10 @@ class ReferenceStore implements Store {
 
   constructor(shape: CacheShape) {
     this.#shape = shape;
+    const { pageBytes, rawBytes } = tokenBytes(shape);
+    this.bytes = pageBytes + rawBytes;
+    if (this.bytes > MOST_BYTES)
+      throw new BackendError('reference', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${this.bytes}`);
     this.#pages = shape.pages.map(page =>
       Array.from({ length: shape.pagesPerLayer }, () => {
         const bytes = new Uint8Array(page.bytes);
@@ -40,9 +47,6 @@ class ReferenceStore implements Store {
       })
     );
     this.#slots = Array.from({ length: shape.rawSlots + shape.sinkSlots }, (_, slot) => new Uint16Array(slotBytes(shape, slot) / 2));
-    this.bytes =
-      shape.pages.reduce((sum, page) => sum + shape.pagesPerLayer * page.bytes, 0) +
-      this.#slots.reduce((sum, slot) => sum + slot.byteLength, 0);
   }
 
   write(writes: readonly Write[]): void {

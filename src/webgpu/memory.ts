@@ -3,7 +3,7 @@
 
 import { BackendError } from '../backend.ts';
 import { blockOffset, WINDOW } from '../format/layout.ts';
-import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
+import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { Arena } from './chunks.ts';
 import { type Device, USAGE } from './device.ts';
 import { Constants, type LayerPrograms, layerPrograms } from './programs.ts';
@@ -15,6 +15,8 @@ import { structWords } from './structs.ts';
 const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
 /** Bytes of keys, and of values, that are staged on their way in or out: a window at least. */
 const STAGED_BYTES = 2 ** 22;
+/** Bytes of pages and raw slots that a device is asked for at most: where those of more lie would itself take gigabytes. */
+const MOST_BYTES = 2 ** 38;
 /** Bytes of the largest job: eight words (structs.ts). */
 const JOB_BYTES = 32;
 
@@ -57,6 +59,10 @@ export class Memory {
     this.#device = device;
     this.#shape = shape;
     this.#limit = Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16;
+    const { pageBytes, rawBytes } = tokenBytes(shape);
+    if (pageBytes + rawBytes > MOST_BYTES) {
+      throw new BackendError('webgpu', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${pageBytes + rawBytes}`);
+    }
     const { headDim, kvHeads, queryHeads, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
     try {
       this.slots = this.#arena('raw slots', [

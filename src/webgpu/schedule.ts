@@ -7,7 +7,7 @@
 //   splits        windows of a tile, coded ones or raw ones; for attend
 //   page numbers  four to an entry; at a fixed place, as most are those of the step before
 
-import type { PageTable } from '../backend.ts';
+import { BackendError, type PageTable } from '../backend.ts';
 import { align, WINDOW } from '../format/layout.ts';
 import type { CacheShape } from '../shape.ts';
 import { QUAD } from './programs.ts';
@@ -82,6 +82,7 @@ export class Schedule {
   /**
    * @param partialBytes  of one partial result, of all chunk groups and KV heads
    * @param limit         bytes of one buffer: as many splits as it holds, down to one token a call
+   * @throws {BackendError} if it cannot hold the page numbers of every sequence
    */
   constructor(shape: CacheShape, partialBytes: number, limit: number) {
     const { headDim, kvHeads, queryHeads, sequences } = shape;
@@ -98,7 +99,10 @@ export class Schedule {
     this.partials = partials();
     const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
     this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + this.partials);
-    this.words = new Uint32Array(this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY);
+    const words = this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY;
+    if (4 * words > limit)
+      throw new BackendError('webgpu', `expected at most ${limit} bytes for schedule (the device's limit), got ${4 * words}`);
+    this.words = new Uint32Array(words);
   }
 
   /**
