@@ -2,12 +2,14 @@
 
 import { type Backend, checkBackend, type Output } from './backend.ts';
 import { checkArray, checkInteger, kind } from './check.ts';
-import { type AttendOptions, Core } from './core.ts';
+import { type AttendOptions, Core, type NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
 import type { GpuTokens, Input } from './input.ts';
 import type { PageTables } from './pagetable.ts';
 import { Sequence, sequenceOf, tablesOf } from './sequence.ts';
 import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
+
+const nameOf: NameOf = (list, n) => `${list}[${n}]`;
 
 /**
  * A quantized KV cache.
@@ -81,7 +83,7 @@ export class KVCache {
    * cache.append([chat, branch], layer, [k1, k2], [v1, v2]);
    */
   append(sequences: readonly Sequence[], layer: number, keys: readonly Input[], values: readonly Input[]): void {
-    this.#core.append(this.#batch(sequences, layer, { keys, values }), layer, keys, values);
+    this.#core.append(this.#batch(sequences, layer, { keys, values }), layer, keys, values, nameOf);
   }
 
   /**
@@ -97,7 +99,7 @@ export class KVCache {
    * const out = await cache.attend([chat, branch], layer, [q1, q2]).read();
    */
   attend(sequences: readonly Sequence[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options?: AttendOptions): Output {
-    return this.#core.attend(this.#batch(sequences, layer, { queries }), layer, queries, options);
+    return this.#core.attend(this.#batch(sequences, layer, { queries }), layer, queries, nameOf, options);
   }
 
   /** Gives the memory back. Every sequence is disposed with it. */

@@ -22,6 +22,9 @@ const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof Atten
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;
 
+/** @internal What messages call the nth array of a list: a batch's are numbered, and one that came alone is called by its own name. */
+export type NameOf = (list: 'keys' | 'values' | 'queries', n: number) => string;
+
 /** A layer of a sequence. */
 interface Place {
   readonly tables: PageTables;
@@ -97,17 +100,17 @@ export class Core {
   }
 
   /** Appends to a layer of every sequence. */
-  append(batch: readonly PageTables[], layer: number, keys: readonly Input[], values: readonly Input[]): void {
+  append(batch: readonly PageTables[], layer: number, keys: readonly Input[], values: readonly Input[], nameOf: NameOf): void {
     const { kvHeads, headDim, maxAppend } = this.shape;
     const store = this.store();
     checkInteger('layer', layer, 0, this.shape.layers - 1);
     const counts = batch.map((tables, n) => {
       this.checkOpen(tables);
-      const [keysName, valuesName] = batch.length === 1 ? ['keys', 'values'] : [`keys[${n}]`, `values[${n}]`];
-      const length = checkInput(keysName!, keys[n]!, store.takesBuffers, kvHeads * headDim);
-      const tokens = wholeTokens(keysName!, length, kvHeads, headDim);
-      const valuesLength = checkInput(valuesName!, values[n]!, store.takesBuffers, kvHeads * headDim);
-      checkLength(valuesName!, valuesLength, length, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${headDim}`);
+      const [keysName, valuesName] = [nameOf('keys', n), nameOf('values', n)];
+      const length = checkInput(keysName, keys[n]!, store.takesBuffers, kvHeads * headDim);
+      const tokens = wholeTokens(keysName, length, kvHeads, headDim);
+      const valuesLength = checkInput(valuesName, values[n]!, store.takesBuffers, kvHeads * headDim);
+      checkLength(valuesName, valuesLength, length, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${headDim}`);
       if (tokens > maxAppend) {
         throw new RangeError(`"${keysName}" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
       }
@@ -138,7 +141,13 @@ export class Core {
   }
 
   /** Attention of every sequence's newest queries. */
-  attend(batch: readonly PageTables[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options: AttendOptions = {}): Output {
+  attend(
+    batch: readonly PageTables[],
+    layer: number,
+    queries: readonly (Float32Array | GpuTokens)[],
+    nameOf: NameOf,
+    options: AttendOptions = {}
+  ): Output {
     const { queryHeads, headDim } = this.shape;
     const store = this.store();
     const perToken = queryHeads * headDim;
@@ -147,7 +156,7 @@ export class Core {
     let total = 0;
     const tables = batch.map((sequence, n) => {
       this.checkOpen(sequence);
-      const name = batch.length === 1 ? 'query' : `queries[${n}]`;
+      const name = nameOf('queries', n);
       const table = sequence.layers[layer]!;
       const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
       if (tokens > table.length) {

@@ -1,7 +1,7 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
 import type { Backend, Output, Tokens } from './backend.ts';
-import type { AttendOptions, Core } from './core.ts';
+import type { AttendOptions, Core, NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
 import { WINDOW } from './format/layout.ts';
 import type { GpuTokens, Input } from './input.ts';
@@ -13,6 +13,8 @@ export let sequenceOf: (core: Core, tables: PageTables) => Sequence;
 
 /** @internal The page tables of a sequence of this cache, if it is one. */
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
+
+const nameOf: NameOf = list => (list === 'queries' ? 'query' : list);
 
 /** The coded pages of a sequence. */
 export interface Sealed {
@@ -96,7 +98,7 @@ export class Sequence {
    * chat.append(0, keys, values);
    */
   append(layer: number, keys: Input, values: Input): void {
-    this.#core.append([this.#tables], layer, [keys], [values]);
+    this.#core.append([this.#tables], layer, [keys], [values], nameOf);
   }
 
   /**
@@ -110,7 +112,7 @@ export class Sequence {
    * const out = await chat.attend(0, query).read();
    */
   attend(layer: number, query: Float32Array | GpuTokens, options?: AttendOptions): Output {
-    return this.#core.attend([this.#tables], layer, [query], options);
+    return this.#core.attend([this.#tables], layer, [query], nameOf, options);
   }
 
   /** Codes every complete window now (but the `recent` newest), as the next append would. */

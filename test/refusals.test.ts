@@ -253,7 +253,39 @@ for (const tested of backends) {
             TypeError,
             '"sequences[0]" expected Sequence, got undefined'
           ],
-          [() => cache.attend([s], 0, new Array(1)), TypeError, '"query" expected Float32Array, got undefined'],
+          [() => cache.attend([s], 0, new Array(1)), TypeError, '"queries[0]" expected Float32Array, got undefined'],
+          // A list of one is a list: what is refused is one of it.
+          [
+            () => cache.attend([s], 0, [queries(141)]),
+            RangeError,
+            '"queries[0]" expected at most 140 tokens (all that layer 0 holds), got 141'
+          ],
+          [
+            () => cache.attend([s], 0, [withAt(queries(1), 3, NaN)]),
+            RangeError,
+            '"queries[0][3]" expected number from −65504 to 65504, got NaN'
+          ],
+          [
+            () => cache.append([s], 0, [[1] as never], [rows(1)]),
+            TypeError,
+            '"keys[0]" expected Float32Array, Uint16Array or Float16Array, got Array'
+          ],
+          [
+            () => cache.append([s], 0, [withAt(rows(1), 3, NaN)], [rows(1)]),
+            RangeError,
+            '"keys[0][3]" expected number from −65504 to 65504, got NaN'
+          ],
+          [
+            () => cache.append([s], 0, [rows(201)], [rows(201)]),
+            RangeError,
+            '"keys[0]" expected at most 200 tokens a call (option "maxAppend"), got 201'
+          ],
+          [() => cache.append([s], 0, [rows(2)], [rows(1)]), RangeError, '"values[0]" expected length 64 (2 tokens × 1 head × 32), got 32'],
+          [
+            () => cache.append([s], 0, [rows(1)], [withAt(rows(1), 5, 1e6)]),
+            RangeError,
+            '"values[0][5]" expected number from −65504 to 65504, got 1000000'
+          ],
           [() => cache.attend([s], 0, queries(1) as never), TypeError, '"queries" expected array, got Float32Array'],
           [() => cache.attend([s], 0, undefined as never), TypeError, '"queries" expected array, got undefined'],
           [() => cache.attend([s], 0, []), RangeError, '"queries" expected length 1 (one for each sequence), got 0'],
