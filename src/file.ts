@@ -110,8 +110,9 @@ function readLayer(shape: CacheShape, header: Record<string, unknown>, data: Uin
       `file expected at most ${plural(shape.recent, 'complete raw window')} in layer ${layer} (option "recent"), got ${complete - pages.length}`
     );
   }
-  if (sinks.length !== Number(shape.sinks > 0 && length > 0)) {
-    throw new RangeError(`file expected sinks in layer ${layer}, got ${sinks.length} of them`);
+  const expected = Number(shape.sinks > 0 && length > 0);
+  if (sinks.length !== expected) {
+    throw new RangeError(`file expected ${plural(expected, 'row')} of sinks in layer ${layer}, got ${sinks.length}`);
   }
   for (const bytes of [...raws, ...sinks]) checkHalves(bytes, layer);
   return { pages, raws, sinks: sinks[0] };

@@ -708,9 +708,17 @@ for (const tested of backends) {
             sinks.data_offsets[1] = sinks.data_offsets[0];
           }),
           RangeError,
-          'file expected sinks in layer 1, got 0 of them'
+          'file expected 1 row of sinks in layer 1, got 0'
         ]
       ]));
+
+    test('sinks of an empty sequence are refused, and nothing changes', async () => {
+      const one = await filled(tested, 1).sequence.save();
+      const empty = withHeader(one, header => {
+        header.__metadata__['length'] = '0';
+      });
+      await keeps([[empty, RangeError, 'file expected 0 rows of sinks in layer 0, got 1']]);
+    });
 
     test('a header of another form than safetensors is refused with a RangeError', () => {
       const cache = cacheOn(tested);
