@@ -72,7 +72,8 @@ export function disposedError(): TypeError {
 /** @internal */
 export function checkBackend(name: string, value: unknown): asserts value is Backend {
   checkObject(name, value);
-  if (typeof (value as Partial<Backend>).createStore !== 'function')
+  const { createStore, checkOpen } = value as Partial<Backend>;
+  if (typeof createStore !== 'function' || typeof checkOpen !== 'function')
     throw new TypeError(`"${name}" expected what openBackend() resolves to, got ${kind(value)}`);
 }
 

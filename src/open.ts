@@ -1,7 +1,7 @@
 // Opens a backend: the one asked for, or the one that is faster here. Never falls back without saying so in `reason`.
 
 import { type Backend, BackendError, type BackendName } from './backend.ts';
-import { checkInteger, checkObject, checkOneOf, checkOptions } from './check.ts';
+import { checkInteger, checkObject, checkOneOf, checkOptions, kind } from './check.ts';
 import { openReference } from './reference/store.ts';
 import { type StepShape, shapeWithoutSize, stepShape } from './shape.ts';
 import { tryStep } from './timing.ts';
@@ -76,7 +76,7 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
   if (prefer !== undefined) checkOneOf('prefer', prefer, ['wasm', 'webgpu', 'reference']);
   checkWasmOptions(options);
   if (device !== undefined) {
-    checkObject('device', device);
+    checkDevice(device);
     if (prefer !== 'webgpu') throw new RangeError(`"prefer" expected webgpu (a device is given), got ${prefer}`);
   }
   if (module !== undefined && prefer !== 'wasm') throw new RangeError(`"prefer" expected wasm (a module is given), got ${prefer}`);
@@ -94,6 +94,14 @@ export async function openBackend(options: OpenOptions = {}): Promise<Backend> {
     return shape ? orDispose(backend, () => compiled(backend, shape)) : backend;
   }
   return choose(shape ?? TYPICAL, batch, context, shape !== undefined || options.batch !== undefined || options.context !== undefined);
+}
+
+/** By what is used of it before anything is computed. An adapter, which one may hand in by mistake, has no queue, nor can it be lost. */
+function checkDevice(device: unknown): asserts device is GpuDevice {
+  checkObject('device', device);
+  const { limits, lost, queue } = device as Partial<GpuDevice>;
+  if (typeof queue !== 'object' || typeof limits !== 'object' || typeof lost?.then !== 'function')
+    throw new TypeError(`"device" expected GPUDevice, got ${kind(device)}`);
 }
 
 /** The faster of WebAssembly and WebGPU. */

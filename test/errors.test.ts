@@ -160,6 +160,31 @@ group('options of a cache', test => {
     ]);
   });
 
+  test('a device must look like one', async () => {
+    class GPUAdapter {
+      readonly limits = {};
+      readonly info = {};
+    }
+    const parts = { limits: {}, queue: {}, lost: Promise.resolve({}) };
+    const open = (device: unknown) => () => openBackend({ device: device as never });
+    await refusesAll([
+      [open(null), TypeError, '"device" expected object, got null'],
+      [open('gpu'), TypeError, '"device" expected object, got string'],
+      [open(new GPUAdapter()), TypeError, '"device" expected GPUDevice, got GPUAdapter'],
+      [open(Promise.resolve(parts)), TypeError, '"device" expected GPUDevice, got Promise'],
+      ...[{}, ...(['limits', 'queue', 'lost'] as const).map(part => ({ ...parts, [part]: undefined })), { ...parts, lost: {} }].map(
+        (device): Refusals[number] => [open(device), TypeError, '"device" expected GPUDevice, got Object']
+      )
+    ]);
+  });
+
+  test('a backend must be one that was opened', async () => {
+    const { createStore, checkOpen } = scalar.backend as unknown as Record<string, unknown>;
+    for (const part of [{}, { createStore }, { checkOpen }, { createStore: 1, checkOpen }]) {
+      await refuses(() => new KVCache(part as never, options), TypeError, '"backend" expected what openBackend() resolves to, got Object');
+    }
+  });
+
   const huge = { ...options, layers: 64, kvHeads: 8, queryHeads: 8, headDim: 128, capacity: 2 ** 24, maxAppend: 64 };
   for (const tested of wasm) {
     test(`${tested.name} refuses a capacity beyond 32-bit addresses, as a BackendError of "wasm"`, async () => {

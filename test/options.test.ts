@@ -13,7 +13,11 @@ const { KVCache, openBackend, plan } = api;
 const { openKernels } = kernels;
 
 /** Neither is an options object: what a page's GPU gives. */
-class Device {}
+class Device {
+  readonly limits = {};
+  readonly queue = {};
+  readonly lost = Promise.resolve({});
+}
 class Buffer {
   readonly size = 1024;
   readonly usage = 12;
