@@ -15,7 +15,11 @@ import { checkedVerbs, type Verbs } from './verbs.ts';
 import { checkWasmOptions, openModule, type WasmOptions } from './wasm/open.ts';
 import { wasmVerbs } from './wasm/verbs.ts';
 
+export { BackendError, type BackendName } from './backend.ts';
+export type { CodecName } from './format/codec.ts';
+export type { Rope } from './format/layout.ts';
 export type { Verbs } from './verbs.ts';
+export type { WasmModule, WasmOptions, WasmVariant } from './wasm/open.ts';
 
 /** What `openKernels` takes. */
 export interface KernelOptions extends WasmOptions {

@@ -1,7 +1,7 @@
 // Every refusal of options and by the verbs, word for word with its class; and how what came is called.
 
 import { BackendError, type CacheOptions, codecs, KVCache, openBackend, plan } from 'nsnquant';
-import { openKernels } from 'nsnquant/kernels';
+import { BackendError as KernelError, openKernels } from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { refuses, sameBits } from './compare.ts';
@@ -235,6 +235,21 @@ group('refusals by the kernels', test => {
       TypeError,
       '"variant" expected string, got number'
     );
+  });
+
+  test('what an engine cannot run is refused as the BackendError that nsnquant/kernels exports', async () => {
+    const { validate } = WebAssembly;
+    WebAssembly.validate = () => false;
+    try {
+      await refuses(
+        () => openKernels({ headDim: 64, codec: 'nsn2', variant: 'scalar' }),
+        KernelError,
+        'wasm backend expected an engine that validates scalar, got one that does not'
+      );
+    } finally {
+      WebAssembly.validate = validate;
+    }
+    assert.is(KernelError, BackendError);
   });
 
   for (const tested of withVerbs) {

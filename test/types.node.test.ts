@@ -12,7 +12,8 @@ const everywhere = `
 import { openBackend, KVCache, codecs, plan, BackendError } from 'nsnquant';
 import type { Backend, CacheOptions, GpuBuffer, GpuDevice, GpuTarget, GpuTokens, OpenOptions, Output, Plan, Rope, Sequence, WasmModule } from 'nsnquant';
 import * as cpu from 'nsnquant/cpu';
-import { openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
+import { BackendError as KernelError, openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
+import type * as kernels from 'nsnquant/kernels';
 import * as reference from 'nsnquant/reference';
 
 const rope: Rope = { invFreq: [1, 0.1], interleaved: true };
@@ -37,6 +38,14 @@ const kernelOptions: KernelOptions = { headDim: 64, codec: 'nsn2' };
 const verbs: Verbs = await openKernels(kernelOptions);
 export const block: Uint8Array = verbs.encode(new Float32Array(4096));
 reference.hadamard(new Float64Array(64), 64);
+
+// What an entry's signatures name, it has.
+export const refused = (error: unknown): kernels.BackendName | undefined => (error instanceof KernelError ? error.backend : undefined);
+export const asked: { codec: kernels.CodecName; rope: kernels.Rope; module: kernels.WasmModule; variant: kernels.WasmVariant } & kernels.WasmOptions =
+  { codec: 'nsn2', rope, module: {}, variant: 'scalar' };
+const codec: reference.Codec = codecs['nsn2' satisfies reference.CodecName];
+reference.shift(new Float64Array(64), 64, rope satisfies reference.Rope);
+export const code: number = reference.codecQuantizer(codec).quantize(new Float64Array(64), 0);
 
 declare const device: GpuDevice, buffer: GpuBuffer, module: WasmModule;
 await openBackend({ device });

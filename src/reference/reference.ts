@@ -13,9 +13,11 @@ import { fromHalf, HALF_MAX, toHalf } from '../format/half.ts';
 import { hadamardSize, MEAN_GROUP, type Rope, ropePair, WINDOW } from '../format/layout.ts';
 import type { CodedWindow, RtnGroup } from './coded.ts';
 
+export type { Codec, CodecName } from '../format/codec.ts';
+export type { Rope } from '../format/layout.ts';
 export { type CodedWindow, pack, type RtnGroup, unpack } from './coded.ts';
 
-/** Anything a quantizer must be: `codec()` gives the three byte codecs, bench/llm has the paper's own 2-bit form. */
+/** Anything a quantizer must be: `codecQuantizer` gives that of a codec, bench/llm has the paper's own 2-bit form. */
 export interface Quantizer {
   /** Channels per code. */
   readonly channels: number;
@@ -143,7 +145,7 @@ export function quantize(y: Float64Array, quantizer: Quantizer): Uint16Array {
   return codes;
 }
 
-/** The quantizer of a codec: the EUCLIDEAN nearest codeword, argmax(y·C − ‖C‖²/2), the lowest code among equals. */
+/** The quantizer of a codec of `nsnquant`: the EUCLIDEAN nearest codeword, argmax(y·C − ‖C‖²/2), the lowest code among equals. */
 export function codecQuantizer({ channels, codebook }: Codec): Quantizer {
   return {
     channels,
