@@ -16,6 +16,8 @@ const esModule = { 'package.json': '{ "type": "module", "main": "index.js" }', '
 const commonJs = { 'package.json': '{ "main": "index.js" }', 'index.js': `exports.${create};` };
 
 interface Told {
+  /** Of Node. */
+  readonly flags?: readonly string[];
   /** What is run first. */
   readonly before?: string;
   /** For an application that was bundled for Node, nsnquant in it: as what. */
@@ -23,7 +25,7 @@ interface Told {
 }
 
 /** What `openBackend({ prefer: 'webgpu' })` says in an empty project that has nsnquant and, if it is given, this package `webgpu`. */
-async function says(webgpu: Readonly<Record<string, string>> | undefined, { before = '', bundle }: Told = {}): Promise<string> {
+async function says(webgpu: Readonly<Record<string, string>> | undefined, { flags = [], before = '', bundle }: Told = {}): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), 'nsnquant-'));
   try {
     for (const [file, text] of Object.entries(webgpu ?? {})) {
@@ -40,7 +42,7 @@ async function says(webgpu: Readonly<Record<string, string>> | undefined, { befo
       for (const name of ['nsnquant', '@assemblyscript/loader'])
         cpSync(join(modules, name), join(folder, 'node_modules', name), { recursive: true });
     }
-    const { stdout, stderr } = spawnSync(process.execPath, args, { cwd: folder, encoding: 'utf8' });
+    const { stdout, stderr } = spawnSync(process.execPath, [...flags, ...args], { cwd: folder, encoding: 'utf8' });
     return stderr + stdout;
   } finally {
     rmSync(folder, { recursive: true });
@@ -75,7 +77,12 @@ group('webgpu in Node', test => {
   }
 
   test('openBackend() that is asked says which Node it takes where there is no way to load an ES module', async () => {
-    const message = `webgpu backend expected Node 20.19 or later, got ${process.versions.node}\n`;
+    const message = `webgpu backend expected Node 20.19, 22.12 or later, got ${process.versions.node}\n`;
     assert.is(await says(undefined, { before: 'process.getBuiltinModule = undefined;' }), message);
+    // As Node 20.16 to 20.18 and 22.3 to 22.11 are: there it is the package that cannot be loaded, unless it is CommonJS.
+    const flags = ['--no-experimental-require-module'];
+    assert.is(await says(esModule, { flags }), message);
+    assert.is(await says(commonJs, { flags }), found);
+    assert.is(await says(undefined, { flags }), missing);
   });
 });

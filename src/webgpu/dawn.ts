@@ -24,7 +24,11 @@ export function dawn(load: boolean): GPU {
   if (!versions?.['node'] || versions['bun'] || versions['deno']) throw new BackendError('webgpu', 'expected navigator.gpu, got none');
   if (!load)
     throw new BackendError('webgpu', 'is looked for in Node where "shape", "batch" or "context" says what for, or "prefer" asks for it');
-  if (!process?.getBuiltinModule) throw new BackendError('webgpu', `expected Node 20.19 or later, got ${versions['node']}`);
+  // The package is an ES module, which require() loads from these on. Node before 20.16 has no getBuiltinModule either.
+  const refuseNode = (cause?: unknown): never => {
+    throw new BackendError('webgpu', `expected Node 20.19, 22.12 or later, got ${versions['node']}`, cause);
+  };
+  if (!process?.getBuiltinModule) return refuseNode();
   try {
     // Bundlers would follow `import()`, and not find what is for Node alone. Where esbuild writes CommonJS a module has no URL.
     const from: string | undefined = import.meta.url;
@@ -32,6 +36,7 @@ export function dawn(load: boolean): GPU {
     kept ??= (require('webgpu') as { create(options: string[]): GPU }).create([]);
     return kept;
   } catch (cause) {
+    if ((cause as { code?: string }).code === 'ERR_REQUIRE_ESM') return refuseNode(cause);
     throw new BackendError('webgpu', `expected the package "webgpu", got: ${(cause as Error).message.split('\n')[0]}`, cause);
   }
 }
