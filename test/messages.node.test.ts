@@ -14,6 +14,7 @@ const others: Readonly<Record<string, string>> = {
   'failed its self-test': 'a finding: the fault is told as it was found',
   'is looked for in Node': 'a reason, read in `backend.reason`',
   'free list is empty': 'a fault of this library',
+  'too few raw slots': 'a fault of this library',
   'webgpu, message, cause': 'refuse() of src/webgpu/readback.ts: the words are its caller’s',
   'backend message': 'BackendError itself, which puts the name before a message'
 };
