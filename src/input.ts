@@ -48,7 +48,7 @@ export interface GpuTarget {
 
 const GPU_TARGET = ['buffer', 'offset'] as const satisfies readonly (keyof GpuTarget)[];
 
-/** Keys or values, checked. */
+/** Keys or values: an array, or tokens in a GPUBuffer. */
 export type Input = Data | GpuTokens;
 
 /** @internal */

@@ -186,7 +186,7 @@ export class PageTables {
     return Array.from(this.#tables[layer]!.raws.subarray(0, this.completeWindows(layer)));
   }
 
-  /** How many those are. */
+  /** How many slots `completeSlots` gives. */
   completeWindows(layer: number): number {
     const { length, pageCount } = this.#tables[layer]!;
     return Math.max(0, this.#wholeWindows(length) - this.#pool.shape.recent - pageCount);

@@ -45,12 +45,12 @@ export class Sequence {
     this.#tables = tables;
   }
 
-  /** Of the cache that it is in. */
+  /** The shape of its cache. */
   get shape(): CacheShape {
     return this.#core.shape;
   }
 
-  /** Of the cache that it is in. */
+  /** The backend of its cache. */
   get backend(): Backend {
     return this.#core.backend;
   }

@@ -80,11 +80,11 @@ export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values
   readonly pagesPerLayer: number;
   /** Raw slots of 64 tokens. */
   readonly rawSlots: number;
-  /** Bytes of one. */
+  /** Bytes of such a slot. */
   readonly rawSlotBytes: number;
   /** Raw slots of `sinks` tokens: one for every sequence and layer. */
   readonly sinkSlots: number;
-  /** Bytes of one. */
+  /** Bytes of such a slot. */
   readonly sinkBytes: number;
 }
 

@@ -54,7 +54,7 @@ export interface BlockLayout {
   readonly scales: number;
   /** Channel mean, u4 [headDim]. */
   readonly o: number;
-  /** All of them. */
+  /** Bytes of the whole block. */
   readonly bytes: number;
 }
 
@@ -66,11 +66,11 @@ export interface PageLayout {
   readonly kvHeads: number;
   /** Whether the mean of keys is taken before RoPE. */
   readonly rope: boolean;
-  /** Those of the keys of one head. */
+  /** Sections of one head's keys. */
   readonly keys: BlockLayout;
-  /** Those of its values. */
+  /** Sections of one head's values. */
   readonly values: BlockLayout;
-  /** The whole page. */
+  /** Bytes of the whole page. */
   readonly bytes: number;
 }
 

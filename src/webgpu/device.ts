@@ -50,7 +50,7 @@ export class Device {
     });
   }
 
-  /** Nothing is to be read any more. Destroys the GPU's device, if that is to end with it. */
+  /** Every later read rejects. Destroys the GPU's device, if that is to end with it. */
   release(own: boolean): void {
     this.lost = disposedError();
     if (own) this.gpu.destroy();
@@ -74,7 +74,7 @@ export class Device {
     if (!pipeline) {
       this.gpu.pushErrorScope('validation');
       this.#pipelines.set(key, (pipeline = this.gpu.createComputePipeline(this.#descriptor(program))));
-      // Whoever reads next will meet it; a device that is lost meanwhile says so itself.
+      // The next read() rejects with it; a device that is lost meanwhile says so itself.
       this.gpu.popErrorScope().then(
         error => {
           if (error) this.lost ??= new BackendError('webgpu', `expected its shaders to compile, got: ${error.message}`, error);
@@ -116,7 +116,7 @@ export class Device {
     try {
       const made = allocate();
       const errors = [pop(), pop()];
-      return { made, refused: Promise.all(errors).then(([invalid, none]) => invalid ?? none ?? null) };
+      return { made, refused: Promise.all(errors).then(([invalid, outOfMemory]) => invalid ?? outOfMemory ?? null) };
     } catch (error) {
       void Promise.all([pop(), pop()]); // the error on its way says more
       throw error;

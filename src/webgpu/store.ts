@@ -73,7 +73,7 @@ class WebGpuStore implements Store {
       if (error) readBack.refuse(`expected ${bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`, error);
       readBack.check();
     });
-    this.ready.catch(() => {}); // whoever reads will meet it
+    this.ready.catch(() => {}); // the next read() rejects with it
   }
 
   get bytes(): number {
