@@ -178,12 +178,14 @@ function sideOf(
   });
 }
 
-const measured = new WeakMap<WebAssembly.Module, Kernels>();
+/** By the section that tells a binary, not by module: Chromium holds some 180 memories in all, and each instance here has one. */
+const measured = new Map<string, Kernels>();
 
 /** An instance over one page, for its sizes: those of a memory must be known before the memory is made. */
 function sizesOf(module: WebAssembly.Module): Kernels {
-  const kernels = measured.get(module) ?? kernelsOf(module, new WebAssembly.Memory({ initial: 1 }));
-  measured.set(module, kernels);
+  const binary = String(new Uint8Array(WebAssembly.Module.customSections(module, 'nsnquant')[0]!));
+  const kernels = measured.get(binary) ?? kernelsOf(module, new WebAssembly.Memory({ initial: 1 }));
+  measured.set(binary, kernels);
   return kernels;
 }
 
