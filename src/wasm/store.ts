@@ -18,14 +18,13 @@ export class WasmStore implements Store {
   readonly takesBuffers = false;
   readonly #shape: CacheShape;
   readonly #memory: WasmMemory;
+  /** Of every layer's pages. */
+  readonly #headers: readonly Uint8Array[];
 
   constructor(module: WebAssembly.Module, shape: CacheShape) {
     this.#shape = shape;
     this.#memory = new WasmMemory(module, shape);
-    shape.pages.forEach((page, layer) => {
-      const header = pageHeader(page);
-      for (let n = 0; n < shape.pagesPerLayer; n++) this.#memory.u8.set(header, this.#page(layer, n));
-    });
+    this.#headers = shape.pages.map(pageHeader);
   }
 
   get bytes(): number {
@@ -61,7 +60,10 @@ export class WasmStore implements Store {
 
   encode(layer: number, slots: readonly number[], pages: readonly number[]): void {
     for (let n = 0; n < slots.length; n++) {
-      this.#memory.kernels.encodePage(this.#layer(layer), this.#slot(slots[n]!), this.#page(layer, pages[n]!));
+      const page = this.#page(layer, pages[n]!);
+      // Not of all pages when the cache is made: that would touch memory that may never be needed, 10 ms for 50 MB.
+      this.#memory.u8.set(this.#headers[layer]!, page);
+      this.#memory.kernels.encodePage(this.#layer(layer), this.#slot(slots[n]!), page);
     }
   }
 
