@@ -31,7 +31,7 @@ const WEIGHTS_BYTES: usize = SCORES_BYTES / 2;
 const VALUE_BYTES: usize = TILE_ROW / 2;
 
 /**
- * The coded pages of an item for the states from `states` to `end`, beyond which there is room for one more.
+ * The coded pages of an item for the states from `states` to `end`.
  *
  * Specification: `attend` in src/reference/reference.ts, over decoded pages.
  */
@@ -44,7 +44,8 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
   for (let state = states; state < end; state += bytes) {
     columnPairs(qOf(state, headDim), headDim, LANE_ROW, integersOf(state, headDim), scaleOf(state));
   }
-  // Two states pass over a page together: one that is left gets a twin, whose result nobody reads.
+  // Two states pass over a page together: one that is left gets a twin, whose result nobody reads. There is room for it, as there is
+  // for an even number of states.
   if (((end - states) / bytes) & 1) {
     memory.copy(end, end - bytes, bytes);
     end += bytes;

@@ -14,7 +14,7 @@ import { stateBytes } from "./state";
 
 const MAX_HEAD_DIM: usize = 512;
 
-/** States whose rows share one widening of a raw window, or one decoding of a page. */
+/** States whose rows share one widening of a raw window, or one decoding of a page: an even number, for twins (prompt.ts). */
 const STATES: usize = 64;
 /** Windows whose scores are held at once: 2,048 tokens, 32 KB. */
 export const CHUNK: usize = 32;
@@ -60,6 +60,7 @@ export const YY: usize = AFTER_NORMS;
 export const YC: usize = YY + TILE_ROW;
 /** f32 [headDim] */
 export const CODED_O: usize = YC + TILE_ROW;
+const CODED_END: usize = CODED_O + 4 * MAX_HEAD_DIM;
 
 // `decode`, and all that read a page:
 /** f32 [headDim] */
@@ -99,6 +100,7 @@ export const KEEPS: usize = TOPS + 2 * LANE_ROW;
 export const UNITS: usize = KEEPS + 2 * LANE_ROW;
 /** i16 [2, 32, LANES, 2]: of tokens t and t + 32. */
 export const WEIGHTS: usize = UNITS + 2 * LANE_ROW;
+const PROMPT_END: usize = WEIGHTS + WINDOW * LANE_ROW;
 
 /** Where tables and buckets end for codes in rows of `rowBytes`. */
 export function tablesEnd(rowBytes: usize): usize {
@@ -112,7 +114,7 @@ export function tileBytes(headDim: usize): usize {
 
 /** Of Shape.scratch. */
 export function scratchBytes(): usize {
-  return ROW_END;
+  return max<usize>(max<usize>(CODED_END, ROW_END), PROMPT_END);
 }
 
 /** Of Shape.scores: f32 [CHUNK · WINDOW, LANES]. */
@@ -120,9 +122,9 @@ export function scoresBytes(): usize {
   return CHUNK * SCORES_BYTES;
 }
 
-/** Of Shape.states: STATES of them, and one for a twin (prompt.ts). */
+/** Of Shape.states. */
 export function statesBytes(headDim: usize): usize {
-  return (STATES + 1) * stateBytes(headDim);
+  return STATES * stateBytes(headDim);
 }
 
 export function shapeBytes(): usize {

@@ -92,12 +92,12 @@ export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 
 /**
  * Bytes that WebAssembly may take beyond plan(): 512 KiB for the engine, codebooks, grids and scratch of one size; a channel's
  * tables of logits (4 KiB at four bits), two windows in f32 and partial sums (2 KiB), sums, queries and their integers of
- * 256 rows and four more (40 bytes a channel for every four), 256 rows of every KV head (or one token of every sequence) in and
- * out, and two windows of all KV heads coming in; page numbers and raw runs.
+ * 256 rows (40 bytes a channel for every four), 256 rows of every KV head (or one token of every sequence) in and out, and two
+ * windows of all KV heads coming in; page numbers and raw runs.
  */
 export function memoryBound({ headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
   const tokens = Math.max((256 * kvHeads) / queryHeads, sequences);
-  return 2 ** 19 + headDim * (6144 + 40 * 65 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64);
+  return 2 ** 19 + headDim * (6144 + 40 * 64 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64);
 }
 
 /**
