@@ -128,12 +128,12 @@ class Window {
   encode(): void {
     const { kernels, input, tile, shapes, sides } = this.memory;
     kernels.tileFromRows(input, WINDOW, this.headDim * 4, this.headDim, tile);
-    kernels.encode(shapes, sides.get(this.codec)!, tile, this.block, true);
+    kernels.encode(shapes[0]!, sides.get(this.codec)!, tile, this.block, true);
   }
 
   decode(): void {
     const { kernels, tile, shapes, sides } = this.memory;
-    kernels.decode(shapes, sides.get(this.codec)!, this.block, tile, true);
+    kernels.decode(shapes[0]!, sides.get(this.codec)!, this.block, tile, true);
   }
 
   /** What the reference reads in the coded window. */
@@ -170,8 +170,8 @@ function tileVerbs(window: Window): Verb[] {
       bytes,
       prepare: () => window.load(keys),
       run() {
-        kernels.mean(shapes, tile, scratch, block + layout.o, block + layout.scales + 4, true);
-        kernels.addMean(shapes, tile, scratch, -1, true);
+        kernels.mean(shapes[0]!, tile, scratch, block + layout.o, block + layout.scales + 4, true);
+        kernels.addMean(shapes[0]!, tile, scratch, -1, true);
       },
       error: against(keys, exact => void reference.shift(exact, headDim, rope))
     },
@@ -237,7 +237,7 @@ function codecVerbs(window: Window): Verb[] {
         encodeKeys();
         window.loadLanes(queries, headDim);
       },
-      run: () => kernels.scores(shapes, input, block, output),
+      run: () => kernels.scores(shapes[0]!, input, block, output),
       error() {
         const coded = window.coded();
         const exact = eachHead(queries, headDim, query => reference.scores(query, coded, quantizer, rope));
@@ -250,7 +250,7 @@ function codecVerbs(window: Window): Verb[] {
       prepare: encodeKeys,
       run() {
         window.loadLanes(weights, WINDOW); // mix leaves other numbers there
-        kernels.mix(shapes, input, block, output);
+        kernels.mix(shapes[0]!, input, block, output);
       },
       error() {
         const coded = window.coded();

@@ -44,7 +44,7 @@ export class WasmMemory {
   readonly u32: Uint32Array;
   readonly f32: Float32Array;
   /** `Shape` of every layer. */
-  readonly shapes: number;
+  readonly shapes: readonly number[];
   /** `Side` of every codec in use. */
   readonly sides: ReadonlyMap<Codec, number>;
   /** First page of every layer. */
@@ -95,8 +95,7 @@ export class WasmMemory {
     this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
     this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
     const n = hadamardSize(headDim);
-    this.shapes = arena.end;
-    for (const [layer, page] of shape.pages.entries()) {
+    this.shapes = shape.pages.map((page, layer) =>
       constant(
         struct(SHAPE, {
           headDim,
@@ -124,8 +123,8 @@ export class WasmMemory {
           scores,
           states
         })
-      );
-    }
+      )
+    );
 
     const pages = Math.ceil(arena.end / WASM_PAGE);
     if (pages * WASM_PAGE > MEMORY_LIMIT) {

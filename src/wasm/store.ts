@@ -209,7 +209,7 @@ export class WasmStore implements Store {
   }
 
   #layer(layer: number): number {
-    return this.#memory.shapes + layer * this.#memory.kernels.shapeBytes();
+    return this.#memory.shapes[layer]!;
   }
 
   #page(layer: number, page: number): number {

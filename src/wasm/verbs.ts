@@ -13,6 +13,7 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
   const { headDim } = shape;
   const { codec, rowBytes, s1, scales, o, bytes } = shape.pages[0]!.keys;
   const { kernels, shapes, sides, tile, scratch, input, output, pages, u8, f32 } = new WasmMemory(module, shape);
+  const layer = shapes[0]!;
   const side = sides.get(codec)!;
   const block = pages[0]!;
 
@@ -55,8 +56,8 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
       }),
     shift: x =>
       inPlace(x, headDim, () => {
-        kernels.mean(shapes, tile, scratch, block + o, block + scales + 4, true);
-        kernels.addMean(shapes, tile, scratch, -1, true);
+        kernels.mean(layer, tile, scratch, block + o, block + scales + 4, true);
+        kernels.addMean(layer, tile, scratch, -1, true);
       }),
     normalizeAgain: x =>
       inPlace(x, WINDOW, () => {
@@ -76,23 +77,23 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
     encode: x => {
       load(x);
       u8.fill(0, block, block + bytes);
-      kernels.encode(shapes, side, tile, block, true);
+      kernels.encode(layer, side, tile, block, true);
       return u8.slice(block, block + bytes);
     },
     decode: coded => {
       u8.set(coded, block);
-      kernels.decode(shapes, side, block, tile, true);
+      kernels.decode(layer, side, block, tile, true);
       const x = new Float32Array(WINDOW * headDim);
       unload(x);
       return x;
     },
     scores: (queries, coded) => {
       u8.set(coded, block);
-      return perHead(queries, headDim, WINDOW, () => kernels.scores(shapes, input, block, output));
+      return perHead(queries, headDim, WINDOW, () => kernels.scores(layer, input, block, output));
     },
     mix: (weights, coded) => {
       u8.set(coded, block);
-      return perHead(weights, WINDOW, headDim, () => kernels.mix(shapes, input, block, output));
+      return perHead(weights, WINDOW, headDim, () => kernels.mix(layer, input, block, output));
     }
   };
 }
