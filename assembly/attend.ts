@@ -12,7 +12,8 @@ import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, gather } from "./scores";
 import { combine, meanCoefficients } from "./rope";
-import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP } from "./scratch";
+import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP,
+  UNMASKED_TOP } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
 import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
 
@@ -116,7 +117,8 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       const position = item.pagePosition + (from + n) * WINDOW;
       // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
       const masked = !seesAllBefore(state, <f32>(position + WINDOW));
-      scoreWindow(shape, q, page, scores, masked ? scratch + FACTOR : scratch + TOP);
+      // Where some are hidden the mask raises TOP: the largest logit may be one of theirs.
+      scoreWindow(shape, q, page, scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
       if (masked) causalMask(scores, WINDOW, <f32>position, limitOf(state), scratch + TOP);
     }
 
@@ -171,7 +173,7 @@ function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: us
   if (!sees(state, <f32>raw.position)) return;
   const masked = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
   memory.copy(scratch + TOP, mOf(state), LANE_ROW);
-  rawScores(q, keys, raw.tokens, headDim, shape.scores, masked ? scratch + FACTOR : scratch + TOP);
+  rawScores(q, keys, raw.tokens, headDim, shape.scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
   if (masked) causalMask(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), scratch + TOP);
   raise(state, scratch + TOP, scratch + FACTOR, out, headDim);
   rawWeights(shape.scores, raw.tokens, mOf(state), dOf(state));

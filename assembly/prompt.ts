@@ -61,7 +61,7 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
     for (let state = states; state < end; state += 2 * bytes) {
       const twin = state + bytes;
       if (!sees(twin, position)) continue;
-      scores(state, twin, keys, headDim, shape.scores, scratch);
+      integerScores(state, twin, keys, headDim, shape.scores, scratch);
       if (!seesAllBefore(state, position + <f32>WINDOW)) {   // the twin's rows are no earlier
         mixVisible(state, shape.scores, position, tile, headDim, scratch);
         mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, scratch);
@@ -69,7 +69,7 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
       }
       integerWeights(state, shape.scores, scratch, scratch + WEIGHTS);
       integerWeights(twin, shape.scores + SCORES_BYTES, scratch + LANE_ROW, scratch + WEIGHTS + WEIGHTS_BYTES);
-      mix(oOf(state), oOf(twin), values, headDim, scratch);
+      integerMix(oOf(state), oOf(twin), values, headDim, scratch);
     }
   }
 }
@@ -131,7 +131,7 @@ function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, stran
 }
 
 /** Logits of two states' rows against the 64 keys of a page: out, f32 [2, 64, LANES]; the largest of them: TOPS. */
-function scores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, scratch: usize): void {
+function integerScores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, scratch: usize): void {
   const scaleA = load<Lanes>(scaleOf(a)), scaleB = load<Lanes>(scaleOf(b));
   const begin = integersOf(a, headDim), end = begin + headDim * LANE_ROW / 2, apart = b - a;
   let topA = vsplat(MASKED), topB = topA;
@@ -229,7 +229,7 @@ function mixVisible(state: usize, scores: usize, position: f32, tile: usize, hea
 }
 
 /** out ← out · keep + weights · V for two states, f32 [headDim, LANES] each. Four channels at a time. */
-function mix(a: usize, b: usize, values: usize, headDim: usize, scratch: usize): void {
+function integerMix(a: usize, b: usize, values: usize, headDim: usize, scratch: usize): void {
   const keepA = load<Lanes>(scratch + KEEPS), keepB = load<Lanes>(scratch + KEEPS, LANE_ROW);
   const unitA = load<Lanes>(scratch + UNITS), unitB = load<Lanes>(scratch + UNITS, LANE_ROW);
   const weights = scratch + WEIGHTS;

@@ -12,9 +12,10 @@ import { LANE_ROW, Shape } from "./abi";
  *   q      f32 [headDim, LANES]
  *   o      f32 [headDim]
  *   coefs  f32 [2 (even, odd), 2 · basisPairs, LANES]
- *   pairs  i16 [2, basisPairs, LANES, 2]: the same, in units of the returned scale
+ *   pairs  i16 [2, basisPairs, LANES, 2]: the same in integers
+ *   scale  f32 [LANES]: of products of pairs and the basis
  *
- * Returns nothing; writes the scale, f32 [LANES]. i16 costs 5e-4 of the term at most and saves 1.4 ns a token (Zen 5).
+ * i16 costs 5e-4 of the term at most and saves 1.4 ns a token (Zen 5).
  */
 export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize, pairs: usize, scale: usize): void {
   const trigPairs = shape.trigPairs, count = shape.pairs;

@@ -3,7 +3,8 @@
 import { clampHalf, fromHalf, toHalf } from "./half";
 
 /**
- * codes = round(clamp((x − min)/scale, 0, 15)); x ← codes · scale + min, with scale and min as f16 keeps them.
+ * codes = round(clamp((x − min)/scale, 0, 15)); x ← codes · scale + min, with scale and min as f16 keeps them. Ties are rounded to
+ * even here and in encode.wgsl, upwards in the reference: RTN_TIE in test/tolerance.ts forgives either.
  *
  *   x        f32 [count]
  *   nibbles  u4  [count]        count even

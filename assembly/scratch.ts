@@ -8,6 +8,8 @@
 //   Shape.scratch  a window's small things: below
 //   Shape.scores   f32 [CHUNK · 64, LANES]: logits, then weights
 //   Shape.states   records of state.ts
+//
+// Elsewhere: MEAN_STRANDS, 32 bytes of shift.ts's own.
 
 import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { stateBytes } from "./state";
@@ -75,8 +77,10 @@ export const SHARE: usize = SUMS + 8 * LANE_ROW;
 export const SCALE: usize = SHARE + LANE_ROW;
 export const TOP: usize = SCALE + LANE_ROW;
 export const FACTOR: usize = TOP + LANE_ROW;
+/** f32 [LANES]: the largest logit before the causal mask, which may hide it. Written, never read. */
+export const UNMASKED_TOP: usize = FACTOR + LANE_ROW;
 /** f32 [headDim, LANES]: what means add to the output. */
-export const MEAN_OUT: usize = FACTOR + LANE_ROW;
+export const MEAN_OUT: usize = UNMASKED_TOP + LANE_ROW;
 /** f32 [headDim, LANES]: H·q */
 export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
 /** f32 [2 (even, odd), 2 · basisPairs, LANES]; there are at most half as many functions as channels, and eight powers. */

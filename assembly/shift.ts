@@ -60,20 +60,20 @@ function pairMean(xa: usize, xb: usize, cos: usize, sin: usize, a: usize, b: usi
       sumA = vadd(sumA, vadd(vmul(va, c), vmul(vb, s)));
       sumB = vadd(sumB, vsub(vmul(vb, c), vmul(va, s)));
     }
-    store<Lanes>(STRANDS + lane, sumA);
-    store<Lanes>(STRANDS + lane, sumB, 16);
+    store<Lanes>(MEAN_STRANDS + lane, sumA);
+    store<Lanes>(MEAN_STRANDS + lane, sumB, 16);
   }
-  store<f32>(a, strandSum(STRANDS) / 64);
-  store<f32>(b, strandSum(STRANDS + 16) / 64);
+  store<f32>(a, strandSum(MEAN_STRANDS) / 64);
+  store<f32>(b, strandSum(MEAN_STRANDS + 16) / 64);
 }
 
 function rowSum(x: usize): f32 {
   for (let lane: usize = 0; lane < 16; lane += VECTOR_BYTES) {
     let sum = vsplat(0);
     for (let t = lane; t < TILE_ROW; t += 16) sum = vadd(sum, load<Lanes>(x + t));
-    store<Lanes>(STRANDS + lane, sum);
+    store<Lanes>(MEAN_STRANDS + lane, sum);
   }
-  return strandSum(STRANDS);
+  return strandSum(MEAN_STRANDS);
 }
 
 @inline function strandSum(p: usize): f32 {
@@ -81,4 +81,4 @@ function rowSum(x: usize): f32 {
 }
 
 /** f32 [2, 4]: partial sums on their way from lanes to one number. */
-const STRANDS: usize = memory.data(32, 16);
+const MEAN_STRANDS: usize = memory.data(32, 16);
