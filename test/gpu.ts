@@ -122,6 +122,7 @@ export function miscompiling({ device }: Gpu, shader: string, from: string, to: 
 function sharingPipelines(device: GPUDevice): GPUDevice {
   const codes = new Map<GPUShaderModule, string>();
   const pipelines = new Map<string, GPUComputePipeline>();
+  const pending = new Map<string, Promise<GPUComputePipeline>>();
   const keyOf = ({ compute: { module, constants } }: GPUComputePipelineDescriptor) => JSON.stringify([codes.get(module), constants]);
   return altered(device, {
     createShaderModule(descriptor: GPUShaderModuleDescriptor) {
@@ -137,9 +138,11 @@ function sharingPipelines(device: GPUDevice): GPUDevice {
     },
     async createComputePipelineAsync(descriptor: GPUComputePipelineDescriptor) {
       const key = keyOf(descriptor);
-      let pipeline = pipelines.get(key);
-      if (!pipeline) pipelines.set(key, (pipeline = await device.createComputePipelineAsync(descriptor)));
-      return pipeline;
+      if (!pipelines.has(key)) {
+        if (!pending.has(key)) pending.set(key, device.createComputePipelineAsync(descriptor));
+        pipelines.set(key, await pending.get(key)!);
+      }
+      return pipelines.get(key)!;
     }
   });
 }

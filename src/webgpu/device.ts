@@ -58,10 +58,12 @@ export class Device {
 
   /** Compiles side by side, and without blocking, what `pipeline` would compile one by one. */
   async prepare(programs: readonly Program[]): Promise<void> {
+    // By key: layers of the same codecs have the same programs.
+    const missing = new Map(programs.map(program => [keyOf(program), program]));
+    for (const key of this.#pipelines.keys()) missing.delete(key);
     await Promise.all(
-      programs.map(async program => {
-        const key = keyOf(program);
-        if (!this.#pipelines.has(key)) this.#pipelines.set(key, await this.gpu.createComputePipelineAsync(this.#descriptor(program)));
+      Array.from(missing, async ([key, program]) => {
+        this.#pipelines.set(key, await this.gpu.createComputePipelineAsync(this.#descriptor(program)));
       })
     ).catch((cause: Error) => {
       throw this.lost ?? new BackendError('webgpu', `expected its shaders to compile, got: ${cause.message}`, cause);

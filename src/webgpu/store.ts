@@ -22,7 +22,7 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
   const device = new Device(gpu);
   const prepare = async (shape: CacheShape): Promise<void> => {
     const constants = new Constants(shape);
-    const layers = [...new Set(shape.pages)].map(page => layerPrograms(shape, page, constants));
+    const layers = shape.pages.map(page => layerPrograms(shape, page, constants));
     // Of attend's forms those for one token and for a long prompt.
     const forms = (attend: readonly Program[]): Program[] =>
       [...new Set([quadsFor([shape.queryHeads / shape.kvHeads], attend.length), attend.length])].map(quads => attend[quads - 1]!);
