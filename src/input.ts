@@ -40,7 +40,7 @@ const GPU_TOKENS = ['buffer', 'tokens', 'offset', 'format'] as const satisfies r
  * chat.attend(layer, query, { out: { buffer: attention, offset: 1024 } });
  */
 export interface GpuTarget {
-  /** Made with usage COPY_DST. */
+  /** Made with usage COPY_DST, and COPY_SRC if the results are read(). */
   readonly buffer: GpuBuffer;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;

@@ -3,7 +3,7 @@ import { type GpuTokens, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { refuses } from './compare.ts';
-import { openDevice, required, untested } from './gpu.ts';
+import { openDevice, refusesDevice, required, untested } from './gpu.ts';
 import { halfBits, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 
@@ -97,6 +97,25 @@ group('GPUBuffers', test => {
     const expected = cache.sequence();
     expected.append(0, first, first);
     assert.equal(await sequence.decode(0), await expected.decode(0));
+  });
+
+  test('read() refuses results in a buffer that cannot be copied, instead of what an earlier read left', async () => {
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    sequence.append(0, keys.slice(0, width), values.slice(0, width));
+    const query = normal(1, queryWidth, 94);
+    await sequence.attend(0, query).read();
+    const attendInto = (usage: number) => {
+      const buffer = bufferOf(new Float32Array(queryWidth), 0, usage);
+      return { buffer, output: sequence.attend(0, query, { out: { buffer } }) };
+    };
+    const unreadable = attendInto(STORAGE | COPY_DST);
+    const message = `"out.buffer" expected usage COPY_SRC to be read, got ${STORAGE | COPY_DST}`;
+    for (const _ of [1, 2]) await refuses(() => unreadable.output.read(), RangeError, message);
+    const destroyed = attendInto(STORAGE | COPY_SRC | COPY_DST);
+    destroyed.buffer.destroy();
+    await refusesDevice(() => destroyed.output.read(), /^webgpu backend expected to copy "out\.buffer", got: ./);
+    cache.dispose();
   });
 
   test('a batch takes buffers and arrays side by side', async () => {

@@ -110,13 +110,13 @@ export class Device {
     });
   }
 
-  /** What `allocate` makes, and the error that the device has for it, should it refuse; a device that is lost has none. */
-  allocate<T>(allocate: () => T): { made: T; refused: Promise<GPUError | null> } {
+  /** What `make` makes, and the error that the device has for it, should it refuse; a device that is lost has none. */
+  attempt<T>(make: () => T): { made: T; refused: Promise<GPUError | null> } {
     this.gpu.pushErrorScope('out-of-memory');
     this.gpu.pushErrorScope('validation');
     const pop = (): Promise<GPUError | null> => this.gpu.popErrorScope().catch(() => null);
     try {
-      const made = allocate();
+      const made = make();
       const errors = [pop(), pop()];
       return { made, refused: Promise.all(errors).then(([invalid, outOfMemory]) => invalid ?? outOfMemory ?? null) };
     } catch (error) {

@@ -85,9 +85,18 @@ export class ReadBack {
     return outputOf(collect);
   }
 
-  /** Results in a GPUBuffer: what is there when they are first read. */
+  /** Results in a GPUBuffer of the engine's: what is there when they are first read. */
   outputIn(range: Range): Output {
-    return outputOf(async () => new Float32Array(await this.copy([range])()));
+    return outputOf(async () => {
+      const { usage } = range[0];
+      // The device drops a copy that it refuses, and what is then read is what the target held before.
+      if ((usage & USAGE.COPY_SRC) === 0) throw new RangeError(`"out.buffer" expected usage COPY_SRC to be read, got ${usage}`);
+      const { made: read, refused } = this.#device.attempt(() => this.copy([range]));
+      const bytes = await read();
+      const error = await refused;
+      if (error) throw new BackendError('webgpu', `expected to copy "out.buffer", got: ${error.message}`, error);
+      return new Float32Array(bytes);
+    });
   }
 
   dispose(): void {

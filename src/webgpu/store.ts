@@ -62,7 +62,7 @@ class WebGpuStore implements Store {
     this.#shape = shape;
     this.#write = writeProgram(shape);
     this.#merge = mergeProgram(shape);
-    const { made, refused } = device.allocate(() => new Memory(device, shape));
+    const { made, refused } = device.attempt(() => new Memory(device, shape));
     this.#memory = made;
     const { slots } = made;
     this.#placeOf = slot => ({ chunk: slots.chunkOf[slot]!, offset: slots.offsetOf[slot]!, capacity: slotTokens(shape, slot) });
