@@ -184,8 +184,49 @@ function deviceTests(test: Register, gpu: Gpu): void {
     cache.dispose();
   });
 
-  test('memory that the device refuses rejects `ready`, and whatever is read', async () => {
+  test('where reading fails in part, all that was copied is read nonetheless, so that no buffer is left behind', async () => {
+    let mapped: boolean[] = [];
     const device = altered(gpu.device, {
+      createBuffer: (descriptor: GPUBufferDescriptor) => {
+        const buffer = gpu.device.createBuffer(descriptor);
+        if (descriptor.label !== 'read back') return buffer;
+        const n = mapped.push(false) - 1;
+        const mapAsync = buffer.mapAsync.bind(buffer);
+        const value = async (...range: Parameters<GPUBuffer['mapAsync']>) => {
+          mapped[n] = true;
+          if (n === 0) throw new Error('no answer');
+          return mapAsync(...range);
+        };
+        return Object.defineProperty(buffer, 'mapAsync', { value });
+      }
+    });
+    for (const read of [
+      (sequence: Sequence, cache: KVCache) => sequence.attend(0, queriesOf(cache, 150)).read(),
+      (sequence: Sequence) => sequence.decode(0)
+    ]) {
+      const cache = new KVCache(untested({ ...gpu, device }), options);
+      const sequence = filled(cache, 150);
+      mapped = [];
+      await refusesDevice(() => read(sequence, cache), /^webgpu backend expected its device to finish, got: no answer$/);
+      assert.ok(mapped.length > 1);
+      assert.not.ok(mapped.includes(false), `${mapped}`);
+      cache.dispose();
+    }
+  });
+
+  test('memory that the device refuses rejects `ready`, and whatever is read; what was granted of it is given back', async () => {
+    const granted = new Set<GPUBuffer>();
+    const device = altered(gpu.device, {
+      createBuffer: (descriptor: GPUBufferDescriptor) => {
+        const buffer = gpu.device.createBuffer(descriptor);
+        const destroy = buffer.destroy.bind(buffer);
+        granted.add(buffer);
+        const value = () => {
+          granted.delete(buffer);
+          destroy();
+        };
+        return Object.defineProperty(buffer, 'destroy', { value });
+      },
       popErrorScope: async () => {
         await gpu.device.popErrorScope();
         return { message: 'no room' };
@@ -193,11 +234,16 @@ function deviceTests(test: Register, gpu: Gpu): void {
     });
     const cache = new KVCache(untested({ ...gpu, device }), options);
     const message = /^webgpu backend expected \d+ bytes for capacity 1024, got: no room$/;
+    assert.ok(granted.size > 0);
     await refusesDevice(() => cache.ready, message);
+    assert.is(granted.size, 0);
+    // The memory is gone: what is queued now is refused, and the device would tell of each on the console.
+    gpu.device.pushErrorScope('validation');
     const sequence = filled(cache, 70);
     await refusesDevice(() => sequence.attend(0, queriesOf(cache, 1)).read(), message);
     await refusesDevice(() => sequence.decode(0), message);
     await refusesDevice(() => sequence.save(), message);
+    await gpu.device.popErrorScope();
     cache.dispose();
   });
 }

@@ -15,6 +15,17 @@ export type Range = readonly [buffer: GPUBuffer, offset: number, bytes: number];
 /** Waits for bytes that were copied when it was made. */
 export type Read = () => Promise<ArrayBuffer>;
 
+/** Takes what was copied, in order. Where one rejects the others are read nonetheless: that gives their buffers back. */
+export async function readEach(reads: readonly Read[], take: (bytes: ArrayBuffer, n: number) => void): Promise<void> {
+  let n = 0;
+  try {
+    for (; n < reads.length; n++) take(await reads[n]!(), n);
+  } catch (error) {
+    await Promise.allSettled(reads.slice(n + 1).map(read => read()));
+    throw error;
+  }
+}
+
 export class ReadBack {
   /** Why the device had no memory for what is read. */
   #refusal: BackendError | undefined;
@@ -75,11 +86,11 @@ export class ReadBack {
   output(parts: readonly Read[], out: Float32Array): Output {
     const collect = async (): Promise<Float32Array> => {
       let at = 0;
-      for (const read of parts) {
-        const part = new Float32Array(await read());
+      await readEach(parts, bytes => {
+        const part = new Float32Array(bytes);
         out.set(part, at);
         at += part.length;
-      }
+      });
       return out;
     };
     return outputOf(collect);

@@ -9,7 +9,7 @@ import type { Found } from './adapter.ts';
 import { Device, dispatch, type Program, type ShaderName } from './device.ts';
 import { type Layer, Memory } from './memory.ts';
 import { Constants, layerPrograms, mergeProgram, tileTokens, writeProgram } from './programs.ts';
-import { type Range, type Read, ReadBack } from './readback.ts';
+import { type Range, type Read, ReadBack, readEach } from './readback.ts';
 import { quadsFor, type Request, type SlotPlace } from './schedule.ts';
 import { type Copy, DECODED_WINDOW, JOBS, type SlotJob } from './staging.ts';
 import { type Struct, structWords } from './structs.ts';
@@ -70,7 +70,10 @@ class WebGpuStore implements Store {
     this.#readBack = readBack;
     const { bytes } = made;
     this.ready = refused.then(error => {
-      if (error) readBack.refuse(`expected ${bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`, error);
+      if (error) {
+        readBack.refuse(`expected ${bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`, error);
+        made.dispose(); // what was granted of it
+      }
       readBack.check();
     });
     this.ready.catch(() => {}); // the next read() rejects with it
@@ -145,26 +148,30 @@ class WebGpuStore implements Store {
     // All is queued before the first is awaited: tokens are those of the time of the call.
     const { buffers, tokens: staged } = this.#memory.staging;
     const windows = Math.min(Math.floor(staged / WINDOW), JOBS);
-    const decoded: { first: number; rows: Read }[] = [];
+    const decoded: Read[] = [];
     for (let first = 0; first < pageCount; first += windows) {
       const pages = Array.from(table.pages.subarray(first, Math.min(first + windows, pageCount)));
       this.#decodePages(layer, pages);
       const bytes = pages.length * WINDOW * perToken * 4;
-      decoded.push({ first, rows: this.#readBack.copy(buffers.map(buffer => [buffer, 0, bytes])) });
+      decoded.push(this.#readBack.copy(buffers.map(buffer => [buffer, 0, bytes])));
     }
     const slots = [
       ...(sinks > 0 && length > 0 ? [{ slot: table.sinkSlot, at: 0 }] : []),
       ...Array.from(table.raws.subarray(0, table.rawCount), (slot, n) => ({ slot, at: sinks + (pageCount + n) * WINDOW }))
-    ].map(({ slot, at }) => ({ capacity: slotTokens(this.#shape, slot), at, halves: this.#readBack.copy([this.#memory.slotRange(slot)]) }));
+    ];
+    const raw = slots.map(({ slot }) => this.#readBack.copy([this.#memory.slotRange(slot)]));
 
     const tokens = { keys: new Float32Array(length * perToken), values: new Float32Array(length * perToken) };
-    for (const { first, rows } of decoded) {
-      const both = new Float32Array(await rows());
-      tokens.keys.set(both.subarray(0, both.length / 2), (sinks + first * WINDOW) * perToken);
-      tokens.values.set(both.subarray(both.length / 2), (sinks + first * WINDOW) * perToken);
-    }
-    for (const { capacity, at, halves } of slots) {
-      const rows = new Uint16Array(await halves());
+    const takeDecoded = (bytes: ArrayBuffer, n: number): void => {
+      const both = new Float32Array(bytes);
+      const to = (sinks + n * windows * WINDOW) * perToken;
+      tokens.keys.set(both.subarray(0, both.length / 2), to);
+      tokens.values.set(both.subarray(both.length / 2), to);
+    };
+    const takeRaw = (bytes: ArrayBuffer, n: number): void => {
+      const { slot, at } = slots[n]!;
+      const capacity = slotTokens(this.#shape, slot);
+      const rows = new Uint16Array(bytes);
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
         for (let head = 0; head < kvHeads; head++) {
           for (let t = 0; t < Math.min(capacity, length - at); t++) {
@@ -173,7 +180,11 @@ class WebGpuStore implements Store {
           }
         }
       }
-    }
+    };
+    await readEach([...decoded, ...raw], (bytes, n) => {
+      if (n < decoded.length) takeDecoded(bytes, n);
+      else takeRaw(bytes, n - decoded.length);
+    });
     return tokens;
   }
 
@@ -185,21 +196,23 @@ class WebGpuStore implements Store {
       ...Array.from(table.raws.subarray(0, rawCount), slot => this.#memory.slotRange(slot)),
       ...(this.#shape.sinks > 0 && table.length > 0 ? [this.#memory.slotRange(table.sinkSlot)] : [])
     ];
-    const copies: { count: number; bytes: Read }[] = [];
+    const copies: Read[] = [];
+    const counts: number[] = [];
     for (let n = 0; n < ranges.length; ) {
       const first = n;
       for (let bytes = 0; n < ranges.length && (n === first || bytes + ranges[n]![2] <= READ_BYTES); n++) bytes += ranges[n]![2];
-      copies.push({ count: n - first, bytes: this.#readBack.copy(ranges.slice(first, n)) });
+      copies.push(this.#readBack.copy(ranges.slice(first, n)));
+      counts.push(n - first);
     }
     const parts: Uint8Array[] = [];
-    for (const { count, bytes } of copies) {
-      const all = new Uint8Array(await bytes());
+    await readEach(copies, (bytes, n) => {
+      const all = new Uint8Array(bytes);
       let at = 0;
-      for (const end = parts.length + count; parts.length < end; ) {
+      for (const end = parts.length + counts[n]!; parts.length < end; ) {
         const size = ranges[parts.length]![2];
         parts.push(all.slice(at, (at += size)));
       }
-    }
+    });
     return { pages: parts.slice(0, pageCount), raws: parts.slice(pageCount, pageCount + rawCount), sinks: parts[pageCount + rawCount] };
   }
 
