@@ -5,16 +5,16 @@
 //   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw slots
 //   constants       codebooks f16 [128, channels] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
 //   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
-//   queries         f32 [tokens, KV heads · GROUP, HEAD_DIM]
+//   queries         f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM]
 //   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + HEAD_DIM]: m, d and o of the online softmax
 //
-// A row is a query token and a head of the group. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
-// workgroup. A code is looked up once for all rows of a tile, into registers: one quad serves decoding, several a prompt or a large
-// group. For scores a thread is a token; for values it is two channels of every SPLIT-th token. Logits are in base 2: the scale
+// A row is a query token and a query head of the KV head. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
+// workgroup. A code is looked up once for all rows of a tile, into registers: one quad serves decoding, several a prompt or many query
+// heads. For scores a thread is a token; for values it is two channels of every SPLIT-th token. Logits are in base 2: the scale
 // brings log₂ e.
 
 override HEAD_DIM: u32;
-override GROUP: u32;             // query heads that share a KV head
+override QUERY_HEADS_PER_KV_HEAD: u32;
 override QUADS: u32;             // 1 to 4, and QUADS · HEAD_DIM ≤ 512, rounded up to 128
 override HEAD_WORDS: u32;        // from head to head in a page
 override KEY_BLOCK: u32;         // word offset of head 0's block in a page; keys' ends the page header
@@ -95,7 +95,9 @@ var<workgroup> coefs: array<vec4f, WINDOW * QUADS>;     // of cos and of sin for
 var<workgroup> logits: array<vec4f, WINDOW * QUADS>;    // [quad, token]; then weights: p, or p·s1·s2 where windows are coded
 var<workgroup> eighths: array<vec4f, 8 * QUADS>;        // a maximum or a sum over eight tokens each
 
-// One function: what a thread keeps between phases is in registers.
+// One function in one file: what a thread keeps between phases is in registers, which functions would have to hand about; a barrier in
+// a function that is called in a loop has been miscompiled (naga: Deno, Firefox); and a file for coded windows beside one for raw ones
+// would repeat what they share, about 150 lines.
 @compute @workgroup_size(WG)
 fn attend(
   @builtin(workgroup_id) group: vec3u,
@@ -106,6 +108,7 @@ fn attend(
   if (splitIndex >= schedule.splits) { return; }
   let head = group.z;
   let kvHeads = groups.z;
+  let perKvHead = QUERY_HEADS_PER_KV_HEAD;
   let pageWords = KEY_BLOCK + kvHeads * HEAD_WORDS;
   let split = splitOf(splitIndex);
   let tile = tileOf(split.tile);
@@ -119,9 +122,9 @@ fn attend(
     var ends: vec4u;
     for (var r = 0u; r < 4; r++) {
       let row = tile.firstRow + 4 * thread + r;
-      let last = min(row, request.tokens * GROUP - 1);
-      begins[r] = (((request.firstToken + last / GROUP) * kvHeads + head) * GROUP + last % GROUP) * HEAD_DIM;
-      ends[r] = select(0, request.position + row / GROUP + 1, row < request.tokens * GROUP);
+      let last = min(row, request.tokens * perKvHead - 1);
+      begins[r] = (((request.firstToken + last / perKvHead) * kvHeads + head) * perKvHead + last % perKvHead) * HEAD_DIM;
+      ends[r] = select(0, request.position + row / perKvHead + 1, row < request.tokens * perKvHead);
     }
     queryAt[thread] = begins;
     causalEnd[thread] = ends;

@@ -2,10 +2,10 @@
 //
 //   schedule  as attend.wgsl reads it
 //   partials  f32 × 4 rows [splits, chunk groups, KV heads, quads, 2 + HEAD_DIM]: m, d and o of the online softmax
-//   output    f32 [tokens, KV heads · GROUP, HEAD_DIM]
+//   output    f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM]
 
 override HEAD_DIM: u32;
-override GROUP: u32;         // query heads that share a KV head
+override QUERY_HEADS_PER_KV_HEAD: u32;
 
 // Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
 struct Schedule {
@@ -45,6 +45,7 @@ fn merge(
   if (index >= schedule.tiles) { return; }
   let head = group.z;
   let kvHeads = groups.z;
+  let perKvHead = QUERY_HEADS_PER_KV_HEAD;
   let tile = tileOf(index);
   let request = requestOf(tile.request);
   let quads = schedule.quads;
@@ -53,7 +54,7 @@ fn merge(
 
   for (var quad = 0u; quad < quads; quad++) {
     let first = tile.firstRow + 4 * quad;
-    if (first >= request.tokens * GROUP) { break; }
+    if (first >= request.tokens * perKvHead) { break; }
     var m = vec4f(-3e38);
     for (var part = begin; part < end; part++) { m = max(m, partials[partialAt(part * kvHeads + head, quad, quads)]); }
     var d = vec4f();
@@ -61,7 +62,7 @@ fn merge(
       let at = partialAt(part * kvHeads + head, quad, quads);
       d += partials[at + 1] * exp2(partials[at] - m);
     }
-    let rows = min(request.tokens * GROUP - first, 4);
+    let rows = min(request.tokens * perKvHead - first, 4);
     for (var i = thread; i < HEAD_DIM; i += WG) {
       var o = vec4f();
       for (var part = begin; part < end; part++) {
@@ -71,7 +72,7 @@ fn merge(
       let out = o / d;
       for (var r = 0u; r < rows; r++) {
         let row = first + r;
-        output[(((request.firstToken + row / GROUP) * kvHeads + head) * GROUP + row % GROUP) * HEAD_DIM + i] = out[r];
+        output[(((request.firstToken + row / perKvHead) * kvHeads + head) * perKvHead + row % perKvHead) * HEAD_DIM + i] = out[r];
       }
     }
   }

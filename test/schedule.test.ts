@@ -57,7 +57,7 @@ group('schedule', test => {
           room -= tokens;
           return { table, tokens, position: table.length - tokens };
         });
-        const launch = schedule.draw(requests, 0.125, limits, slot => ({
+        const dispatches = schedule.draw(requests, 0.125, limits, slot => ({
           offset: 4 * slot,
           chunk: slot % 6,
           capacity: slot < shape.rawSlots ? 64 : shape.sinks
@@ -68,10 +68,10 @@ group('schedule', test => {
         const entry = (name: 'Request' | 'Tile' | 'Split' | 'RawWindow', n: number) => structAt(words, 12 + 4 * n, name);
         assert.equal(
           [header['splits'], header['tiles'], header['chunkGroups'], header['pagesPerChunk'], header['quads']],
-          [launch.splits, launch.tiles, limits.chunkGroups, limits.pagesPerChunk, launch.quads]
+          [dispatches.splits, dispatches.tiles, limits.chunkGroups, limits.pagesPerChunk, dispatches.quads]
         );
         assert.is(new Float32Array(words.buffer)[0], Math.fround(0.125 * Math.LOG2E));
-        assert.ok(launch.splits * launch.quads <= schedule.partials);
+        assert.ok(dispatches.splits * dispatches.quads <= schedule.partials);
         const seen = requests.map(() => new Set<number>());
         let splitsMet = 0;
         for (let t = 0; t < header['tiles']!; t++) {
@@ -108,7 +108,7 @@ group('schedule', test => {
           ]);
         }
         assert.is(splitsMet, header['splits']);
-        const rows = 4 * launch.quads;
+        const rows = 4 * dispatches.quads;
         for (const [n, { tokens }] of requests.entries()) assert.is(seen[n]!.size, Math.ceil((tokens * heads) / kvHeads / rows));
         assert.ok(schedule.used <= schedule.pages);
         assert.ok(schedule.pages + schedule.pageNumbers <= schedule.words.length);

@@ -108,14 +108,14 @@ export function memoryBound({ headDim, kvHeads, queryHeads, capacity, sequences 
  */
 export function gpuMemoryBound({ layers, headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
   const tokens = Math.max(128, sequences);
-  const spans = 2.5 * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
+  const splits = 2.5 * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
   const windows = sequences * Math.ceil(capacity / 64);
   return (
     2 ** 23 +
     2 ** 16 +
     headDim * (256 + 8 * tokens * queryHeads + 512 * kvHeads) +
-    16 * spans * kvHeads * (2 + headDim) +
-    layers * 16 * (3 + tokens + 1.5 * spans + 3 * windows)
+    16 * splits * kvHeads * (2 + headDim) +
+    layers * 16 * (3 + tokens + 1.5 * splits + 3 * windows)
   );
 }
 

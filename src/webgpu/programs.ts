@@ -29,7 +29,7 @@ export function writeProgram({ headDim }: CacheShape): Program {
 }
 
 export function mergeProgram({ headDim, kvHeads, queryHeads }: CacheShape): Program {
-  return { name: 'merge', constants: { HEAD_DIM: headDim, GROUP: queryHeads / kvHeads } };
+  return { name: 'merge', constants: { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads } };
 }
 
 /** Tokens that an encoder or decoder holds at once: a power of two up to 64. */
@@ -101,7 +101,7 @@ function attendPrograms({ headDim, kvHeads, queryHeads }: CacheShape, { keys, va
       HEAD_WORDS: (keys.bytes + values.bytes) / 4,
       KEY_BLOCK: HEADER_BYTES / 4,
       VALUE_BLOCK: (HEADER_BYTES + keys.bytes) / 4,
-      GROUP: queryHeads / kvHeads,
+      QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads,
       QUADS: n + 1,
       PADDED: padded,
       BOOK_WORDS: bookWords,

@@ -93,12 +93,12 @@ export class ReadBack {
       });
       return out;
     };
-    return outputOf(collect);
+    return outputOnce(collect);
   }
 
   /** Results in a GPUBuffer of the engine's: what is there when they are first read. */
   outputIn(range: Range): Output {
-    return outputOf(async () => {
+    return outputOnce(async () => {
       const { usage } = range[0];
       // The device drops a copy that it refuses, and what is then read is what the target held before.
       if ((usage & USAGE.COPY_SRC) === 0) throw new RangeError(`"out.buffer" expected usage COPY_SRC to be read, got ${usage}`);
@@ -123,7 +123,7 @@ export class ReadBack {
 }
 
 /** An Output that is read once, however often it is asked for. */
-function outputOf(collect: () => Promise<Float32Array>): Output {
+function outputOnce(collect: () => Promise<Float32Array>): Output {
   let result: Promise<Float32Array> | undefined;
   return { read: () => (result ??= collect()) };
 }

@@ -42,8 +42,8 @@ export interface SlotPlace {
   readonly capacity: number;
 }
 
-/** How many of what a schedule has, for every KV head. */
-export interface Launch {
+/** What of a schedule is dispatched, for every KV head. */
+export interface Dispatches {
   /** Quads of a row tile. */
   readonly quads: number;
   /** Workgroups of attend, and of merge. */
@@ -77,7 +77,7 @@ export class Schedule {
   pageNumbers = 0;
   readonly pages: number;
   readonly #shape: CacheShape;
-  readonly #group: number;
+  readonly #queryHeadsPerKvHead: number;
 
   /**
    * @param partialBytes  of one partial result, of all chunk groups and KV heads
@@ -87,8 +87,8 @@ export class Schedule {
   constructor(shape: CacheShape, partialBytes: number, limit: number) {
     const { headDim, kvHeads, queryHeads, sequences } = shape;
     this.#shape = shape;
-    this.#group = queryHeads / kvHeads;
-    const quadsPerToken = Math.ceil(this.#group / QUAD);
+    this.#queryHeadsPerKvHead = queryHeads / kvHeads;
+    const quadsPerToken = Math.ceil(this.#queryHeadsPerKvHead / QUAD);
     let tokens = Math.max(CALL_TOKENS, sequences);
     let extra = Math.ceil(WORKGROUPS / kvHeads);
     // A coded and a raw split for every quad.
@@ -110,13 +110,13 @@ export class Schedule {
    *
    * @param placeOf  where a raw slot lies
    */
-  draw(requests: readonly Request[], scale: number, limits: Limits, placeOf: (slot: number) => SlotPlace): Launch {
+  draw(requests: readonly Request[], scale: number, limits: Limits, placeOf: (slot: number) => SlotPlace): Dispatches {
     const rawWindowsAt = requests.length;
     const windows = this.#drawWindows(requests, rawWindowsAt, placeOf);
     let rawWindows = 0;
     for (const { raws } of windows.values()) rawWindows += raws;
 
-    const rowsOf = ({ tokens }: Request): number => tokens * this.#group;
+    const rowsOf = ({ tokens }: Request): number => tokens * this.#queryHeadsPerKvHead;
     const quads = quadsFor(requests.map(rowsOf), limits.quads);
     const tileRows = QUAD * quads;
     const tilesOf = (request: Request): number => Math.ceil(rowsOf(request) / tileRows);

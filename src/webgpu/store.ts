@@ -84,7 +84,7 @@ class WebGpuStore implements Store {
   }
 
   write(writes: readonly Write[]): void {
-    this.#memory.staging.write(writes, (jobs, copies) => this.#launchWrite(jobs, copies));
+    this.#memory.staging.write(writes, (jobs, copies) => this.#dispatchWrite(jobs, copies));
   }
 
   copySlot(from: number, to: number): void {
@@ -138,7 +138,7 @@ class WebGpuStore implements Store {
 
   decode(layer: number, page: number, slot: number): void {
     this.#decodePages(layer, [page]);
-    this.#launchWrite([{ slot, job: DECODED_WINDOW }]);
+    this.#dispatchWrite([{ slot, job: DECODED_WINDOW }]);
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
@@ -233,7 +233,7 @@ class WebGpuStore implements Store {
     let used = 0;
     let done = 0;
     const flush = (): void => {
-      this.#launch(layer, requests, scale, copies, encoder => {
+      this.#dispatchAttend(layer, requests, scale, copies, encoder => {
         const bytes = used * tokenBytes;
         if (target) encoder.copyBufferToBuffer(output, 0, target.buffer as GPUBuffer, (target.offset ?? 0) + done * tokenBytes, bytes);
         else parts.push(this.#readBack.record(encoder, [[output, 0, bytes]]));
@@ -274,7 +274,7 @@ class WebGpuStore implements Store {
   }
 
   /** One dispatch of attend for every pair of chunks, and one of merge. */
-  #launch(
+  #dispatchAttend(
     layer: number,
     requests: readonly Request[],
     scale: number,
@@ -316,7 +316,7 @@ class WebGpuStore implements Store {
   }
 
   /** What is staged into slots. */
-  #launchWrite(jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
+  #dispatchWrite(jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
     const { headDim, kvHeads } = this.#shape;
     const { slots, staging } = this.#memory;
     const pipeline = this.#device.pipeline(this.#write);
