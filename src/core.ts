@@ -271,6 +271,7 @@ export class Core {
     const free = (): number => this.#pool.slots.size + sumOf(all, ({ tables, layer }) => tables.completeWindows(layer));
     for (let rank = 0; rank <= 2 && free() < slots; rank++) all = [...all, ...others(rank)];
     if (free() < slots) throw new Error('too few raw slots: reservations are wrong');
+    if (all.length === 0) return;
     const complete = all.map(({ tables, layer }) => tables.completeSlots(layer));
     for (const layer of new Set(all.map(place => place.layer))) {
       const group = complete.filter((_, n) => all[n]!.layer === layer).flat();
