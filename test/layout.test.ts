@@ -4,6 +4,7 @@ import { type CodecName, codecs, KVCache, plan, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
+import { sameBits } from './compare.ts';
 import { halfValue, rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
 import { readSaved, type Sections, sectionsOf } from './pages.ts';
@@ -233,4 +234,37 @@ group('page layout', test => {
       }
     });
   }
+
+  test('a page with anything in its padding is refused: it would stay in pages that others are written over', async () => {
+    for (const headDim of padded) {
+      for (const [keys, values] of [
+        ['nsn1', 'nsn2'],
+        ['nsn4', 'nsn1']
+      ] as const) {
+        const cache = new KVCache(simd128.backend, shapeOf(headDim, keys, values, 2));
+        const sequence = cache.sequence();
+        sequence.append(0, tokensOf(2, headDim, 9), tokensOf(2, headDim, 10));
+        sequence.seal();
+        const file = await sequence.save();
+        sequence.dispose();
+        const page = readSaved(file).layers[0]!.pages[0]!; // the file's own bytes
+        let block = 16;
+        for (const [n, codec] of [keys, values, keys, values].entries()) {
+          const at = sectionsOf(codecs[codec], headDim);
+          for (const byte of paddingOf(at, headDim / codecs[codec].channels)) {
+            const message = `page expected zeros as padding of ${n % 2 ? 'values' : 'keys'} of head ${n >> 1}, got ${1 + (byte % 255)}`;
+            page[block + byte] = 1 + (byte % 255);
+            assert.throws(
+              () => cache.restore(file),
+              (error: Error) => error instanceof RangeError && error.message === message
+            );
+            page[block + byte] = 0;
+          }
+          block += at.bytes;
+        }
+        sameBits('saved again', await cache.restore(file).save(), file);
+        cache.dispose();
+      }
+    }
+  });
 });

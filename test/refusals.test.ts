@@ -749,6 +749,7 @@ for (const tested of backends) {
         [withPage(file, 5, 0), RangeError, 'page expected keys codec nsn4, got none'],
         [withPage(file, 6, 8), RangeError, 'page expected values codec nsn2, got nsn1'],
         [withPage(file, 7, 1), RangeError, 'page expected rope unknown, got known'],
+        [withPage(file, 7, 2), RangeError, 'page expected rope unknown, got 2'],
         [withPage(file, 8, 64), RangeError, 'page expected headDim 32, got 64'],
         [withPage(file, 10, 3), RangeError, 'page expected kvHeads 1, got 3'],
         [withPage(file, 12, 1, 2, 3, 4), RangeError, `page expected codebook checksum ${checksum}, got ${0x04030201}`]

@@ -90,7 +90,7 @@ export function blockLayout(codec: Codec, headDim: number): BlockLayout {
   const s2 = WINDOW * rowBytes;
   const s1 = s2 + WINDOW * 2;
   const scales = s1 + WINDOW / 2;
-  const o = scales + align(4 * (1 + Math.ceil(headDim / MEAN_GROUP)), 16);
+  const o = scales + align(scalesBytes(headDim), 16);
   const bytes = o + align(headDim / 2, 16);
   return Object.freeze({ codec, rowBytes, s2, s1, scales, o, bytes });
 }
@@ -133,7 +133,10 @@ export function pageHeader(page: PageLayout): Uint8Array {
   return bytes;
 }
 
-/** @internal Refuses a page that this layout cannot read, with the first field that differs, or whose scales are infinite or no number. */
+/**
+ * @internal Refuses a page that this layout cannot read, with the first field that differs, whose scales are infinite or no number, or
+ * whose padding is not 0: encoders never write padding, so that what is there would stay in pages that others are written over.
+ */
 export function checkPage(bytes: Uint8Array, page: PageLayout): void {
   if (bytes.length !== page.bytes) throw new RangeError(`page expected ${page.bytes} bytes, got ${bytes.length}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset);
@@ -145,7 +148,7 @@ export function checkPage(bytes: Uint8Array, page: PageLayout): void {
   expect('format', FORMAT, view.getUint8(4));
   expect('keys codec', page.keys.codec.name, codecOf(view.getUint8(5)));
   expect('values codec', page.values.codec.name, codecOf(view.getUint8(6)));
-  expect('rope', page.rope ? 'known' : 'unknown', view.getUint8(7) ? 'known' : 'unknown');
+  expect('rope', page.rope ? 'known' : 'unknown', ['unknown', 'known'][view.getUint8(7)] ?? view.getUint8(7));
   expect('headDim', page.headDim, view.getUint16(8, true));
   expect('kvHeads', page.kvHeads, view.getUint16(10, true));
   expect('codebook checksum', (page.keys.codec.checksum ^ page.values.codec.checksum) >>> 0, view.getUint32(12, true));
@@ -162,8 +165,24 @@ export function checkPage(bytes: Uint8Array, page: PageLayout): void {
           throw new RangeError(`page expected finite ${name} of ${side} of head ${head}, got infinity or NaN`);
         }
       }
+      for (const [begin, end] of paddingOf(page[side], page.headDim)) {
+        for (let at = block + begin; at < block + end; at++) {
+          if (bytes[at] !== 0) throw new RangeError(`page expected zeros as padding of ${side} of head ${head}, got ${bytes[at]}`);
+        }
+      }
     }
   }
+}
+
+/** Where a block has no section's bytes: behind every token's codes, behind the scales and behind the mean. */
+function paddingOf({ codec, rowBytes, scales, o, bytes }: BlockLayout, headDim: number): (readonly [begin: number, end: number])[] {
+  const codes = headDim / codec.channels;
+  const rows = codes === rowBytes ? [] : Array.from({ length: WINDOW }, (_, t) => [t * rowBytes + codes, (t + 1) * rowBytes] as const);
+  return [...rows, [scales + scalesBytes(headDim), o], [o + headDim / 2, bytes]];
+}
+
+function scalesBytes(headDim: number): number {
+  return 4 * (1 + Math.ceil(headDim / MEAN_GROUP));
 }
 
 /** @internal */
