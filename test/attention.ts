@@ -43,15 +43,17 @@ export function expectedOver(
   pages: readonly Uint8Array[],
   scale = 1 / Math.sqrt(sequence.shape.headDim)
 ): Expected {
-  const { shape } = sequence;
+  const { backend, shape } = sequence;
   const mean = meanSlack(sequence, pages, layer, query, scale);
-  const means = { first: shape.sinks, windows: meansOf(sequence, pages, layer, 1), share: CANCELLED };
-  const integers = integerSlack(sequence, pages.length, query, keys, scale);
+  const means = backend.name === 'webgpu' && {
+    means: { first: shape.sinks, windows: meansOf(sequence, pages, layer, 1), share: CANCELLED }
+  };
+  const integers = integerSlack(sequence, layer, pages.length, query, keys, scale);
   const slack =
     integers === undefined
-      ? { logit: mean, means }
+      ? { logit: mean, ...means }
       : {
-          means,
+          ...means,
           logit: (row: number, token: number) => mean(row, token) + integers(row, token),
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
@@ -88,17 +90,24 @@ function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: numb
   };
 }
 
-/** The same where pages are decoded for many rows, which wasm does: keys and queries are rounded to integers. */
-function integerSlack({ backend, shape }: Sequence, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
-  const { kvHeads, queryHeads, headDim, sinks } = shape;
+/** The same where pages are decoded for many rows: keys and queries are rounded to integers. */
+function integerSlack(sequence: Sequence, layer: number, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
+  const { kvHeads, queryHeads, headDim, sinks } = sequence.shape;
   const groups = queryHeads / kvHeads;
-  if (backend.name !== 'wasm' || query.length / (kvHeads * headDim) < DECODED_ROWS) return undefined;
+  if (!decodesPages(sequence, layer, query)) return undefined;
   const norms = (x: Float32Array) => brute.norms(x, headDim, brute.f64).map(norm => norm * Math.sqrt(headDim));
   const [queryNorms, keyNorms] = [norms(query), norms(keys)];
   return (row: number, token: number): number => {
     if (token < sinks || token >= sinks + 64 * pages) return 0;
     return INTEGER_SHARE * scale * queryNorms[row]! * keyNorms[token * kvHeads + Math.floor((row % queryHeads) / groups)]!;
   };
+}
+
+/** Whether pages are decoded for these rows: by the SIMD binaries, for many of them, and not where both codecs are nsn1. */
+function decodesPages({ backend, shape }: Sequence, layer: number, query: Float32Array): boolean {
+  const simd = backend.name === 'wasm' && backend.variant !== 'scalar';
+  const nsn1 = codecsOf({ shape }, layer).every(codec => codec.name === 'nsn1');
+  return simd && !nsn1 && query.length / (shape.kvHeads * shape.headDim) >= DECODED_ROWS;
 }
 
 /** Attends and holds the output to the float rule. The sequence is sealed afterwards. */

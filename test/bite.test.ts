@@ -1,16 +1,17 @@
 // The comparers must bite: what every other test relies on is given right results and wrong ones here, and may pass only the
 // right. Wrong ones are the mistakes that kernels are made of: truncation, a swapped row, a sign, nothing written, NaN.
 
-import { type CodecName, codecs } from 'nsnquant';
+import { type CodecName, codecs, KVCache } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
+import { expectedAttention } from './attention.ts';
 import * as brute from './brute.ts';
 import { atMost, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
 import { halfBits, halfValue, nearestHalf } from './half.ts';
 import { bells, exactRope, keyLike } from './inputs.ts';
-import { type Block, type Group, meanOf, normsOf, readBlock } from './pages.ts';
-import { ATOL, meanTermShare, NAIVE_ERRORS, NEAR_TIE } from './tolerance.ts';
+import { type Block, blockOf, type Group, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
+import { ATOL, meanTermShare, NAIVE_ERRORS, NEAR_TIE, NEAR_TIES } from './tolerance.ts';
 import { simd128 } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
@@ -92,7 +93,7 @@ group('comparers', test => {
     const { channels, codebook } = codec;
 
     test(`sameCodes() accepts the kernel's codes and the reference's: ${name}`, () => {
-      atMost('near ties', sameCodes('kernel', codes, y, codec), codes.length / 1000);
+      atMost('near ties', sameCodes('kernel', codes, y, codec), NEAR_TIES * codes.length);
       assert.is(sameCodes('reference', reference.quantize(Float64Array.from(y), quantizer), y, codec), 0);
     });
 
@@ -233,6 +234,43 @@ group('comparers', test => {
       };
     }
   }
+
+  test('withinFloatRule() refuses attention over values whose mean is off by 1e-5, although their sums are forgiven some', async () => {
+    // Queries of 0 forgive no logit: every token has the same weight.
+    const [query, count] = [new Float32Array(headDim), 128];
+    const cache = new KVCache(simd128.backend, {
+      layers: 1,
+      kvHeads: 1,
+      queryHeads: 1,
+      headDim,
+      capacity: count,
+      keys: 'nsn4',
+      values: 'nsn4',
+      sinks: 0,
+      sequences: 1
+    });
+    const sequence = cache.sequence();
+    const x = keyLike(count, headDim, 4);
+    sequence.append(0, x, x);
+    sequence.seal();
+    const actual = await sequence.attend(0, query).read();
+    const { exact, naive, extra } = await expectedAttention(sequence, 0, query, count / 64);
+    withinFloatRule('attention', actual, exact, naive, headDim, extra);
+
+    const { keys, values } = await sequence.decode(0);
+    const { pages } = readSaved(await sequence.save()).layers[0]!;
+    const means = pages.map(page => {
+      const block = readBlock(blockOf(page, 0, 1, codecs.nsn4, codecs.nsn4, headDim), codecs.nsn4, headDim);
+      return { s1: normsOf(block), o: meanOf(block) };
+    });
+    const off = Float64Array.from(values, (value, i) => {
+      const { s1, o } = means[Math.floor(i / (64 * headDim))]!;
+      return value + 1e-5 * s1[Math.floor(i / headDim) % 64]! * o[i % headDim]!;
+    });
+    const wrong = brute.attention(query, keys, off, cache.shape, 1, brute.f64).out;
+    bites(() => withinFloatRule('a mean off', wrong, exact, naive, headDim, extra));
+    cache.dispose();
+  });
 
   test('withinFloatRule() forgives twice the naive error and 16 ulps, in its own row alone, and `extra` in its own element alone', () => {
     const exact = Float64Array.of(1, -0.5, 0.25, 1, 0.5, 0);

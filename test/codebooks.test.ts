@@ -8,7 +8,7 @@ import * as brute from './brute.ts';
 import { atMost, relativeL2 } from './compare.ts';
 import { halfBits, nearestHalf } from './half.ts';
 import { bell, gaussian, normal, random } from './inputs.ts';
-import { GAUSSIAN_MSE, NEAR_TIE } from './tolerance.ts';
+import { CODED_NORMAL, GAUSSIAN_MSE, NEAR_TIE } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 
@@ -54,7 +54,7 @@ group('codebooks', test => {
       const x = normal(64, 128, 26);
       const quantizer = reference.codecQuantizer(codecs[name]);
       const error = relativeL2(reference.decode(reference.encode(x, 128, quantizer), quantizer), x) ** 2;
-      atMost('relative squared error', Math.abs(error / GAUSSIAN_MSE[name] - 1), 0.6);
+      atMost('relative squared error', Math.abs(error / GAUSSIAN_MSE[name] - 1), CODED_NORMAL);
     });
   }
 

@@ -11,7 +11,7 @@ import { loadFixture } from './fixture.ts';
 import { rounded } from './half.ts';
 import { keyLike } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';
-import { ATOL, scaleTie } from './tolerance.ts';
+import { ATOL, NEAR_TIES, SCALE_TIES, scaleTie } from './tolerance.ts';
 import { reference as referenceBackend, wasm, withVerbs } from './verbs.ts';
 
 interface Golden {
@@ -124,8 +124,8 @@ group('stored blocks', test => {
       });
     }
     console.log(`${ties} near ties in ${codes} codes, ${scaleTies} in ${cases.length * 64} second norms`);
-    assert.ok(ties <= codes / 1000, `${ties} ties`);
-    assert.ok(scaleTies <= (cases.length * 64) / 100, `${scaleTies} ties`);
+    assert.ok(ties <= NEAR_TIES * codes, `${ties} ties`);
+    assert.ok(scaleTies <= SCALE_TIES * cases.length * 64, `${scaleTies} ties`);
   });
 
   for (const { name, backend } of wasm) {

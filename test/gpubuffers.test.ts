@@ -6,6 +6,7 @@ import { refuses } from './compare.ts';
 import { openDevice, refusesDevice, required, untested } from './gpu.ts';
 import { halfBits, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
+import { ONE_TOKEN } from './tolerance.ts';
 
 const STORAGE = 128;
 const COPY_SRC = 4;
@@ -133,7 +134,7 @@ group('GPUBuffers', test => {
     const expected = rounded(keys.slice(0, 2 * width));
     for (let i = 0; i < read.length; i++) {
       const [n, head, channel] = [Math.floor(i / queryWidth), Math.floor((i % queryWidth) / 192), i % 64];
-      assert.ok(Math.abs(read[i]! - expected[n * width + head * 64 + channel]!) < 1e-6 * (1 + Math.abs(read[i]!)));
+      assert.ok(Math.abs(read[i]! - expected[n * width + head * 64 + channel]!) <= ONE_TOKEN * (1 + Math.abs(read[i]!)));
     }
   });
 

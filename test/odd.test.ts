@@ -8,6 +8,7 @@ import { allFinite, sameBits } from './compare.ts';
 import { nearestHalf } from './half.ts';
 import { inputs } from './inputs.ts';
 import { cacheOn, HEAD_DIM, queries, rows } from './refusing.ts';
+import { ALIKE } from './tolerance.ts';
 
 /** The range of scales: its least is 0 in f32, its most is far from what f32 cannot hold. */
 group('odd scales that are no errors', test => {
@@ -34,7 +35,7 @@ group('odd scales that are no errors', test => {
               let mean = 0;
               for (let t = 0; t < 100 + tokens; t++) mean += held[t * HEAD_DIM + i]! / (100 + tokens);
               assert.ok(
-                Math.abs(last[i]! - mean) <= 1e-3,
+                Math.abs(last[i]! - mean) <= ALIKE,
                 `${input}, ${tokens} tokens, scale ${scale}: ${last[i]} is not the mean ${mean}`
               );
             }

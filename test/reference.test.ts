@@ -9,7 +9,7 @@ import { atMost, relativeL2, sameBits, sameCodes, sameRounding } from './compare
 import { halfValue, nearestHalf } from './half.ts';
 import { exactRope, gaussian, inputs, keyLike, normal, random, ropes, turned, uneven } from './inputs.ts';
 import { readBlock } from './pages.ts';
-import { F64, LEAST_SHARE } from './tolerance.ts';
+import { EQUAL_TOKENS, F64, LEAST_SHARE, LOWERED } from './tolerance.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 
@@ -328,7 +328,7 @@ group('reference encode and decode', test => {
       const x = inputs['equal tokens']!(64, 64, 21);
       const tokens = reference.decode(reference.encode(x, 64, quantizer), quantizer);
       for (let t = 1; t < 64; t++) sameBits(`token ${t}`, tokens.subarray(t * 64, (t + 1) * 64), tokens.subarray(0, 64));
-      atMost('error', relativeL2(tokens, x), 0.06);
+      atMost('error', relativeL2(tokens, x), EQUAL_TOKENS);
     });
   }
 
@@ -340,7 +340,7 @@ group('reference encode and decode', test => {
       const x = turned(means, 64, rope, 1000);
       const errorWith = (known: typeof rope | undefined) =>
         relativeL2(reference.decode(reference.encode(x, 64, quantizer, known), quantizer, known), x);
-      atMost(name, errorWith(rope), 0.9 * errorWith(undefined));
+      atMost(name, errorWith(rope) / errorWith(undefined), LOWERED.meanBeforeRope);
     }
   });
 

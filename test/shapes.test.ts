@@ -13,7 +13,7 @@ import { encodedFrom, type Ties } from './encoded.ts';
 import { rounded } from './half.ts';
 import { inputs, keyLike, normal, ropes, turned } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';
-import { DECODED_ROWS } from './tolerance.ts';
+import { DECODED_ROWS, NEAR_TIES } from './tolerance.ts';
 import { reference } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
@@ -192,7 +192,7 @@ for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
       test('are rare', () => {
         for (const [codec, { near, codes, differing, bytes }] of Object.entries(counts)) {
           console.log(`${codec}: ${near} near ties in ${codes} codes; ${differing} of ${bytes} bytes differ from the reference's`);
-          atMost(`${codec}: share of near ties`, near / codes, 1e-3);
+          atMost(`${codec}: share of near ties`, near / codes, NEAR_TIES);
         }
         assert.is(Object.keys(counts).length, 3);
       });

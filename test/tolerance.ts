@@ -17,15 +17,22 @@ export const ATOL = 2 ** -19;
 
 /**
  * Values are mixed from two sums, of codes and of means, which cancel where a token is small beside its window's norms: either is off
- * by ATOL of itself, and what codes come to is as large as what means do. A share of (Σ p·s1)·|o|, window by window.
+ * by ATOL of itself, and what codes come to is as large as what means do. A share of (Σ p·s1)·|o|, window by window, forgiven on a
+ * GPU alone. Measured there, over tokens of a millionth of their window's largest: 1.08e-7 where the float rule gives 8.8e-8.
  */
 export const CANCELLED = 2 * ATOL;
+
+/** 16 ulps of what a row adds up, for mix: of Hadamard-transformed tokens, where an outlier that cancels is in every channel. */
+export const ADDED_UP = ATOL;
 
 /**
  * A code that is not the f64 search's is right where its distance exceeds the least by this share at most: f32 scores of two
  * codewords cannot be told apart below it (the score's own rounding is 1e-7 of it, and distances are roots of differences).
  */
 export const NEAR_TIE = 1e-5;
+
+/** The share of codes that may be such near ties. Of those of WebAssembly 6 in 800,000 are; a search by another rule differs far more often. */
+export const NEAR_TIES = 1e-3;
 
 /**
  * The mean's part of a logit, ⟨q, RoPEᵤ(o)⟩, is summed in i16: each of its coefficients is off by half a 32,766th of their sum
@@ -71,6 +78,15 @@ export const UNDERFLOW = 2 ** -63;
 /** s2 adjusted is a quotient of two sums of headDim products each, rounded to f16: where it is this near a tie either side will do. */
 export const scaleTie = (headDim: number) => headDim * 2 ** -23;
 
+/** The share of them that may take that side: none of 576 measured. */
+export const SCALE_TIES = 0.01;
+
+/**
+ * What differs by roundings to f16 alone: each is off by 2⁻¹¹ of itself, 4.9e-4, and two factors of a product are by twice that.
+ * Measured 3.4e-4 for attention over keys and values that stay raw, 2.4e-5 for second norms.
+ */
+export const HALVES = 1e-3;
+
 /** Two ways to the same f64 number: sums of up to a few thousand products in different orders. */
 export const F64 = 1e-12;
 
@@ -88,6 +104,46 @@ export const QUALITY: Readonly<Record<string, Readonly<Record<'nsn1' | 'nsn2' | 
   normal: { nsn1: 1.25, nsn2: 0.526, nsn4: 0.139 }, // measured 1.137, 0.478, 0.126: logits of deviation 1 and more
   'key-like': { nsn1: 0.0838, nsn2: 0.0309, nsn4: 0.0074 } // measured 0.0762, 0.0281, 0.0067
 };
+
+/** What lowers an error must lower it to this share at most: measured, and some more for other draws and for near ties. */
+export const LOWERED = {
+  /** Of keys and of values at four bits, and of values at two, against one bit: 0.122, 0.127 and 0.472. */
+  keys4: 0.14,
+  values4: 0.14,
+  values2: 0.52,
+  /** RoPE that is known, of attention over a cache: 0.565. */
+  ropeKnown: 0.62,
+  /** And of tokens: 0.346 to 0.851, most where few pairs turn. */
+  meanBeforeRope: 0.9,
+  /** 64 sinks and four recent windows of 580 tokens: 0.838. */
+  raw: 0.9,
+  /** Any one step of the algorithm: 0.441 to 0.877, most of Normalize. */
+  step: 0.91
+} as const;
+
+/** Relative error of tokens that are all alike: nothing but their mean and their norm is coded, in four bits each. Measured 0.0568. */
+export const EQUAL_TOKENS = 0.06;
+
+/**
+ * The squared error of coded tokens may be more or less than its codebook's own by this share: norms and means are coded, too.
+ * Measured 0.06 to 0.41, most at four bits.
+ */
+export const CODED_NORMAL = 0.46;
+
+/** Relative error of a key-like token in four bits. Measured 0.121 at most; another token is off by half or more. */
+export const NEARLY = 0.2;
+
+/**
+ * How far attention of a scale near 0 may be from the mean of up to 170 values of deviation 1: f32 sums, and integers of 16 bits
+ * where pages are decoded. Measured 8.1e-6 in WebAssembly.
+ */
+export const ALIKE = 2e-5;
+
+/** Attention to one token, as a share of its value and 1: weighted and divided by the weight, 8 roundings of f32. */
+export const ONE_TOKEN = 1e-6;
+
+/** Where near ties fell otherwise, a few in a thousand codes, an error over one query moves by less than this share of itself. */
+export const OTHER_TIES = 0.02;
 
 /**
  * Bytes that WebAssembly may take beyond plan(): 512 KiB for the engine, codebooks, grids and scratch of one size; a channel's

@@ -13,7 +13,7 @@ import { altered, bindingAtMost, type Gpu, refusesDevice, untested } from './gpu
 import { rounded } from './half.ts';
 import { bells, type Input, keyLike, ropes, uneven } from './inputs.ts';
 import { blockOf, readBlock, readSaved } from './pages.ts';
-import { TOKEN_ERROR } from './tolerance.ts';
+import { NEAR_TIES, TOKEN_ERROR } from './tolerance.ts';
 import { simd128 } from './verbs.ts';
 
 /** The first shape of the self-test, in layers: most of its pipelines are compiled once for the whole file. */
@@ -131,7 +131,7 @@ function deviceTests(test: Register, gpu: Gpu): void {
       }
     });
     console.log(`${ties.near} near ties in ${ties.codes} codes of uneven windows`);
-    atMost('share of near ties', ties.near / ties.codes, 1e-3);
+    atMost('share of near ties', ties.near / ties.codes, NEAR_TIES);
     cache.dispose();
   });
 
