@@ -1,5 +1,5 @@
 // Holds the import direction of src/, assembly/ and shaders/ to a table. Must be read before src/: the table is the architecture.
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
@@ -65,6 +65,15 @@ const modules = filesOf('src').filter(file => file.endsWith('.ts'));
 /** The path from the repository's root of what `file` imports; a package's name stays as it is. */
 function resolve(file: string, specifier: string): string {
   return specifier.startsWith('.') ? join(dirname(file), specifier) : specifier;
+}
+
+/** What modules import that is not here. */
+const packages = ['@assemblyscript/loader'];
+
+/** As resolve(), but AssemblyScript names no extensions, and finds "lanes" in one of two folders (asconfig.json). */
+function targetsOf(file: string, specifier: string): string[] {
+  if (!file.startsWith('assembly/')) return [resolve(file, specifier)];
+  return specifier === 'lanes' ? ['scalar', 'simd'].map(kind => `assembly/lanes/${kind}/lanes.ts`) : [`${resolve(file, specifier)}.ts`];
 }
 
 /** The row of a module: its folder, or its name at the top of src/. */
@@ -135,16 +144,47 @@ group('layers', test => {
     );
   });
 
+  test('a row names rows above it only', () => {
+    const above = new Set<string>();
+    for (const [part, targets] of Object.entries(allowed)) {
+      for (const target of targets) {
+        assert.ok(above.has(target) || !(target in allowed), `${part} may import ${target}, which is not above it`);
+      }
+      above.add(part);
+    }
+  });
+
+  test('backends may not import each other', () => {
+    const backends = ['reference', 'wasm', 'webgpu'];
+    for (const backend of backends)
+      assert.equal(
+        backends.filter(other => allowed[backend]!.includes(other)),
+        []
+      );
+  });
+
+  test('wasm alone may import the loader', () => {
+    const rows = Object.keys(allowed).filter(part => allowed[part]!.includes('@assemblyscript/loader'));
+    assert.equal(rows, ['wasm']);
+  });
+
   test('the table names every part of src/ and no other', () => {
     assert.equal([...new Set(modules.map(row))].sort(), Object.keys(allowed).sort());
   });
 
-  test('no module of src/ imports itself by way of others', () => {
-    const graph = new Map(
-      modules.map(file => [file, imports(readFileSync(join(root, file), 'utf8')).map(specifier => resolve(file, specifier))])
-    );
-    assert.is(circle(graph)?.join(' → '), undefined);
-  });
+  for (const [folder, files] of [
+    ['src', modules],
+    ['assembly', filesOf('assembly').filter(file => file.endsWith('.ts'))]
+  ] as const) {
+    test(`no module of ${folder}/ imports itself by way of others`, () => {
+      const graph = new Map(
+        files.map(file => [file, imports(readFileSync(join(root, file), 'utf8')).flatMap(specifier => targetsOf(file, specifier))])
+      );
+      // What is resolved wrongly would be in no circle.
+      for (const target of [...graph.values()].flat()) assert.ok(graph.has(target) || packages.includes(target), target);
+      assert.is(circle(graph)?.join(' → '), undefined);
+    });
+  }
 
   for (const file of modules) {
     test(`${file} imports only what the table allows`, () => {
@@ -155,7 +195,7 @@ group('layers', test => {
     });
   }
 
-  for (const folder of ['assembly', 'shaders'].filter(folder => existsSync(join(root, folder)))) {
+  for (const folder of ['assembly', 'shaders']) {
     test(`${folder}/ imports nothing from outside itself`, () => {
       for (const file of filesOf(folder)) {
         for (const specifier of imports(readFileSync(join(root, file), 'utf8'))) {
@@ -226,10 +266,21 @@ group('around src/', test => {
     });
   }
 
-  test('no file of tools/, bench/ or examples/ has more than 400 lines', () => {
-    for (const file of ['tools', 'bench', 'examples'].flatMap(folder => own(folder, /\.(ts|wgsl|css|html)$/))) {
+  /** Files that would gain nothing from being cut, and why. */
+  const longer: Readonly<Record<string, string>> = {
+    'shaders/attend.wgsl': 'WGSL has no imports, and one entry point reads it all',
+    'test/cache.test.ts': 'one list of what sequences do, over one set of helpers',
+    'test/history.ts': 'one class, whose calls share all of its state',
+    'test/refusals.test.ts': 'one list of what is refused, in the order of the doors'
+  };
+
+  test('no file has more than 400 lines, but those that are named', () => {
+    const folders = ['src', 'assembly', 'shaders', 'test', 'tools', 'bench', 'examples'];
+    const files = folders.flatMap(folder => own(folder, /\.(m?ts|mjs|wgsl|css|html)$/)).filter(file => !file.includes('/generated/'));
+    for (const file of Object.keys(longer)) assert.ok(files.includes(file), file);
+    for (const file of files) {
       const lines = readFileSync(join(root, file), 'utf8').split('\n').length - 1;
-      assert.ok(lines <= 400, `${file} has ${lines} lines`);
+      assert.ok(lines <= 400 || file in longer, `${file} has ${lines} lines`);
     }
   });
 });
