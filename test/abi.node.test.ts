@@ -1,4 +1,5 @@
-// The structs that the host writes and the binaries read are declared twice, in TypeScript and in AssemblyScript: they must agree.
+// What the binaries export, and the structs that the host writes and they read, are declared twice, in TypeScript and in
+// AssemblyScript: they must agree.
 
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -31,6 +32,15 @@ group('the binary interface', test => {
   });
 
   for (const variant of ['scalar', 'simd128']) {
+    test(`Kernels names what the binary exports, and nothing else: ${variant}`, () => {
+      const body = /interface Kernels [^{]*\{([^}]*)\}/.exec(read('src/wasm/abi.ts').toString())![1]!;
+      const exported = WebAssembly.Module.exports(new WebAssembly.Module(read(`src/wasm/generated/${variant}.wasm`)));
+      assert.equal(
+        exported.flatMap(({ kind, name }) => (kind === 'function' ? [name] : [])).sort(),
+        Array.from(body.matchAll(/^ {2}(\w+)\(/gm), match => match[1]).sort()
+      );
+    });
+
     test(`structs are as large as the binary says: ${variant}`, () => {
       const module = new WebAssembly.Module(read(`src/wasm/generated/${variant}.wasm`));
       const { exports } = new WebAssembly.Instance(module, { env: { memory: new WebAssembly.Memory({ initial: 1 }) } });
