@@ -28,6 +28,7 @@ export async function verbsTable({ variant, quick, print, progress }: Context): 
   }
   print(
     '\n### Verbs\n\nns per token of one head, one side; scores and mix serve four query heads; GB/s of f32 tokens and of codes. ' +
+      'Encode is that of f32 rows, as `nsnquant/kernels` gives them; a cache codes its own f16, which it transposes by vectors. ' +
       'Error: relative to the f64 reference on the same input; of quantize, the share of codes that differ (near ties).\n'
   );
   print(toMarkdown({ headers: ['verb', 'codec', 'headDim', 'ns/token', 'GB/s', 'x memcpy', 'error'], rows, textColumns: 2 }));
