@@ -17,6 +17,8 @@ export interface Lane {
 
 export interface Runtime {
   readonly version: string;
+  /** Whether it was asked for a WebGPU adapter and has one. */
+  readonly hasAdapter?: boolean;
   /** Runs one bundled test file of the sandbox; never throws and never takes longer than `timeoutMs` and a little. */
   run(file: string, timeoutMs: number, variables: Readonly<Record<string, string>>): Promise<Outcome>;
   close(): Promise<void>;

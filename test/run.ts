@@ -17,7 +17,7 @@ const { lane, file, quick, timeout } = program
   .option('--timeout <seconds>', 'for each file in each lane', Number, 900)
   .addHelpText(
     'after',
-    '\nNSN_REQUIRE=chromium,deno,webgpu (or all) makes a lane, or a device, that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.'
+    '\nNSN_REQUIRE=chromium,deno,webgpu,consumers (or all) makes a lane, a device or test/consumers that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.'
   )
   .parse()
   .opts<{ lane?: string[]; file?: string[]; quick?: true; timeout: number }>();
@@ -27,7 +27,8 @@ const laneNames = lanes.map(lane => lane.name);
 const fileNames = testFiles.map(shortName);
 refuseUnknown('--lane', lane, laneNames);
 refuseUnknown('--file', file, fileNames);
-refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'all']);
+// The model is bench/llm's and examples/page's.
+refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'consumers', 'model', 'all']);
 if (quick && lane) program.error('"--lane" expected without --quick, which is the lane node');
 if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
 
@@ -83,7 +84,7 @@ if (quick) process.env['NSN_WITHOUT_WEBGPU'] = '--quick opens no GPU';
 install();
 await Promise.all(files.map(bundle));
 const runs = (await Promise.all(lanes.filter(({ name }) => (quick ? name === 'node' : (lane?.includes(name) ?? true))).map(runsOf))).flat();
-const running = new Set(runs.map(({ lane }) => lane.name));
+const running = new Map(runs.map(({ lane, runtime }) => [lane.name, runtime]));
 // Of all lanes at once, the longest first: the last workers end together. Each file's output is printed whole when it ends.
 const queue = runs.toSorted((a, b) => (secondsOf[shortName(b.file)] ?? 0) - (secondsOf[shortName(a.file)] ?? 0));
 await Promise.all(
@@ -91,7 +92,7 @@ await Promise.all(
     for (let next = queue.shift(); next; next = queue.shift()) report(await perform(next));
   })
 );
-for (const runtime of new Set(runs.map(({ runtime }) => runtime))) await runtime.close();
+for (const runtime of running.values()) await runtime.close();
 summarize();
 
 function shortName(file: string): string {
@@ -125,7 +126,7 @@ async function runsOf(lane: Lane): Promise<Run[]> {
 async function perform({ lane, runtime, file }: Run): Promise<Result> {
   const variables: Record<string, string> = {};
   const elsewhere = lane.gpuElsewhere;
-  if (elsewhere && running.has(elsewhere.lane) && elsewhere.files.includes(shortName(file))) {
+  if (elsewhere && running.get(elsewhere.lane)?.hasAdapter && elsewhere.files.includes(shortName(file))) {
     variables['NSN_WITHOUT_WEBGPU'] = `the lane ${elsewhere.lane} runs these tests on a GPU`;
   }
   if (lane.name === 'chromium') await bundleForPage(file);
@@ -152,7 +153,7 @@ function summarize(): void {
     for (const { lane, file, seconds } of slowest) console.log(`${seconds.toFixed(1).padStart(7)} s  ${lane} ${file}`);
   }
   console.log();
-  for (const name of running) {
+  for (const name of running.keys()) {
     const own = results.filter(({ lane }) => lane === name);
     console.log(
       `${name}: ${sum(own, 'passed')} passed, ${sum(own, 'failed')} failed in ${own.length} files, ${sum(own, 'seconds').toFixed(1)} s of a worker`

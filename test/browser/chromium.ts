@@ -22,9 +22,6 @@ export const chromium: Lane = {
   name: 'chromium',
   async open() {
     if (!existsSync(chromiumPath)) throw new Error(`no ${chromiumPath}; CHROMIUM_PATH may name another`);
-    const probe = await launch();
-    const version = probe.version();
-    await probe.close();
     const server = createServer(async (request, response) => {
       const { pathname } = new URL(request.url!, 'http://localhost');
       const path = localPath(pathname);
@@ -36,9 +33,12 @@ export const chromium: Lane = {
       }
     });
     await new Promise<void>(listening => server.listen(0, '127.0.0.1', listening));
+    server.unref(); // a probe that fails leaves it open
     const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const { version, hasAdapter } = await probed(origin);
     return {
       version,
+      hasAdapter,
       run: (file, timeoutMs, variables) =>
         runPage(
           `${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env['NSN_REQUIRE'] ?? '', ...variables })}`,
@@ -50,6 +50,19 @@ export const chromium: Lane = {
     };
   }
 };
+
+/** What the browser is, and whether a page of this origin finds an adapter in it. */
+async function probed(origin: string): Promise<{ version: string; hasAdapter: boolean }> {
+  const probe = await launch();
+  try {
+    const page = await probe.newPage();
+    await page.goto(origin); // without a file to run, but secure: other pages have no WebGPU
+    const hasAdapter = await page.evaluate(async () => (await navigator.gpu?.requestAdapter()) != null);
+    return { version: probe.version(), hasAdapter };
+  } finally {
+    await probe.close();
+  }
+}
 
 /** URL parsing has resolved any "..", so the path stays below the folder it is joined to. */
 function localPath(pathname: string): string {
