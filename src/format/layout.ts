@@ -1,4 +1,4 @@
-// Where every byte of a cache lies. The same bytes on every backend and in a file: little-endian, sections on 16 bytes.
+// Where every byte of a cache lies. The same bytes on every backend and in a file: little-endian, sections on 16 bytes, padding 0.
 //
 // A page is one window (64 tokens) of one layer, all KV heads:
 //
