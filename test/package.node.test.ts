@@ -91,6 +91,15 @@ group('package', test => {
     assert.equal(filesBelow(installed), expected.sort());
   });
 
+  test('each builder writes into a folder of its own, which it may empty', () => {
+    const folders = ['assembly', 'shaders'].map(builder => {
+      const named = readFileSync(join(root, builder, 'build.mjs'), 'utf8').match(/src\/[\w/]*generated/g) ?? [];
+      assert.is(new Set(named).size, 1, `${builder}/build.mjs names ${named}`);
+      return named[0]!;
+    });
+    assert.equal(folders, ['src/wasm/generated', 'src/webgpu/generated']);
+  });
+
   test('dist holds a .js and a .d.ts for every module of src, the three binaries, and nothing else', () => {
     const names = filesBelow(join(root, 'src'))
       .filter(file => file.endsWith('.ts'))
