@@ -13,6 +13,7 @@ import { bells, exactRope, keyLike } from './inputs.ts';
 import { type Block, blockOf, type Group, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
 import { ATOL, meanTermShare, NAIVE_ERRORS, NEAR_TIE, NEAR_TIES } from './tolerance.ts';
 import { simd128 } from './verbs.ts';
+import { bites, changed, swapped } from './wrong.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const headDim = 64;
@@ -20,23 +21,6 @@ const rope = exactRope(headDim);
 const tokens = keyLike(64, headDim, 1);
 const queries = bells(4, headDim, 2).map(value => value / Math.sqrt(headDim));
 const weights = bells(4, 64, 3).map(Math.abs);
-
-const bites = (run: () => unknown, message = /expected/) => assert.throws(run, (error: Error) => message.test(error.message));
-
-/** A copy with rows a and b swapped. */
-function swapped<T extends Uint8Array | Float32Array | Float64Array>(x: T, width: number, a: number, b: number): T {
-  const out = x.slice() as T;
-  out.set(x.subarray(a * width, (a + 1) * width), b * width);
-  out.set(x.subarray(b * width, (b + 1) * width), a * width);
-  return out;
-}
-
-/** A copy with one element changed. */
-function changed<T extends Uint8Array | Float32Array | Float64Array>(x: T, at: number, change: (value: number) => number): T {
-  const out = x.slice() as T;
-  out[at] = change(out[at]!);
-  return out;
-}
 
 /** What a kernel that is wrong in one way gives for x [rows, width]; `at` is an element that is far from 0. */
 function mistakes(x: Float32Array, width: number): Record<string, Float32Array> {

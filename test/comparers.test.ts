@@ -3,26 +3,10 @@ import { group } from '../tools/group.ts';
 import { allFinite, atMost, refuses, relativeL2, sameBits } from './compare.ts';
 import { keyLike } from './inputs.ts';
 import { groupValues } from './pages.ts';
+import { bites, changed, swapped } from './wrong.ts';
 
 const headDim = 64;
 const tokens = keyLike(64, headDim, 1);
-
-const bites = (run: () => unknown, message = /expected/) => assert.throws(run, (error: Error) => message.test(error.message));
-
-/** A copy with rows a and b swapped. */
-function swapped<T extends Uint8Array | Float32Array | Float64Array>(x: T, width: number, a: number, b: number): T {
-  const out = x.slice() as T;
-  out.set(x.subarray(a * width, (a + 1) * width), b * width);
-  out.set(x.subarray(b * width, (b + 1) * width), a * width);
-  return out;
-}
-
-/** A copy with one element changed. */
-function changed<T extends Uint8Array | Float32Array | Float64Array>(x: T, at: number, change: (value: number) => number): T {
-  const out = x.slice() as T;
-  out[at] = change(out[at]!);
-  return out;
-}
 
 group('comparers of any numbers', test => {
   test('sameBits() accepts equal bits alone: not −0 for 0, not a next number, not another length', () => {
