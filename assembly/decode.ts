@@ -1,6 +1,6 @@
 // Decode: a block of a page back to a tile of tokens: s1 · (H·(s2·C[c]) + RoPEᵤ(o)). Tokens in lanes.
 
-import { Lanes, VECTOR_BYTES, vadd, vloadHalf, vloadNibbles, vmul, vnibbleScale, vsplat } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vhalfBits, vhalfScale, vloadHalf, vloadNibbles, vmul, vnibbleBits, vnibbleScale, vsplat } from "lanes";
 import { MEAN_GROUP, Shape, Side, TILE_ROW } from "./abi";
 import { hadamard } from "./hadamard";
 import { fromHalf } from "./half";
@@ -30,21 +30,22 @@ export function unpackNorms(side: Side, block: usize, s1: usize, s2: usize): voi
   const scale = vnibbleScale(fromHalf(load<u16>(block + side.scales)));
   const minimum = vsplat(fromHalf(load<u16>(block + side.scales, 2)));
   const codes = block + side.s1, halves = block + side.s2;
+  const nibbles = vnibbleBits(), bits = vhalfBits(), rebase = vhalfScale();
   for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
-    store<Lanes>(s1 + t, vadd(vloadNibbles(codes, t >> 2, scale), minimum));
-    store<Lanes>(s2 + t, vloadHalf(halves + (t >> 1)));
+    store<Lanes>(s1 + t, vadd(vloadNibbles(codes, t >> 2, nibbles, scale), minimum));
+    store<Lanes>(s2 + t, vloadHalf(halves + (t >> 1), bits, rebase));
   }
 }
 
 /** o  f32 [headDim] */
 export function unpackMean(side: Side, block: usize, headDim: usize, o: usize): void {
-  const codes = block + side.o;
+  const codes = block + side.o, nibbles = vnibbleBits();
   let scales = block + side.scales + 4;
   for (let i: usize = 0; i < headDim; i += MEAN_GROUP, scales += 4) {
     const scale = vnibbleScale(fromHalf(load<u16>(scales))), minimum = vsplat(fromHalf(load<u16>(scales, 2)));
     const end = min<usize>(i + MEAN_GROUP, headDim);
     for (let k = i; k < end; k += VECTOR_BYTES >> 2) {
-      store<Lanes>(o + (k << 2), vadd(vloadNibbles(codes, k, scale), minimum));
+      store<Lanes>(o + (k << 2), vadd(vloadNibbles(codes, k, nibbles, scale), minimum));
     }
   }
 }

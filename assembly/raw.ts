@@ -1,13 +1,14 @@
 // Attention over raw tokens (sinks, tail, a prompt's own tokens): dense, f32 arithmetic on f16 rows. Heads in lanes.
 
-import { Lanes, VECTOR_BYTES, vadd, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsub, vmax } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vhalfBits, vhalfScale, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsub, vmax } from "lanes";
 import { LANE_ROW } from "./abi";
 import { EXP, exp2 } from "./softmax";
 
 /** f32 [count] from f16 [count]; count a multiple of 4. */
 export function widen(halves: usize, count: usize, floats: usize): void {
+  const bits = vhalfBits(), scale = vhalfScale();
   for (const end = floats + (count << 2); floats < end; floats += VECTOR_BYTES, halves += VECTOR_BYTES >> 1) {
-    store<Lanes>(floats, vloadHalf(halves));
+    store<Lanes>(floats, vloadHalf(halves, bits, scale));
   }
 }
 

@@ -1,20 +1,23 @@
 // Between rows of tokens, as callers and raw pages have them, and tiles with tokens in lanes.
 
-import { Lanes, VECTOR_BYTES, vloadHalf } from "lanes";
+import { Lanes, VECTOR_BYTES, vhalfBits, vhalfScale, vloadHalf } from "lanes";
 import { TILE_ROW, WINDOW } from "./abi";
 import { clampHalf, toHalf } from "./half";
 
 /** tile[i, t] = rows[t, i] for 64 rows of f16. */
 export function tileFromHalves(rows: usize, headDim: usize, tile: usize): void {
-  const rowBytes = headDim << 1;
+  const rowBytes = headDim << 1, bits = vhalfBits(), scale = vhalfScale();
   for (let t: usize = 0; t < WINDOW; t += VECTOR_BYTES >> 2) {
     const row = rows + t * rowBytes;
     for (let i: usize = 0; i < headDim; i += VECTOR_BYTES >> 2) {
       const p = row + (i << 1), to = tile + i * TILE_ROW + (t << 2);
       if (VECTOR_BYTES == 16) {
-        transpose(vloadHalf(p), vloadHalf(p + rowBytes), vloadHalf(p + 2 * rowBytes), vloadHalf(p + 3 * rowBytes), to, TILE_ROW);
+        transpose(
+          vloadHalf(p, bits, scale), vloadHalf(p + rowBytes, bits, scale), vloadHalf(p + 2 * rowBytes, bits, scale),
+          vloadHalf(p + 3 * rowBytes, bits, scale), to, TILE_ROW
+        );
       } else {
-        store<Lanes>(to, vloadHalf(p));
+        store<Lanes>(to, vloadHalf(p, bits, scale));
       }
     }
   }

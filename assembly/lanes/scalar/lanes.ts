@@ -27,10 +27,13 @@ export const VECTOR_BYTES: usize = 4;
 @inline export function vgt(a: Lanes, b: Lanes): Mask { return a > b; }
 @inline export function vselect(yes: Lanes, no: Lanes, when: Mask): Lanes { return when ? yes : no; }
 
+@inline export function vhalfBits(): IntLanes { return 0x8fffe000; }
+@inline export function vhalfScale(): Lanes { return 5192296858534827628530496329220096.0; } // 2^112
+@inline export function vnibbleBits(): IntLanes { return 15; }
+
 /** One f16 value as f32. Exact: the exponent is rebased by one multiplication, which mends subnormals too. */
-@inline export function vloadHalf(p: usize): Lanes {
-  const bits = <i32>load<u16>(p);
-  return reinterpret<f32>(((bits & 0x7fff) << 13) | ((bits & 0x8000) << 16)) * <f32>5192296858534827628530496329220096.0; // 2^112
+@inline export function vloadHalf(p: usize, bits: IntLanes, scale: Lanes): Lanes {
+  return reinterpret<f32>((<i32>load<i16>(p) << 13) & bits) * scale;
 }
 
 /** Two i16 pairs multiplied and added. */
@@ -54,7 +57,7 @@ export const VECTOR_BYTES: usize = 4;
 @inline export function vpair(low: IntLanes, high: IntLanes): IntLanes { return (low & 0xffff) | (high << 16); }
 
 /** One 4-bit code times its scale: element i of packed nibbles at p. */
-@inline export function vloadNibbles(p: usize, i: usize, scale: Lanes): Lanes {
-  return <f32>((<i32>load<u8>(p + (i >> 1)) >> <i32>((i & 1) << 2)) & 15) * scale;
+@inline export function vloadNibbles(p: usize, i: usize, bits: IntLanes, scale: Lanes): Lanes {
+  return <f32>((<i32>load<u8>(p + (i >> 1)) >> <i32>((i & 1) << 2)) & bits) * scale;
 }
 @inline export function vnibbleScale(scale: f32): Lanes { return scale; }

@@ -30,13 +30,21 @@ export const VECTOR_BYTES: usize = 16;
 @inline export function vgt(a: Lanes, b: Lanes): Mask { return f32x4.gt(a, b); }
 @inline export function vselect(yes: Lanes, no: Lanes, when: Mask): Lanes { return v128.bitselect(yes, no, when); }
 
-/** VECTOR_BYTES / 4 f16 values as f32. Exact: the exponent is rebased by one multiplication, which mends subnormals too. */
-@inline export function vloadHalf(p: usize): Lanes {
-  const bits = v128.load16x4_u(p);
-  return f32x4.mul(
-    v128.or(i32x4.shl(v128.and(bits, i32x4.splat(0x7fff)), 13), i32x4.shl(v128.and(bits, i32x4.splat(0x8000)), 16)),
-    f32x4.splat(5192296858534827628530496329220096.0) // 2^112
-  );
+/**
+ * What unpacking needs, to be loaded into locals before a loop, inside which V8 rebuilds constants (2 % of attend at one bit
+ * and headDim 64): the bits of a sign-extended f16 shifted by 13 that an f32 keeps, 2^112 in bits, and the places of four nibbles.
+ */
+const UNPACK: usize = memory.data<u32>([0x8fffe000, 0x77800000, 0, 0, 0xf, 0xf0, 0xf00, 0xf000], 16);
+@inline export function vhalfBits(): IntLanes { return v128.load32_splat(UNPACK); }
+@inline export function vhalfScale(): Lanes { return v128.load32_splat(UNPACK, 4); }
+@inline export function vnibbleBits(): IntLanes { return v128.load(UNPACK, 16); }
+
+/**
+ * VECTOR_BYTES / 4 f16 values as f32; `bits` and `scale` come from vhalfBits and vhalfScale. Exact: the exponent is rebased by one
+ * multiplication, which mends subnormals too.
+ */
+@inline export function vloadHalf(p: usize, bits: IntLanes, scale: Lanes): Lanes {
+  return f32x4.mul(v128.and(i32x4.shl(v128.load16x4_s(p), 13), bits), scale);
 }
 
 /** Adjacent i16 pairs multiplied and added: lane i = a[2i]·b[2i] + a[2i+1]·b[2i+1]. */
@@ -63,11 +71,12 @@ export const VECTOR_BYTES: usize = 16;
 }
 
 /**
- * Four 4-bit codes times their scale: elements i to i + 3 of packed nibbles at p. `scale` comes from vnibbleScale.
+ * Four 4-bit codes times their scale: elements i to i + 3 of packed nibbles at p. `bits` and `scale` come from vnibbleBits and
+ * vnibbleScale.
  * The codes stay where they are in their 16 bits; the powers of two are taken back by the scale, exactly.
  */
-@inline export function vloadNibbles(p: usize, i: usize, scale: Lanes): Lanes {
-  const codes = v128.and(i32x4.extend_low_i16x8_u(v128.load16_splat(p + (i >> 1))), i32x4(0xf, 0xf0, 0xf00, 0xf000));
+@inline export function vloadNibbles(p: usize, i: usize, bits: IntLanes, scale: Lanes): Lanes {
+  const codes = v128.and(i32x4.extend_low_i16x8_u(v128.load16_splat(p + (i >> 1))), bits);
   return f32x4.mul(f32x4.convert_i32x4_s(codes), scale);
 }
 @inline export function vnibbleScale(scale: f32): Lanes {
