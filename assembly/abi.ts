@@ -47,7 +47,7 @@ export class Shape {
   tier3: usize;         // first pair that needs 1 + 1
   powers: usize;        // f32 [pairs, 8]: coefficients of 1, u², u⁴, u⁶, then u, u³, u⁵, u⁷
   basisPairs: usize;    // (trigPairs + 4) / 2, rounded up
-  basis: usize;         // i16 [4, 2 (even, odd), basisPairs, 8, 2]
+  basis: usize;         // i16 [8, 2 (even, odd), basisPairs, 4, 2]
   keys: Side;
   values: Side;
   pageBytes: usize;

@@ -12,7 +12,7 @@ import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, gather } from "./scores";
 import { combine, meanCoefficients } from "./rope";
-import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, SUMS, TOP,
+import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
   UNMASKED_TOP } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
 import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
@@ -154,7 +154,7 @@ export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize,
   unpackNorms(keys, block, scratch + S1, scratch + S2);
   unpackMean(keys, block, shape.headDim, scratch + O);
   meanCoefficients(shape, q, scratch + O, scratch + COEFS, scratch + COEF_PAIRS, scratch + SCALE);
-  combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, scratch + S2, scores, scratch + SUMS, top);
+  combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, scratch + S2, scores, top);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */

@@ -101,59 +101,37 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
  *
  *   scores  f32 [64, LANES]   in: Σ LUT; out: logits
  *   s1, s2  f32 [64]
- *   sums    i32 [8, LANES]    scratch
  *   top     f32 [LANES]       running maximum
  */
-export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, sums: usize, top: usize): void {
+export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, top: usize): void {
   const half = shape.basisPairs << 4;      // bytes of the even pairs
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let basis = shape.basis;
     const unit = load<Lanes>(scale + lane), even = pairs + lane, odd = even + half;
     let max = load<Lanes>(top + lane);
-    for (let u: usize = 0; u < 32; u += 8) {
-      let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
-      for (let p = even; p < odd; p += LANE_ROW, basis += 32) {
+    // Four tokens a time: of eight sums V8 spills one.
+    for (let u: usize = 0; u < 32; u += 4) {
+      let e0 = vintSplat(0), e1 = e0, e2 = e0, e3 = e0, d0 = e0, d1 = e0, d2 = e0, d3 = e0;
+      for (let p = even; p < odd; p += LANE_ROW, basis += 16) {
         const c = load<IntLanes>(p);
-        a0 = vintAdd(a0, vdotPairs(c, vpairSplatAt(basis)));
-        a1 = vintAdd(a1, vdotPairs(c, vpairSplatAt(basis + 4)));
-        a2 = vintAdd(a2, vdotPairs(c, vpairSplatAt(basis + 8)));
-        a3 = vintAdd(a3, vdotPairs(c, vpairSplatAt(basis + 12)));
-        a4 = vintAdd(a4, vdotPairs(c, vpairSplatAt(basis + 16)));
-        a5 = vintAdd(a5, vdotPairs(c, vpairSplatAt(basis + 20)));
-        a6 = vintAdd(a6, vdotPairs(c, vpairSplatAt(basis + 24)));
-        a7 = vintAdd(a7, vdotPairs(c, vpairSplatAt(basis + 28)));
+        e0 = vintAdd(e0, vdotPairs(c, vpairSplatAt(basis)));
+        e1 = vintAdd(e1, vdotPairs(c, vpairSplatAt(basis + 4)));
+        e2 = vintAdd(e2, vdotPairs(c, vpairSplatAt(basis + 8)));
+        e3 = vintAdd(e3, vdotPairs(c, vpairSplatAt(basis + 12)));
       }
-      const to = sums + lane;
-      store<IntLanes>(to, a0);
-      store<IntLanes>(to, a1, 16);
-      store<IntLanes>(to, a2, 32);
-      store<IntLanes>(to, a3, 48);
-      store<IntLanes>(to, a4, 64);
-      store<IntLanes>(to, a5, 80);
-      store<IntLanes>(to, a6, 96);
-      store<IntLanes>(to, a7, 112);
-      a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
-      for (let p = odd; p < odd + half; p += LANE_ROW, basis += 32) {
+      for (let p = odd; p < odd + half; p += LANE_ROW, basis += 16) {
         const c = load<IntLanes>(p);
-        a0 = vintAdd(a0, vdotPairs(c, vpairSplatAt(basis)));
-        a1 = vintAdd(a1, vdotPairs(c, vpairSplatAt(basis + 4)));
-        a2 = vintAdd(a2, vdotPairs(c, vpairSplatAt(basis + 8)));
-        a3 = vintAdd(a3, vdotPairs(c, vpairSplatAt(basis + 12)));
-        a4 = vintAdd(a4, vdotPairs(c, vpairSplatAt(basis + 16)));
-        a5 = vintAdd(a5, vdotPairs(c, vpairSplatAt(basis + 20)));
-        a6 = vintAdd(a6, vdotPairs(c, vpairSplatAt(basis + 24)));
-        a7 = vintAdd(a7, vdotPairs(c, vpairSplatAt(basis + 28)));
+        d0 = vintAdd(d0, vdotPairs(c, vpairSplatAt(basis)));
+        d1 = vintAdd(d1, vdotPairs(c, vpairSplatAt(basis + 4)));
+        d2 = vintAdd(d2, vdotPairs(c, vpairSplatAt(basis + 8)));
+        d3 = vintAdd(d3, vdotPairs(c, vpairSplatAt(basis + 12)));
       }
       const after = scores + lane + ((32 + u) << 4), before = scores + lane + ((31 - u) << 4);
       const s1After = s1 + ((32 + u) << 2), s2After = s2 + ((32 + u) << 2), s1Before = s1 + ((31 - u) << 2), s2Before = s2 + ((31 - u) << 2);
-      max = fold(max, load<IntLanes>(to), a0, unit, after, s1After, s2After, before, s1Before, s2Before);
-      max = fold(max, load<IntLanes>(to, 16), a1, unit, after + 16, s1After + 4, s2After + 4, before - 16, s1Before - 4, s2Before - 4);
-      max = fold(max, load<IntLanes>(to, 32), a2, unit, after + 32, s1After + 8, s2After + 8, before - 32, s1Before - 8, s2Before - 8);
-      max = fold(max, load<IntLanes>(to, 48), a3, unit, after + 48, s1After + 12, s2After + 12, before - 48, s1Before - 12, s2Before - 12);
-      max = fold(max, load<IntLanes>(to, 64), a4, unit, after + 64, s1After + 16, s2After + 16, before - 64, s1Before - 16, s2Before - 16);
-      max = fold(max, load<IntLanes>(to, 80), a5, unit, after + 80, s1After + 20, s2After + 20, before - 80, s1Before - 20, s2Before - 20);
-      max = fold(max, load<IntLanes>(to, 96), a6, unit, after + 96, s1After + 24, s2After + 24, before - 96, s1Before - 24, s2Before - 24);
-      max = fold(max, load<IntLanes>(to, 112), a7, unit, after + 112, s1After + 28, s2After + 28, before - 112, s1Before - 28, s2Before - 28);
+      max = fold(max, e0, d0, unit, after, s1After, s2After, before, s1Before, s2Before);
+      max = fold(max, e1, d1, unit, after + 16, s1After + 4, s2After + 4, before - 16, s1Before - 4, s2Before - 4);
+      max = fold(max, e2, d2, unit, after + 32, s1After + 8, s2After + 8, before - 32, s1Before - 8, s2Before - 8);
+      max = fold(max, e3, d3, unit, after + 48, s1After + 12, s2After + 12, before - 48, s1Before - 12, s2Before - 12);
     }
     store<Lanes>(top + lane, max);
   }

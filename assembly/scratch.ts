@@ -70,10 +70,8 @@ export const O: usize = AFTER_NORMS;
 const AFTER_MEAN: usize = O + 4 * MAX_HEAD_DIM;
 
 // Attention by looking codes up, and over raw windows:
-/** i32 [8, LANES] */
-export const SUMS: usize = AFTER_MEAN;
 /** f32 [LANES] each */
-export const SHARE: usize = SUMS + 8 * LANE_ROW;
+export const SHARE: usize = AFTER_MEAN;
 export const SCALE: usize = SHARE + LANE_ROW;
 export const TOP: usize = SCALE + LANE_ROW;
 export const FACTOR: usize = TOP + LANE_ROW;

@@ -16,7 +16,7 @@ export interface RopeTables {
   /** f32 [pairs, 8]: cos ωu in 1, v², v⁴, v⁶ and sin ωu in v, v³, v⁵, v⁷, v = u / 31.5. */
   readonly powers: Float32Array;
   readonly basisPairs: number;
-  /** i16 [4, 2 (even, odd), basisPairs, 8 tokens, 2]: functions of u = 0.5 … 31.5, times 32767. */
+  /** i16 [8, 2 (even, odd), basisPairs, 4 tokens, 2]: functions of u = 0.5 … 31.5, times 32767. */
   readonly basis: Int16Array;
 }
 
@@ -55,7 +55,7 @@ export function ropeTables(rope: Rope | undefined): RopeTables {
 
   const functions = trigPairs + POWERS;
   const basisPairs = Math.ceil(functions / 2);
-  const basis = new Int16Array(4 * 2 * basisPairs * 8 * 2);
+  const basis = new Int16Array(8 * 2 * basisPairs * 4 * 2);
   for (let f = 0; f < functions; f++) {
     for (let i = 0; i < HALF; i++) {
       const u = i + 0.5;
@@ -63,7 +63,7 @@ export function ropeTables(rope: Rope | undefined): RopeTables {
         f < trigPairs
           ? [Math.cos(invFreq[f]! * u), Math.sin(invFreq[f]! * u)]
           : [(u / REACH) ** (2 * (f - trigPairs)), (u / REACH) ** (2 * (f - trigPairs) + 1)];
-      const at = (half: number): number => ((((i >> 3) * 2 + half) * basisPairs + (f >> 1)) * 8 + (i & 7)) * 2 + (f & 1);
+      const at = (half: number): number => ((((i >> 2) * 2 + half) * basisPairs + (f >> 1)) * 4 + (i & 3)) * 2 + (f & 1);
       basis[at(0)] = Math.round(even * 32767);
       basis[at(1)] = Math.round(odd * 32767);
     }
