@@ -132,10 +132,10 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
       unpackNorms(values, page, s1, s2);
       unpackMean(values, page, headDim, o);
-      softmaxWeights(shape.scores + n * SCORES_BYTES, s1, s2, mOf(state), dOf(state), scratch + SHARE);
+      softmaxWeights(shape.scores + n * SCORES_BYTES, s1, mOf(state), dOf(state), scratch + SHARE, page, values.rowBytes);
       mixMean(scratch + SHARE, o, headDim, scratch + MEAN_OUT);
     }
-    for (let column: usize = 0; column < values.rowBytes; column += 8) {
+    for (let column: usize = 8; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
         scatterAdd(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }

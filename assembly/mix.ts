@@ -26,29 +26,41 @@ export function rescaleBuckets(rows: usize, factor: usize): void {
 }
 
 /**
- * scores[t] ← p·s1·s2 with p = 2^(scores[t] − m); d += Σ p; share = Σ p·s1.
+ * scores[t] ← p·s1·s2 with p = 2^(scores[t] − m); d += Σ p; share = Σ p·s1. With `scatterAdd` of the first eight columns of codes:
+ * buckets wait for loads and stores, the exponential for arithmetic.
  *
  *   scores     f32 [64, LANES]
- *   s1, s2     f32 [64], of the values
+ *   norms      f32 [2, 64]: s1, s2 of the values
  *   m, d, share  f32 [LANES]
  */
-export function softmaxWeights(scores: usize, s1: usize, s2: usize, m: usize, d: usize, share: usize): void {
-  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    const max = load<Lanes>(m + lane);
-    const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
-    const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
-    let total = load<Lanes>(d + lane), shares = vsplat(0);
-    let p = scores + lane;
-    for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW) {
-      const e = exp2(vsub(load<Lanes>(p), max), low, magic, c0, c1, c2, c3, c4, c5);
-      const weight = vmul(e, vsplatAt(s1 + t));
-      total = vadd(total, e);
-      shares = vadd(shares, weight);
-      store<Lanes>(p, vmul(weight, vsplatAt(s2 + t)));
+export function softmaxWeights(scores: usize, norms: usize, m: usize, d: usize, share: usize, codes: usize, rowBytes: usize): void {
+  if (VECTOR_BYTES == LANE_ROW) {
+    softmaxLanes(scores, norms, m, d, share, codes, rowBytes, 0);
+  } else {
+    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
+      softmaxLanes(scores + lane, norms, m + lane, d + lane, share + lane, codes, rowBytes, lane);
     }
-    store<Lanes>(d + lane, total);
-    store<Lanes>(share + lane, shares);
   }
+}
+
+@inline function softmaxLanes(
+  scores: usize, norms: usize, m: usize, d: usize, share: usize, codes: usize, rowBytes: usize, lane: usize
+): void {
+  const max = load<Lanes>(m);
+  const low = vsplatAt(EXP), magic = vsplatAt(EXP + 4), c0 = vsplatAt(EXP + 8), c1 = vsplatAt(EXP + 12);
+  const c2 = vsplatAt(EXP + 16), c3 = vsplatAt(EXP + 20), c4 = vsplatAt(EXP + 24), c5 = vsplatAt(EXP + 28);
+  let total = load<Lanes>(d), shares = vsplat(0);
+  for (const end = norms + TILE_ROW; norms < end; norms += 4, scores += LANE_ROW, codes += rowBytes) {
+    const e = exp2(vsub(load<Lanes>(scores), max), low, magic, c0, c1, c2, c3, c4, c5);
+    const x = vmul(e, vsplatAt(norms)), weight = vmul(x, vsplatAt(norms + TILE_ROW));
+    total = vadd(total, e);
+    shares = vadd(shares, x);
+    store<Lanes>(scores, weight);
+    if (rowBytes < 8) addToFour(codes, lane, weight);
+    else addToEight<u8, u8>(codes, lane, weight);
+  }
+  store<Lanes>(d, total);
+  store<Lanes>(share, shares);
 }
 
 /** out[i] += share · o[i]:  f32 [headDim, LANES] += f32 [LANES] · f32 [headDim] */
@@ -103,37 +115,41 @@ function scatterAddFar(codes: usize, rowBytes: usize, weights: usize, table: usi
 }
 
 @inline function scatterAddLanes<A, B>(codes: usize, rowBytes: usize, weights: usize, lane: usize, table: usize): void {
-  const base = lane + table;
   for (const end = weights + SCORES_BYTES; weights < end; weights += LANE_ROW, codes += rowBytes) {
-    const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
-    const weight = load<Lanes>(weights);
-    const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
-    const p4 = ((v & 0xff) << 4) + base, p5 = ((v >> 4) & 0xff0) + base, p6 = ((v >> 12) & 0xff0) + base, p7 = ((v >> 20) & 0xff0) + base;
-    store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS + pass<A, B>()), weight), BUCKETS + pass<A, B>());
-    store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + pass<A, B>() + TABLE_ROW), weight), BUCKETS + pass<A, B>() + TABLE_ROW);
-    store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + pass<A, B>() + 2 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 2 * TABLE_ROW);
-    store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + pass<A, B>() + 3 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 3 * TABLE_ROW);
-    store<Lanes>(p4, vadd(load<Lanes>(p4, BUCKETS + pass<A, B>() + 4 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 4 * TABLE_ROW);
-    store<Lanes>(p5, vadd(load<Lanes>(p5, BUCKETS + pass<A, B>() + 5 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 5 * TABLE_ROW);
-    store<Lanes>(p6, vadd(load<Lanes>(p6, BUCKETS + pass<A, B>() + 6 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 6 * TABLE_ROW);
-    store<Lanes>(p7, vadd(load<Lanes>(p7, BUCKETS + pass<A, B>() + 7 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 7 * TABLE_ROW);
+    addToEight<A, B>(codes, lane + table, load<Lanes>(weights));
   }
 }
 
 function scatterAdd4(codes: usize, rowBytes: usize, weights: usize, table: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    const base = lane + table;
     let p = codes;
     for (let from = weights + lane, end = from + SCORES_BYTES; from < end; from += LANE_ROW, p += rowBytes) {
-      const w = <usize>load<u32>(p);
-      const weight = load<Lanes>(from);
-      const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
-      store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS), weight), BUCKETS);
-      store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + TABLE_ROW), weight), BUCKETS + TABLE_ROW);
-      store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + 2 * TABLE_ROW), weight), BUCKETS + 2 * TABLE_ROW);
-      store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + 3 * TABLE_ROW), weight), BUCKETS + 3 * TABLE_ROW);
+      addToFour(p, lane + table, load<Lanes>(from));
     }
   }
+}
+
+@inline function addToEight<A, B>(codes: usize, base: usize, weight: Lanes): void {
+  const w = <usize>load<u32>(codes), v = <usize>load<u32>(codes, 4);
+  const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
+  const p4 = ((v & 0xff) << 4) + base, p5 = ((v >> 4) & 0xff0) + base, p6 = ((v >> 12) & 0xff0) + base, p7 = ((v >> 20) & 0xff0) + base;
+  store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS + pass<A, B>()), weight), BUCKETS + pass<A, B>());
+  store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + pass<A, B>() + TABLE_ROW), weight), BUCKETS + pass<A, B>() + TABLE_ROW);
+  store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + pass<A, B>() + 2 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 2 * TABLE_ROW);
+  store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + pass<A, B>() + 3 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 3 * TABLE_ROW);
+  store<Lanes>(p4, vadd(load<Lanes>(p4, BUCKETS + pass<A, B>() + 4 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 4 * TABLE_ROW);
+  store<Lanes>(p5, vadd(load<Lanes>(p5, BUCKETS + pass<A, B>() + 5 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 5 * TABLE_ROW);
+  store<Lanes>(p6, vadd(load<Lanes>(p6, BUCKETS + pass<A, B>() + 6 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 6 * TABLE_ROW);
+  store<Lanes>(p7, vadd(load<Lanes>(p7, BUCKETS + pass<A, B>() + 7 * TABLE_ROW), weight), BUCKETS + pass<A, B>() + 7 * TABLE_ROW);
+}
+
+@inline function addToFour(codes: usize, base: usize, weight: Lanes): void {
+  const w = <usize>load<u32>(codes);
+  const p0 = ((w & 0xff) << 4) + base, p1 = ((w >> 4) & 0xff0) + base, p2 = ((w >> 12) & 0xff0) + base, p3 = ((w >> 20) & 0xff0) + base;
+  store<Lanes>(p0, vadd(load<Lanes>(p0, BUCKETS), weight), BUCKETS);
+  store<Lanes>(p1, vadd(load<Lanes>(p1, BUCKETS + TABLE_ROW), weight), BUCKETS + TABLE_ROW);
+  store<Lanes>(p2, vadd(load<Lanes>(p2, BUCKETS + 2 * TABLE_ROW), weight), BUCKETS + 2 * TABLE_ROW);
+  store<Lanes>(p3, vadd(load<Lanes>(p3, BUCKETS + 3 * TABLE_ROW), weight), BUCKETS + 3 * TABLE_ROW);
 }
 
 /**
