@@ -1,9 +1,16 @@
 // A quantity against bits as SVG text. Text and lines are drawn in currentColor, so that one picture serves a light and a dark page.
 import * as echarts from 'echarts';
 
+/** What dots are told apart by: shape and color alike. */
+export interface Kind {
+  readonly name: string;
+  readonly symbol: 'circle' | 'triangle';
+  readonly color: string;
+}
+
 export interface Point {
   readonly name: string;
-  readonly color: string;
+  readonly kind: Kind;
   /** Everything counted: a full dot. */
   readonly bits: number;
   /** Coded tokens alone: a hollow dot beside it. */
@@ -26,20 +33,30 @@ interface Rect {
   readonly height: number;
 }
 
-/** Both at least 3:1 against the light and the dark background. */
-export const NSN_COLOR = '#2f80d8';
-export const OTHER_COLOR = '#c8690f';
+/** Colors at least 3:1 against the light and the dark background. */
+export const NSN: Kind = { name: 'nsnquant', symbol: 'circle', color: '#2f80d8' };
+export const OTHER: Kind = { name: 'other formats', symbol: 'triangle', color: '#c8690f' };
+/** Ink and paper on either. */
+export const PAGE = { light: { ink: '#1b1f24', page: '#ffffff' }, dark: { ink: '#e4e8ed', page: '#14171b' } } as const;
 
 const FONT = 12;
 const GRID = { left: 72, right: 24, top: 16, bottom: 52 };
 const DOT = 9;
+/** At least what the names of both kinds take. */
+const LEGEND = { width: 120, height: 48 };
 /** Letters of a wide font against those that the layout reckons with. */
 const WIDER = 1.12;
 
 export function plot(points: readonly Point[], frame: Frame): string {
   const { width, height } = frame;
   const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, width, height });
-  chart.setOption({ animation: false, grid: GRID, ...axes(points, frame), series: points.flatMap(dots) });
+  chart.setOption({
+    animation: false,
+    grid: GRID,
+    ...axes(points, frame),
+    series: points.flatMap(dots),
+    legend: legend(points)
+  });
 
   // Labels come second: only now does the chart know where the dots are.
   const rect = (bits: number, y: number): Rect => {
@@ -47,7 +64,10 @@ export function plot(points: readonly Point[], frame: Frame): string {
     return { x: x - DOT / 2, y: top - DOT / 2, width: DOT, height: DOT };
   };
   const pairs = points.map(({ bits, codedBits, y }) => ({ full: rect(bits, y), hollow: rect(codedBits ?? bits, y) }));
-  const taken = pairs.flatMap(({ full, hollow }) => [full, hollow]);
+  const taken: Rect[] = [
+    { x: width - GRID.right - LEGEND.width, y: GRID.top, ...LEGEND },
+    ...pairs.flatMap(({ full, hollow }) => [full, hollow])
+  ];
   chart.setOption({
     series: points.flatMap(({ name }, i) => [
       {},
@@ -67,6 +87,31 @@ export function plot(points: readonly Point[], frame: Frame): string {
   const svg = chart.renderToSVGString();
   chart.dispose();
   return svg;
+}
+
+/** An image that stands by itself: with a paper of its own, light or dark as the reader's system is. */
+export function standalone(svg: string): string {
+  const rules = ({ ink, page }: { ink: string; page: string }) => `svg { color: ${ink}; } .page { fill: ${page}; }`;
+  return svg.replace(
+    /^<svg[^>]*>/,
+    root => `${root}
+<style>${rules(PAGE.light)} @media (prefers-color-scheme: dark) { ${rules(PAGE.dark)} }</style>
+<rect class="page" width="100%" height="100%"/>
+`
+  );
+}
+
+function legend(points: readonly Point[]): object {
+  return {
+    data: [...new Set(points.map(({ kind }) => kind))].map(({ name, symbol }) => ({ name, icon: symbol })),
+    right: GRID.right,
+    top: GRID.top,
+    orient: 'vertical',
+    selectedMode: false,
+    itemWidth: DOT,
+    itemHeight: DOT,
+    textStyle: { color: 'currentColor', fontSize: FONT }
+  };
 }
 
 function axes(points: readonly Point[], { name, type }: Frame): object {
@@ -107,7 +152,7 @@ function decades(values: readonly number[], base: number): { min: number; max: n
 }
 
 /** A dotted line, a hollow dot and a full one. */
-function dots({ color, bits, codedBits, y }: Point): object[] {
+function dots({ kind: { name, symbol, color }, bits, codedBits, y }: Point): object[] {
   const pair = [
     [codedBits ?? bits, y],
     [bits, y]
@@ -117,11 +162,12 @@ function dots({ color, bits, codedBits, y }: Point): object[] {
     {
       type: 'scatter',
       silent: true,
+      symbol,
       symbolSize: 7,
       itemStyle: { color: 'transparent', borderColor: color, borderWidth: 1.5, opacity: 1 },
       data: codedBits === null ? [] : [[codedBits, y]]
     },
-    { type: 'scatter', silent: true, symbolSize: 8, itemStyle: { color, opacity: 1 }, data: [[bits, y]] }
+    { type: 'scatter', name, silent: true, symbol, symbolSize: 8, itemStyle: { color, opacity: 1 }, data: [[bits, y]] }
   ];
 }
 

@@ -1,5 +1,5 @@
 // The demo's result as one HTML file that needs nothing else: plots, tables, the machine, the command.
-import { NSN_COLOR, OTHER_COLOR, type Point, plot } from '../plot.ts';
+import { NSN, OTHER, type Point, plot } from '../plot.ts';
 import { escapeHtml, toHtml } from '../table.ts';
 import { type Measured, nameOf, type TitledTable } from './tables.ts';
 
@@ -39,8 +39,6 @@ export function renderReport({ title, facts, results, tables, notes }: Report): 
   th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
   .text { text-align: left; }
   ol { padding-left: 1.2rem; font-size: 0.9rem; }
-  .nsn { color: ${NSN_COLOR}; }
-  .baseline { color: ${OTHER_COLOR}; }
 </style>
 <h1>${escapeHtml(title)}</h1>
 <dl>
@@ -51,7 +49,7 @@ ${facts.map(([name, text]) => `  <dt>${escapeHtml(name)}</dt><dd>${escapeHtml(te
 ${figure('Error of the attention output', results, 'outputError', { name: 'output error (relative L2)', type: 'log' })}
 ${figure('Time of attention', results, 'attendNs', { name: 'attend, ns per token and KV head', type: 'value' })}
 </div>
-<p><small><span class="nsn">●</span> nsnquant, <span class="baseline">●</span> baselines: everything counted at this length; ○: coded tokens alone, where a long context comes to.</small></p>
+<p><small>Full: everything counted at this length; hollow: coded tokens alone, where a long context comes to.</small></p>
 ${titled(resultTable!)}
 <ol>
 ${notes.map(note => `  <li>${escapeHtml(note)}</li>`).join('\n')}
@@ -72,8 +70,8 @@ function figure(
   const points = results.flatMap((result): Point[] => {
     const y = result[key];
     if (!drawable(y)) return [];
-    const color = result.keys.startsWith('nsn') ? NSN_COLOR : OTHER_COLOR;
-    return [{ name: nameOf(result), color, y, bits: result.bitsPerElement, codedBits: result.codedBits }];
+    const kind = result.keys.startsWith('nsn') ? NSN : OTHER;
+    return [{ name: nameOf(result), kind, y, bits: result.bitsPerElement, codedBits: result.codedBits }];
   });
   const left = results
     .filter(result => !drawable(result[key]))

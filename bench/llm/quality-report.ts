@@ -1,9 +1,10 @@
-// The quality results as a Markdown table and as one HTML file that needs nothing else.
+// The quality results as a Markdown table, as one HTML file that needs nothing else, and as an image.
 
-import { NSN_COLOR, OTHER_COLOR, type Point, plot } from '../plot.ts';
+import { NSN, OTHER, PAGE, type Point, plot, standalone } from '../plot.ts';
 import { escapeHtml, short, type Table, toHtml } from '../table.ts';
 import { isNsn, type MethodOptions, methodName } from './caches/methods.ts';
-import type { Intervals, Summary } from './stats.ts';
+import { InputError } from './engine/source.ts';
+import { type Intervals, mean, type Summary } from './stats.ts';
 
 /** A row, as --json writes it. */
 export interface Result extends Summary {
@@ -53,8 +54,8 @@ export function writeReport(facts: readonly string[], results: readonly Result[]
 <meta name="color-scheme" content="light dark">
 <title>Quality of a quantized cache</title>
 <style>
-  :root { color-scheme: light dark; --ink: #1b1f24; --line: #d5dae0; --page: #ffffff; }
-  @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ed; --line: #3a424b; --page: #14171b; } }
+  :root { color-scheme: light dark; --ink: ${PAGE.light.ink}; --line: #d5dae0; --page: ${PAGE.light.page}; }
+  @media (prefers-color-scheme: dark) { :root { --ink: ${PAGE.dark.ink}; --line: #3a424b; --page: ${PAGE.dark.page}; } }
   body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
   figure { margin: 0; max-width: 60rem; }
   figure svg { display: block; width: 100%; height: auto; }
@@ -63,12 +64,10 @@ export function writeReport(facts: readonly string[], results: readonly Result[]
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
   .text { text-align: left; }
-  .nsn { color: ${NSN_COLOR}; }
-  .other { color: ${OTHER_COLOR}; }
 </style>
 <h1>Quality of a quantized cache</h1>
 ${facts.map(fact => `<p>${escapeHtml(fact)}</p>`).join('\n')}
-<p><small><span class="nsn">●</span> nsnquant, <span class="other">●</span> other formats: everything counted after the whole sequence; ○: coded tokens alone, where a long context comes to.</small></p>
+<p><small>Full: everything counted after the whole sequence; hollow: coded tokens alone, where a long context comes to.</small></p>
 ${texts
   .map(text =>
     section(
@@ -81,13 +80,31 @@ ${texts
 `;
 }
 
+/** Mean KLD of all texts, which are equally long, against the bits of coded windows. */
+export function drawFrontier(results: readonly Result[]): string {
+  const names = new Set(results.filter(({ kld, codedBits }) => kld > 0 && codedBits !== null).map(methodName));
+  if (names.size === 0) throw new InputError('"--plot" expected a method that codes something and differs from raw, got none');
+  const points = [...names].map((name): Point => {
+    const ofMethod = results.filter(result => methodName(result) === name);
+    const { codedBits } = ofMethod[0]!;
+    return {
+      name,
+      kind: isNsn(ofMethod[0]!) ? NSN : OTHER,
+      y: mean(Float64Array.from(ofMethod, ({ kld }) => kld)),
+      bits: codedBits!,
+      codedBits: null
+    };
+  });
+  return standalone(plot(points, FRAME));
+}
+
 function section(text: string, results: readonly Result[]): string {
   const points = results
     .filter(({ kld }) => kld > 0)
     .map(
       (result): Point => ({
         name: methodName(result),
-        color: isNsn(result) ? NSN_COLOR : OTHER_COLOR,
+        kind: isNsn(result) ? NSN : OTHER,
         y: result.kld,
         bits: result.bitsPerElement,
         codedBits: result.codedBits

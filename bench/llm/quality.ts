@@ -7,7 +7,7 @@ import { InputError } from './engine/source.ts';
 import { Compare, measure, rawLogits } from './evaluate.ts';
 import { findModel, readText, runtime, textNames } from './node.ts';
 import { type CommonOptions, commonOptions, count, facts, type Opened, openAll, outputFile, run, status, threadText } from './program.ts';
-import { type Result, resultTable, writeReport } from './quality-report.ts';
+import { drawFrontier, type Result, resultTable, writeReport } from './quality-report.ts';
 import { fingerprint, type Measurement, State } from './state.ts';
 import { bootstrap, join, summarize } from './stats.ts';
 
@@ -51,8 +51,12 @@ interface Options extends CommonOptions {
   methods: string;
   json?: string;
   report: string;
+  plot?: string;
   fresh?: true;
 }
+
+/** What a measurement is kept under. */
+type Key = (text: string, sequence: number, method: Method) => string;
 
 await run(async () => {
   const program = commonOptions(new Command('quality'))
@@ -64,27 +68,45 @@ await run(async () => {
     .option('--methods <list>', 'KEYS[/VALUES][@sinks=N,recent=N,rope=off], comma separated', METHODS)
     .option('--json <file>', 'where the results go as JSON', outputFile)
     .option('--report <file>', 'where the HTML report goes', outputFile, 'quality.html')
-    .option('--fresh', 'measure again what an earlier run measured');
+    .option('--plot <file>', 'where an image of divergence against coded bits goes, as SVG', outputFile)
+    .option('--fresh', 'forget what an earlier run measured of this');
   const options = program.parse().opts<Options>();
   const methods = parseMethods(options.methods);
+  const texts = options.text.split(',');
   const opened = await openAll(options);
+  const { sequences, tokens, stride = tokens } = options;
+  const { name, variant } = opened.backend;
+  const key: Key = (text, sequence, method) => `${text} ${sequence * stride} ${tokens} ${methodName(method)} ${name} ${variant}`;
+  const state = new State(fingerprint(await findModel(options.model)));
+  // All of it before anything is measured: a run that is stopped must leave nothing older than itself for the next to take.
+  if (options.fresh) {
+    for (const text of texts) for (let n = 0; n < sequences; n++) for (const method of methods) state.forget(key(text, n, method));
+  }
   const results: Result[] = [];
-  for (const text of options.text.split(',')) results.push(...(await measureText(text, methods, opened, options)));
+  for (const text of texts) results.push(...(await measureText(text, methods, opened, options, state, key)));
 
   const lines = [
     ...facts(opened.model, opened.backend, threadText(options.threads)),
-    `${options.sequences} sequences of ${options.tokens} tokens of every text, ${options.stride ?? options.tokens} tokens from start to start`
+    `${sequences} sequences of ${tokens} tokens of every text, ${stride} tokens from start to start`
   ];
   console.log(lines.join('\n'));
   for (const text of new Set(results.map(result => result.text))) {
     console.log(`\n${text}\n\n${toMarkdown(resultTable(results.filter(result => result.text === text)))}`);
   }
   writeFileSync(options.report, writeReport(lines, results));
+  if (options.plot !== undefined) writeFileSync(options.plot, drawFrontier(results));
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(results, null, 2)}\n`);
   status('');
 });
 
-async function measureText(text: string, methods: readonly Method[], opened: Opened, options: Options): Promise<Result[]> {
+async function measureText(
+  text: string,
+  methods: readonly Method[],
+  opened: Opened,
+  options: Options,
+  state: State,
+  key: Key
+): Promise<Result[]> {
   const { sequences, tokens, stride = tokens } = options;
   const { model } = opened;
   status(`${text}: tokenizing`);
@@ -97,7 +119,6 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
   if (tokens > model.config.context)
     throw new InputError(`"--tokens" expected at most ${model.config.context} (the model's context), got ${tokens}`);
 
-  const state = new State(fingerprint(await findModel(options.model)));
   const compare = await Compare.open(runtime, options);
   const parts = new Map<Method, Measurement[]>(methods.map(method => [method, []]));
   for (let sequence = 0; sequence < sequences; sequence++) {
@@ -105,8 +126,7 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
     // Only where something is left to compare with it.
     let reference: Float32Array | undefined;
     for (const [index, method] of methods.entries()) {
-      const key = `${text} ${sequence * stride} ${tokens} ${methodName(method)} ${opened.backend.name} ${opened.backend.variant}`;
-      let measured = options.fresh ? undefined : state.get(key);
+      let measured = state.get(key(text, sequence, method));
       if (!measured) {
         const begin = performance.now();
         reference ??= await rawLogits(model, opened, sequenceIds);
@@ -114,7 +134,7 @@ async function measureText(text: string, methods: readonly Method[], opened: Ope
         const stats = await measure(model, compare, cache, method.options.sinks, sequenceIds, reference);
         measured = { stats, bytes: cache.bytes, codedBits: cache.codedBits };
         cache.dispose();
-        state.set(key, measured);
+        state.set(key(text, sequence, method), measured);
         const { kld, ppl } = summarize(stats);
         status(
           `${text}: sequence ${sequence + 1}/${sequences}, method ${index + 1}/${methods.length}: ${methodName(method)} ppl ${ppl.toFixed(2)} KLD ${kld.toFixed(4)} (${((performance.now() - begin) / 1000).toFixed(1)} s)`

@@ -1,6 +1,6 @@
 // What was measured so far, so that a long run can be stopped and go on. Nothing measured by other code or another model is taken.
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { TokenStats } from './stats.ts';
@@ -68,6 +68,10 @@ export class State {
     // Whole or not at all: a stopped program must leave no half file.
     writeFileSync(`${path}.new`, JSON.stringify({ key, bytes, codedBits, ...Object.fromEntries(series) }));
     renameSync(`${path}.new`, path);
+  }
+
+  forget(key: string): void {
+    rmSync(this.#path(key), { force: true });
   }
 
   #path(key: string): string {

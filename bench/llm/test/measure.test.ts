@@ -4,13 +4,14 @@ import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { random } from '../../../tools/numbers.ts';
-import { plot } from '../../plot.ts';
+import { NSN, OTHER, PAGE, plot } from '../../plot.ts';
 import { formats } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { WindowedCache } from '../caches/windowed.ts';
 import { sample } from '../engine/sample.ts';
 import { windowChunks } from '../evaluate.ts';
 import { hide } from '../haystack.ts';
+import { drawFrontier, type Result } from '../quality-report.ts';
 import { bootstrap, logProbability, quantile, summarize } from '../stats.ts';
 
 /** f32 [64, 64], normal. */
@@ -202,7 +203,7 @@ group('plot', test => {
     const svg = plot(
       Array.from({ length: 10 }, (_, i) => ({
         name: `method ${i}`,
-        color: '#123456',
+        kind: OTHER,
         bits: 3 + i / 100,
         codedBits: 2.9,
         y: 0.01 + i / 1e5
@@ -221,6 +222,44 @@ group('plot', test => {
       }
     }
   });
+});
+
+group('frontier', test => {
+  const result = (name: string, text: string, kld: number): Result => ({
+    ...parseMethod(name),
+    text,
+    kld,
+    codedBits: name === 'raw' ? 32 : 2,
+    bitsPerElement: 3,
+    ...({} as Pick<Result, 'ppl' | 'pplRatio' | 'kldP99' | 'top1' | 'ci'>)
+  });
+  const svg = drawFrontier([result('raw', 'a', 0), result('nsn2', 'a', 0.02), result('turbo2', 'a', 0.1), result('nsn2', 'b', 0.04)]);
+  const shapes = (color: string): Set<string> =>
+    new Set(
+      [...svg.matchAll(/<path [^>]*>/g)]
+        .filter(([path]) => path.includes(`fill="${color}"`))
+        .map(([path]) => / d="([^"]*)"/.exec(path)![1]!)
+    );
+  test('has every method that differs from raw once, and says which are ours', () => {
+    const texts = [...svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)].map(([, text]) => text);
+    for (const text of ['nsn2', 'turbo2', NSN.name, OTHER.name]) assert.is(texts.filter(other => other === text).length, 1, text);
+    assert.not.ok(texts.includes('raw'));
+  });
+  test('tells ours from others without their colors', () => {
+    assert.ok(shapes(NSN.color).size > 0 && shapes(OTHER.color).size > 0);
+    assert.equal(
+      [...shapes(NSN.color)].filter(shape => shapes(OTHER.color).has(shape)),
+      []
+    );
+  });
+  test('has ink and paper for light and for dark pages', () => {
+    const { light, dark } = PAGE;
+    const style = /<style>(.*)<\/style>/.exec(svg)![1]!;
+    const [before, after] = style.split('@media (prefers-color-scheme: dark)') as [string, string];
+    assert.ok(before.includes(light.ink) && before.includes(light.page) && after.includes(dark.ink) && after.includes(dark.page), style);
+  });
+  test('is refused where there is nothing to draw', () =>
+    assert.throws(() => drawFrontier([result('raw', 'a', 0)]), /^"--plot" expected a method/));
 });
 
 group('sample', test => {

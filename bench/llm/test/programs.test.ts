@@ -81,7 +81,7 @@ if (modelFile !== undefined)
       const first = await interrupted('quality', [...args, '--fresh'], [/method 2\/4/]);
       assert.is.not(first.code, 0);
       assert.is(first.stdout, '');
-      const second = await run('quality', [...args, '--json', 'quality.json']);
+      const second = await run('quality', [...args, '--json', 'quality.json', '--plot', 'frontier.svg']);
       assert.is(second.code, 0, second.stderr);
       assert.not.match(second.stderr, /method [12]\/4/);
       assert.match(second.stderr, /method 4\/4: q4_0\+hadamard/);
@@ -102,6 +102,15 @@ if (modelFile !== undefined)
       assert.ok(rows[1]!.kld > 0.015 && rows[1]!.kld < 0.04, `${rows[1]!.kld}`);
       assert.ok(rows[2]!.kld > 0.0008 && rows[2]!.kld < 0.0025, `${rows[2]!.kld}`);
       assert.match(readFileSync(join(folder, 'quality.html'), 'utf8'), /<svg/);
+      assert.match(readFileSync(join(folder, 'frontier.svg'), 'utf8'), /^<svg[\s\S]*nsn2[\s\S]*<\/svg>$/);
+    });
+    test('quality --fresh, stopped at its first method, leaves nothing of an earlier run', async () => {
+      const args = ['--text', 'wikitext', '--sequences', '1', '--tokens', '72', '--methods', 'nsn4,nsn2,turbo2'];
+      assert.is((await run('quality', args)).code, 0);
+      assert.is.not((await interrupted('quality', [...args, '--fresh'], [/method 1\/3/])).code, 0);
+      const { code, stderr } = await run('quality', args);
+      assert.is(code, 0, stderr);
+      assert.match(stderr, /method 3\/3: turbo2/);
     });
     test('speed prints a row for every cache and number of threads', async () => {
       const { code, stdout, stderr } = await run('speed', [
