@@ -57,7 +57,7 @@ await run(async () => {
     .description('Finds numbers hidden in a book.')
     .option('--lengths <list>', 'tokens before the questions', counts, [1024, 2048, 4096, 8000])
     .option('--depths <list>', 'where numbers hide, in percent of the book, ascending', counts, [5, 25, 50, 75, 95])
-    .option('--trials <n>', 'books of every length', count, 2)
+    .option('--trials <n>', 'books of every length', count, 10)
     .option('--digits <n>', 'of a number', count, 5)
     .option('--methods <list>', 'as for quality; raw is always among them', 'nsn1,nsn2,nsn4/nsn2,nsn4,q4_0+hadamard,kivi2,turbo2')
     .option('--json <file>', 'where the results go as JSON', outputFile)
