@@ -40,7 +40,16 @@ const METHODS = [
   'turbo3',
   'turbo4',
   'turbo2@sinks=4',
-  'turbo4@sinks=4'
+  'turbo4@sinks=4',
+  'trellis2',
+  'trellis2@sinks=4',
+  'kvarn2',
+  'kvarn2@sinks=4',
+  'kvarn2_g128@sinks=128',
+  'kvarn4',
+  'kvarn4@sinks=4',
+  'kvarn4_g128@sinks=128',
+  'kvarn4/kvarn2@sinks=4'
 ].join(',');
 
 interface Options extends CommonOptions {

@@ -1,8 +1,10 @@
-// The formats that nsnquant is compared with, each a round trip over one head's window of 64 tokens. Exact rather than fast.
+// The formats that nsnquant is compared with, each a round trip over one head's window. Exact rather than fast.
 import { hadamard } from 'nsnquant/reference';
 import { fromHalf, toHalf } from '../../../src/format/half.ts';
 import { type Format, f32, q4_0, q8_0, withHadamard } from '../../baselines/ggml.ts';
 import { WINDOW } from './cache.ts';
+import { kvarn } from './kvarn.ts';
+import { trellis2 } from './trellis.ts';
 
 export type Side = 'keys' | 'values';
 
@@ -10,11 +12,13 @@ export interface WindowFormat {
   readonly name: string;
   /** Nothing is ever coded: f32 throughout. */
   readonly raw?: true;
+  /** Tokens that are coded together. */
+  readonly window: number;
   /** Bytes of one head's window, scales included. */
-  windowBytes(headDim: number): number;
+  windowBytes(headDim: number, side: Side): number;
   /** Bytes of tables that decoding needs, once for all. */
   readonly tableBytes: number;
-  /** x ← decoded(encoded(x)), f32 [64, headDim] in place. */
+  /** x ← decoded(encoded(x)), f32 [window, headDim] in place. */
   roundTrip(x: Float32Array, headDim: number, side: Side): void;
 }
 
@@ -22,6 +26,7 @@ export interface WindowFormat {
 function tokenwise(format: Format): WindowFormat {
   return {
     name: format.name,
+    window: WINDOW,
     windowBytes: headDim => WINDOW * format.headBytes(headDim),
     tableBytes: 0,
     roundTrip(x, headDim) {
@@ -36,6 +41,7 @@ function tokenwise(format: Format): WindowFormat {
  */
 const kivi2: WindowFormat = {
   name: 'kivi2',
+  window: WINDOW,
   windowBytes: headDim => (WINDOW * headDim * 2) / 8 + ((WINDOW * headDim) / 32) * 4,
   tableBytes: 0,
   roundTrip(x, headDim, side) {
@@ -81,6 +87,7 @@ function turbo(bits: number): WindowFormat {
   const edges = levels.slice(1).map((level, i) => (level + levels[i]!) / 2);
   return {
     name: `turbo${bits}`,
+    window: WINDOW,
     windowBytes: headDim => WINDOW * ((headDim * bits) / 8 + 2),
     tableBytes: 2 * 2 ** bits,
     roundTrip(x, headDim) {
@@ -109,6 +116,7 @@ function turbo(bits: number): WindowFormat {
 export const raw: WindowFormat = {
   name: 'raw',
   raw: true,
+  window: WINDOW,
   windowBytes: headDim => WINDOW * f32.headBytes(headDim),
   tableBytes: 0,
   roundTrip() {}
@@ -116,8 +124,19 @@ export const raw: WindowFormat = {
 
 /** By name. */
 export const formats: ReadonlyMap<string, WindowFormat> = new Map(
-  [raw, tokenwise(q8_0), tokenwise(q4_0), tokenwise(withHadamard(q4_0)), kivi2, turbo(2), turbo(3), turbo(4)].map(format => [
-    format.name,
-    format
-  ])
+  [
+    raw,
+    tokenwise(q8_0),
+    tokenwise(q4_0),
+    tokenwise(withHadamard(q4_0)),
+    kivi2,
+    turbo(2),
+    turbo(3),
+    turbo(4),
+    trellis2,
+    kvarn('kvarn2', 2, WINDOW),
+    kvarn('kvarn4', 4, WINDOW),
+    kvarn('kvarn2_g128', 2, 128),
+    kvarn('kvarn4_g128', 4, 128)
+  ].map(format => [format.name, format])
 );

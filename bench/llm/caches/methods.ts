@@ -45,7 +45,12 @@ export function parseMethod(text: string): Method {
   }
   const nsn = codecNames.includes(keys);
   const withMean = isNsn({ keys });
-  if (nsn !== codecNames.includes(values) || (keys === 'raw') !== (values === 'raw') || (keys === PAPER2) !== (values === PAPER2)) {
+  if (
+    nsn !== codecNames.includes(values) ||
+    (keys === 'raw') !== (values === 'raw') ||
+    (keys === PAPER2) !== (values === PAPER2) ||
+    formats.get(keys)?.window !== formats.get(values)?.window
+  ) {
     throw new InputError(`"--methods" expected keys and values of one kind, got ${pair}`);
   }
   const options = { sinks: withMean ? 4 : 0, recent: 0, rope: withMean };

@@ -2,6 +2,7 @@
 import { codecs } from 'nsnquant';
 import { decode, encode } from 'nsnquant/reference';
 import { blockLayout, type Rope } from '../../../src/format/layout.ts';
+import { WINDOW } from './cache.ts';
 import type { WindowFormat } from './formats.ts';
 import { paper2 as openQuantizer } from './paper2-codec.ts';
 
@@ -10,6 +11,7 @@ export function paper2(rope: Rope | undefined): WindowFormat {
   const quantizer = openQuantizer();
   return {
     name: 'paper2',
+    window: WINDOW,
     // Two bytes for 8 channels are as many as nsn2's one for 4; the metadata is the same.
     windowBytes: headDim => blockLayout(codecs.nsn2, headDim).bytes,
     tableBytes: 256 * 8 * 2,

@@ -1,15 +1,16 @@
 // The cache of every format that has no attention of its own: windows go through the format and back to f32, attention is dense.
-// Raw tail, sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
+// Raw tail (of a format with longer windows, up to one of them), sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
 
 import { half } from '../../baselines/ggml.ts';
 import type { Config } from '../engine/config.ts';
-import { type HeldCache, WINDOW } from './cache.ts';
+import type { HeldCache } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import type { Side, WindowFormat } from './formats.ts';
 
 export interface WindowedOptions {
   readonly capacity: number;
   readonly keys: WindowFormat;
+  /** Its windows are as long as those of keys. */
   readonly values: WindowFormat;
   /** First tokens that stay raw for good. */
   readonly sinks: number;
@@ -50,10 +51,11 @@ export class WindowedCache implements HeldCache {
   append(layer: number, keys: Float32Array, values: Float32Array): void {
     const held = this.#layers[layer]!;
     const { sinks, capacity } = this.#options;
+    const { window } = this.#options.keys;
     const tokens = keys.length / this.#row;
     if (held.length + tokens > capacity)
       throw new RangeError(`"keys" expected at most ${capacity - held.length} tokens (the capacity is ${capacity}), got ${tokens}`);
-    while (held.length >= sinks + (held.coded + 1) * WINDOW) this.#code(held);
+    while (held.length >= sinks + (held.coded + 1) * window) this.#code(held);
     // A raw window is f16, as in nsnquant; what counts as raw altogether stays as it is.
     const exact = this.#options.keys.raw;
     held.keys.set(exact ? keys : keys.map(half), held.length * this.#row);
@@ -70,10 +72,11 @@ export class WindowedCache implements HeldCache {
     const { keys, values, sinks } = this.#options;
     const rawBytes = keys.raw ? 4 : 2;
     // Complete windows count as coded, as in nsnquant, whose layers code them while the next layer runs.
-    const windows = (length: number): number => Math.floor(Math.max(0, length - sinks) / WINDOW);
+    const windows = (length: number): number => Math.floor(Math.max(0, length - sinks) / keys.window);
     return (
       this.#layers.reduce(
-        (sum, { length }) => sum + windows(length) * this.#windowBytes + (length - windows(length) * WINDOW) * this.#row * 2 * rawBytes,
+        (sum, { length }) =>
+          sum + windows(length) * this.#windowBytes + (length - windows(length) * keys.window) * this.#row * 2 * rawBytes,
         0
       ) +
       keys.tableBytes +
@@ -82,15 +85,15 @@ export class WindowedCache implements HeldCache {
   }
 
   get codedBits(): number | null {
-    return this.#layers[0]!.coded === 0 ? null : (8 * this.#windowBytes) / (2 * WINDOW * this.#row);
+    return this.#layers[0]!.coded === 0 ? null : (8 * this.#windowBytes) / (2 * this.#options.keys.window * this.#row);
   }
 
   crop(length: number): void {
     const { keys, sinks } = this.#options;
     for (const layer of this.#layers) {
       // Nothing was lost where nothing is coded.
-      if (keys.raw) layer.coded = Math.min(layer.coded, Math.floor(Math.max(0, length - sinks) / WINDOW));
-      const coded = layer.coded === 0 ? 0 : sinks + layer.coded * WINDOW;
+      if (keys.raw) layer.coded = Math.min(layer.coded, Math.floor(Math.max(0, length - sinks) / keys.window));
+      const coded = layer.coded === 0 ? 0 : sinks + layer.coded * keys.window;
       if (length < coded || length > layer.length)
         throw new RangeError(`"length" expected integer from ${coded} to ${layer.length}, got ${length}`);
       layer.length = length;
@@ -109,12 +112,12 @@ export class WindowedCache implements HeldCache {
   get #windowBytes(): number {
     const { kvHeads, headDim } = this.#config;
     const { keys, values } = this.#options;
-    return kvHeads * (keys.windowBytes(headDim) + values.windowBytes(headDim));
+    return kvHeads * (keys.windowBytes(headDim, 'keys') + values.windowBytes(headDim, 'values'));
   }
 
   #code(held: Layer): void {
-    const from = this.#options.sinks + held.coded * WINDOW;
-    const { keys, values } = this.#options;
+    const { keys, values, sinks } = this.#options;
+    const from = sinks + held.coded * keys.window;
     this.#roundTrip(keys, 'keys', held.keys, from);
     this.#roundTrip(values, 'values', held.values, from);
     held.coded++;
@@ -123,12 +126,12 @@ export class WindowedCache implements HeldCache {
   #roundTrip(format: WindowFormat, side: Side, all: Float32Array, from: number): void {
     if (format.raw) return;
     const { kvHeads, headDim } = this.#config;
-    const window = new Float32Array(WINDOW * headDim);
+    const window = new Float32Array(format.window * headDim);
     for (let head = 0; head < kvHeads; head++) {
       const at = (token: number): number => ((from + token) * kvHeads + head) * headDim;
-      for (let t = 0; t < WINDOW; t++) window.set(all.subarray(at(t), at(t) + headDim), t * headDim);
+      for (let t = 0; t < format.window; t++) window.set(all.subarray(at(t), at(t) + headDim), t * headDim);
       format.roundTrip(window, headDim, side);
-      for (let t = 0; t < WINDOW; t++) all.set(window.subarray(t * headDim, (t + 1) * headDim), at(t));
+      for (let t = 0; t < format.window; t++) all.set(window.subarray(t * headDim, (t + 1) * headDim), at(t));
     }
   }
 }

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { random } from '../../../tools/numbers.ts';
 import { NSN, OTHER, PAGE, plot } from '../../plot.ts';
-import { formats } from '../caches/formats.ts';
+import { formats, type Side } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { WindowedCache } from '../caches/windowed.ts';
 import { sample } from '../engine/sample.ts';
@@ -14,16 +14,17 @@ import { hide } from '../haystack.ts';
 import { drawFrontier, type Result } from '../quality-report.ts';
 import { bootstrap, logProbability, quantile, summarize } from '../stats.ts';
 
-/** f32 [64, 64], normal. */
-function normalWindow(seed: number): Float32Array {
+/** f32 [tokens, 64], normal. */
+function normalWindow(seed: number, tokens = 64): Float32Array {
   const next = random(seed);
-  return Float32Array.from({ length: 64 * 64 }, () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()));
+  return Float32Array.from({ length: tokens * 64 }, () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()));
 }
 
-function relativeError(name: string): number {
-  const exact = normalWindow(1);
+function relativeError(name: string, side: Side = 'keys'): number {
+  const format = formats.get(name)!;
+  const exact = normalWindow(1, format.window);
   const x = exact.slice();
-  formats.get(name)!.roundTrip(x, 64, 'keys');
+  format.roundTrip(x, 64, side);
   return x.reduce((sum, value, i) => sum + (value - exact[i]!) ** 2, 0) / exact.reduce((sum, value) => sum + value * value, 0);
 }
 
@@ -32,7 +33,7 @@ group('formats', test => {
     const config = { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64 };
     const filled = (name: string) => {
       const format = formats.get(name)!;
-      const cache = new WindowedCache(config as never, undefined as never, { capacity: 200, keys: format, values: format, sinks: 0 });
+      const cache = new WindowedCache(config as never, undefined as never, { capacity: 240, keys: format, values: format, sinks: 0 });
       for (let n = 0; n < 3; n++) cache.append(0, normalWindow(n).subarray(0, 60 * 64), normalWindow(n).subarray(0, 60 * 64));
       return cache;
     };
@@ -44,11 +45,25 @@ group('formats', test => {
     raw.append(0, normalWindow(3), normalWindow(3));
     assert.is(raw.length, 114);
     assert.throws(() => filled('q8_0').crop(50), /^"length" expected integer from 64 to 180, got 50$/);
+    const long = filled('kvarn2_g128');
+    long.append(0, normalWindow(3).subarray(0, 60 * 64), normalWindow(3).subarray(0, 60 * 64));
+    assert.throws(() => long.crop(127), /^"length" expected integer from 128 to 240, got 127$/);
+    // 128 tokens coded, 112 in f16.
+    assert.is(long.codedBits, (2.5 + 2.625) / 2);
+    assert.is(long.bytes, (128 * 64 * (2.5 + 2.625)) / 8 + 112 * 64 * 2 * 2);
   });
 
   test('bits with metadata are what the formats are known for', () => {
-    const bits = (name: string): number => (formats.get(name)!.windowBytes(64) * 8) / (64 * 64);
-    assert.equal(['q8_0', 'q4_0', 'kivi2', 'turbo2', 'turbo3', 'turbo4'].map(bits), [8.5, 4.5, 3, 2.25, 3.25, 4.25]);
+    const bits = (name: string, side: Side = 'keys'): number => {
+      const format = formats.get(name)!;
+      return (format.windowBytes(64, side) * 8) / (format.window * 64);
+    };
+    assert.equal(
+      ['q8_0', 'q4_0', 'kivi2', 'turbo2', 'turbo3', 'turbo4', 'trellis2', 'kvarn2', 'kvarn4'].map(name => bits(name)),
+      [8.5, 4.5, 3, 2.25, 3.25, 4.25, 2.25, 2.75, 4.75]
+    );
+    // One scale and one minimum a channel of keys or token of values, one scale for the others.
+    assert.equal([bits('kvarn2_g128', 'keys'), bits('kvarn2_g128', 'values')], [2.5, 2.625]);
   });
   test('turbo reaches the mean squared errors of Max 1960, table I', () => {
     for (const [name, expected] of [
@@ -60,14 +75,58 @@ group('formats', test => {
       assert.ok(Math.abs(error / expected - 1) < 0.08, `${name}: ${error} for ${expected}`);
     }
   });
+  test('trellis2 is nearer than any code of single channels, and no nearer than 2 bits can be', () => {
+    for (const side of ['keys', 'values'] as const) {
+      const error = relativeError('trellis2', side);
+      assert.ok(error > 2 ** -4 && error < 0.08, `${error}`);
+    }
+  });
+  test('kvarn2 has steps five times as long as kvarn4', () => {
+    for (const [two, four] of [
+      ['kvarn2', 'kvarn4'],
+      ['kvarn2_g128', 'kvarn4_g128']
+    ] as const) {
+      for (const side of ['keys', 'values'] as const) {
+        const ratio = relativeError(two, side) / relativeError(four, side);
+        assert.ok(Math.abs(ratio / 25 - 1) < 0.08, `${two}, ${side}: ${ratio}`);
+      }
+    }
+  });
+  test('kvarn2 codes large and small tokens of a window equally well', () => {
+    for (const side of ['keys', 'values'] as const) {
+      const even = relativeError('kvarn2', side);
+      const exact = normalWindow(1).map((value, i) => value * 2 ** (Math.floor(i / 64) % 8));
+      const x = exact.slice();
+      formats.get('kvarn2')!.roundTrip(x, 64, side);
+      // Of the smallest: every eighth token.
+      const share = (of: (i: number) => number): number =>
+        exact.reduce((sum, _, i) => sum + (Math.floor(i / 64) % 8 === 0 ? of(i) ** 2 : 0), 0);
+      const error = share(i => x[i]! - exact[i]!) / share(i => exact[i]!);
+      assert.ok(Math.abs(error / even - 1) < 0.15, `${side}: ${error} for ${even}`);
+    }
+  });
+  test('what a format makes of a window depends on nothing else', () => {
+    for (const format of formats.values()) {
+      for (const side of ['keys', 'values'] as const) {
+        const decoded = (seed: number): Float32Array => {
+          const x = normalWindow(seed, format.window);
+          format.roundTrip(x, 64, side);
+          return x;
+        };
+        const first = decoded(1);
+        decoded(2);
+        assert.equal(decoded(1), first, format.name);
+      }
+    }
+  });
   test('kivi2 keeps the ends of every group', () => {
     const x = Float32Array.from({ length: 64 * 64 }, (_, i) => (Math.floor(i / 64) % 4) + (i % 64));
     const exact = x.slice();
     formats.get('kivi2')!.roundTrip(x, 64, 'keys');
     assert.equal(x, exact);
   });
-  test('errors fall with bits', () => {
-    const errors = ['kivi2', 'turbo2', 'turbo3', 'turbo4', 'q8_0'].map(relativeError);
+  test('errors fall from format to format', () => {
+    const errors = ['kivi2', 'turbo2', 'trellis2', 'turbo3', 'turbo4', 'q8_0'].map(name => relativeError(name));
     assert.equal(
       errors,
       [...errors].sort((a, b) => b - a)
@@ -75,7 +134,7 @@ group('formats', test => {
   });
   test('a window of zeros stays zero', () => {
     for (const format of formats.values()) {
-      const x = new Float32Array(64 * 64);
+      const x = new Float32Array(format.window * 64);
       format.roundTrip(x, 64, 'values');
       assert.ok(
         x.every(value => value === 0),
@@ -95,6 +154,7 @@ group('methods', test => {
       'nsn1@recent=2',
       'q4_0+hadamard@sinks=4',
       'kivi2',
+      'kvarn4_g128/kvarn2_g128@sinks=128',
       'paper2@sinks=0'
     ]) {
       assert.is(methodName(parseMethod(name)), name);
@@ -104,6 +164,7 @@ group('methods', test => {
   test('what is unknown is named', () => {
     assert.throws(() => parseMethod('nsn3'), new RegExp(`expected one of ${Object.keys(codecs).join(', ')}, .*, got nsn3`));
     assert.throws(() => parseMethod('nsn4/q8_0'), /expected keys and values of one kind, got nsn4\/q8_0/);
+    assert.throws(() => parseMethod('kvarn4_g128/kvarn2'), /expected keys and values of one kind, got kvarn4_g128\/kvarn2$/);
     assert.throws(() => parseMethod('kivi2@rope=on'), /expected options sinks=N/);
   });
   test('calls end where windows do', () => {
