@@ -62,12 +62,15 @@ export class KVCache {
   }
 
   /**
-   * A sequence from the bytes that `Sequence.save` made, on this or any other backend.
+   * A sequence from the bytes that `Sequence.save` made, on this or any other backend. `inspect` says what is in them before.
    *
-   * @throws {RangeError} if the bytes are of another version, or of a cache of another shape
+   * @throws {TypeError}  if this is no Uint8Array
+   * @throws {RangeError} if the bytes are damaged, of another version or of a cache of another shape, or tokens or sequences are too
+   *                      many; the cache is as it was then
    */
   restore(bytes: Uint8Array): Sequence {
-    return sequenceOf(this.#core, this.#core.restore(bytes));
+    const { tables, metadata } = this.#core.restore(bytes);
+    return sequenceOf(this.#core, tables, metadata);
   }
 
   /**

@@ -5,6 +5,7 @@ import type { Backend, Output, Store, Tokens } from './backend.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { readFile, writeFile } from './file.ts';
 import { WINDOW } from './format/layout.ts';
+import { checkMetadata, type Metadata } from './header.ts';
 import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
 import { PageTables, Pool } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
@@ -18,6 +19,14 @@ export interface AttendOptions {
 }
 
 const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof AttendOptions)[];
+
+/** What `save` may be told. */
+export interface SaveOptions {
+  /** The application's own words, such as the model's name or the tokens' numbers. Default: those that the sequence was restored with. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+const SAVE_OPTIONS = ['metadata'] as const satisfies readonly (keyof SaveOptions)[];
 
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;
@@ -78,13 +87,13 @@ export class Core {
     return new PageTables(this.#pool);
   }
 
-  /** A sequence of what a file holds. */
-  restore(bytes: Uint8Array): PageTables {
+  /** A sequence of what a file holds, and the application's words in it. */
+  restore(bytes: Uint8Array): { readonly tables: PageTables; readonly metadata: Metadata } {
     const store = this.store();
-    const { length, layers } = readFile(this.shape, bytes);
+    const { length, metadata, layers } = readFile(this.shape, bytes);
     layers.forEach((_, layer) => this.#pool.checkRoom(layer, length));
     const tables = new PageTables(this.#pool);
-    return this.#orRelease(tables, () => {
+    this.#orRelease(tables, () => {
       this.#seal(
         [],
         sumOf(layers, ({ raws }) => raws.length)
@@ -97,6 +106,7 @@ export class Core {
         if (sinks) store.setSlot(table.sinkSlot, sinks);
       });
     });
+    return { tables, metadata };
   }
 
   /** Appends to a layer of every sequence. */
@@ -218,9 +228,11 @@ export class Core {
     });
   }
 
-  /** A sequence's file. */
-  async save(tables: PageTables): Promise<Uint8Array> {
+  /** A sequence's file; with `own` words where options have none. */
+  async save(tables: PageTables, own: Metadata, options: SaveOptions): Promise<Uint8Array> {
     const store = this.store(tables);
+    checkOptions('options', options, SAVE_OPTIONS);
+    const metadata = options.metadata === undefined ? own : checkMetadata(options.metadata);
     const { length } = tables;
     tables.layers.forEach((table, layer) => {
       if (table.length !== length) {
@@ -230,7 +242,7 @@ export class Core {
     this.#seal(this.#waiting(tables));
     // All reads are queued before the first is awaited: the file is the sequence at the time of the call.
     const layers = await Promise.all(tables.layers.map((table, layer) => store.dump(layer, table)));
-    return writeFile(this.shape, { length, layers });
+    return writeFile(this.shape, { length, metadata, layers });
   }
 
   /** Gives a sequence's pages and slots back. */

@@ -11,7 +11,8 @@ import { checkWasmOptions, openWasm, type WasmOptions } from './wasm/open.ts';
 
 export { type Backend, BackendError, type BackendName, type Output, type Tokens } from './backend.ts';
 export { KVCache } from './cache.ts';
-export type { AttendOptions } from './core.ts';
+export type { AttendOptions, SaveOptions } from './core.ts';
+export { inspect, type SavedSequence } from './file.ts';
 export { type Codec, type CodecName, codecs } from './format/codec.ts';
 export type { Data, Float16ArrayLike } from './format/half.ts';
 export type { BlockLayout, PageLayout, Rope } from './format/layout.ts';

@@ -1,15 +1,16 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
 import type { Backend, Output, Tokens } from './backend.ts';
-import type { AttendOptions, Core, NameOf } from './core.ts';
+import type { AttendOptions, Core, NameOf, SaveOptions } from './core.ts';
 import { dispose } from './dispose.ts';
 import { WINDOW } from './format/layout.ts';
+import type { Metadata } from './header.ts';
 import type { GpuTokens, Input } from './input.ts';
 import type { PageTables } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
 /** @internal A sequence of these page tables, for its cache. */
-export let sequenceOf: (core: Core, tables: PageTables) => Sequence;
+export let sequenceOf: (core: Core, tables: PageTables, metadata?: Metadata) => Sequence;
 
 /** @internal The page tables of a sequence of this cache, if it is one. */
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
@@ -33,16 +34,18 @@ export interface Sealed {
 export class Sequence {
   readonly #core: Core;
   readonly #tables: PageTables;
+  readonly #metadata: Metadata;
 
   static {
-    sequenceOf = (core, tables) => new Sequence(core, tables);
+    sequenceOf = (core, tables, metadata = Object.freeze({})) => new Sequence(core, tables, metadata);
     tablesOf = (core, sequence) =>
       typeof sequence === 'object' && sequence !== null && #core in sequence && sequence.#core === core ? sequence.#tables : undefined;
   }
 
-  private constructor(core: Core, tables: PageTables) {
+  private constructor(core: Core, tables: PageTables, metadata: Metadata) {
     this.#core = core;
     this.#tables = tables;
+    this.#metadata = metadata;
   }
 
   /** The shape of its cache. */
@@ -58,6 +61,11 @@ export class Sequence {
   /** Tokens that every layer holds. */
   get length(): number {
     return this.#tables.length;
+  }
+
+  /** The application's words in the file that this sequence, or the one it is a fork of, was restored from; else none. */
+  get metadata(): Readonly<Record<string, string>> {
+    return this.#metadata;
   }
 
   /** Bytes that this sequence's tokens take: coded pages, sinks, raw tokens, page numbers. What forks share counts for each. */
@@ -139,7 +147,7 @@ export class Sequence {
    * const branch = chat.fork();
    */
   fork(): Sequence {
-    return new Sequence(this.#core, this.#core.fork(this.#tables));
+    return new Sequence(this.#core, this.#core.fork(this.#tables), this.#metadata);
   }
 
   /**
@@ -162,15 +170,21 @@ export class Sequence {
 
   /**
    * The whole sequence as one versioned byte array (safetensors), for `cache.restore` on any backend. Complete windows are sealed
-   * first, as by `seal()`.
+   * first, as by `seal()`. A checksum covers every byte.
    *
-   * @throws {RangeError} if layers hold different numbers of tokens
+   * A cache means nothing under another model's weights, which it cannot see: `metadata` is for what the application wants to be told
+   * when it finds the file again, by `inspect` or as `metadata` of the restored sequence. That is saved again unless other is given;
+   * `metadata: {}` is none.
+   *
+   * @throws {TypeError}  if `metadata` is no object of strings
+   * @throws {RangeError} if layers hold different numbers of tokens, or `metadata` has a name of no characters or is beyond 2²⁴
+   *                      characters as JSON
    *
    * @example
-   * await store.put('system-prompt', await chat.save());
+   * await store.put('system-prompt', await chat.save({ metadata: { model: 'smollm2-135m' } }));
    */
-  async save(): Promise<Uint8Array> {
-    return this.#core.save(this.#tables);
+  async save(options: SaveOptions = {}): Promise<Uint8Array> {
+    return this.#core.save(this.#tables, this.#metadata, options);
   }
 
   /** Gives pages and raw tokens back to the cache. The sequence cannot be used afterwards. */

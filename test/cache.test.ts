@@ -8,7 +8,7 @@ import { backends } from './backends.ts';
 import { atMost, refuses, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { rounded } from './half.ts';
 import { exactRope, inputs, keyLike, normal } from './inputs.ts';
-import { readSaved } from './pages.ts';
+import { checksumOf, readSaved } from './pages.ts';
 import { NEARLY } from './tolerance.ts';
 import { simd128, wasm } from './verbs.ts';
 
@@ -368,27 +368,36 @@ for (const tested of backends) {
       const cache = open();
       const file = await seen(extend(cache.sequence(), 0, 200));
       const { metadata, header, layers } = readSaved(file);
-      assert.equal(metadata, {
-        format: '1',
-        layers: '2',
-        kvHeads: '1',
-        headDim: '32',
-        sinks: '4',
-        codecs: 'nsn4/nsn2 nsn4/nsn2',
-        rope: 'unknown',
-        length: '200'
-      });
+      assert.equal(Object.entries(metadata), [
+        ['checksum', checksumOf(file)],
+        ['format', '2'],
+        ['layers', '2'],
+        ['kvHeads', '1'],
+        ['headDim', '32'],
+        ['sinks', '4'],
+        ['codecs', 'nsn4/nsn2 nsn4/nsn2'],
+        ['codebooks', 'nsn2:1438f011 nsn4:7a0f9cd9'],
+        ['rope', 'unknown'],
+        ['length', '200']
+      ]);
+      assert.equal(
+        Object.keys(header),
+        [0, 1].flatMap(layer => ['sinks', 'pages', 'raw'].map(name => `layers.${layer}.${name}`))
+      );
       let at = 0;
-      for (const {
-        dtype,
-        shape,
-        data_offsets: [begin, end]
-      } of Object.values(header)) {
-        assert.is(dtype, 'U8');
+      for (const [
+        name,
+        {
+          dtype,
+          shape,
+          data_offsets: [begin, end]
+        }
+      ] of Object.entries(header)) {
+        assert.is(dtype, name.endsWith('pages') ? 'U8' : 'F16', name);
         assert.is(begin, at);
         assert.is(
           end - begin,
-          shape.reduce((a, b) => a * b)
+          shape.reduce((a, b) => a * b, dtype === 'U8' ? 1 : 2)
         );
         at = end;
       }

@@ -1,6 +1,7 @@
 // Damages a saved file, at random and as a hostile one would: bits, lengths, every field of the header, every scale of a page.
 
 import { below } from './inputs.ts';
+import { dataOf, fileOf, withHeader } from './pages.ts';
 
 /** What a header's field may be made instead: numbers that overflow, other kinds, text that counts as a number. */
 const odd: readonly unknown[] = [
@@ -36,22 +37,10 @@ const odd: readonly unknown[] = [
   { constructor: { name: 1 } }
 ];
 
-const headerBytes = (file: Uint8Array) => Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-
-function withHeader(file: Uint8Array, text: string): Uint8Array {
-  const json = new TextEncoder().encode(text);
-  const data = file.subarray(8 + headerBytes(file));
-  const out = new Uint8Array(8 + json.length + data.length);
-  new DataView(out.buffer).setBigUint64(0, BigInt(json.length), true);
-  out.set(json, 8);
-  out.set(data, 8 + json.length);
-  return out;
-}
-
-/** The same file damaged, and in words how. */
+/** The same file damaged, and in words how. Where a header was made anew, its checksum is right. */
 export function damaged(file: Uint8Array, next: () => number): { readonly bytes: Uint8Array; readonly how: string } {
   const pick = <T>(list: readonly T[]): T => list[below(next, list.length)]!;
-  const end = 8 + headerBytes(file);
+  const end = dataOf(file);
   const ways: Readonly<Record<string, () => Uint8Array>> = {
     'bits flipped': () => flipped(file, next, 0, file.length),
     'bits of the header flipped': () => flipped(file, next, 0, end),
@@ -74,43 +63,37 @@ export function damaged(file: Uint8Array, next: () => number): { readonly bytes:
       const from = below(next, file.length);
       return copy.copyWithin(below(next, file.length), from, from + below(next, 300));
     },
-    'a field of the header': () => withHeader(file, edited(file.subarray(8, end), next)),
+    'a field of the header': () => fileOf(edited(file.subarray(8, end), next), file.subarray(end)),
     'another length': () =>
-      withHeader(
-        file,
-        JSON.stringify(
-          changed(file.subarray(8, end), header => {
-            const { __metadata__: metadata } = header;
-            metadata.length = String(Number(metadata.length) + pick([-65, -64, -63, -2, -1, 1, 2, 63, 64, 65]));
-          })
-        )
-      ),
+      withHeader(file, ({ __metadata__: metadata }) => {
+        metadata.length = String(Number(metadata.length) + pick([-65, -64, -63, -2, -1, 1, 2, 63, 64, 65]));
+      }),
     'rows less or more, length and all': () =>
-      withHeader(
-        file,
-        JSON.stringify(
-          changed(file.subarray(8, end), header => {
-            const kind = pick(['pages', 'raw', 'sinks']);
-            const more = pick([-2, -1, 1]);
-            for (let layer = 0; `layers.${layer}.${kind}` in header; layer++) {
-              const { shape, data_offsets } = header[`layers.${layer}.${kind}`];
-              shape[0] += more;
-              data_offsets[1] += more * shape[1];
-            }
-            header.__metadata__.length = String(Number(header.__metadata__.length) + 64 * more + pick([0, 0, -1, 1]));
-          })
-        )
-      ),
+      withHeader(file, header => {
+        const kind = pick(['pages', 'raw', 'sinks']);
+        const more = pick([-2, -1, 1]);
+        let moved = 0;
+        for (const [name, { dtype, shape, data_offsets }] of Object.entries<any>(header)) {
+          if (name === '__metadata__') continue;
+          data_offsets[0] += moved;
+          if (name.endsWith(kind)) {
+            shape[0] += more;
+            moved += more * shape.slice(1).reduce((a: number, b: number) => a * b, dtype === 'U8' ? 1 : 2);
+          }
+          data_offsets[1] += moved;
+        }
+        header.__metadata__.length = String(Number(header.__metadata__.length) + 64 * more + pick([0, 0, -1, 1]));
+      }),
+    'tensors swapped': () =>
+      withHeader(file, header => {
+        const [one, other] = [pick(Object.keys(header).slice(1)), pick(Object.keys(header).slice(1))];
+        [header[one], header[other]] = [header[other], header[one]];
+      }),
     'offsets as text, which adds up to longer text': () =>
-      withHeader(
-        file,
-        JSON.stringify(
-          changed(file.subarray(8, end), header => {
-            const tensor = header[pick(Object.keys(header).slice(1))];
-            tensor.data_offsets = tensor.data_offsets.map(String);
-          })
-        )
-      ),
+      withHeader(file, header => {
+        const tensor = header[pick(Object.keys(header).slice(1))];
+        tensor.data_offsets = tensor.data_offsets.map(String);
+      }),
     'any halves': () => {
       const copy = file.slice();
       // Any bits, as a scale may be: subnormal, negative, huge, infinite.
@@ -126,13 +109,6 @@ function flipped(file: Uint8Array, next: () => number, from: number, to: number)
   const copy = file.slice();
   for (let n = below(next, 4); n >= 0; n--) copy[from + below(next, to - from)]! ^= 1 << below(next, 8);
   return copy;
-}
-
-/** A header as `change` leaves it. */
-function changed(bytes: Uint8Array, change: (header: any) => void): unknown {
-  const header = JSON.parse(new TextDecoder().decode(bytes));
-  change(header);
-  return header;
 }
 
 /** The header with one field changed, missing, moved or there twice. */

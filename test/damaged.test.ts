@@ -1,5 +1,5 @@
-// Damaged files through restore(): refused in the library's form with the cache as it was, or sequences as good as any. What loads
-// other numbers in silence cannot be told without a checksum, which this format lacks.
+// Damaged files through restore(): refused in the library's form with the cache as it was. So are hostile ones, whose checksum is right,
+// or they are sequences as good as any.
 
 import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
@@ -8,6 +8,7 @@ import { webgpu } from './backends.ts';
 import { allFinite, sameBits } from './compare.ts';
 import { damaged } from './damage.ts';
 import { below, exactRope, keyLike, normal, random } from './inputs.ts';
+import { withChecksum } from './pages.ts';
 import { reference, type Tested, wasm } from './verbs.ts';
 
 const WIDTH = 32;
@@ -35,6 +36,8 @@ function append(sequence: Sequence, tokens: number, seed: number): void {
     sequence.append(layer, part(keys), part(values));
   }
 }
+
+const same = (a: Uint8Array, b: Uint8Array) => a.length === b.length && a.every((byte, at) => byte === b[at]);
 
 const queries = normal(60, 2 * WIDTH, 3);
 
@@ -85,20 +88,26 @@ async function run(
   let refused = 0;
   const count = filesOn(tested);
   for (let n = 0; n < count; n++) {
-    const { bytes, how } = damaged(files[below(next, files.length)]!, next);
-    try {
-      let sequence: Sequence | undefined;
+    const file = files[below(next, files.length)]!;
+    const { bytes, how } = damaged(file, next);
+    const restored = (from: Uint8Array): Sequence | undefined => {
       try {
-        sequence = cache.restore(bytes);
+        return cache.restore(from);
       } catch (error) {
         if (!(error instanceof RangeError || error instanceof TypeError)) throw error;
         assert.match(error.message, /expected .+, got .*/);
-        refused++;
+        return undefined;
       }
+    };
+    try {
+      const hostile = withChecksum(bytes);
+      // What is not the file, and has no checksum of its own, is refused.
+      if (!same(bytes, hostile) && !same(bytes, file)) assert.is(restored(bytes), undefined);
+      const sequence = restored(hostile);
       if (sequence) {
         await used(sequence, next);
         sequence.dispose();
-      }
+      } else refused++;
       if (!tested.gpu || n % 10 === 0) (await contents()).forEach((x, i) => sameBits(`another sequence, ${i}`, x, before[i]!));
     } catch (error) {
       (error as Error).message = `NSN_SEED=${seed}, file ${n}, ${how}: ${(error as Error).message}`;

@@ -22,7 +22,8 @@ const allowed: Record<string, readonly string[]> = {
   shape: ['check', 'format'],
   input: ['check', 'format'],
   backend: ['check', 'dispose', 'input', 'shape'],
-  file: ['backend', 'check', 'format', 'shape'],
+  header: ['check', 'format', 'shape'],
+  file: ['backend', 'check', 'format', 'header', 'shape'],
   timing: ['backend', 'format', 'shape'],
   verbs: ['backend', 'check', 'format', 'input'],
 
@@ -33,15 +34,15 @@ const allowed: Record<string, readonly string[]> = {
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
   pagetable: ['backend', 'format', 'shape'],
-  core: ['backend', 'check', 'file', 'format', 'input', 'pagetable', 'shape'],
-  sequence: ['backend', 'core', 'dispose', 'format', 'input', 'pagetable', 'shape'],
+  core: ['backend', 'check', 'file', 'format', 'header', 'input', 'pagetable', 'shape'],
+  sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'pagetable', 'shape'],
   cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
 
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
   kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
-  cpu: ['backend', 'cache', 'check', 'core', 'format', 'input', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
+  cpu: ['backend', 'cache', 'check', 'core', 'file', 'format', 'input', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
   index: ['cpu', 'open']
 };
 

@@ -7,7 +7,7 @@ import { group } from '../tools/group.ts';
 import { sameBits } from './compare.ts';
 import { halfValue, rounded } from './half.ts';
 import { exactRope, keyLike } from './inputs.ts';
-import { readSaved, type Sections, sectionsOf } from './pages.ts';
+import { readSaved, type Sections, sectionsOf, withChecksum } from './pages.ts';
 import { scaleTie } from './tolerance.ts';
 import { reference as referenceBackend, simd128, withVerbs } from './verbs.ts';
 
@@ -158,7 +158,7 @@ group('page layout', test => {
           const page = await pageOf(new KVCache(backend, shapeOf(72, keys, values, 2, rope)), tokens, tokens);
           const view = new DataView(page.buffer, page.byteOffset);
           assert.is(String.fromCharCode(...page.subarray(0, 4)), 'NSNP');
-          assert.equal(Array.from(page.subarray(4, 8)), [1, codecs[keys].channels, codecs[values].channels, rope ? 1 : 0]);
+          assert.equal(Array.from(page.subarray(4, 8)), [2, codecs[keys].channels, codecs[values].channels, rope ? 1 : 0]);
           assert.equal([view.getUint16(8, true), view.getUint16(10, true)], [72, 2]);
           assert.is(view.getUint32(12, true), (codecs[keys].checksum ^ codecs[values].checksum) >>> 0);
         }
@@ -255,7 +255,7 @@ group('page layout', test => {
             const message = `page expected zeros as padding of ${n % 2 ? 'values' : 'keys'} of head ${n >> 1}, got ${1 + (byte % 255)}`;
             page[block + byte] = 1 + (byte % 255);
             assert.throws(
-              () => cache.restore(file),
+              () => cache.restore(withChecksum(file)),
               (error: Error) => error instanceof RangeError && error.message === message
             );
             page[block + byte] = 0;

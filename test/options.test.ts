@@ -74,8 +74,9 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'Sequence.decode': 'none',
   'Sequence.dispose': 'none',
   'Sequence.fork': 'none',
-  'Sequence.save': 'none',
+  'Sequence.save': [(options?: api.SaveOptions) => sequence.save(options), [{ metadata: undefined }]],
   'Sequence.seal': 'none',
+  inspect: 'none',
   openBackend: [
     openBackend,
     [{ prefer: 'webgpu', variant: 'scalar', module: undefined, device: new Device(), shape: cacheOptions, batch: 1, context: 1 } as unknown]

@@ -1,5 +1,5 @@
-// Reads saved files, pages and blocks by the drawing at the top of src/format/layout.ts. Must not use the package's own layout: that
-// is what it checks.
+// Reads saved files by the words of docs/format.md, pages and blocks by the drawing at the top of src/format/layout.ts. Must not use
+// the package's own layout: that is what it checks.
 
 import { type Codec, codecs, type KVCache } from 'nsnquant';
 import { halfValue } from './half.ts';
@@ -104,12 +104,12 @@ export function readSaved(file: Uint8Array): Saved {
   const { __metadata__: metadata, ...header } = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
   const rows = (name: string): Uint8Array[] => {
     const {
-      shape: [count, bytes],
-      data_offsets: [begin]
+      shape: [count],
+      data_offsets: [begin, end]
     } = header[name];
-    return Array.from({ length: count }, (_, n) =>
-      file.subarray(8 + headerBytes + begin + n * bytes, 8 + headerBytes + begin + (n + 1) * bytes)
-    );
+    const data = file.subarray(8 + headerBytes + begin, 8 + headerBytes + end);
+    const bytes = data.length / count;
+    return Array.from({ length: count }, (_, n) => data.subarray(n * bytes, (n + 1) * bytes));
   };
   const layers = Array.from({ length: Number(metadata.layers) }, (_, layer) => ({
     pages: rows(`layers.${layer}.pages`),
@@ -119,17 +119,53 @@ export function readSaved(file: Uint8Array): Saved {
   return { metadata, header, layers };
 }
 
-/** The same file with other metadata or tensors: for files that must be refused. */
-export function rewritten(file: Uint8Array, change: (header: any) => void): Uint8Array {
-  const headerBytes = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
+/** Where a file's data begins. */
+export const dataOf = (file: Uint8Array) => 8 + Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+
+/** A file of this header text, padded to 8 bytes, and data; its checksum is right. */
+export function fileOf(text: string, data: Uint8Array): Uint8Array {
+  const json = new TextEncoder().encode(text);
+  const file = new Uint8Array(8 + up(json.length, 8) + data.length).fill(0x20);
+  new DataView(file.buffer).setBigUint64(0, BigInt(up(json.length, 8)), true);
+  file.set(json, 8);
+  file.set(data, file.length - data.length);
+  return withChecksum(file);
+}
+
+/** A copy with its header changed; its checksum is right. */
+export function withHeader(file: Uint8Array, change: (header: any) => void): Uint8Array {
+  const at = dataOf(file);
+  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, at)));
   change(header);
-  const json = new TextEncoder().encode(JSON.stringify(header));
-  const out = new Uint8Array(8 + json.length + file.length - 8 - headerBytes);
-  new DataView(out.buffer).setBigUint64(0, BigInt(json.length), true);
-  out.set(json, 8);
-  out.set(file.subarray(8 + headerBytes), 8 + json.length);
-  return out;
+  return fileOf(JSON.stringify(header), file.subarray(at));
+}
+
+const beforeDigits = new TextEncoder().encode('{"__metadata__":{"checksum":"');
+const digitsAt = 8 + beforeDigits.length;
+
+const crcOfByte = Int32Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte;
+  for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  return crc;
+});
+
+/** CRC-32, byte by byte, of the file with eight zeros for the digits of its checksum. */
+export function checksumOf(file: Uint8Array): string {
+  let crc = 0xffffffff;
+  for (let at = 0; at < file.length; at++) {
+    const byte = at >= digitsAt && at < digitsAt + 8 ? '0'.charCodeAt(0) : file[at]!;
+    crc = (crc >>> 8) ^ crcOfByte[(crc ^ byte) & 255]!;
+  }
+  return (~crc >>> 0).toString(16).padStart(8, '0');
+}
+
+/** A copy whose checksum is right, where there is one: what a hostile file has. */
+export function withChecksum(file: Uint8Array): Uint8Array {
+  const copy = file.slice();
+  if (beforeDigits.every((byte, n) => file[8 + n] === byte) && file.length >= digitsAt + 8) {
+    copy.set(new TextEncoder().encode(checksumOf(file)), digitsAt);
+  }
+  return copy;
 }
 
 /** The codecs of a cache's layer, keys first. */

@@ -9,8 +9,8 @@ import { consumers, installedPackage, notInstalled, project } from './consumers.
 
 /** Every entry, and most of what can be called. */
 const everywhere = `
-import { openBackend, KVCache, codecs, plan, BackendError } from 'nsnquant';
-import type { Backend, CacheOptions, GpuBuffer, GpuDevice, GpuTarget, GpuTokens, OpenOptions, Output, Plan, Rope, Sequence, WasmModule } from 'nsnquant';
+import { openBackend, KVCache, codecs, inspect, plan, BackendError } from 'nsnquant';
+import type { Backend, CacheOptions, GpuBuffer, GpuDevice, GpuTarget, GpuTokens, OpenOptions, Output, Plan, Rope, SavedSequence, SaveOptions, Sequence, WasmModule } from 'nsnquant';
 import * as cpu from 'nsnquant/cpu';
 import { BackendError as KernelError, openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
 import type * as kernels from 'nsnquant/kernels';
@@ -25,7 +25,10 @@ const sequence: Sequence = cache.sequence();
 sequence.append(0, new Float32Array(64), new Uint16Array(64));
 const output: Output = sequence.attend(0, new Float32Array(128), { scale: 0.125 });
 export const numbers: Float32Array = await output.read();
-export const bytes: Uint8Array = await sequence.save();
+const saving: SaveOptions = { metadata: { model: 'smollm2-135m' } };
+export const bytes: Uint8Array = await sequence.save(saving);
+const saved: SavedSequence = inspect(bytes);
+export const model: string | undefined = saved.metadata['model'];
 const sizes: Plan = plan(options);
 export const fastest: Backend | undefined = (await plan(options, { backends: [backend], batch: [1], context: [64] })).steps[0]?.fastest;
 export const text: string = backend.name + backend.variant + backend.reason + sizes.bytes + codecs.nsn2.name;

@@ -24,7 +24,7 @@ import { isFiniteHalf } from './half.ts';
 /** @internal Tokens coded together. */
 export const WINDOW = 64;
 /** @internal Version of pages and files. */
-export const FORMAT = 1;
+export const FORMAT = 2;
 /** @internal */
 export const HEADER_BYTES = 16;
 /** @internal Channels that share one scale and minimum of o. */

@@ -1,0 +1,272 @@
+// The header of a sequence's file: what its tensors mean, and where each lies. docs/format.md says it in words.
+//
+// There is one way to write a header. Whoever reads one takes from it what differs from file to file, writes it again, and compares:
+// what is there twice, overlaps, leaves a gap, is unknown or of another type cannot come out the same.
+
+import { checkRecord, kind, plural } from './check.ts';
+import { crc32 } from './format/checksum.ts';
+import { type Codec, codecs } from './format/codec.ts';
+import { typedArrayName } from './format/half.ts';
+import { FORMAT, type Rope, WINDOW } from './format/layout.ts';
+import { CAPACITY_MOST, type CacheShape, type CodecPair, shapeWithoutSize } from './shape.ts';
+
+/** @internal What gives pages and positions their meaning. */
+export type FileShape = Pick<CacheShape, 'layers' | 'kvHeads' | 'headDim' | 'sinks' | 'rope' | 'pages'>;
+
+/** @internal The application's own words, frozen. */
+export type Metadata = Readonly<Record<string, string>>;
+
+/** @internal All that a header says. */
+export interface Header {
+  readonly shape: FileShape;
+  /** Tokens, the same in every layer. */
+  readonly length: number;
+  /** Coded windows of every layer; the others are raw. */
+  readonly pageCounts: readonly number[];
+  /** The application's own words. */
+  readonly metadata: Metadata;
+}
+
+/** @internal Where rows of one kind lie. */
+export interface Tensor {
+  readonly name: string;
+  readonly rows: number;
+  readonly rowBytes: number;
+  /** Offsets in the data, which follow the header. */
+  readonly begin: number;
+  readonly end: number;
+  /** What the header has under the name. */
+  readonly entry: object;
+}
+
+/** The application's words have this before their names, so that they are never taken for the format's own. */
+const PREFIX = 'app.';
+/** Characters of the application's words as JSON; three bytes each leave room below HEADER_MOST. */
+const METADATA_MOST = 2 ** 24;
+/** Bytes of a header at most: what safetensors itself reads. */
+const HEADER_MOST = 100_000_000;
+
+const CHECKSUM_BEGIN = '{"__metadata__":{"checksum":"';
+/** Where the digits of the checksum are, in bytes of the file. */
+const CHECKSUM_AT = 8 + CHECKSUM_BEGIN.length;
+const NO_CHECKSUM = '00000000';
+
+/** @internal The application's words, copied and checked. */
+export function checkMetadata(metadata: unknown): Metadata {
+  checkRecord('metadata', metadata);
+  const entries = Object.entries(metadata);
+  for (const [name, text] of entries) {
+    if (name === '') throw new RangeError('"metadata" expected names of at least 1 character, got an empty one');
+    if (typeof text !== 'string') throw new TypeError(`"metadata.${name}" expected string, got ${kind(text)}`);
+  }
+  const copy = Object.freeze(Object.fromEntries(entries));
+  const { length } = JSON.stringify(copy);
+  if (length > METADATA_MOST) throw new RangeError(`"metadata" expected at most ${METADATA_MOST} characters as JSON, got ${length}`);
+  return copy;
+}
+
+/** @internal What must be equal for a file to be read, as text, and what a reader needs besides. */
+export function fieldsOf(shape: FileShape): Record<string, string> {
+  const used = Object.values(codecs).filter(codec =>
+    shape.pages.some(({ keys, values }) => keys.codec === codec || values.codec === codec)
+  );
+  const digits = ({ checksum }: Codec): string => checksum.toString(16).padStart(8, '0');
+  return {
+    layers: String(shape.layers),
+    kvHeads: String(shape.kvHeads),
+    headDim: String(shape.headDim),
+    sinks: String(shape.sinks),
+    codecs: shape.pages.map(({ keys, values }) => `${keys.codec.name}/${values.codec.name}`).join(' '),
+    codebooks: used.map(codec => `${codec.name}:${digits(codec)}`).join(' '),
+    rope: shape.rope ? JSON.stringify({ invFreq: Array.from(shape.rope.invFreq), interleaved: shape.rope.interleaved }) : 'unknown'
+  };
+}
+
+/** The format's own metadata, in their order, without the checksum, which comes before them. */
+function metadataOf({ shape, length }: Header): Record<string, string> {
+  return { format: String(FORMAT), ...fieldsOf(shape), length: String(length) };
+}
+
+/** @internal Every tensor of a file in its order: layer by layer, and in a layer as tokens follow each other. */
+export function tensorsOf({ shape, length, pageCounts }: Header): Tensor[] {
+  const { kvHeads, headDim, sinks } = shape;
+  const tensors: Tensor[] = [];
+  let end = 0;
+  shape.pages.forEach((page, layer) => {
+    const pages = pageCounts[layer]!;
+    const add = (name: string, dtype: 'F16' | 'U8', rows: number, ...row: number[]): void => {
+      const rowBytes = row.reduce((a, b) => a * b, dtype === 'F16' ? 2 : 1);
+      const begin = end;
+      end += rows * rowBytes;
+      tensors.push({
+        name: `layers.${layer}.${name}`,
+        rows,
+        rowBytes,
+        begin,
+        end,
+        entry: { dtype, shape: [rows, ...row], data_offsets: [begin, end] }
+      });
+    };
+    add('sinks', 'F16', Number(sinks > 0 && length > 0), kvHeads, 2, sinks, headDim);
+    add('pages', 'U8', pages, page.bytes);
+    add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - pages, kvHeads, 2, WINDOW, headDim);
+  });
+  return tensors;
+}
+
+/** @internal Windows that tokens fill, the last in part. */
+export function windowsOf(length: number, sinks: number): number {
+  return Math.max(0, length - sinks) / WINDOW;
+}
+
+/** @internal The bytes before the data, with this checksum: the header's length and the header, padded to 8 bytes. */
+export function writeHeader(header: Header, checksum = NO_CHECKSUM): Uint8Array {
+  const own = Object.entries(header.metadata).map(([name, text]) => [PREFIX + name, text] as const);
+  const json = JSON.stringify({
+    __metadata__: { checksum, ...metadataOf(header), ...Object.fromEntries(own) },
+    ...Object.fromEntries(tensorsOf(header).map(({ name, entry }) => [name, entry] as const))
+  });
+  const text = new TextEncoder().encode(json);
+  const bytes = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(bytes.length - 8), true);
+  bytes.set(text, 8);
+  return bytes;
+}
+
+/** @internal Puts the checksum into a file that was written without. */
+export function writeChecksum(file: Uint8Array): void {
+  file.set(new TextEncoder().encode(checksumOf(file)), CHECKSUM_AT);
+}
+
+/** Of the whole file, as if its own digits were zeros. */
+function checksumOf(file: Uint8Array): string {
+  const before = crc32(file.subarray(0, CHECKSUM_AT));
+  const zeros = crc32(new TextEncoder().encode(NO_CHECKSUM), before);
+  const all = crc32(file.subarray(CHECKSUM_AT + NO_CHECKSUM.length), zeros);
+  return all.toString(16).padStart(8, '0');
+}
+
+/**
+ * @internal What a file says, and where its data begins. Nothing is believed before the checksum of all of it was found right, and
+ * then only what a cache could have written.
+ */
+export function readHeader(file: Uint8Array): { readonly header: Header; readonly data: Uint8Array } {
+  if (typedArrayName(file) !== 'Uint8Array') throw new TypeError(`"bytes" expected Uint8Array, got ${kind(file)}`);
+  const { json, end } = parse(file);
+  const metadata = record(json['__metadata__']);
+  const { format } = metadata;
+  if (format === '1') throw new RangeError(`file expected format ${FORMAT}, got 1, which nsnquant 0.1 wrote: it must be made again`);
+  if (format !== String(FORMAT)) throw new RangeError(`file expected format ${FORMAT}, got ${shown(format)}`);
+  const checksum = checksumOf(file);
+  if (metadata['checksum'] !== checksum) {
+    throw new RangeError(
+      `file expected checksum ${checksum} (of all its bytes), got ${shown(metadata['checksum'])}: it is damaged or cut off`
+    );
+  }
+  const header = headerOf(json, metadata);
+  refuseOthers('metadata', metadata, { checksum, ...metadataOf(header) }, name => name.length > PREFIX.length && name.startsWith(PREFIX));
+  const tensors = tensorsOf(header);
+  refuseOthers('tensor', json, { __metadata__: metadata, ...Object.fromEntries(tensors.map(({ name, entry }) => [name, entry])) });
+  const expected = writeHeader(header, checksum);
+  if (end !== expected.length || expected.some((byte, at) => byte !== file[at])) {
+    throw new RangeError('file expected its header as save() writes it, got other text (a name twice, another order, white space)');
+  }
+  const bytes = end + tensors.at(-1)!.end;
+  if (file.length !== bytes) throw new RangeError(`file expected ${bytes} bytes, got ${file.length}`);
+  return { header, data: file.subarray(end) };
+}
+
+/** The header as JSON has it, and where it ends. */
+function parse(file: Uint8Array): { readonly json: Record<string, unknown>; readonly end: number } {
+  const length = file.length < 8 ? 0 : Number(new DataView(file.buffer, file.byteOffset, file.byteLength).getBigUint64(0, true));
+  if (length < 2 || length > Math.min(file.length - 8, HEADER_MOST)) throw new RangeError('file expected a safetensors header, got none');
+  const end = 8 + length;
+  let json: unknown;
+  try {
+    json = JSON.parse(new TextDecoder().decode(file.subarray(8, end)));
+    JSON.stringify(json); // engines parse deeper nests than they write, as comparing and messages do
+  } catch (cause) {
+    throw new RangeError('file expected a safetensors header, got no JSON', { cause });
+  }
+  if (typeof json !== 'object' || json === null) throw new RangeError('file expected a safetensors header, got no JSON object');
+  return { json: json as Record<string, unknown>, end };
+}
+
+/** What differs from file to file. Anything else in it is the caller's to compare. */
+function headerOf(json: Record<string, unknown>, metadata: Record<string, unknown>): Header {
+  const shape = shapeOf(metadata);
+  const length = Number(textOf(metadata, 'length'));
+  if (!(Number.isInteger(length) && length >= 0 && length <= CAPACITY_MOST)) {
+    throw new RangeError(`file expected length an integer from 0 to ${CAPACITY_MOST}, got ${textOf(metadata, 'length')}`);
+  }
+  // A page is 64 tokens, so that a window which is not complete is raw.
+  const complete = Math.floor(windowsOf(length, shape.sinks));
+  const pageCounts = shape.pages.map((_, layer) => {
+    const { shape: rows } = record(json[`layers.${layer}.pages`]);
+    const count: unknown = Array.isArray(rows) ? rows[0] : undefined;
+    if (!Number.isInteger(count) || (count as number) < 0) return 0; // the tensor is refused then, by its name
+    if ((count as number) <= complete) return count as number;
+    throw new RangeError(`file expected at most ${plural(complete, 'page')} in layer ${layer} (${length} tokens), got ${count}`);
+  });
+  const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
+  const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
+  return { shape, length, pageCounts, metadata: Object.freeze(words) };
+}
+
+/** The shape that metadata tell, which a cache must be able to have. */
+function shapeOf(metadata: Record<string, unknown>): FileShape {
+  const number = (field: string): number => Number(textOf(metadata, field));
+  const options = {
+    layers: number('layers'),
+    kvHeads: number('kvHeads'),
+    queryHeads: number('kvHeads'),
+    headDim: number('headDim'),
+    sinks: number('sinks'),
+    overrides: textOf(metadata, 'codecs')
+      .split(' ')
+      .map(pair => {
+        const [keys, values] = pair.split('/');
+        return { keys, values } as CodecPair;
+      })
+  };
+  const rope = textOf(metadata, 'rope');
+  try {
+    return shapeWithoutSize({ ...options, ...(rope !== 'unknown' && { rope: JSON.parse(rope) as Rope }) });
+  } catch (cause) {
+    throw new RangeError(`file expected the shape of a cache, got another: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function textOf(metadata: Record<string, unknown>, field: string): string {
+  const text = metadata[field];
+  if (typeof text !== 'string') throw new RangeError(`file expected ${field} as text, got ${text === undefined ? 'none' : kind(text)}`);
+  return text;
+}
+
+/** Refuses, by its name, what is not there, is otherwise, or has no place among these. */
+function refuseOthers(
+  what: string,
+  found: Record<string, unknown>,
+  expected: Record<string, unknown>,
+  isFree = (_name: string) => false
+): void {
+  for (const [name, value] of Object.entries(expected)) {
+    if (JSON.stringify(found[name]) === JSON.stringify(value)) continue;
+    throw new RangeError(`file expected ${name} ${shown(value)}, got ${shown(found[name])}`);
+  }
+  for (const name of Object.keys(found)) {
+    if (Object.hasOwn(expected, name) || isFree(name)) continue;
+    throw new RangeError(`file expected no ${what} but those that docs/format.md names, got ${shown(name)}`);
+  }
+}
+
+/** What JSON has under a name, as an object: an empty one where it is none. */
+function record(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+/** What JSON has, for a message: text as it is, anything else as JSON, not too much of it. */
+function shown(value: unknown): string {
+  const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? 'none');
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+}

@@ -1,0 +1,281 @@
+// Files of sequences that were damaged, or made to be taken for good ones: every one is refused, by restore() and by inspect().
+
+import { type CacheOptions, inspect, KVCache, type Sequence } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
+import { sameBits } from './compare.ts';
+import { below, exactRope, keyLike, normal, random } from './inputs.ts';
+import { checksumOf, dataOf, fileOf, withChecksum, withHeader } from './pages.ts';
+import { simd128 } from './verbs.ts';
+
+const WIDTH = 32;
+const base = { layers: 2, kvHeads: 1, queryHeads: 1, headDim: WIDTH, capacity: 400, sequences: 2 } satisfies CacheOptions;
+const cacheOf = (more: Partial<CacheOptions> = {}) => new KVCache(simd128.backend, { ...base, ...more });
+
+function append(sequence: Sequence, tokens: number): Sequence {
+  const { layers, kvHeads } = sequence.shape;
+  for (let layer = 0; tokens > 0 && layer < layers; layer++)
+    sequence.append(layer, keyLike(tokens, kvHeads * WIDTH, layer), normal(tokens, kvHeads * WIDTH, layer));
+  return sequence;
+}
+
+/** Caches and what they saved: empty, in sinks, with pages, with rope, words and codecs of all kinds. */
+const cases = await Promise.all(
+  (
+    [
+      ['of no tokens', {}, 0, {}],
+      ['of sinks', {}, 3, { model: 'smollm2-135m' }],
+      ['of pages', { sinks: 0 }, 140, {}],
+      ['with RoPE, words and other codecs', { rope: exactRope(WIDTH), overrides: { 1: { keys: 'nsn1' } } }, 200, { 'é "\\': '\ud800' }]
+    ] as const
+  ).map(async ([what, options, tokens, metadata]) => {
+    const cache = cacheOf(options);
+    const sequence = append(cache.sequence(), tokens);
+    const file = await sequence.save({ metadata });
+    sequence.dispose();
+    return { what, cache, file };
+  })
+);
+
+/** Neither reads these bytes, nor does restore() leave anything of them. */
+function refusesBoth(cache: KVCache, bytes: Uint8Array, how: () => string): void {
+  for (const read of [() => cache.restore(bytes), () => inspect(bytes)]) assert.match(messageOf(read), /^file expected .+, got ./, how());
+}
+
+group('damaged files', test => {
+  test("the checksum of tests is that of the world: CRC-32's check value", () => {
+    assert.is(checksumOf(new TextEncoder().encode('123456789')), 'cbf43926');
+  });
+
+  for (const { what, cache, file } of cases) {
+    const header = dataOf(file);
+    test(`one flipped bit is refused, wherever it is: a file ${what}`, () => {
+      const next = random(1);
+      const bits = 8 * (file.length - header);
+      const some = Array.from({ length: Math.min(bits, 1000) }, () => 8 * header + below(next, bits));
+      for (const bit of [...Array(8 * header).keys(), ...some]) {
+        const copy = file.slice();
+        copy[bit >> 3]! ^= 1 << (bit & 7);
+        refusesBoth(cache, copy, () => `bit ${bit & 7} of byte ${bit >> 3}`);
+      }
+      sameBits('the file itself', withChecksum(file), file);
+      cache.restore(file).dispose();
+    });
+
+    test(`what is cut off, or longer, is refused: a file ${what}`, () => {
+      const next = random(2);
+      const some = file.length > header ? Array.from({ length: 300 }, () => header + below(next, file.length - header)) : [];
+      for (const length of [...Array(header).keys(), ...some]) refusesBoth(cache, file.subarray(0, length), () => `${length} bytes`);
+      for (const more of [1, 7, 8, 16, 4096]) {
+        for (const byte of [0, 0x20, 0xff]) {
+          const longer = new Uint8Array(file.length + more).fill(byte);
+          longer.set(file);
+          refusesBoth(cache, longer, () => `${more} bytes of ${byte} more`);
+          refusesBoth(cache, withChecksum(longer), () => `${more} bytes of ${byte} more, checksum and all`);
+        }
+      }
+    });
+  }
+
+  test('bytes of two tensors that are swapped are refused', () => {
+    const { cache, file } = cases[3]!;
+    const {
+      data_offsets: [begin]
+    } = JSON.parse(new TextDecoder().decode(file.subarray(8, dataOf(file))))['layers.0.raw'];
+    const swapped = file.slice();
+    const [raw, sinks] = [dataOf(file) + begin, dataOf(file)];
+    swapped.copyWithin(sinks, raw, raw + 512);
+    swapped.set(file.subarray(sinks, sinks + 512), raw);
+    refusesBoth(cache, swapped, () => 'swapped bytes');
+  });
+});
+
+group('hostile files, whose checksum is right', test => {
+  const { cache, file } = cases[2]!;
+  const text = new TextDecoder().decode(file.subarray(8, dataOf(file))).trimEnd();
+  const data = file.subarray(dataOf(file));
+  const header = JSON.parse(text);
+  const pages = header['layers.0.pages'];
+  const pageBytes = pages.shape[1];
+
+  test('the header made again is the file', () => {
+    sameBits('file', fileOf(text, data), file);
+    sameBits(
+      'file',
+      withHeader(file, () => {}),
+      file
+    );
+  });
+
+  const entry = (rows: unknown, offsets: unknown) =>
+    `{"dtype":"U8","shape":${JSON.stringify(rows)},"data_offsets":${JSON.stringify(offsets)}}`;
+  const good = entry(pages.shape, pages.data_offsets);
+  const tensors: readonly (readonly [how: string, other: unknown])[] = [
+    ['type of another name', { ...pages, dtype: 'F16' }],
+    ['type as an array, which is the same text', { ...pages, dtype: ['U8'] }],
+    ['shape of text', { ...pages, shape: pages.shape.map(String) }],
+    ['shape of another row', { ...pages, shape: [pages.shape[0], pageBytes / 2] }],
+    ['shape of another rank', { ...pages, shape: [...pages.shape, 1] }],
+    ['rows below 0', { ...pages, shape: [-1, pageBytes] }],
+    ['half a row', { ...pages, shape: [0.5, pageBytes] }],
+    ['offsets of text', { ...pages, data_offsets: pages.data_offsets.map(String) }],
+    ['one offset of text', { ...pages, data_offsets: [String(pages.data_offsets[0]), pages.data_offsets[1]] }],
+    ['offsets as text', { ...pages, data_offsets: String(pages.data_offsets) }],
+    ['offsets that are no integers', { ...pages, data_offsets: pages.data_offsets.map((x: number) => x + 0.5) }],
+    ['an overlap', { ...pages, data_offsets: pages.data_offsets.map((x: number) => x + 16) }],
+    ['one row less, a gap', { ...pages, shape: [1, pageBytes], data_offsets: [0, pageBytes] }],
+    ['another offset', { ...pages, data_offsets: [0, 0] }],
+    ['one more field', { ...pages, more: 1 }],
+    ['a field less', { dtype: 'U8', shape: pages.shape }],
+    ['null', null],
+    ['a number', 7],
+    ['text', good]
+  ];
+  for (const [how, other] of tensors) {
+    test(`a tensor with ${how} is refused by its name`, () => {
+      const bytes = withHeader(file, header => {
+        header['layers.0.pages'] = other;
+      });
+      for (const read of [() => cache.restore(bytes), () => inspect(bytes)]) {
+        const error = messageOf(read);
+        assert.match(error, /^file expected layers\.0\.(pages|raw) \{"dtype":.+\}, got .+/);
+      }
+    });
+  }
+
+  const refused: readonly (readonly [how: string, text: string, message: string | RegExp])[] = [
+    ['a tensor is missing', text.replace(/,"layers.1.raw":\{.+?\}/, ''), /^file expected layers\.1\.raw \{.+\}, got none$/],
+    ['a tensor is unknown', text.replace(/\}$/, ',"layers.2.raw":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), 'tensor layers.2.raw'],
+    ['a tensor is called __proto__', text.replace(/\}$/, ',"__proto__":{}}'), 'tensor __proto__'],
+    ['metadata are unknown', text.replace('"length"', '"author":"me","length"'), 'metadata author'],
+    ['metadata are called __proto__', text.replace('"length"', '"__proto__":"me","length"'), 'metadata __proto__'],
+    ["one of the application's words has no name", text.replace('"},"layers', '","app.":"x"},"layers'), 'metadata app.'],
+    [
+      "one of the application's words is a number",
+      text.replace('"},"layers', '","app.x":1},"layers'),
+      'file expected app.x as text, got number'
+    ],
+    ['a number is no text', text.replace('"length":"140"', '"length":140'), 'file expected length as text, got number'],
+    ['text is an array', text.replace('"layers":"2"', '"layers":["2"]'), 'file expected layers as text, got Array'],
+    ['a tensor is there twice', text.replace(/\}$/, `,"layers.0.pages":${good}}`), 'other text'],
+    ['a tensor is there twice, the first another', text.replace('"layers.0.pages"', '"layers.0.pages":7,"layers.0.pages"'), 'other text'],
+    ['metadata are there twice', text.replace('"length"', '"length":"140","length"'), 'other text'],
+    ['the length is there twice, the first another', text.replace('"length"', '"length":"1","length"'), 'other text'],
+    ['a field of a tensor is there twice', text.replace('"dtype"', '"dtype":"U8","dtype"'), 'other text'],
+    ['white space', text.replace(',"layers.0.pages"', ', "layers.0.pages"'), 'other text'],
+    ['white space before it', ` ${text}`, /./],
+    ['more white space behind it', `${text}${' '.repeat(8)}`, 'other text'],
+    ['a name with an escape', text.replace('"layers.0.raw"', '"layers.0.r\\u0061w"'), 'other text'],
+    ['another order', text.replace(/("layers.0.pages":\{.+?\}),("layers.0.raw":\{.+?\})/, '$2,$1'), 'other text'],
+    ['metadata in another order', text.replace('"kvHeads":"1","headDim":"32"', '"headDim":"32","kvHeads":"1"'), 'other text'],
+    ['another spelling of a number', text.replace('"data_offsets":[0,0]', '"data_offsets":[0,-0]'), 'other text'],
+    [
+      'a checksum behind other metadata',
+      text.replace(/"checksum":"(.{8})","format":"2"/, '"format":"2","checksum":"$1"'),
+      'file expected checksum'
+    ],
+    ['nests too deep for engines', text.replace(/\}$/, `,"x":${'['.repeat(100000)}${']'.repeat(100000)}}`), 'file expected']
+  ];
+  const words: Readonly<Record<string, string>> = {
+    'other text': 'file expected its header as save() writes it, got other text (a name twice, another order, white space)'
+  };
+  for (const [how, changed, message] of refused) {
+    test(`a header is refused where ${how}`, () => {
+      assert.is.not(changed, text);
+      const bytes = fileOf(changed, data);
+      for (const read of [() => cache.restore(bytes), () => inspect(bytes)]) {
+        const said = messageOf(read);
+        if (message instanceof RegExp) assert.match(said, message);
+        else if (/^(tensor|metadata) /.test(message)) {
+          const [what, name] = message.split(' ');
+          assert.is(said, `file expected no ${what} but those that docs/format.md names, got ${name}`);
+        } else assert.ok(said.startsWith(words[message] ?? message), said);
+      }
+    });
+  }
+
+  const fields: readonly (readonly [field: string, other: string, message?: string])[] = [
+    ['layers', '0', 'file expected the shape of a cache, got another: "layers" expected integer from 1 to 4096, got 0'],
+    ['layers', '2.0', 'file expected layers 2, got 2.0'],
+    ['layers', '1e0', 'file expected the shape of a cache, got another: "overrides" expected layer numbers from 0 to 0, got 1'],
+    ['kvHeads', '01', 'file expected kvHeads 1, got 01'],
+    ['kvHeads', '', 'file expected the shape of a cache, got another: "kvHeads" expected integer from 1 to 1024, got 0'],
+    ['headDim', '33', 'file expected the shape of a cache, got another: "headDim" expected multiple of 8 from 32 to 512, got 33'],
+    ['sinks', '65', 'file expected the shape of a cache, got another: "sinks" expected integer from 0 to 64, got 65'],
+    ['sinks', 'null', 'file expected the shape of a cache, got another: "sinks" expected integer from 0 to 64, got NaN'],
+    [
+      'codecs',
+      'nsn4/nsn3 nsn4/nsn2',
+      'file expected the shape of a cache, got another: "overrides[0].values" expected nsn1, nsn2 or nsn4, got nsn3'
+    ],
+    ['codecs', 'nsn4/nsn2', 'file expected codecs nsn4/nsn2 nsn4/nsn2, got nsn4/nsn2'],
+    ['codecs', 'nsn4/nsn2/x nsn4/nsn2', 'file expected codecs nsn4/nsn2 nsn4/nsn2, got nsn4/nsn2/x nsn4/nsn2'],
+    ['codebooks', 'nsn2:1438f012 nsn4:7a0f9cd9', 'file expected codebooks nsn2:1438f011 nsn4:7a0f9cd9, got nsn2:1438f012 nsn4:7a0f9cd9'],
+    ['codebooks', 'nsn4:1438f011 nsn2:7a0f9cd9', 'file expected codebooks nsn2:1438f011 nsn4:7a0f9cd9, got nsn4:1438f011 nsn2:7a0f9cd9'],
+    ['rope', 'known'],
+    ['rope', 'null'],
+    ['rope', '{"invFreq":[1],"interleaved":1}'],
+    ['rope', '{"invFreq":["1"],"interleaved":true}'],
+    ['rope', '{"invFreq":[9],"interleaved":true}'],
+    ['rope', '{"invFreq":[],"interleaved":true}'],
+    ['rope', '{"invFreq":[1],"interleaved":true,"theta":1}'],
+    [
+      'rope',
+      '{"interleaved":true,"invFreq":[1]}',
+      'file expected rope {"invFreq":[1],"interleaved":true}, got {"interleaved":true,"invFreq":[1]}'
+    ],
+    ...['x', '-1', '1.5', 'NaN', '16777217', 'Infinity'].map(
+      length => ['length', length, `file expected length an integer from 0 to 16777216, got ${length}`] as const
+    ),
+    ...['', ' 140', '1.4e2', '140.0', '+140'].map(length => ['length', length] as const),
+    ['format', '3', 'file expected format 2, got 3']
+  ];
+  for (const [field, other, message] of fields) {
+    test(`metadata are refused where ${field} is "${other}"`, () => {
+      const bytes = withHeader(file, header => {
+        header.__metadata__[field] = other;
+      });
+      for (const read of [() => cache.restore(bytes), () => inspect(bytes)]) {
+        const said = messageOf(read);
+        assert.match(said, /^file expected .+, got /);
+        if (message !== undefined) assert.is(said, message);
+      }
+    });
+  }
+
+  test('a checksum in capitals is refused', () => {
+    const digits = header.__metadata__.checksum;
+    assert.is.not(digits.toUpperCase(), digits, 'letters are among the digits');
+    const bytes = file.slice();
+    bytes.set(new TextEncoder().encode(text.replace(digits, digits.toUpperCase())), 8);
+    assert.is(
+      messageOf(() => inspect(bytes)),
+      `file expected checksum ${digits} (of all its bytes), got ${digits.toUpperCase()}: it is damaged or cut off`
+    );
+  });
+
+  test('metadata are refused where one of them is missing, by its name', () => {
+    for (const field of Object.keys(header.__metadata__)) {
+      const bytes = withHeader(file, header => {
+        delete header.__metadata__[field];
+      });
+      const said = messageOf(() => inspect(bytes));
+      assert.ok(said.startsWith(`file expected ${field} `) && /, got none\b/.test(said), said);
+    }
+  });
+
+  test('they left nothing in the cache', () => {
+    append(cache.sequence(), base.capacity);
+  });
+});
+
+/** The message of a RangeError. */
+function messageOf(run: () => unknown): string {
+  try {
+    run();
+  } catch (error) {
+    assert.ok(error instanceof RangeError, `${error}`);
+    return error.message;
+  }
+  return 'nothing thrown';
+}
