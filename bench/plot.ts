@@ -40,10 +40,10 @@ export const OTHER: Kind = { name: 'other formats', symbol: 'triangle', color: '
 export const PAGE = { light: { ink: '#1b1f24', page: '#ffffff' }, dark: { ink: '#e4e8ed', page: '#14171b' } } as const;
 
 const FONT = 12;
-const GRID = { left: 72, right: 24, top: 16, bottom: 52 };
+const GRID = { left: 72, right: 24, top: 32, bottom: 52 };
 const DOT = 9;
 /** At least what the names of both kinds take. */
-const LEGEND = { width: 120, height: 48 };
+const LEGEND = { width: 200, height: 24 };
 /** Letters of a wide font against those that the layout reckons with. */
 const WIDER = 1.12;
 
@@ -64,10 +64,7 @@ export function plot(points: readonly Point[], frame: Frame): string {
     return { x: x - DOT / 2, y: top - DOT / 2, width: DOT, height: DOT };
   };
   const pairs = points.map(({ bits, codedBits, y }) => ({ full: rect(bits, y), hollow: rect(codedBits ?? bits, y) }));
-  const taken: Rect[] = [
-    { x: width - GRID.right - LEGEND.width, y: GRID.top, ...LEGEND },
-    ...pairs.flatMap(({ full, hollow }) => [full, hollow])
-  ];
+  const taken: Rect[] = [{ x: width - GRID.right - LEGEND.width, y: 0, ...LEGEND }, ...pairs.flatMap(({ full, hollow }) => [full, hollow])];
   chart.setOption({
     series: points.flatMap(({ name }, i) => [
       {},
@@ -105,9 +102,9 @@ function legend(points: readonly Point[]): object {
   return {
     data: [...new Set(points.map(({ kind }) => kind))].map(({ name, symbol }) => ({ name, icon: symbol })),
     right: GRID.right,
-    top: GRID.top,
-    orient: 'vertical',
+    top: 0,
     selectedMode: false,
+    itemGap: 24,
     itemWidth: DOT,
     itemHeight: DOT,
     textStyle: { color: 'currentColor', fontSize: FONT }
