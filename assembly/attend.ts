@@ -13,9 +13,15 @@ import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, gather } from "./scores";
 import { combine, meanCoefficients } from "./rope";
 import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
-  UNMASKED_TOP } from "./scratch";
+  TOUCH_SUM, UNMASKED_TOP } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
 import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
+
+/**
+ * Windows whose blocks are touched together before they are read: their lines come side by side, not each when it is needed. −5 % out
+ * of cache, +1 % in it (one window at a time, four ahead, −2.5 %; a whole chunk as four, but it may exceed L2).
+ */
+const TOUCHED: usize = 4;
 
 /**
  *   items  Item [count]
@@ -93,8 +99,8 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const headDim = shape.headDim, keys = shape.keys, values = shape.values;
   const scratch = shape.scratch, q = qOf(state, headDim);
   const s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
-  const keyBytes = blockBytes(keys, headDim);
-  const headOffset = head * (keyBytes + blockBytes(values, headDim));
+  const keyBytes = blockBytes(keys, headDim), bytes = keyBytes + blockBytes(values, headDim);
+  const headOffset = head * bytes;
   const valueRows = headDim / values.channels;
 
   memory.copy(scratch + HQ, q, headDim * LANE_ROW);
@@ -106,6 +112,11 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
     for (let column: usize = 0; column < keys.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
+        if (column == 0 && n % TOUCHED == 0) {
+          for (let next = n; next < min<usize>(n + TOUCHED, chunk); next++) {
+            touch(pageBlocks(shape, item, from + next) + headOffset, bytes, scratch + TOUCH_SUM);
+          }
+        }
         gather(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }
     }
@@ -146,6 +157,13 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   reduceBuckets(values, headDim, out);
   hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
   addRows(out, scratch + MEAN_OUT, headDim * LANE_ROW);
+}
+
+/** Reads a word of every cache line. */
+function touch(block: usize, bytes: usize, sum: usize): void {
+  let x = load<u32>(sum);
+  for (const end = block + bytes; block < end; block += 64) x += load<u32>(block);
+  store<u32>(sum, x);
 }
 
 /** Table sums to logits, for one block of keys, with the running maximum of up to four heads. */

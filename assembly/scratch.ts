@@ -77,8 +77,10 @@ export const TOP: usize = SCALE + LANE_ROW;
 export const FACTOR: usize = TOP + LANE_ROW;
 /** f32 [LANES]: the largest logit before the causal mask, which may hide it. Written, never read. */
 export const UNMASKED_TOP: usize = FACTOR + LANE_ROW;
+/** u32: sum of words that are read only so that their cache lines come; were there none, compilers would drop the reads. Never read. */
+export const TOUCH_SUM: usize = UNMASKED_TOP + LANE_ROW;
 /** f32 [headDim, LANES]: what means add to the output. */
-export const MEAN_OUT: usize = UNMASKED_TOP + LANE_ROW;
+export const MEAN_OUT: usize = TOUCH_SUM + LANE_ROW;
 /** f32 [headDim, LANES]: H·q */
 export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
 /** f32 [2 (even, odd), 2 · basisPairs, LANES]; there are at most half as many functions as channels, and eight powers. */
