@@ -1,0 +1,79 @@
+// examples/read.py, which is written from docs/format.md alone, gives what decode() gives. Where there is no Python with numpy that is said,
+// and NSN_REQUIRE=python makes it a failure.
+
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type CacheOptions, codecs, KVCache } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
+import { withinFloatRule } from './compare.ts';
+import { exactRope, keyLike, normal, ropes } from './inputs.ts';
+import { reference, simd128 } from './verbs.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const python = (...args: string[]) => spawnSync('python3', args, { cwd: root, maxBuffer: 2 ** 28 });
+
+const noNumpy = python('-c', 'import numpy').status === 0 ? undefined : 'no python3 with numpy';
+if (noNumpy && /\b(python|all)\b/.test(process.env['NSN_REQUIRE'] ?? '')) throw new Error(noNumpy);
+
+const names = Object.keys(codecs) as (keyof typeof codecs)[];
+/** [what, options, tokens] */
+const files: readonly (readonly [what: string, options: Partial<CacheOptions>, tokens: number])[] = [
+  ...names.map(name => [`keys in ${name}`, { keys: name, values: names.at(names.indexOf(name) - 1)! }, 200] as const),
+  ...Object.entries(ropes(72)).map(([name, rope]) => [name, { headDim: 72, rope }, 140] as const),
+  ['another codec in a layer', { overrides: { 1: { keys: 'nsn1', values: 'nsn4' } }, rope: exactRope(32) }, 140],
+  ['no sinks', { sinks: 0 }, 129],
+  ['recent windows', { recent: 1 }, 200],
+  ['one KV head of 512 channels', { headDim: 512, kvHeads: 1, queryHeads: 1 }, 70],
+  ['sinks alone', {}, 3],
+  ['as many tokens as a page', { sinks: 0 }, 64],
+  ['no tokens', {}, 0]
+];
+
+group('examples/read.py', test => {
+  if (noNumpy) return test.skip('reads files', noNumpy);
+
+  const path = join(root, '.test', 'reader.safetensors');
+
+  for (const [what, more, tokens] of files) {
+    test(`reads a file: ${what}`, async () => {
+      const options = { layers: 2, kvHeads: 2, queryHeads: 2, headDim: 32, capacity: 400, ...more };
+      const cache = new KVCache(simd128.backend, options);
+      const { layers, kvHeads, headDim } = cache.shape;
+      const saved = cache.sequence();
+      const width = kvHeads * headDim;
+      for (let layer = 0; tokens > 0 && layer < layers; layer++)
+        saved.append(layer, keyLike(tokens, width, layer), normal(tokens, width, layer));
+      const file = await saved.save();
+      writeFileSync(path, file);
+      const { status, stdout, stderr } = python('examples/read.py', path);
+      assert.is(status, 0, stderr.toString());
+      assert.is(stdout.length, layers * 2 * tokens * width * 4);
+      const numbers = new Float32Array(new Uint8Array(stdout).buffer);
+      const sequence = new KVCache(reference.backend, options).restore(file);
+      for (let layer = 0; layer < layers; layer++) {
+        const { keys, values } = await sequence.decode(layer);
+        for (const [side, expected] of [keys, values].entries()) {
+          const at = (2 * layer + side) * tokens * width;
+          // Both are f64 until the end: their last roundings differ at most.
+          withinFloatRule(`layer ${layer}, side ${side}`, numbers.subarray(at, at + tokens * width), expected, expected, headDim);
+        }
+      }
+      cache.dispose();
+    });
+  }
+
+  test('refuses a damaged file', async () => {
+    const cache = new KVCache(simd128.backend, { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 32, capacity: 64 });
+    const sequence = cache.sequence();
+    sequence.append(0, normal(5, 32, 1), normal(5, 32, 2));
+    const file = await sequence.save();
+    file[file.length - 1]! ^= 1;
+    writeFileSync(path, file);
+    const { status, stderr } = python('examples/read.py', path);
+    assert.is(status, 1);
+    assert.match(stderr.toString(), 'damaged or cut off');
+  });
+});
