@@ -63,7 +63,9 @@ function balance(x: Float64Array, rows: number, columns: number) {
   const columnScales = new Float64Array(columns).fill(1);
   const balanced = x.slice();
   const divide = (): void => {
-    for (let i = 0; i < x.length; i++) balanced[i] = x[i]! / columnScales[i % columns]! / rowScales[Math.floor(i / columns)]!;
+    for (let r = 0, i = 0; r < rows; r++) {
+      for (let c = 0; c < columns; c++, i++) balanced[i] = x[i]! / (rowScales[r]! * columnScales[c]!);
+    }
   };
   const best = { imbalance: Infinity, rowScales, columnScales };
   for (let round = 0; ; round++) {
