@@ -8,7 +8,7 @@
 // Buckets are zero between calls: `reduceBuckets` leaves them so while it has them in cache (clearing 128 KB first cost 0.5 % at 4,096
 // tokens).
 
-import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsub } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12, vsub } from "lanes";
 import { LANE_ROW, Side, TILE_ROW } from "./abi";
 import { BUCKETS, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
@@ -70,7 +70,7 @@ export function mixMean(share: usize, o: usize, headDim: usize, out: usize): voi
     let p = out + lane;
     for (let i = o, end = o + (headDim << 2); i < end; i += 8, p += 2 * LANE_ROW) {
       store<Lanes>(p, vmadd(by, vsplatAt(i), load<Lanes>(p)));
-      store<Lanes>(p, vmadd(by, vsplatAt(i + 4), load<Lanes>(p, 16)), 16);
+      store<Lanes>(p, vmadd(by, vsplatAt4(i), load<Lanes>(p, 16)), 16);
     }
   }
 }
@@ -190,9 +190,9 @@ function reduce4(buckets: usize, words: usize, wordBytes: usize, out: usize, las
       store<Lanes>(buckets, zero, NEGATED);
     }
     a0 = vmadd(w, vsplatAt(words), a0);
-    a1 = vmadd(w, vsplatAt(words + 4), a1);
-    a2 = vmadd(w, vsplatAt(words + 8), a2);
-    a3 = vmadd(w, vsplatAt(words + 12), a3);
+    a1 = vmadd(w, vsplatAt4(words), a1);
+    a2 = vmadd(w, vsplatAt8(words), a2);
+    a3 = vmadd(w, vsplatAt12(words), a3);
   }
   store<Lanes>(out, a0);
   store<Lanes>(out, a1, 16);
@@ -208,7 +208,7 @@ function reduce2(buckets: usize, words: usize, out: usize): void {
     store<Lanes>(buckets, zero);
     store<Lanes>(buckets, zero, NEGATED);
     a0 = vmadd(w, vsplatAt(words), a0);
-    a1 = vmadd(w, vsplatAt(words + 4), a1);
+    a1 = vmadd(w, vsplatAt4(words), a1);
   }
   store<Lanes>(out, a0);
   store<Lanes>(out, a1, 16);

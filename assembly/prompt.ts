@@ -10,8 +10,9 @@
 // Raced, ns per key of 64 channels and four rows, AMD EPYC: f32 by four rows 20.5 and by eight 17.0; integers 11.4 and 8.8; eight
 // keys by four rows 13.6, as a sum is spilled.
 
-import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromInt, vintAdd, vintSplat, vmadd, vmax, vmul, vpair,
-  vpairSplatAt, vsplat, vsplatAt, vsqrt, vsub } from "lanes";
+import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfromInt, vintAdd, vintSplat, vmadd, vmax, vmul,
+  vpair, vpairSplatAt, vpairSplatAt4, vpairSplatAt8, vpairSplatAt12, vsplat, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12, vsqrt,
+  vsub } from "lanes";
 import { LANE_ROW, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { causalMask } from "./mask";
@@ -140,7 +141,7 @@ function integerScores(a: usize, b: usize, keys: usize, headDim: usize, out: usi
     let k = keys + t;
     for (let p = begin; p < end; p += LANE_ROW, k += TILE_ROW) {
       const qa = load<IntLanes>(p), qb = load<IntLanes>(p + apart);
-      const k0 = vpairSplatAt(k), k1 = vpairSplatAt(k + 4), k2 = vpairSplatAt(k + 8), k3 = vpairSplatAt(k + 12);
+      const k0 = vpairSplatAt(k), k1 = vpairSplatAt4(k), k2 = vpairSplatAt8(k), k3 = vpairSplatAt12(k);
       a0 = vintAdd(a0, vdotPairs(qa, k0));
       b0 = vintAdd(b0, vdotPairs(qb, k0));
       a1 = vintAdd(a1, vdotPairs(qa, k1));
@@ -151,7 +152,7 @@ function integerScores(a: usize, b: usize, keys: usize, headDim: usize, out: usi
       b3 = vintAdd(b3, vdotPairs(qb, k3));
     }
     const scales = scratch + KEY_SCALES + t;
-    const s0 = vsplatAt(scales), s1 = vsplatAt(scales + 4), s2 = vsplatAt(scales + 8), s3 = vsplatAt(scales + 12);
+    const s0 = vsplatAt(scales), s1 = vsplatAt4(scales), s2 = vsplatAt8(scales), s3 = vsplatAt12(scales);
     topA = vmax(topA, logit(out, a0, s0, scaleA));
     topA = vmax(topA, logit(out + 16, a1, s1, scaleA));
     topA = vmax(topA, logit(out + 32, a2, s2, scaleA));
@@ -249,7 +250,7 @@ function integerMix(a: usize, b: usize, values: usize, headDim: usize, scratch: 
       a3 = vintAdd(a3, vdotPairs(wa, v3));
       b3 = vintAdd(b3, vdotPairs(wb, v3));
     }
-    const s0 = vsplatAt(scales), s1 = vsplatAt(scales + 4), s2 = vsplatAt(scales + 8), s3 = vsplatAt(scales + 12);
+    const s0 = vsplatAt(scales), s1 = vsplatAt4(scales), s2 = vsplatAt8(scales), s3 = vsplatAt12(scales);
     add(a, keepA, a0, vmul(s0, unitA));
     add(a + 16, keepA, a1, vmul(s1, unitA));
     add(a + 32, keepA, a2, vmul(s2, unitA));

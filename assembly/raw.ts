@@ -1,6 +1,7 @@
 // Attention over raw tokens (sinks, tail, a prompt's own tokens): dense, f32 arithmetic on f16 rows. Heads in lanes.
 
-import { Lanes, VECTOR_BYTES, vadd, vhalfBits, vhalfScale, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsub, vmax } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vhalfBits, vhalfScale, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsplatAt4, vsplatAt8,
+  vsplatAt12, vsub, vmax } from "lanes";
 import { LANE_ROW } from "./abi";
 import { EXP, exp2 } from "./softmax";
 
@@ -81,9 +82,9 @@ export function rawMix(weights: usize, values: usize, tokens: usize, headDim: us
       for (let p = weights + lane, last = p + tokens * LANE_ROW; p < last; p += LANE_ROW, v += rowBytes) {
         const weight = load<Lanes>(p);
         a0 = vmadd(weight, vsplatAt(v), a0);
-        a1 = vmadd(weight, vsplatAt(v + 4), a1);
-        a2 = vmadd(weight, vsplatAt(v + 8), a2);
-        a3 = vmadd(weight, vsplatAt(v + 12), a3);
+        a1 = vmadd(weight, vsplatAt4(v), a1);
+        a2 = vmadd(weight, vsplatAt8(v), a2);
+        a3 = vmadd(weight, vsplatAt12(v), a3);
       }
       store<Lanes>(to, a0);
       store<Lanes>(to, a1, 16);

@@ -1,7 +1,8 @@
 // The mean's term of a logit, ⟨q, RoPEᵤ(o)⟩: the query's part once a window, then a sum of integers a token. Heads in lanes.
 
-import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vintAdd, vintSplat,
-  vintSub, vmadd, vmax, vmul, vpair, vpairSplatAt, vsplat, vsplatAt, vsub } from "lanes";
+import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vdiv, vfromInt, vbits, vdotPairs, vintAdd, vintSplat, vintSub, vmadd, vmax,
+  vmul, vpair, vpairSplatAt, vpairSplatAt4, vpairSplatAt8, vpairSplatAt12, vsplat, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12,
+  vsub } from "lanes";
 import { LANE_ROW, Shape } from "./abi";
 
 /**
@@ -36,35 +37,35 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
       a += step, b += step, qa += queryStep, qb += queryStep, p += LANE_ROW;
     }
     let e0 = zero, e1 = zero, e2 = zero, e3 = zero, d0 = zero, d1 = zero, d2 = zero, d3 = zero;
-    let power = shape.powers + (trigPairs << 5);
+    let power = shape.powers + (trigPairs << 5), odds = power + 16;
     let i = trigPairs;
     for (; i < shape.tier2; i++) {
       const oa = vsplatAt(a), ob = vsplatAt(b), va = load<Lanes>(qa), vb = load<Lanes>(qb);
       const even = vmadd(vb, ob, vmul(va, oa)), sine = vsub(vmul(vb, oa), vmul(va, ob));
       e0 = vmadd(even, vsplatAt(power), e0);
-      e1 = vmadd(even, vsplatAt(power + 4), e1);
-      e2 = vmadd(even, vsplatAt(power + 8), e2);
-      e3 = vmadd(even, vsplatAt(power + 12), e3);
-      d0 = vmadd(sine, vsplatAt(power + 16), d0);
-      d1 = vmadd(sine, vsplatAt(power + 20), d1);
-      d2 = vmadd(sine, vsplatAt(power + 24), d2);
-      d3 = vmadd(sine, vsplatAt(power + 28), d3);
-      a += step, b += step, qa += queryStep, qb += queryStep, power += 32;
+      e1 = vmadd(even, vsplatAt4(power), e1);
+      e2 = vmadd(even, vsplatAt8(power), e2);
+      e3 = vmadd(even, vsplatAt12(power), e3);
+      d0 = vmadd(sine, vsplatAt(odds), d0);
+      d1 = vmadd(sine, vsplatAt4(odds), d1);
+      d2 = vmadd(sine, vsplatAt8(odds), d2);
+      d3 = vmadd(sine, vsplatAt12(odds), d3);
+      a += step, b += step, qa += queryStep, qb += queryStep, power += 32, odds += 32;
     }
     for (; i < shape.tier3; i++) {
       const oa = vsplatAt(a), ob = vsplatAt(b), va = load<Lanes>(qa), vb = load<Lanes>(qb);
       const even = vmadd(vb, ob, vmul(va, oa)), sine = vsub(vmul(vb, oa), vmul(va, ob));
       e0 = vmadd(even, vsplatAt(power), e0);
-      e1 = vmadd(even, vsplatAt(power + 4), e1);
-      d0 = vmadd(sine, vsplatAt(power + 16), d0);
-      d1 = vmadd(sine, vsplatAt(power + 20), d1);
-      a += step, b += step, qa += queryStep, qb += queryStep, power += 32;
+      e1 = vmadd(even, vsplatAt4(power), e1);
+      d0 = vmadd(sine, vsplatAt(odds), d0);
+      d1 = vmadd(sine, vsplatAt4(odds), d1);
+      a += step, b += step, qa += queryStep, qb += queryStep, power += 32, odds += 32;
     }
     for (; i < count; i++) {
       const oa = vsplatAt(a), ob = vsplatAt(b), va = load<Lanes>(qa), vb = load<Lanes>(qb);
       e0 = vmadd(vmadd(vb, ob, vmul(va, oa)), vsplatAt(power), e0);
-      d0 = vmadd(vsub(vmul(vb, oa), vmul(va, ob)), vsplatAt(power + 16), d0);
-      a += step, b += step, qa += queryStep, qb += queryStep, power += 32;
+      d0 = vmadd(vsub(vmul(vb, oa), vmul(va, ob)), vsplatAt(odds), d0);
+      a += step, b += step, qa += queryStep, qb += queryStep, power += 32, odds += 32;
     }
     for (let c = count << 1; c < shape.headDim; c++) {
       e0 = vmadd(load<Lanes>(q + lane + (c << 4)), vsplatAt(o + (c << 2)), e0);
@@ -115,16 +116,16 @@ export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2:
       for (let p = even; p < odd; p += LANE_ROW, basis += 16) {
         const c = load<IntLanes>(p);
         e0 = vintAdd(e0, vdotPairs(c, vpairSplatAt(basis)));
-        e1 = vintAdd(e1, vdotPairs(c, vpairSplatAt(basis + 4)));
-        e2 = vintAdd(e2, vdotPairs(c, vpairSplatAt(basis + 8)));
-        e3 = vintAdd(e3, vdotPairs(c, vpairSplatAt(basis + 12)));
+        e1 = vintAdd(e1, vdotPairs(c, vpairSplatAt4(basis)));
+        e2 = vintAdd(e2, vdotPairs(c, vpairSplatAt8(basis)));
+        e3 = vintAdd(e3, vdotPairs(c, vpairSplatAt12(basis)));
       }
       for (let p = odd; p < odd + half; p += LANE_ROW, basis += 16) {
         const c = load<IntLanes>(p);
         d0 = vintAdd(d0, vdotPairs(c, vpairSplatAt(basis)));
-        d1 = vintAdd(d1, vdotPairs(c, vpairSplatAt(basis + 4)));
-        d2 = vintAdd(d2, vdotPairs(c, vpairSplatAt(basis + 8)));
-        d3 = vintAdd(d3, vdotPairs(c, vpairSplatAt(basis + 12)));
+        d1 = vintAdd(d1, vdotPairs(c, vpairSplatAt4(basis)));
+        d2 = vintAdd(d2, vdotPairs(c, vpairSplatAt8(basis)));
+        d3 = vintAdd(d3, vdotPairs(c, vpairSplatAt12(basis)));
       }
       const after = scores + lane + ((32 + u) << 4), before = scores + lane + ((31 - u) << 4);
       const s1After = s1 + ((32 + u) << 2), s2After = s2 + ((32 + u) << 2), s1Before = s1 + ((31 - u) << 2), s2Before = s2 + ((31 - u) << 2);

@@ -4,7 +4,7 @@
 //
 // The sum over the table is here, the mean's term in rope.ts.
 
-import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vneg, vsplatAt } from "lanes";
+import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vneg, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12 } from "lanes";
 import { LANE_ROW, Side } from "./abi";
 import { LUT, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 
@@ -40,12 +40,13 @@ function table8(book: usize, q: usize, table: usize): void {
   const q0 = load<Lanes>(q), q1 = load<Lanes>(q, 16), q2 = load<Lanes>(q, 32), q3 = load<Lanes>(q, 48);
   const q4 = load<Lanes>(q, 64), q5 = load<Lanes>(q, 80), q6 = load<Lanes>(q, 96), q7 = load<Lanes>(q, 112);
   for (const end = book + 128 * 32; book < end; book += 32, table += LANE_ROW) {
-    let a = vmul(vsplatAt(book), q0), b = vmul(vsplatAt(book + 4), q1);
-    a = vmadd(vsplatAt(book + 8), q2, a);
-    b = vmadd(vsplatAt(book + 12), q3, b);
-    a = vmadd(vsplatAt(book + 16), q4, a);
-    b = vmadd(vsplatAt(book + 20), q5, b);
-    a = vadd(vmadd(vsplatAt(book + 24), q6, a), vmadd(vsplatAt(book + 28), q7, b));
+    let a = vmul(vsplatAt(book), q0), b = vmul(vsplatAt4(book), q1);
+    a = vmadd(vsplatAt8(book), q2, a);
+    b = vmadd(vsplatAt12(book), q3, b);
+    const next = book + 16;
+    a = vmadd(vsplatAt(next), q4, a);
+    b = vmadd(vsplatAt4(next), q5, b);
+    a = vadd(vmadd(vsplatAt8(next), q6, a), vmadd(vsplatAt12(next), q7, b));
     store<Lanes>(table, a);
     store<Lanes>(table, vneg(a), NEGATED);
   }
@@ -56,7 +57,7 @@ function table4(book: usize, q: usize, table: usize): void {
   const q0 = load<Lanes>(q), q1 = load<Lanes>(q, 16), q2 = load<Lanes>(q, 32), q3 = load<Lanes>(q, 48);
   const q4 = load<Lanes>(q, 64), q5 = load<Lanes>(q, 80), q6 = load<Lanes>(q, 96), q7 = load<Lanes>(q, 112);
   for (const end = book + 128 * 16; book < end; book += 16, table += LANE_ROW) {
-    const e0 = vsplatAt(book), e1 = vsplatAt(book + 4), e2 = vsplatAt(book + 8), e3 = vsplatAt(book + 12);
+    const e0 = vsplatAt(book), e1 = vsplatAt4(book), e2 = vsplatAt8(book), e3 = vsplatAt12(book);
     const a = vmadd(e3, q3, vmadd(e2, q2, vmadd(e1, q1, vmul(e0, q0))));
     const b = vmadd(e3, q7, vmadd(e2, q6, vmadd(e1, q5, vmul(e0, q4))));
     store<Lanes>(table, a);
@@ -71,7 +72,7 @@ function table2(book: usize, q: usize, table: usize): void {
   const q0 = load<Lanes>(q), q1 = load<Lanes>(q, 16), q2 = load<Lanes>(q, 32), q3 = load<Lanes>(q, 48);
   const q4 = load<Lanes>(q, 64), q5 = load<Lanes>(q, 80), q6 = load<Lanes>(q, 96), q7 = load<Lanes>(q, 112);
   for (const end = book + 128 * 8; book < end; book += 8, table += LANE_ROW) {
-    const e0 = vsplatAt(book), e1 = vsplatAt(book + 4);
+    const e0 = vsplatAt(book), e1 = vsplatAt4(book);
     const a = vmadd(e1, q1, vmul(e0, q0)), b = vmadd(e1, q3, vmul(e0, q2));
     const c = vmadd(e1, q5, vmul(e0, q4)), d = vmadd(e1, q7, vmul(e0, q6));
     store<Lanes>(table, a);

@@ -10,6 +10,9 @@ export const VECTOR_BYTES: usize = 4;
 
 @inline export function vsplat(x: f32): Lanes { return x; }
 @inline export function vsplatAt(p: usize): Lanes { return load<f32>(p); }
+@inline export function vsplatAt4(p: usize): Lanes { return load<f32>(p, 4); }
+@inline export function vsplatAt8(p: usize): Lanes { return load<f32>(p, 8); }
+@inline export function vsplatAt12(p: usize): Lanes { return load<f32>(p, 12); }
 @inline export function vadd(a: Lanes, b: Lanes): Lanes { return a + b; }
 @inline export function vsub(a: Lanes, b: Lanes): Lanes { return a - b; }
 @inline export function vmul(a: Lanes, b: Lanes): Lanes { return a * b; }
@@ -41,6 +44,9 @@ export const VECTOR_BYTES: usize = 4;
   return <i32><i16>a * <i32><i16>b + (a >> 16) * (b >> 16);
 }
 @inline export function vpairSplatAt(p: usize): IntLanes { return load<i32>(p); }
+@inline export function vpairSplatAt4(p: usize): IntLanes { return load<i32>(p, 4); }
+@inline export function vpairSplatAt8(p: usize): IntLanes { return load<i32>(p, 8); }
+@inline export function vpairSplatAt12(p: usize): IntLanes { return load<i32>(p, 12); }
 @inline export function vintSplat(x: i32): IntLanes { return x; }
 @inline export function vintAdd(a: IntLanes, b: IntLanes): IntLanes { return a + b; }
 @inline export function vintSub(a: IntLanes, b: IntLanes): IntLanes { return a - b; }

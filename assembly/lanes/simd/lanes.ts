@@ -10,7 +10,11 @@ export type Mask = v128;
 export const VECTOR_BYTES: usize = 16;
 
 @inline export function vsplat(x: f32): Lanes { return f32x4.splat(x); }
+/** The f32 at p, or some bytes after it: that is part of the load, which binaryen does not make of a sum. */
 @inline export function vsplatAt(p: usize): Lanes { return v128.load32_splat(p); }
+@inline export function vsplatAt4(p: usize): Lanes { return v128.load32_splat(p, 4); }
+@inline export function vsplatAt8(p: usize): Lanes { return v128.load32_splat(p, 8); }
+@inline export function vsplatAt12(p: usize): Lanes { return v128.load32_splat(p, 12); }
 @inline export function vadd(a: Lanes, b: Lanes): Lanes { return f32x4.add(a, b); }
 @inline export function vsub(a: Lanes, b: Lanes): Lanes { return f32x4.sub(a, b); }
 @inline export function vmul(a: Lanes, b: Lanes): Lanes { return f32x4.mul(a, b); }
@@ -50,6 +54,9 @@ const UNPACK: usize = memory.data<u32>([0x8fffe000, 0x77800000, 0, 0, 0xf, 0xf0,
 /** Adjacent i16 pairs multiplied and added: lane i = a[2i]·b[2i] + a[2i+1]·b[2i+1]. */
 @inline export function vdotPairs(a: IntLanes, b: IntLanes): IntLanes { return i32x4.dot_i16x8_s(a, b); }
 @inline export function vpairSplatAt(p: usize): IntLanes { return v128.load32_splat(p); }
+@inline export function vpairSplatAt4(p: usize): IntLanes { return v128.load32_splat(p, 4); }
+@inline export function vpairSplatAt8(p: usize): IntLanes { return v128.load32_splat(p, 8); }
+@inline export function vpairSplatAt12(p: usize): IntLanes { return v128.load32_splat(p, 12); }
 @inline export function vintSplat(x: i32): IntLanes { return i32x4.splat(x); }
 @inline export function vintAdd(a: IntLanes, b: IntLanes): IntLanes { return i32x4.add(a, b); }
 @inline export function vintSub(a: IntLanes, b: IntLanes): IntLanes { return i32x4.sub(a, b); }
