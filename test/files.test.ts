@@ -174,7 +174,11 @@ group('hostile files, whose checksum is right', test => {
       text.replace(/"checksum":"(.{8})","format":"2"/, '"format":"2","checksum":"$1"'),
       'file expected checksum'
     ],
-    ['nests too deep for engines', text.replace(/\}$/, `,"x":${'['.repeat(100000)}${']'.repeat(100000)}}`), 'file expected']
+    [
+      'nests too deep for engines',
+      text.replace(good, `${'['.repeat(100000)}${']'.repeat(100000)}`),
+      'file expected a safetensors header, got no JSON'
+    ]
   ];
   const words: Readonly<Record<string, string>> = {
     'other text': 'file expected its header as save() writes it, got other text (a name twice, another order, white space)'
@@ -261,6 +265,30 @@ group('hostile files, whose checksum is right', test => {
       });
       const said = messageOf(() => inspect(bytes));
       assert.ok(said.startsWith(`file expected ${field} `) && /, got none\b/.test(said), said);
+    }
+  });
+
+  test('a header whose length is no multiple of 8 is refused', () => {
+    for (const spaces of [1, 2, 3, 4, 5, 6, 7, 9]) {
+      const json = new TextEncoder().encode(JSON.stringify(header) + ' '.repeat(spaces));
+      const length = dataOf(file) - 8;
+      if (json.length === length) continue;
+      const bytes = new Uint8Array(8 + json.length + data.length);
+      new DataView(bytes.buffer).setBigUint64(0, BigInt(json.length), true);
+      bytes.set(json, 8);
+      bytes.set(data, 8 + json.length);
+      refusesBoth(cache, withChecksum(bytes), () => `${spaces} spaces`);
+    }
+  });
+
+  test('a header beyond what safetensors reads is not looked at', () => {
+    const bytes = new Uint8Array(100_000_016);
+    for (const length of [100_000_001n, 100_000_008n, 2n ** 63n, 2n ** 64n - 1n]) {
+      new DataView(bytes.buffer).setBigUint64(0, length, true);
+      assert.is(
+        messageOf(() => inspect(bytes)),
+        'file expected a safetensors header, got none'
+      );
     }
   });
 
