@@ -1,5 +1,6 @@
 // Attention of one token's queries over a whole context: nsnquant's codecs against dense f32, f16 and int8 of our own
-// (bench/baselines), in cache and with many heads walked so that dense keys and values leave the last-level cache.
+// (bench/baselines): in cache, with many heads walked so that dense keys and values leave the last-level cache, and layer by layer
+// with other memory read between them.
 
 import { type Backend, type CodecName, codecs, KVCache, openBackend } from 'nsnquant';
 import { relativeL2 } from '../tools/numbers.ts';
@@ -7,7 +8,7 @@ import { type Kind, openDense, verify } from './baselines/dense.ts';
 import type { Context } from './context.ts';
 import { exactAttention, feed, invFreq, type KeysAndValues, keysAndValues, normals } from './data.ts';
 import { toMarkdown } from './table.ts';
-import { race } from './timing.ts';
+import { race, raceCold } from './timing.ts';
 
 const KINDS: readonly Kind[] = ['f32', 'f16', 'int8'];
 const CODECS = Object.keys(codecs) as CodecName[];
@@ -32,7 +33,7 @@ export async function attendTable(context: Context): Promise<void> {
     for (const groups of context.queryHeads ? [context.queryHeads] : quick ? [4] : [1, 3, 4, 8]) {
       for (const tokens of quick ? [1024] : [1024, 4096, 32768]) {
         progress(`attend: headDim ${headDim}, ${groups} query heads, ${tokens} tokens`);
-        const cells = await measure(context, { headDim, groups, tokens, heads: 1 });
+        const cells = await measure(context, { headDim, groups, tokens, layers: 1, heads: 1 });
         rows.push([String(headDim), String(groups), String(tokens), ...describe(cells)]);
       }
     }
@@ -41,7 +42,7 @@ export async function attendTable(context: Context): Promise<void> {
     '\n### Attend, one KV head\n\nns per cached token for all query heads of the KV head, and relative error against exact ' +
       'attention in f64; dense is the fastest of its forms in each cell. ×: speed against dense f32.\n'
   );
-  print(toMarkdown({ headers: ['headDim', 'query heads', 'tokens', ...heads()], rows, textColumns: 0 }));
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'tokens', ...columns()], rows, textColumns: 0 }));
 }
 
 /** Many KV heads of 8,192 tokens, one after another, as a decoding step walks them. */
@@ -49,26 +50,49 @@ export async function walkTable(context: Context): Promise<void> {
   const { quick, print, progress } = context;
   const rows: string[][] = [];
   for (const shape of [
-    { headDim: 128, groups: 4, tokens: 8192, heads: quick ? 4 : 32 },
-    { headDim: 64, groups: 3, tokens: 8192, heads: quick ? 4 : 90 }
+    { headDim: 128, groups: 4, tokens: 8192, layers: 1, heads: quick ? 4 : 32 },
+    { headDim: 64, groups: 3, tokens: 8192, layers: 1, heads: quick ? 4 : 90 }
   ]) {
     progress(`walk: headDim ${shape.headDim}, ${shape.heads} KV heads`);
     const cells = await measure(context, shape);
     rows.push([String(shape.headDim), String(shape.groups), `${shape.heads} × ${shape.tokens}`, ...describe(cells)]);
   }
   print('\n### Attend, many KV heads\n\nAs above; dense f32 keys and values together: 268 MB (headDim 128) and 377 MB (64).\n');
-  print(toMarkdown({ headers: ['headDim', 'query heads', 'heads × tokens', ...heads()], rows, textColumns: 0 }));
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'heads × tokens', ...columns()], rows, textColumns: 0 }));
+}
+
+/** The layers of a model, one after another, with 18 MB of other memory read before each, as its weights are. */
+export async function coldTable(context: Context): Promise<void> {
+  const { quick, print, progress } = context;
+  const rows: string[][] = [];
+  for (const shape of [
+    { headDim: 64, groups: 3, layers: quick ? 2 : 30, heads: 3 },
+    { headDim: 128, groups: 4, layers: quick ? 2 : 16, heads: 2 }
+  ]) {
+    for (const tokens of quick ? [512] : [512, 2048]) {
+      const { headDim, groups, layers, heads } = shape;
+      progress(`cold: headDim ${headDim}, ${layers} layers, ${tokens} tokens`);
+      const cells = await measure(context, { ...shape, tokens });
+      rows.push([String(headDim), String(groups), `${layers} × ${heads} × ${tokens}`, ...describe(cells)]);
+    }
+  }
+  print('\n### Attend with 18 MB of other memory read between calls\n\nAs above; a call is one layer, and the reading is not timed.\n');
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'layers × heads × tokens', ...columns()], rows, textColumns: 0 }));
 }
 
 interface AttendShape {
   readonly headDim: number;
+  /** Query heads of a KV head. */
   readonly groups: number;
   readonly tokens: number;
+  /** More than one: other memory is read before each. */
+  readonly layers: number;
+  /** KV heads of a layer. */
   readonly heads: number;
 }
 
 async function measure({ variant, quick }: Context, shape: AttendShape): Promise<Record<string, Cell>> {
-  const { headDim, groups, tokens, heads } = shape;
+  const { headDim, groups, tokens, layers, heads } = shape;
   const backend = await openBackend({ variant });
   const dense = await openDense({ relaxed: variant === 'relaxed' });
   // A few distinct heads are enough: each is copied to its own place in memory.
@@ -79,30 +103,37 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
 
   const cells: Record<string, Cell> = {};
   const keep = (name: string, time: number, bytes: number, out: Float32Array): void => {
-    const ns = time / (tokens * heads);
+    const ns = time / (tokens * layers * heads);
     if (ns < (cells[name]?.ns ?? Infinity)) cells[name] = { ns, bytes, error: relativeL2(out.subarray(0, exact.length), exact) };
   };
   const ours = CODECS.map(codec => ({ codec, ...cacheOf(backend, codec, shape, data, queries) }));
   // One dense kind at a time beside the codecs: several hundred megabytes more in memory slow each other down.
   for (const kind of KINDS) {
-    const cell = dense.cell({ kind, headDim, groups, tokens, heads });
-    for (let head = 0; head < heads; head++) cell.fill(head, data[head % data.length]!.keys, data[head % data.length]!.values);
+    const cell = dense.cell({ kind, headDim, groups, tokens, heads: layers * heads });
+    for (let head = 0; head < layers * heads; head++) {
+      const { keys, values } = data[(head % heads) % data.length]!;
+      cell.fill(head, keys, values);
+    }
     const out = new Float32Array(groups * headDim);
-    const walk = (form: string): void => {
+    const walk = (form: string, layer: number): void => {
       for (let head = heads - 1; head >= 0; head--) {
-        cell.attend(head, queries.subarray(head * groups * headDim, (head + 1) * groups * headDim), out, form);
+        cell.attend(layer * heads + head, queries.subarray(head * groups * headDim, (head + 1) * groups * headDim), out, form);
       }
     };
-    const times = race(
-      {
-        ...Object.fromEntries(ours.map(({ codec, run }) => [codec, run])),
-        ...Object.fromEntries(cell.forms.map(form => [form, () => walk(form)]))
-      },
-      quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.3 : 0.1 }
-    );
-    for (const { codec, bytes, out } of ours) keep(codec, times[codec]!, bytes / (tokens * heads), out);
+    const competitors: Record<string, (layer: number) => void> = {
+      ...Object.fromEntries(ours.map(({ codec, run }) => [codec, run])),
+      ...Object.fromEntries(cell.forms.map(form => [form, (layer: number) => walk(form, layer)]))
+    };
+    const times =
+      layers > 1
+        ? raceCold(competitors, { steps: layers, rounds: quick ? 1 : 8 })
+        : race(
+            Object.fromEntries(Object.entries(competitors).map(([name, run]) => [name, () => run(0)])),
+            quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: heads > 1 ? 0.3 : 0.1 }
+          );
+    for (const { codec, bytes, out } of ours) keep(codec, times[codec]!, bytes / (tokens * layers * heads), out);
     for (const form of cell.forms) {
-      walk(form); // ends with head 0, whose exact result is known
+      walk(form, 0); // ends with head 0, whose exact result is known
       keep(kind, times[form]!, cell.headBytes / tokens, out);
     }
   }
@@ -112,12 +143,12 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
 function cacheOf(
   backend: Backend,
   codec: CodecName,
-  { headDim, groups, tokens, heads }: AttendShape,
+  { headDim, groups, tokens, layers, heads }: AttendShape,
   data: readonly KeysAndValues[],
   queries: Float32Array
 ) {
   const cache = new KVCache(backend, {
-    layers: 1,
+    layers,
     kvHeads: heads,
     queryHeads: heads * groups,
     headDim,
@@ -129,14 +160,14 @@ function cacheOf(
     maxAppend: 64
   });
   const sequence = cache.sequence();
-  feed(sequence, 0, data, tokens, { kvHeads: heads, headDim });
+  for (let layer = 0; layer < layers; layer++) feed(sequence, layer, data, tokens, { kvHeads: heads, headDim });
   const out = new Float32Array(queries.length);
-  const run = (): void => void sequence.attend(0, queries, { out });
-  run();
+  const run = (layer: number): void => void sequence.attend(layer, queries, { out });
+  run(0);
   return { run, out, bytes: sequence.bytes };
 }
 
-function heads(): string[] {
+function columns(): string[] {
   return ['f32', 'GB/s', 'f16', 'int8', ...CODECS.flatMap(codec => [codec, 'GB/s', '×', 'error'])];
 }
 
