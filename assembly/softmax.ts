@@ -27,7 +27,8 @@ export const EXP: usize = memory.data<f32>([
   const y = vmax(x, low);
   const z = vadd(y, magic);            // the nearest integer, in the low bits
   const f = vsub(y, vsub(z, magic));
-  // Estrin's scheme: two short chains instead of one of five, whose latency the loop would wait for.
+  // Estrin's scheme: two short chains instead of one of five, whose latency the loop would wait for. Degree 3 would save 5 % of attend
+  // at one bit and 3 % at two; outputs are off by 6e-5 then, thirty times what tests forgive, and weights of degree 4 by 2.6e-6.
   const g = vmul(f, f);
   const r = vmadd(vmadd(vmadd(c5, f, c4), g, vmadd(c3, f, c2)), g, vmadd(c1, f, c0));
   return vfromBits(vintAdd(vbits(r), vintShl(vbits(z), 23)));
