@@ -12,22 +12,66 @@ export const TILE_ROW: usize = 256;
 /** Channels of o that share a scale and minimum. */
 export const MEAN_GROUP: usize = 32;
 
-/** One side (keys or values) of a page: its codec and the offsets of a block's sections. */
+/** 256 codewords, and the tables by which the nearest is found (quantize.ts). Codeword c + 128 is the negation of codeword c. */
+@unmanaged
+export class Codebook {
+  channels: usize;      // D: 8, 4 or 2
+  words: usize;         // f32 [256, D]
+  halfNorms: usize;     // f32 [256]: ‖C‖²/2
+  rounded: usize;       // D = 8: codewords and half norms in integers
+  margin: f32;          // D = 8: ‖C‖₁ of any codeword, and ½ for the rounding of f32
+  grid: usize;          // D = 2 and 4: candidate lists
+  gridCells: i32;       // cells along one channel
+  gridScale: f32;       // cells per unit
+}
+
+/** Codes of one codebook over all channels of a segment; what a segment's stages say is added up. */
+@unmanaged
+export class Stage {
+  book: Codebook;
+  scale: f32;           // what its codewords are multiplied by
+  words: usize;         // f32 [256, D]: codewords · scale
+  column: usize;        // its first byte of a row of codes
+  columns: usize;       // its bytes
+}
+
+/** Channels that have a Hadamard transform, a second norm and stages of their own. */
+@unmanaged
+export class Segment {
+  channel: usize;       // its first, in the order of the side's channels
+  channels: usize;
+  stages: usize;        // Stage [stageCount]
+  stageCount: usize;
+}
+
+/** One side (keys or values) of a page: what its channels are cut into, and the offsets of a block's sections. */
 @unmanaged
 export class Side {
-  channels: usize;      // D
+  segments: usize;      // Segment [segmentCount]; channels beyond the last are dropped
+  segmentCount: usize;  // 1 to 3; of values 1
+  pairNorms: usize;     // u32 [rowBytes / 2]: of every two columns of codes, bytes to their segment's row of s2, f32 [segments, 64]
+  meanBits: usize;      // of a channel of o: 8 or 4
   rowBytes: usize;
   s2: usize;
   s1: usize;
-  scales: usize;
   o: usize;
-  book: usize;          // f32 [256, D]
-  halfNorms: usize;     // f32 [256]: ‖C‖²/2
-  rounded: usize;       // D = 8: codewords and half norms in integers (quantize.ts)
-  margin: f32;          // D = 8: ‖C‖₁ of any codeword, and ½ for the rounding of f32
-  grid: usize;          // D = 2 and 4: candidate lists (quantize.ts)
-  gridCells: i32;       // cells along one channel
-  gridScale: f32;       // cells per unit
+  scales: usize;
+  exponents: usize;
+  bytes: usize;
+}
+
+@inline export function segmentOf(side: Side, n: usize): Segment {
+  return changetype<Segment>(side.segments + n * offsetof<Segment>());
+}
+
+@inline export function stageOf(segment: Segment, n: usize): Stage {
+  return changetype<Stage>(segment.stages + n * offsetof<Stage>());
+}
+
+/** Bytes of a row that are codes; the rest is padding. */
+export function columnsOf(side: Side): usize {
+  const segment = segmentOf(side, side.segmentCount - 1), last = stageOf(segment, segment.stageCount - 1);
+  return last.column + last.columns;
 }
 
 @unmanaged
@@ -35,8 +79,6 @@ export class Shape {
   headDim: usize;
   kvHeads: usize;
   queryHeadsPerKvHead: usize;   // query heads per KV head
-  hadamardSize: usize;
-  hadamardScale: f32;   // 1/√hadamardSize
   pairs: usize;         // rotated pairs; 0 without RoPE
   pairStep: usize;      // bytes from one pair's first channel to the next pair's
   pairOffset: usize;    // bytes from a pair's first channel to its second
@@ -67,6 +109,7 @@ export class Item {
   position: usize;      // of the first query token
   pages: usize;         // u32 [pageCount]: page numbers, oldest first
   pageCount: usize;
+  orders: usize;        // of the sequence's balanced keys, head by head (order.ts); 0 where keys are not balanced
   pagePosition: usize;  // of the first page's first token
   raws: usize;          // Raw [rawCount]
   rawCount: usize;

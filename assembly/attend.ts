@@ -2,17 +2,17 @@
 // Heads in lanes: up to four rows (query heads, or query tokens, that share a KV head) pass over a page together.
 
 import { Lanes, VECTOR_BYTES, vadd } from "lanes";
-import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
-import { unpackMean, unpackNorms } from "./decode";
+import { columnsOf, LANES, LANE_ROW, Item, Raw, segmentOf, Shape, Side, TILE_ROW, WINDOW } from "./abi";
+import { unpackMean, unpackS1, unpackS2 } from "./decode";
 import { hadamard } from "./hadamard";
 import { causalMask } from "./mask";
-import { scatterAdd, reduceBuckets, mixMean, rescaleBuckets, softmaxWeights } from "./mix";
-import { blockBytes, pageBlocks } from "./page";
+import { clearBuckets, scatterAdd, reduceBuckets, mixMean, rescaleBuckets, softmaxWeights } from "./mix";
+import { headBlocks, orderOf } from "./page";
 import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
-import { buildTable, gather } from "./scores";
+import { buildTable, gather, gatherScaled } from "./scores";
 import { combine, meanCoefficients } from "./rope";
-import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
+import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, KEY_S2, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
   TOUCH_SUM, UNMASKED_TOP } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
 import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
@@ -98,64 +98,69 @@ function storeOutputs(shape: Shape, item: Item, head: usize, row: usize, lanes: 
 function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const headDim = shape.headDim, keys = shape.keys, values = shape.values;
   const scratch = shape.scratch, q = qOf(state, headDim);
-  const s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
-  const keyBytes = blockBytes(keys, headDim), bytes = keyBytes + blockBytes(values, headDim);
-  const headOffset = head * bytes;
-  const valueRows = headDim / values.channels;
+  const s1 = scratch + S1, o = scratch + O, s2Bytes = keys.segmentCount * TILE_ROW, apart = keys.segmentCount > 1;
 
-  memory.copy(scratch + HQ, q, headDim * LANE_ROW);
-  hadamard(scratch + HQ, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
-  buildTable(keys, scratch + HQ, headDim);
+  buildTable(keys, orderOf(item.orders, head, headDim), q, headDim, scratch + HQ);
   memory.fill(scratch + MEAN_OUT, 0, headDim * LANE_ROW);
 
   for (let from: usize = 0; from < item.pageCount; from += CHUNK) {
     const chunk = min<usize>(CHUNK, item.pageCount - from);
     for (let column: usize = 0; column < keys.rowBytes; column += 8) {
+      const pairs = keys.pairNorms + (column << 1);
       for (let n: usize = 0; n < chunk; n++) {
         if (column == 0 && n % TOUCHED == 0) {
           for (let next = n; next < min<usize>(n + TOUCHED, chunk); next++) {
-            touch(pageBlocks(shape, item, from + next) + headOffset, bytes, scratch + TOUCH_SUM);
+            touch(headBlocks(shape, item, from + next, head), keys.bytes + values.bytes, scratch + TOUCH_SUM);
           }
         }
-        gather(pageBlocks(shape, item, from + n) + headOffset, keys.rowBytes, column, shape.scores + n * SCORES_BYTES);
+        const page = headBlocks(shape, item, from + n, head), scores = shape.scores + n * SCORES_BYTES;
+        if (apart) {
+          const s2 = scratch + KEY_S2 + n * s2Bytes;
+          if (column == 0) unpackS2(keys, page, s2);
+          gatherScaled(page, keys.rowBytes, column, pairs, s2, scores);
+        } else {
+          gather(page, keys.rowBytes, column, scores);
+        }
       }
     }
 
     for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(scratch + TOP + lane, MASKED);
     for (let n: usize = 0; n < chunk; n++) {
-      const page = pageBlocks(shape, item, from + n) + headOffset;
+      const page = headBlocks(shape, item, from + n, head);
       const scores = shape.scores + n * SCORES_BYTES;
       const position = item.pagePosition + (from + n) * WINDOW;
       // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
       const masked = !seesAllBefore(state, <f32>(position + WINDOW));
       // Where some are hidden the mask raises TOP: the largest logit may be one of theirs.
-      scoreWindow(shape, q, page, scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
+      scoreWindow(shape, keys, q, page, scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
       if (masked) causalMask(scores, WINDOW, <f32>position, limitOf(state), scratch + TOP);
     }
 
     if (from == 0) memory.copy(mOf(state), scratch + TOP, LANE_ROW);
     else if (exceeds(scratch + TOP, mOf(state))) {
       raise(state, scratch + TOP, scratch + FACTOR, scratch + MEAN_OUT, headDim);
-      rescaleBuckets(valueRows, scratch + FACTOR);
+      rescaleBuckets(values.rowBytes, scratch + FACTOR);
     }
 
     for (let n: usize = 0; n < chunk; n++) {
-      const page = pageBlocks(shape, item, from + n) + headOffset + keyBytes;
-      unpackNorms(values, page, s1, s2);
+      const page = headBlocks(shape, item, from + n, head) + keys.bytes;
+      unpackS1(values, page, s1);
+      unpackS2(values, page, scratch + S2);
       unpackMean(values, page, headDim, o);
       softmaxWeights(shape.scores + n * SCORES_BYTES, s1, mOf(state), dOf(state), scratch + SHARE, page, values.rowBytes);
       mixMean(scratch + SHARE, o, headDim, scratch + MEAN_OUT);
     }
     for (let column: usize = 8; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        scatterAdd(pageBlocks(shape, item, from + n) + headOffset + keyBytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
+        scatterAdd(headBlocks(shape, item, from + n, head) + keys.bytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
       }
     }
   }
 
   const out = oOf(state);
-  reduceBuckets(values, headDim, out);
-  hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
+  reduceBuckets(segmentOf(values, 0), out);
+  clearBuckets(values, columnsOf(values));   // columns of padding were filled too
+  hadamard(out, headDim, LANE_ROW);
   addRows(out, scratch + MEAN_OUT, headDim * LANE_ROW);
 }
 
@@ -166,13 +171,17 @@ function touch(block: usize, bytes: usize, sum: usize): void {
   store<u32>(sum, x);
 }
 
-/** Table sums to logits, for one block of keys, with the running maximum of up to four heads. */
-export function scoreWindow(shape: Shape, q: usize, block: usize, scores: usize, top: usize): void {
-  const scratch = shape.scratch, keys = shape.keys;
-  unpackNorms(keys, block, scratch + S1, scratch + S2);
+/**
+ * Table sums to logits, for one block of keys, with the running maximum of up to four heads. The norms of a single segment enter here,
+ * once for all columns; of several they did when the table was read.
+ */
+export function scoreWindow(shape: Shape, keys: Side, q: usize, block: usize, scores: usize, top: usize): void {
+  const scratch = shape.scratch, s2 = keys.segmentCount == 1 ? scratch + S2 : 0;
+  unpackS1(keys, block, scratch + S1);
+  if (s2) unpackS2(keys, block, s2);
   unpackMean(keys, block, shape.headDim, scratch + O);
   meanCoefficients(shape, q, scratch + O, scratch + COEFS, scratch + COEF_PAIRS, scratch + SCALE);
-  combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, scratch + S2, scores, top);
+  combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, s2, scores, top);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */

@@ -1,5 +1,5 @@
 // Candidate lists for the exact search of the nearest codeword in 2 and 4 dimensions (quantize.ts reads them). Space is cut into
-// cells; a cell lists each codeword that no other beats everywhere in it. Built once for every codec, in f64: every build of the
+// cells; a cell lists each codeword that no other beats everywhere in it. Built once for every codebook, in f64: every build of the
 // kernels makes the same bytes.
 //
 // 1.4 ms at D = 2, 11 at D = 4. Unrealized speed-ups: f64x2 in SIMD builds, 4 %; candidates sorted once, where the best is now

@@ -9,7 +9,7 @@
 // tokens).
 
 import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12, vsub } from "lanes";
-import { LANE_ROW, Side, TILE_ROW } from "./abi";
+import { LANE_ROW, Segment, Side, stageOf, TILE_ROW } from "./abi";
 import { BUCKETS, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
 
@@ -154,36 +154,43 @@ function scatterAdd4(codes: usize, rowBytes: usize, weights: usize, table: usize
 }
 
 /**
- * out[jD + k] = Σ_c B[j][c] · C[c][k]. The codebook is symmetric: B[j][c] − B[j][c + 128] meets C[c].
+ * out[jD + k] += Σ_c B[j][c] · scale · C[c][k] over the stages of one segment. Codebooks are symmetric: B[j][c] − B[j][c + 128] meets
+ * C[c].
  *
- *   out  f32 [headDim, LANES]
+ *   out  f32 [channels, LANES]
  *
  * Clears the buckets as it reads them last.
  */
-export function reduceBuckets(side: Side, headDim: usize, out: usize): void {
-  const channels = side.channels;
-  for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    let buckets = BUCKETS + lane;
-    for (let p = out + lane, end = p + headDim * LANE_ROW; p < end; buckets += TABLE_ROW) {
-      if (channels == 2) {
-        reduce2(buckets, side.book, p);
-        p += 2 * LANE_ROW;
-      } else {
-        // Four channels a time: with eight accumulators V8 spills one (12 against 4.4 µs a query, Zen 5).
-        for (let k: usize = 0; k < channels; k += 4) {
-          reduce4(buckets, side.book + (k << 2), channels << 2, p, k + 4 == channels);
-          p += 4 * LANE_ROW;
+export function reduceBuckets(segment: Segment, out: usize): void {
+  for (let n: usize = 0; n < segment.stageCount; n++) {
+    const stage = stageOf(segment, n);
+    const channels = stage.book.channels, words = stage.words;
+    for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
+      let buckets = BUCKETS + stage.column * TABLE_ROW + lane;
+      for (let p = out + lane, end = p + segment.channels * LANE_ROW; p < end; buckets += TABLE_ROW) {
+        if (channels == 2) {
+          reduce2(buckets, words, p);
+          p += 2 * LANE_ROW;
+        } else {
+          // Four channels a time: with eight accumulators V8 spills one (12 against 4.4 µs a query, Zen 5).
+          for (let k: usize = 0; k < channels; k += 4) {
+            reduce4(buckets, words + (k << 2), channels << 2, p, k + 4 == channels);
+            p += 4 * LANE_ROW;
+          }
         }
       }
     }
   }
-  // Columns of padding were filled too.
-  for (let j = headDim / channels; j < side.rowBytes; j++) memory.fill(BUCKETS + j * TABLE_ROW, 0, 256 * LANE_ROW);
+}
+
+/** Buckets of columns from `first` on. */
+export function clearBuckets(side: Side, first: usize): void {
+  for (let j = first; j < side.rowBytes; j++) memory.fill(BUCKETS + j * TABLE_ROW, 0, 256 * LANE_ROW);
 }
 
 function reduce4(buckets: usize, words: usize, wordBytes: usize, out: usize, last: bool): void {
   const zero = vsplat(0);
-  let a0 = zero, a1 = zero, a2 = zero, a3 = zero;
+  let a0 = load<Lanes>(out), a1 = load<Lanes>(out, 16), a2 = load<Lanes>(out, 32), a3 = load<Lanes>(out, 48);
   for (const end = buckets + NEGATED; buckets < end; buckets += LANE_ROW, words += wordBytes) {
     const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
     if (last) {
@@ -203,7 +210,7 @@ function reduce4(buckets: usize, words: usize, wordBytes: usize, out: usize, las
 
 function reduce2(buckets: usize, words: usize, out: usize): void {
   const zero = vsplat(0);
-  let a0 = zero, a1 = zero;
+  let a0 = load<Lanes>(out), a1 = load<Lanes>(out, 16);
   for (const end = buckets + NEGATED; buckets < end; buckets += LANE_ROW, words += 8) {
     const w = vsub(load<Lanes>(buckets), load<Lanes>(buckets, NEGATED));
     store<Lanes>(buckets, zero);

@@ -1,21 +1,20 @@
 // Pages, raw and coded: the loops over the heads of one, and where its blocks are.
 
-import { Item, Shape, Side, WINDOW } from "./abi";
+import { Item, Shape, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { encode } from "./encode";
+import { orderBytes } from "./order";
 import { widen } from "./raw";
 import { halvesFromFloats, rowsFromTile, tileFromHalves } from "./tile";
 
-const PAGE_HEADER: usize = 16;
-
-/** Bytes of a codes-to-values block of one head. */
-@inline export function blockBytes(side: Side, headDim: usize): usize {
-  return side.o + (((headDim >> 1) + 15) & ~15);
+/** Address of the keys of one head in page `n` of an item; its values follow. */
+@inline export function headBlocks(shape: Shape, item: Item, n: usize, head: usize): usize {
+  return shape.pages + <usize>load<u32>(item.pages + (n << 2)) * shape.pageBytes + head * (shape.keys.bytes + shape.values.bytes);
 }
 
-/** Address of the blocks of page `n` of an item. */
-@inline export function pageBlocks(shape: Shape, item: Item, n: usize): usize {
-  return shape.pages + <usize>load<u32>(item.pages + (n << 2)) * shape.pageBytes + PAGE_HEADER;
+/** The order of a head's keys, of the orders of a sequence; 0 where keys are not balanced. */
+@inline export function orderOf(orders: usize, head: usize, headDim: usize): usize {
+  return orders ? orders + head * orderBytes(headDim) : 0;
 }
 
 /**
@@ -50,32 +49,30 @@ export function readRows(from: usize, capacity: usize, tokens: usize, kvHeads: u
   }
 }
 
-/** A raw page's 64 tokens into a page whose header stands: every head, keys and values. */
-export function encodePage(shape: Shape, raw: usize, page: usize): void {
+/** A raw page's 64 tokens into a page, every head, keys and values; padding of the page is left as it is. */
+export function encodePage(shape: Shape, orders: usize, raw: usize, page: usize): void {
   const headDim = shape.headDim, sideBytes = WINDOW * headDim << 1;
-  page += PAGE_HEADER;
   for (let head: usize = 0; head < shape.kvHeads; head++) {
     tileFromHalves(raw, headDim, shape.tile);
-    encode(shape, shape.keys, shape.tile, page, true);
-    page += blockBytes(shape.keys, headDim);
+    encode(shape, shape.keys, orderOf(orders, head, headDim), shape.tile, page, true);
+    page += shape.keys.bytes;
     tileFromHalves(raw + sideBytes, headDim, shape.tile);
-    encode(shape, shape.values, shape.tile, page, false);
-    page += blockBytes(shape.values, headDim);
+    encode(shape, shape.values, 0, shape.tile, page, false);
+    page += shape.values.bytes;
     raw += sideBytes << 1;
   }
 }
 
 /** A page's 64 tokens as f32 [64, kvHeads, headDim] of keys and of values. */
-export function decodePage(shape: Shape, page: usize, keys: usize, values: usize): void {
+export function decodePage(shape: Shape, orders: usize, page: usize, keys: usize, values: usize): void {
   const headDim = shape.headDim, rowBytes = shape.kvHeads * headDim << 2;
-  page += PAGE_HEADER;
   for (let head: usize = 0; head < shape.kvHeads; head++) {
-    decode(shape, shape.keys, page, shape.tile, true);
+    decode(shape, shape.keys, orderOf(orders, head, headDim), page, shape.tile, true);
     rowsFromTile(shape.tile, WINDOW, rowBytes, headDim, keys);
-    page += blockBytes(shape.keys, headDim);
-    decode(shape, shape.values, page, shape.tile, false);
+    page += shape.keys.bytes;
+    decode(shape, shape.values, 0, page, shape.tile, false);
     rowsFromTile(shape.tile, WINDOW, rowBytes, headDim, values);
-    page += blockBytes(shape.values, headDim);
+    page += shape.values.bytes;
     keys += headDim << 2;
     values += headDim << 2;
   }

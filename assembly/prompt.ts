@@ -16,7 +16,7 @@ import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfro
 import { LANE_ROW, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { causalMask } from "./mask";
-import { blockBytes, pageBlocks } from "./page";
+import { headBlocks, orderOf } from "./page";
 import { rawWeights } from "./raw";
 import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
 import { EXP, exp2, MASKED } from "./softmax";
@@ -38,8 +38,7 @@ const VALUE_BYTES: usize = TILE_ROW / 2;
  */
 export function decodedPages(shape: Shape, item: Item, head: usize, states: usize, end: usize): void {
   const headDim = shape.headDim, scratch = shape.scratch, bytes = stateBytes(headDim);
-  const keyBytes = blockBytes(shape.keys, headDim);
-  const headOffset = head * (keyBytes + blockBytes(shape.values, headDim));
+  const order = orderOf(item.orders, head, headDim);
   const tile = shape.tile, keys = tile + headDim * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
 
   for (let state = states; state < end; state += bytes) {
@@ -54,10 +53,10 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
 
   for (let n: usize = 0; n < item.pageCount; n++) {
     const position = <f32>(item.pagePosition + n * WINDOW);
-    const block = pageBlocks(shape, item, n) + headOffset;
-    decode(shape, shape.keys, block, tile, true);
+    const block = headBlocks(shape, item, n, head);
+    decode(shape, shape.keys, order, block, tile, true);
     columnPairs(tile, headDim, TILE_ROW, keys, scratch + KEY_SCALES);
-    decode(shape, shape.values, block + keyBytes, tile, false);
+    decode(shape, shape.values, 0, block + shape.keys.bytes, tile, false);
     tokenPairs(tile, headDim, values, scratch + VALUE_SCALES, scratch + STRANDS);
     for (let state = states; state < end; state += 2 * bytes) {
       const twin = state + bytes;

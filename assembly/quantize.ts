@@ -3,41 +3,28 @@
 
 import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
   vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat } from "lanes";
-import { Side, TILE_ROW } from "./abi";
+import { Codebook, TILE_ROW } from "./abi";
 import { CELL_LISTS, CODED_BOUNDS, CODED_PAIRS, CODED_SCORES } from "./scratch";
 
 /** Bytes of two channels of 128 rounded codewords, i16 [128, 2], and of their half norms, i32 [128]. */
 const ROUNDED_ROW: usize = 512;
 
 /**
- * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; also the sums that adjust s2.
+ * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; yc = Σ ⟨y, C[c]⟩ of every token.
  *
- *   y       f32 [headDim, 64], |y| ≤ 23 (‖y‖ = √headDim, headDim ≤ 512)
- *   codes   u8  [64, rowBytes]
- *   yy, yc  f32 [64]          ⟨y, y⟩ and ⟨y, C[c]⟩ of every token
+ *   y      f32 [channels, 64]; D = 2 and 4: |y| ≤ 23 (‖y‖ = √channels, channels ≤ 512)
+ *   codes  u8  [64, rowBytes]
+ *   yc     f32 [64]
  *
  * Specification: `quantize` in src/reference/reference.ts.
  */
-export function quantize(side: Side, y: usize, headDim: usize, codes: usize, yy: usize, yc: usize): void {
-  memory.fill(yy, 0, TILE_ROW);
+export function quantize(book: Codebook, y: usize, channels: usize, codes: usize, rowBytes: usize, yc: usize): void {
   memory.fill(yc, 0, TILE_ROW);
-  squares(y, headDim, yy);
-  const groupBytes = side.channels * TILE_ROW;
-  for (let end = y + headDim * TILE_ROW; y < end; y += groupBytes, codes++) {
-    if (side.channels == 8) quantize8(side, y, codes, yc);
-    else if (side.channels == 4) quantize4(side, y, codes, yc);
-    else quantize2(side, y, codes, yc);
-  }
-}
-
-function squares(y: usize, headDim: usize, yy: usize): void {
-  for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
-    let sum = vsplat(0);
-    for (let p = y + t, end = p + headDim * TILE_ROW; p < end; p += TILE_ROW) {
-      const v = load<Lanes>(p);
-      sum = vadd(sum, vmul(v, v));
-    }
-    store<Lanes>(yy + t, sum);
+  const groupBytes = book.channels * TILE_ROW;
+  for (let end = y + channels * TILE_ROW; y < end; y += groupBytes, codes++) {
+    if (book.channels == 8) quantize8(book, y, codes, rowBytes, yc);
+    else if (book.channels == 4) quantize4(book, y, codes, rowBytes, yc);
+    else quantize2(book, y, codes, rowBytes, yc);
   }
 }
 
@@ -52,9 +39,9 @@ function squares(y: usize, headDim: usize, yy: usize): void {
  * Lanes keep their best to the end: a group's best as a scalar, the better by `select`, is a branch in V8, and 670 ns a row of
  * 128 channels at D = 4 where this takes 425. Unrealized speed-up: the first group apart from the loop, 405, but twice the code.
  */
-function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
-  cellLists(side, y, 2);
-  const grid = side.grid, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
+function quantize2(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: usize): void {
+  cellLists(book, y, 2);
+  const grid = book.grid, halfNorms = book.halfNorms;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
     const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, TILE_ROW);
     const entry = load<u32>(CELL_LISTS + t);
@@ -89,9 +76,9 @@ function quantize2(side: Side, y: usize, codes: usize, yc: usize): void {
   }
 }
 
-function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
-  cellLists(side, y, 4);
-  const grid = side.grid, book = side.book, halfNorms = side.halfNorms, rowBytes = side.rowBytes;
+function quantize4(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: usize): void {
+  cellLists(book, y, 4);
+  const grid = book.grid, words = book.words, halfNorms = book.halfNorms;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
     const entry = load<u32>(CELL_LISTS + t);
     const list = grid + <usize>(entry >> 8), end = <usize>(entry & 255) << 2;
@@ -100,7 +87,7 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
       const row_f32x4 = v128Doubled(y + t);
       let scores = f32x4.splat(-Infinity), at = i32x4.splat(0);
       for (let group: usize = 0; group < end; group += 4) {
-        const more = v128Scores4(list + group, book, row_f32x4);
+        const more = v128Scores4(list + group, words, row_f32x4);
         at = v128.bitselect(i32x4.splat(<i32>group), at, f32x4.gt(more, scores));
         scores = f32x4.pmax(scores, more);
       }
@@ -112,7 +99,7 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
       best = -Infinity;
       code = 0;
       for (let p = list; p < list + end; p++) {
-        const c = <usize>load<u8>(p), word = book + (c << 4);
+        const c = <usize>load<u8>(p), word = words + (c << 4);
         const score = (term(y + t, word, 0) + term(y + t, word, 1)) + (term(y + t, word, 2) + term(y + t, word, 3));
         if (score > best) {
           best = score;
@@ -145,10 +132,10 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
 }
 
 /** Lane i: the sum of codeword i's terms, (0 + 1) + (2 + 3). */
-@inline function v128Scores4(group: usize, book: usize, row: v128): v128 {
+@inline function v128Scores4(group: usize, words: usize, row: v128): v128 {
   const codes = load<u32>(group);
-  const a = v128Terms(row, book + <usize>((codes & 255) << 4)), b = v128Terms(row, book + <usize>((codes >> 8 & 255) << 4));
-  const c = v128Terms(row, book + <usize>((codes >> 16 & 255) << 4)), d = v128Terms(row, book + <usize>(codes >> 24 << 4));
+  const a = v128Terms(row, words + <usize>((codes & 255) << 4)), b = v128Terms(row, words + <usize>((codes >> 8 & 255) << 4));
+  const c = v128Terms(row, words + <usize>((codes >> 16 & 255) << 4)), d = v128Terms(row, words + <usize>(codes >> 24 << 4));
   const ab = f32x4.add(i32x4.shuffle(a, b, 0, 2, 4, 6), i32x4.shuffle(a, b, 1, 3, 5, 7));
   const cd = f32x4.add(i32x4.shuffle(c, d, 0, 2, 4, 6), i32x4.shuffle(c, d, 1, 3, 5, 7));
   return f32x4.add(i32x4.shuffle(ab, cd, 0, 2, 4, 6), i32x4.shuffle(ab, cd, 1, 3, 5, 7));
@@ -177,9 +164,9 @@ function quantize4(side: Side, y: usize, codes: usize, yc: usize): void {
  * CELL_LISTS[t] = the grid's entry of the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel
  * lowest. All tokens before any list is read: a list's length is then known in time for its loop (450 → 410 ns a row at D = 4).
  */
-function cellLists(side: Side, y: usize, channels: usize): void {
-  const scale = vsplat(side.gridScale), half = vsplat(<f32>side.gridCells * 0.5);
-  const count = vsplat(<f32>side.gridCells), last = vsplat(<f32>(side.gridCells - 1)), zero = vsplat(0);
+function cellLists(book: Codebook, y: usize, channels: usize): void {
+  const scale = vsplat(book.gridScale), half = vsplat(<f32>book.gridCells * 0.5);
+  const count = vsplat(<f32>book.gridCells), last = vsplat(<f32>(book.gridCells - 1)), zero = vsplat(0);
   const magic = vsplat(8388608);   // 2²³: the integer below it becomes the low bits
   for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     let cell = zero;
@@ -189,7 +176,7 @@ function cellLists(side: Side, y: usize, channels: usize): void {
     }
     store<IntLanes>(CELL_LISTS + t, vbits(vadd(cell, magic)));
   }
-  const grid = side.grid;
+  const grid = book.grid;
   for (let t: usize = 0; t < TILE_ROW; t += 4) store<u32>(CELL_LISTS + t, load<u32>(grid + (<usize>load<u16>(CELL_LISTS + t) << 2)));
 }
 
@@ -203,10 +190,10 @@ function cellLists(side: Side, y: usize, channels: usize): void {
  * Unrealized speed-up: two tokens at a time, so that they share loads: 830 ns a row of 128 channels, this 810. A grid does not
  * prune eight channels.
  */
-function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
-  round(y, side.margin);
-  const rounded = side.rounded, book = side.book, halfNorms = side.halfNorms;
-  for (let t: usize = 0; t < TILE_ROW; t += 4, codes += side.rowBytes) {
+function quantize8(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: usize): void {
+  round(y, book.margin);
+  const rounded = book.rounded, words = book.words, halfNorms = book.halfNorms;
+  for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
     const y01 = vpairSplatAt(CODED_PAIRS + t), y23 = vpairSplatAt(CODED_PAIRS + t + TILE_ROW);
     const y45 = vpairSplatAt(CODED_PAIRS + t + 2 * TILE_ROW), y67 = vpairSplatAt(CODED_PAIRS + t + 3 * TILE_ROW);
     let largest = vintSplat(i32.MIN_VALUE);
@@ -229,7 +216,7 @@ function quantize8(side: Side, y: usize, codes: usize, yc: usize): void {
       const c = <usize>(ctz(low) + (ctz(high) & (0 - inHigh)));
       high &= high - inHigh;
       low &= low - 1;
-      const dot = exactDot(y + t, book + (c << 5)), halfNorm = load<f32>(halfNorms + (c << 2));
+      const dot = exactDot(y + t, words + (c << 5)), halfNorm = load<f32>(halfNorms + (c << 2));
       const score = abs<f32>(dot) - halfNorm;
       const candidate = c | (<usize>(score > dot - halfNorm) << 7);
       if (score > best || (score == best && candidate < code)) {

@@ -1,6 +1,6 @@
 // Attention over raw tokens (sinks, tail, a prompt's own tokens): dense, f32 arithmetic on f16 rows. Heads in lanes.
 
-import { Lanes, VECTOR_BYTES, vadd, vhalfBits, vhalfScale, vloadHalf, vmadd, vmul, vsplat, vsplatAt, vsplatAt4, vsplatAt8,
+import { Lanes, VECTOR_BYTES, vadd, vhalfBits, vhalfScale, vloadHalf, vmadd, vsplat, vsplatAt, vsplatAt4, vsplatAt8,
   vsplatAt12, vsub, vmax } from "lanes";
 import { LANE_ROW } from "./abi";
 import { EXP, exp2 } from "./softmax";

@@ -100,11 +100,18 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
  * scores[t] ← s1 · (s2 · scores[t] + mean(t)), and the running maximum of them. Even and odd halves of the basis are summed
  * for u > 0 only: token 32 + i has E + O, token 31 − i has E − O. Exact, and half the work.
  *
- *   scores  f32 [64, LANES]   in: Σ LUT; out: logits
- *   s1, s2  f32 [64]
+ *   scores  f32 [64, LANES]   in: Σ s2·LUT, or Σ LUT where there is an s2; out: logits
+ *   s1, s2  f32 [64]          s2 or 0
  *   top     f32 [LANES]       running maximum
  */
 export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, top: usize): void {
+  if (s2) combineLanes(true, shape, pairs, scale, s1, s2, scores, top);
+  else combineLanes(false, shape, pairs, scale, s1, s2, scores, top);
+}
+
+@inline function combineLanes(
+  scaled: bool, shape: Shape, pairs: usize, scale: usize, s1: usize, s2: usize, scores: usize, top: usize
+): void {
   const half = shape.basisPairs << 4;      // bytes of the even pairs
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
     let basis = shape.basis;
@@ -128,22 +135,28 @@ export function combine(shape: Shape, pairs: usize, scale: usize, s1: usize, s2:
         d3 = vintAdd(d3, vdotPairs(c, vpairSplatAt12(basis)));
       }
       const after = scores + lane + ((32 + u) << 4), before = scores + lane + ((31 - u) << 4);
-      const s1After = s1 + ((32 + u) << 2), s2After = s2 + ((32 + u) << 2), s1Before = s1 + ((31 - u) << 2), s2Before = s2 + ((31 - u) << 2);
-      max = fold(max, e0, d0, unit, after, s1After, s2After, before, s1Before, s2Before);
-      max = fold(max, e1, d1, unit, after + 16, s1After + 4, s2After + 4, before - 16, s1Before - 4, s2Before - 4);
-      max = fold(max, e2, d2, unit, after + 32, s1After + 8, s2After + 8, before - 32, s1Before - 8, s2Before - 8);
-      max = fold(max, e3, d3, unit, after + 48, s1After + 12, s2After + 12, before - 48, s1Before - 12, s2Before - 12);
+      const s1After = s1 + ((32 + u) << 2), s2After = s2 + ((32 + u) << 2);
+      const s1Before = s1 + ((31 - u) << 2), s2Before = s2 + ((31 - u) << 2);
+      max = fold(scaled, max, e0, d0, unit, after, s1After, s2After, before, s1Before, s2Before);
+      max = fold(scaled, max, e1, d1, unit, after + 16, s1After + 4, s2After + 4, before - 16, s1Before - 4, s2Before - 4);
+      max = fold(scaled, max, e2, d2, unit, after + 32, s1After + 8, s2After + 8, before - 32, s1Before - 8, s2Before - 8);
+      max = fold(scaled, max, e3, d3, unit, after + 48, s1After + 12, s2After + 12, before - 48, s1Before - 12, s2Before - 12);
     }
     store<Lanes>(top + lane, max);
   }
 }
 
 @inline function fold(
-  max: Lanes, even: IntLanes, odd: IntLanes, unit: Lanes,
+  scaled: bool, max: Lanes, even: IntLanes, odd: IntLanes, unit: Lanes,
   after: usize, s1After: usize, s2After: usize, before: usize, s1Before: usize, s2Before: usize
 ): Lanes {
-  const x = vmul(vsplatAt(s1After), vmadd(vsplatAt(s2After), load<Lanes>(after), vmul(vfromInt(vintAdd(even, odd)), unit)));
-  const y = vmul(vsplatAt(s1Before), vmadd(vsplatAt(s2Before), load<Lanes>(before), vmul(vfromInt(vintSub(even, odd)), unit)));
+  let x = load<Lanes>(after), y = load<Lanes>(before);
+  if (scaled) {
+    x = vmul(x, vsplatAt(s2After));
+    y = vmul(y, vsplatAt(s2Before));
+  }
+  x = vmul(vsplatAt(s1After), vmadd(vfromInt(vintAdd(even, odd)), unit, x));
+  y = vmul(vsplatAt(s1Before), vmadd(vfromInt(vintSub(even, odd)), unit, y));
   store<Lanes>(after, x);
   store<Lanes>(before, y);
   return vmax(max, vmax(x, y));

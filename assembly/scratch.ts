@@ -2,9 +2,10 @@
 //
 //   tables         LUT and BUCKETS in turn, row by row: f32 [256, LANES] each, a row of either for every column of codes.
 //                  Between calls buckets are zero, and the look-up table is nobody's: `quantize` has it while tokens are coded
-//   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64]
+//   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64], then as much for channels in another order, what
+//                                                               stages leave, and the block of a window that is learned from
 //                                             raw windows       f32 [64, headDim] keys, then values
-//                                             prompts           f32 [headDim, 64] of one side, then i16 [headDim, 64] keys, values
+//                                             prompts           decode's, then i16 [headDim, 64] keys, values in the second half
 //   Shape.scratch  a window's small things: below
 //   Shape.scores   f32 [CHUNK · 64, LANES]: logits, then weights
 //   Shape.states   records of state.ts
@@ -15,6 +16,7 @@ import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { stateBytes } from "./state";
 
 const MAX_HEAD_DIM: usize = 512;
+const MAX_SEGMENTS: usize = 3;
 
 /** States whose rows share one widening of a raw window, or one decoding of a page: an even number, for twins (prompt.ts). */
 const STATES: usize = 64;
@@ -42,7 +44,7 @@ export const NEGATED: usize = 128 * LANE_ROW;
 }
 
 // `quantize`, in the look-up table.
-/** u32 [64]: the cell list of every token, codecs of 2 and 4 channels. */
+/** u32 [64]: the cell list of every token, codebooks of 2 and 4 channels. */
 export const CELL_LISTS: usize = LUT;
 /** i16 [4, 64, 2]: y · 2¹² of eight channels, by pairs. */
 export const CODED_PAIRS: usize = LUT;
@@ -51,13 +53,13 @@ export const CODED_BOUNDS: usize = CODED_PAIRS + 4 * TILE_ROW;
 /** i32 [128] */
 export const CODED_SCORES: usize = CODED_BOUNDS + TILE_ROW;
 
-// Offsets in Shape.scratch. The norms of a block's tokens, f32 [64] each, come first for everyone.
+// Offsets in Shape.scratch. The norms of a block's tokens, f32 [64] and [segments, 64], come first for everyone.
 export const S1: usize = 0;
 export const S2: usize = S1 + TILE_ROW;
-const AFTER_NORMS: usize = S2 + TILE_ROW;
+const AFTER_NORMS: usize = S2 + MAX_SEGMENTS * TILE_ROW;
 
 // `encode`:
-/** f32 [64] each: ⟨y, y⟩, ⟨y, C[c]⟩. */
+/** f32 [64] each: ⟨y, y⟩, ⟨y, C[c]⟩ of a segment. */
 export const YY: usize = AFTER_NORMS;
 export const YC: usize = YY + TILE_ROW;
 /** f32 [headDim] */
@@ -81,13 +83,15 @@ export const UNMASKED_TOP: usize = FACTOR + LANE_ROW;
 export const TOUCH_SUM: usize = UNMASKED_TOP + LANE_ROW;
 /** f32 [headDim, LANES]: what means add to the output. */
 export const MEAN_OUT: usize = TOUCH_SUM + LANE_ROW;
-/** f32 [headDim, LANES]: H·q */
+/** f32 [headDim, LANES]: H·A⁻¹·q. Four more are read where the last column of codes is odd (scores.ts). */
 export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
 /** f32 [2 (even, odd), 2 · basisPairs, LANES]; there are at most half as many functions as channels, and eight powers. */
 export const COEFS: usize = HQ + MAX_HEAD_DIM * LANE_ROW;
 /** i16 [2, basisPairs, LANES, 2] */
 export const COEF_PAIRS: usize = COEFS + 2 * (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
-const ROW_END: usize = COEF_PAIRS + (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
+/** f32 [CHUNK, segments, 64]: second norms of keys of several segments. */
+export const KEY_S2: usize = COEF_PAIRS + (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
+const ROW_END: usize = KEY_S2 + CHUNK * MAX_SEGMENTS * TILE_ROW;
 
 // Attention over decoded pages (prompt.ts):
 /** f32 [64] */

@@ -2,20 +2,21 @@
 
 import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsub } from "lanes";
 import { MEAN_GROUP, Shape, TILE_ROW } from "./abi";
-import { rtn4 } from "./rtn";
+import { rtn } from "./rtn";
 
 /**
- * o = RTN4(mean over t of RoPE⁻¹ᵤ(x)), u = t − 31.5; groups of 32 channels.
+ * o = RTN(mean over t of RoPE⁻¹ᵤ(x)), u = t − 31.5; groups of 32 channels.
  *
  *   x       f32 [headDim, 64]
  *   o       f32 [headDim]             dequantized
- *   nibbles u4  [headDim]
+ *   codes   u4 or u8 [headDim]
  *   scales  f16 [groups, 2]
+ *   bits    4 or 8
  *   rotate  whether x carries RoPE
  *
  * Specification: `shift` in src/reference/reference.ts.
  */
-export function mean(shape: Shape, x: usize, o: usize, nibbles: usize, scales: usize, rotate: bool): void {
+export function mean(shape: Shape, x: usize, o: usize, codes: usize, scales: usize, bits: usize, rotate: bool): void {
   const headDim = shape.headDim;
   const pairs = rotate ? shape.pairs : 0;
   for (let pair: usize = 0; pair < pairs; pair++) {
@@ -24,7 +25,7 @@ export function mean(shape: Shape, x: usize, o: usize, nibbles: usize, scales: u
   }
   for (let i = pairs << 1; i < headDim; i++) store<f32>(o + (i << 2), rowSum(x + i * TILE_ROW) / 64);
   for (let i: usize = 0; i < headDim; i += MEAN_GROUP) {
-    rtn4(o + (i << 2), min<usize>(MEAN_GROUP, headDim - i), nibbles + (i >> 1), scales + (i >> 3), false);
+    rtn(o + (i << 2), min<usize>(MEAN_GROUP, headDim - i), codes + (i * bits >> 3), scales + (i >> 3), bits, false);
   }
 }
 

@@ -1,59 +1,72 @@
 // Scores and mix over a single block, for callers with a cache of their own. `attend` runs the same kernels over pages.
 
 import { Lanes, VECTOR_BYTES, vadd, vmul, vsplat, vsplatAt } from "lanes";
-import { LANE_ROW, Shape, TILE_ROW } from "./abi";
+import { LANE_ROW, segmentOf, Shape, Side, TILE_ROW } from "./abi";
 import { scoreWindow } from "./attend";
-import { unpackMean, unpackNorms } from "./decode";
+import { unpackMean, unpackS1, unpackS2 } from "./decode";
 import { hadamard } from "./hadamard";
-import { scatterAdd, reduceBuckets, mixMean } from "./mix";
-import { buildTable, gather } from "./scores";
-import { O, S1, S2 } from "./scratch";
+import { clearBuckets, scatterAdd, reduceBuckets, mixMean } from "./mix";
+import { outOfOrder } from "./order";
+import { buildTable, gather, gatherScaled } from "./scores";
+import { HQ, O, S1, S2 } from "./scratch";
 
 /**
  * Logits of up to four queries against one block.
  *
- *   q    f32 [headDim, LANES]
- *   out  f32 [64, LANES]
+ *   order  of balanced keys (order.ts), or 0
+ *   q      f32 [headDim, LANES]
+ *   out    f32 [64, LANES]
  *
  * Specification: `scores` in src/reference/reference.ts.
  */
-export function scores(shape: Shape, q: usize, block: usize, out: usize): void {
-  const keys = shape.keys, headDim = shape.headDim, rotated = shape.states;
-  memory.copy(rotated, q, headDim * LANE_ROW);
-  hadamard(rotated, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
-  buildTable(keys, rotated, headDim);
-  for (let column: usize = 0; column < keys.rowBytes; column += 8) gather(block, keys.rowBytes, column, out);
-  scoreWindow(shape, q, block, out, shape.states);
+export function scores(shape: Shape, side: Side, order: usize, q: usize, block: usize, out: usize): void {
+  const s2 = shape.scratch + S2, apart = side.segmentCount > 1;
+  buildTable(side, order, q, shape.headDim, shape.scratch + HQ);
+  if (apart) unpackS2(side, block, s2);
+  for (let column: usize = 0; column < side.rowBytes; column += 8) {
+    if (apart) gatherScaled(block, side.rowBytes, column, side.pairNorms + (column << 1), s2, out);
+    else gather(block, side.rowBytes, column, out);
+  }
+  scoreWindow(shape, side, q, block, out, shape.states);
 }
 
 /**
- * Weighted sums of one block's tokens.
+ * Weighted sums of one block's tokens. Of several segments, each fills all buckets with weights of its own and reads those of its
+ * columns.
  *
- *   weights  f32 [64, LANES]       destroyed
+ *   order    of balanced keys (order.ts), or 0
+ *   weights  f32 [64, LANES]
  *   out      f32 [headDim, LANES]
  *
  * Specification: `mix` in src/reference/reference.ts.
  */
-export function mix(shape: Shape, weights: usize, block: usize, out: usize): void {
-  const values = shape.values, headDim = shape.headDim;
-  const scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O, share = shape.states;
-  unpackNorms(values, block, s1, s2);
-  unpackMean(values, block, headDim, o);
-  scaleWeights(weights, s1, s2, share);
-  for (let column: usize = 0; column < values.rowBytes; column += 8) scatterAdd(block, values.rowBytes, column, weights);
-  reduceBuckets(values, headDim, out);
-  hadamard(out, headDim, LANE_ROW, shape.hadamardSize, shape.hadamardScale);
+export function mix(shape: Shape, side: Side, order: usize, weights: usize, block: usize, out: usize): void {
+  const headDim = shape.headDim, scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
+  const share = shape.states, y = order ? scratch + HQ : out;
+  unpackS1(side, block, s1);
+  unpackS2(side, block, s2);
+  unpackMean(side, block, headDim, o);
+  memory.fill(y, 0, headDim * LANE_ROW);
+  for (let n: usize = 0; n < side.segmentCount; n++) {
+    const segment = segmentOf(side, n), rows = y + segment.channel * LANE_ROW;
+    scaleWeights(weights, s1, s2 + n * TILE_ROW, shape.scores, share);
+    for (let column: usize = 0; column < side.rowBytes; column += 8) scatterAdd(block, side.rowBytes, column, shape.scores);
+    reduceBuckets(segment, rows);
+    clearBuckets(side, 0);
+    hadamard(rows, segment.channels, LANE_ROW);
+  }
+  if (order) outOfOrder(y, order, headDim, LANE_ROW, out);
   mixMean(share, o, headDim, out);
 }
 
-/** weights[t] ← weights[t]·s1·s2; share = Σ weights·s1: `softmaxWeights` without its exponential. */
-function scaleWeights(weights: usize, s1: usize, s2: usize, share: usize): void {
+/** out[t] = weights[t]·s1·s2; share = Σ weights·s1: `softmaxWeights` without its exponential. */
+function scaleWeights(weights: usize, s1: usize, s2: usize, out: usize, share: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    let shares = vsplat(0), p = weights + lane;
-    for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW) {
+    let shares = vsplat(0), p = weights + lane, to = out + lane;
+    for (let t: usize = 0; t < TILE_ROW; t += 4, p += LANE_ROW, to += LANE_ROW) {
       const weight = vmul(load<Lanes>(p), vsplatAt(s1 + t));
       shares = vadd(shares, weight);
-      store<Lanes>(p, vmul(weight, vsplatAt(s2 + t)));
+      store<Lanes>(to, vmul(weight, vsplatAt(s2 + t)));
     }
     store<Lanes>(share + lane, shares);
   }

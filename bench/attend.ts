@@ -6,11 +6,12 @@ import { type Backend, type CodecName, codecs, KVCache, openBackend } from 'nsnq
 import { relativeL2 } from '../tools/numbers.ts';
 import { type Kind, openDense, verify } from './baselines/dense.ts';
 import type { Context } from './context.ts';
-import { exactAttention, feed, invFreq, type KeysAndValues, keysAndValues, normals } from './data.ts';
+import { exactAttention, feed, type Head, profileOf, ropeOf, seededHead, seededQueries } from './data.ts';
 import { toMarkdown } from './table.ts';
 import { race, raceCold } from './timing.ts';
 
 const KINDS: readonly Kind[] = ['f32', 'f16', 'int8'];
+const SINKS = 4;
 const CODECS = Object.keys(codecs) as CodecName[];
 
 interface Cell {
@@ -32,9 +33,12 @@ export async function attendTable(context: Context): Promise<void> {
   for (const headDim of context.headDim ? [context.headDim] : [64, 128]) {
     for (const groups of context.queryHeads ? [context.queryHeads] : quick ? [4] : [1, 3, 4, 8]) {
       for (const tokens of quick ? [1024] : [1024, 4096, 32768]) {
-        progress(`attend: headDim ${headDim}, ${groups} query heads, ${tokens} tokens`);
-        const cells = await measure(context, { headDim, groups, tokens, layers: 1, heads: 1 });
-        rows.push([String(headDim), String(groups), String(tokens), ...describe(cells)]);
+        // What plain keys gain or lose does not depend on the number of query heads.
+        for (const keys of groups === 4 ? (['balanced', 'plain'] as const) : (['balanced'] as const)) {
+          progress(`attend: headDim ${headDim}, ${groups} query heads, ${tokens} tokens, ${keys} keys`);
+          const cells = await measure(context, { headDim, groups, tokens, layers: 1, heads: 1, keys });
+          rows.push([String(headDim), String(groups), String(tokens), keys, ...describe(cells)]);
+        }
       }
     }
   }
@@ -42,7 +46,7 @@ export async function attendTable(context: Context): Promise<void> {
     '\n### Attend, one KV head\n\nns per cached token for all query heads of the KV head, and relative error against exact ' +
       'attention in f64; dense is the fastest of its forms in each cell. ×: speed against dense f32.\n'
   );
-  print(toMarkdown({ headers: ['headDim', 'query heads', 'tokens', ...columns()], rows, textColumns: 0 }));
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'tokens', 'keys', ...columns()], rows, textColumns: 0 }));
 }
 
 /** Many KV heads of 8,192 tokens, one after another, as a decoding step walks them. */
@@ -53,12 +57,14 @@ export async function walkTable(context: Context): Promise<void> {
     { headDim: 128, groups: 4, tokens: 8192, layers: 1, heads: quick ? 4 : 32 },
     { headDim: 64, groups: 3, tokens: 8192, layers: 1, heads: quick ? 4 : 90 }
   ]) {
-    progress(`walk: headDim ${shape.headDim}, ${shape.heads} KV heads`);
-    const cells = await measure(context, shape);
-    rows.push([String(shape.headDim), String(shape.groups), `${shape.heads} × ${shape.tokens}`, ...describe(cells)]);
+    for (const keys of ['balanced', 'plain'] as const) {
+      progress(`walk: headDim ${shape.headDim}, ${shape.heads} KV heads, ${keys} keys`);
+      const cells = await measure(context, { ...shape, keys });
+      rows.push([String(shape.headDim), String(shape.groups), `${shape.heads} × ${shape.tokens}`, keys, ...describe(cells)]);
+    }
   }
   print('\n### Attend, many KV heads\n\nAs above; dense f32 keys and values together: 268 MB (headDim 128) and 377 MB (64).\n');
-  print(toMarkdown({ headers: ['headDim', 'query heads', 'heads × tokens', ...columns()], rows, textColumns: 0 }));
+  print(toMarkdown({ headers: ['headDim', 'query heads', 'heads × tokens', 'keys', ...columns()], rows, textColumns: 0 }));
 }
 
 /** The layers of a model, one after another, with 18 MB of other memory read before each, as its weights are. */
@@ -71,9 +77,11 @@ export async function coldTable(context: Context): Promise<void> {
   ]) {
     for (const tokens of quick ? [512] : [512, 2048]) {
       const { headDim, groups, layers, heads } = shape;
-      progress(`cold: headDim ${headDim}, ${layers} layers, ${tokens} tokens`);
-      const cells = await measure(context, { ...shape, tokens });
-      rows.push([String(headDim), String(groups), `${layers} × ${heads} × ${tokens}`, ...describe(cells)]);
+      for (const keys of ['balanced', 'plain'] as const) {
+        progress(`cold: headDim ${headDim}, ${layers} layers, ${tokens} tokens, ${keys} keys`);
+        const cells = await measure(context, { ...shape, tokens, keys });
+        rows.push([String(headDim), String(groups), `${layers} × ${heads} × ${tokens}`, keys, ...describe(cells)]);
+      }
     }
   }
   print('\n### Attend with 18 MB of other memory read between calls\n\nAs above; a call is one layer, and the reading is not timed.\n');
@@ -89,6 +97,8 @@ interface AttendShape {
   readonly layers: number;
   /** KV heads of a layer. */
   readonly heads: number;
+  /** How the codecs hold them. */
+  readonly keys: 'balanced' | 'plain';
 }
 
 async function measure({ variant, quick }: Context, shape: AttendShape): Promise<Record<string, Cell>> {
@@ -96,9 +106,8 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
   const backend = await openBackend({ variant });
   const dense = await openDense({ relaxed: variant === 'relaxed' });
   // A few distinct heads are enough: each is copied to its own place in memory.
-  const data = Array.from({ length: Math.min(heads, 4) }, (_, head) => keysAndValues(head + 1, tokens, headDim));
-  const normal = normals(99);
-  const queries = Float32Array.from({ length: heads * groups * headDim }, normal);
+  const data = Array.from({ length: Math.min(heads, 4) }, (_, head) => seededHead(head + 1, tokens, headDim));
+  const queries = seededQueries(99, data, 1, heads, groups);
   const exact = exactAttention(queries.subarray(0, groups * headDim), data[0]!, headDim);
 
   const cells: Record<string, Cell> = {};
@@ -143,8 +152,8 @@ async function measure({ variant, quick }: Context, shape: AttendShape): Promise
 function cacheOf(
   backend: Backend,
   codec: CodecName,
-  { headDim, groups, tokens, layers, heads }: AttendShape,
-  data: readonly KeysAndValues[],
+  { headDim, groups, tokens, layers, heads, keys }: AttendShape,
+  data: readonly Head[],
   queries: Float32Array
 ) {
   const cache = new KVCache(backend, {
@@ -155,7 +164,9 @@ function cacheOf(
     capacity: tokens,
     keys: codec,
     values: codec,
-    rope: { invFreq: invFreq(headDim), interleaved: false },
+    rope: ropeOf(headDim),
+    balance: keys === 'plain' ? 'off' : profileOf(data, { layers, kvHeads: heads }, SINKS),
+    sinks: SINKS,
     sequences: 1,
     maxAppend: 64
   });

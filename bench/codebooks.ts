@@ -3,7 +3,7 @@
 //
 //   npx tsx bench/codebooks.ts [--check]
 //
-// One codebook per codec: 256 codewords of 8, 4 or 2 channels for draws of N(0, I), Euclidean nearest codeword. Codeword c + 128 is
+// Codebooks of 256 codewords of 8, 4 or 2 channels for draws of N(0, I), Euclidean nearest codeword. Codeword c + 128 is
 // the negation of codeword c, which halves the products of a look-up table. The paper's 2-bit codebook (256 codewords of 8 channels
 // for magnitudes, signs kept apart) is trained the same way. MSE per channel on the same 1,000,000 fresh draws:
 //
@@ -17,11 +17,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { fromHalf, toHalf } from '../src/format/half.ts';
 
-const codecs = [
-  { name: 'nsn1', channels: 8 },
-  { name: 'nsn2', channels: 4 },
-  { name: 'nsn4', channels: 2 }
-];
+const codebooks = [8, 4, 2];
 /** Codewords that are trained: half of a symmetric codebook, or all of the paper's for magnitudes. */
 const pairs = 128;
 const magnitudes = 256;
@@ -234,10 +230,10 @@ function entry(name: string, channels: number, count: number): string {
     .map(line => `      '${line}'`);
   const { mse, cosine } = measure(codebook, channels, count);
   console.log(`| ${name} | ${mse.toFixed(6)} | ${cosine.toFixed(6)} | ${checksum} |`);
-  return `{\n    channels: ${channels},\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  }`;
+  return `{\n    checksum: ${checksum},\n    base64:\n${lines.join(' +\n')},\n  }`;
 }
 
-console.log('| codec | Gaussian MSE | mean cosine, 128 channels | checksum |\n|---|---|---|---|');
+console.log('| codebook | Gaussian MSE | mean cosine, 128 channels | checksum |\n|---|---|---|---|');
 const sources = {
   'src/format/codebook.ts': `// The universal codebooks, data only. Made by \`npx tsx bench/codebooks.ts\`; never edited by hand.
 //
@@ -246,14 +242,13 @@ const sources = {
 //
 // Row c + 128 is the exact negation of row c. Rows 0 to 127 have a positive first channel and ascend.
 
-export interface Codebook {
-  readonly channels: 8 | 4 | 2;
+interface CodebookData {
   readonly checksum: number;
   readonly base64: string;
 }
 
-export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
-${codecs.map(({ name, channels }) => `  ${name}: ${entry(name, channels, pairs)},\n`).join('')}};
+export const codebooks: Readonly<Record<8 | 4 | 2, CodebookData>> = {
+${codebooks.map(channels => `  ${channels}: ${entry(`${channels} channels`, channels, pairs)},\n`).join('')}};
 `,
   'bench/llm/caches/paper2-codebook.ts': `// The paper's 2-bit codebook for magnitudes, data only, in the form of codebook.ts. Made by \`npx tsx bench/codebooks.ts\`.
 

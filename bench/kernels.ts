@@ -1,14 +1,17 @@
 // Every verb on a window that stays in cache: the kernels alone, without the copies that `nsnquant/kernels` makes.
 
-import { type Codec, type CodecName, codecs } from '../src/format/codec.ts';
-import { type BlockLayout, blockLayout, hadamardSize, WINDOW } from '../src/format/layout.ts';
+import { channelOrder } from '../src/format/balance.ts';
+import { type CodecName, codebooks, codecs } from '../src/format/codec.ts';
+import { fromHalf, toHalf } from '../src/format/half.ts';
+import { type BlockLayout, type PageLayout, WINDOW } from '../src/format/layout.ts';
 import * as reference from '../src/reference/reference.ts';
 import { cacheShape } from '../src/shape.ts';
+import { Learned } from '../src/wasm/learned.ts';
 import { WasmMemory } from '../src/wasm/memory.ts';
 import { openModule } from '../src/wasm/open.ts';
 import { relativeL2 } from '../tools/numbers.ts';
 import type { Context } from './context.ts';
-import { invFreq, keysAndValues, normals } from './data.ts';
+import { normals, profileOf, ropeOf, seededHead, seededQueries } from './data.ts';
 import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
@@ -20,15 +23,18 @@ export async function verbsTable({ variant, quick, print, progress }: Context): 
   for (const headDim of quick ? [64] : [64, 128]) {
     for (const codec of Object.keys(codecs) as CodecName[]) {
       progress(`verbs: ${codec}, headDim ${headDim}`);
-      const window = new Window(module, codec, headDim);
+      const window = new Window(module, codec, headDim, true);
+      const plain = new Window(module, codec, headDim, false);
       // What no codec changes is timed once.
-      if (codec === 'nsn2') rows.push(...tileVerbs(window).map(verb => row(verb, 'any', window, quick)));
-      rows.push(...codecVerbs(window).map(verb => row(verb, codec, window, quick)));
+      if (codec === 'nsn1') rows.push(...[...tileVerbs(window), ...quantizers(window)].map(verb => row(verb, 'any', window, quick)));
+      rows.push(...pageVerbs(window).map(verb => row(verb, codec, window, quick)));
+      rows.push(...pageVerbs(plain).map(verb => row(verb, `${codec} plain`, plain, quick)));
+      rows.push(row(mixVerb(window), codec, window, quick));
     }
   }
   print(
-    '\n### Verbs\n\nns per token of one head, one side; scores and mix serve four query heads; GB/s of f32 tokens and of codes. ' +
-      'Encode is that of f32 rows, as `nsnquant/kernels` gives them; a cache codes its own f16, which it transposes by vectors. ' +
+    '\n### Verbs\n\nns per token of one head, one side; scores and mix serve four query heads; GB/s of tokens (f32, encode f16) and of codes. ' +
+      'Encode: a raw page to a coded one, as a cache does it, keys and values halved; decode and scores: keys, balanced or plain; mix: values. ' +
       'Error: relative to the f64 reference on the same input; of quantize, the share of codes that differ (near ties).\n'
   );
   print(toMarkdown({ headers: ['verb', 'codec', 'headDim', 'ns/token', 'GB/s', 'x memcpy', 'error'], rows, textColumns: 2 }));
@@ -38,24 +44,26 @@ interface Verb {
   readonly name: string;
   /** Bytes of a token, read and written. */
   readonly bytes: number;
+  /** Tokens of one head and side, in one run. */
+  readonly tokens?: number;
   prepare(): void;
   run(): void;
   /** After `run`: how far its result is from the reference. */
   error(): number;
 }
 
-function row({ name, bytes, prepare, run, error }: Verb, codec: string, { memory, headDim }: Window, quick: boolean): string[] {
-  const { u8, output } = memory;
+function row({ name, bytes, tokens = WINDOW, prepare, run, error }: Verb, codec: string, { headDim }: Window, quick: boolean): string[] {
   prepare();
   run();
   const off = error();
   prepare();
-  const copied = Math.round(bytes * WINDOW);
+  const copied = Math.round(bytes * tokens);
+  const memory = new Uint8Array(2 * copied);
   const times = race(
-    { verb: run, memcpy: () => u8.copyWithin(output, output + copied, output + 2 * copied) },
+    { verb: run, memcpy: () => memory.copyWithin(0, copied) },
     quick ? { rounds: 1, seconds: 0.02 } : { rounds: 3, seconds: 0.1 }
   );
-  const perToken = times['verb']! / WINDOW;
+  const perToken = times['verb']! / tokens;
   return [
     name,
     codec,
@@ -70,30 +78,57 @@ function row({ name, bytes, prepare, run, error }: Verb, codec: string, { memory
 /** A window of one head in the kernels' memory: tokens go in and out as rows, queries and weights as lanes of four heads. */
 class Window {
   readonly headDim: number;
-  readonly codec: Codec;
-  readonly layout: BlockLayout;
+  readonly page: PageLayout;
   readonly memory: WasmMemory;
-  /** Where the coded window is. */
-  readonly block: number;
+  /** Where the coded keys are. */
+  readonly keysBlock: number;
+  readonly valuesBlock: number;
+  /** Of the keys' channels; 0 where they are plain. */
+  readonly order: number;
+  readonly coding: { readonly keys: reference.Coding; readonly values: reference.Coding };
+  /** What f16 keeps: f32 [64, headDim]. */
   readonly keys: Float32Array;
+  readonly values: Float32Array;
   /** Standard normal, as a window is before it is quantized. */
   readonly y: Float32Array;
   readonly queries: Float32Array;
   readonly weights: Float32Array;
-  readonly rope: { readonly invFreq: Float32Array; readonly interleaved: boolean };
+  readonly rope: reference.Rope;
 
-  constructor(module: WebAssembly.Module, name: CodecName, headDim: number) {
+  constructor(module: WebAssembly.Module, codec: CodecName, headDim: number, balanced: boolean) {
     this.headDim = headDim;
-    this.codec = codecs[name];
-    this.layout = blockLayout(this.codec, headDim);
-    this.rope = { invFreq: invFreq(headDim), interleaved: false };
-    const sizes = { layers: 1, kvHeads: 1, queryHeads: HEADS, headDim, capacity: WINDOW, sinks: 0, sequences: 1 };
-    this.memory = new WasmMemory(module, cacheShape({ ...sizes, keys: name, values: name, rope: this.rope }));
-    this.block = this.memory.pages[0]!;
-    this.keys = keysAndValues(1, WINDOW, headDim).keys;
+    this.rope = ropeOf(headDim);
+    const head = seededHead(1, 2 * WINDOW, headDim);
+    const profile = profileOf([head], { layers: 1, kvHeads: 1 }, 0);
+    const shape = cacheShape({
+      layers: 1,
+      kvHeads: 1,
+      queryHeads: HEADS,
+      headDim,
+      capacity: WINDOW,
+      keys: codec,
+      values: codec,
+      rope: this.rope,
+      balance: balanced ? profile : 'off',
+      sinks: 0,
+      sequences: 1
+    });
+    this.page = shape.pages[0]!;
+    this.memory = new WasmMemory(module, shape, Object.values(codebooks));
+    this.keysBlock = this.memory.pages[0]!;
+    this.valuesBlock = this.keysBlock + this.page.keys.bytes;
+    this.order = this.memory.learned[0]!;
+    if (balanced) new Learned(this.memory, shape, 0, 0).setBalance(profile);
+    this.coding = {
+      keys: reference.codingOf(this.page.keys, this.rope, balanced ? channelOrder(profile, headDim, this.rope) : undefined),
+      values: reference.codingOf(this.page.values)
+    };
+    const kept = (x: Float32Array): Float32Array => x.slice(0, WINDOW * headDim).map(value => fromHalf(toHalf(value)));
+    this.keys = kept(head.keys);
+    this.values = kept(head.values);
     const normal = normals(2);
     this.y = Float32Array.from({ length: WINDOW * headDim }, normal);
-    this.queries = Float32Array.from({ length: HEADS * headDim }, () => normal() / Math.sqrt(headDim));
+    this.queries = seededQueries(3, [head], 1, 1, HEADS).map(x => x / Math.sqrt(headDim));
     this.weights = Float32Array.from({ length: HEADS * WINDOW }, () => Math.abs(normal()));
   }
 
@@ -122,32 +157,39 @@ class Window {
     return Float32Array.from({ length: HEADS * width }, (_, i) => f32[output / 4 + HEADS * (i % width) + Math.floor(i / width)]!);
   }
 
-  loadKeys(): void {
-    this.memory.f32.set(this.keys, this.memory.input / 4);
+  /** Keys and values into a raw page. */
+  loadRaw(): void {
+    const { u16, raw } = this.memory;
+    u16.set(Uint16Array.from(this.keys, toHalf), raw / 2);
+    u16.set(Uint16Array.from(this.values, toHalf), raw / 2 + this.keys.length);
   }
 
   encode(): void {
-    const { kernels, input, tile, shapes, sides } = this.memory;
-    kernels.tileFromRows(input, WINDOW, this.headDim * 4, this.headDim, tile);
-    kernels.encode(shapes[0]!, sides.get(this.codec)!, tile, this.block, true);
+    const { kernels, shapes, raw } = this.memory;
+    kernels.encodePage(shapes[0]!, this.order, raw, this.keysBlock);
   }
 
-  decode(): void {
+  decodeKeys(): void {
     const { kernels, tile, shapes, sides } = this.memory;
-    kernels.decode(shapes[0]!, sides.get(this.codec)!, this.block, tile, true);
+    kernels.decode(shapes[0]!, sides.get(this.page.keys)!, this.order, this.keysBlock, tile, true);
   }
 
-  /** What the reference reads in the coded window. */
-  coded(): reference.CodedWindow {
-    return reference.unpack(this.memory.u8.slice(this.block, this.block + this.layout.bytes), this.codec, this.headDim);
+  decodeValues(): void {
+    const { kernels, tile, shapes, sides } = this.memory;
+    kernels.decode(shapes[0]!, sides.get(this.page.values)!, 0, this.valuesBlock, tile, false);
+  }
+
+  /** What the reference reads in a coded block. */
+  coded(block: number, layout: BlockLayout): reference.CodedWindow {
+    return reference.unpack(this.memory.u8.slice(block, block + layout.bytes), layout, this.headDim);
   }
 }
 
 /** Verbs over plain numbers. */
 function tileVerbs(window: Window): Verb[] {
-  const { headDim, layout, memory, block, keys, y, rope } = window;
+  const { headDim, page, memory, keysBlock, keys, y, rope } = window;
   const { kernels, tile, scratch, shapes } = memory;
-  const n = hadamardSize(headDim);
+  const { s1, o, scales, meanBits } = page.keys;
   const against = (x: Float32Array, verb: (exact: Float64Array) => void) => () => {
     const exact = Float64Array.from(x);
     verb(exact);
@@ -161,7 +203,7 @@ function tileVerbs(window: Window): Verb[] {
       prepare: () => window.load(keys),
       run() {
         kernels.norms(tile, headDim, scratch);
-        kernels.rtn4(scratch, WINDOW, block + layout.s1, block + layout.scales, true);
+        kernels.rtn(scratch, WINDOW, keysBlock + s1, keysBlock + scales, 4, true);
         kernels.divide(tile, headDim, scratch);
       },
       error: against(keys, exact => void reference.normalize(exact, headDim))
@@ -171,93 +213,113 @@ function tileVerbs(window: Window): Verb[] {
       bytes,
       prepare: () => window.load(keys),
       run() {
-        kernels.mean(shapes[0]!, tile, scratch, block + layout.o, block + layout.scales + 4, true);
+        kernels.mean(shapes[0]!, tile, scratch, keysBlock + o, keysBlock + scales + 4, meanBits, true);
         kernels.addMean(shapes[0]!, tile, scratch, -1, true);
       },
-      error: against(keys, exact => void reference.shift(exact, headDim, rope))
+      error: against(keys, exact => void reference.shift(exact, headDim, meanBits, rope))
     },
     {
       name: 'hadamard',
       bytes,
       prepare: () => window.load(y),
-      run: () => kernels.hadamard(tile, headDim, WINDOW * 4, n, 1 / Math.sqrt(n)),
+      run: () => kernels.hadamard(tile, headDim, WINDOW * 4),
       error: against(y, exact => reference.hadamard(exact, headDim))
     }
   ];
 }
 
-/** Verbs that write or read codes. */
-function codecVerbs(window: Window): Verb[] {
-  const { headDim, codec, layout, memory, block, keys, y, queries, weights, rope } = window;
-  const { kernels, u8, tile, scratch, input, output, shapes, sides } = memory;
-  const side = sides.get(codec)!;
-  const quantizer = reference.codecQuantizer(codec);
-  const tileBytes = headDim * 4;
-  const codeBytes = layout.bytes / WINDOW;
-  const encodeKeys = (): void => {
-    window.loadKeys();
+/** The nearest codeword in every codebook. */
+function quantizers(window: Window): Verb[] {
+  const { headDim, memory, y } = window;
+  const { kernels, u8, books, tile, scratch, output } = memory;
+  return Object.values(codebooks).map(book => {
+    const columns = headDim / book.channels;
+    return {
+      name: `quantize, ${book.channels} channels`,
+      bytes: headDim * 4,
+      prepare: () => window.load(y),
+      run: () => kernels.quantize(books.get(book)!, tile, headDim, output, columns, scratch),
+      error() {
+        const exact = reference.quantize(Float64Array.from(y), reference.codebookQuantizer(book));
+        return exact.reduce((sum, code, i) => sum + Number(u8[output + i] !== code), 0) / exact.length;
+      }
+    };
+  });
+}
+
+/** Verbs that write or read the codes of a page, of keys where it has both. */
+function pageVerbs(window: Window): Verb[] {
+  const { headDim, page, memory, keysBlock, order, keys, values, queries, coding } = window;
+  const { kernels, input, output, shapes, sides } = memory;
+  const encoded = (): void => {
+    window.loadRaw();
     window.encode();
   };
-  const eachHead = (x: Float32Array, width: number, verb: (head: Float32Array) => ArrayLike<number>): number[] =>
-    Array.from({ length: HEADS }, (_, head) => Array.from(verb(x.subarray(head * width, (head + 1) * width)))).flat();
   return [
     {
-      name: 'quantize',
-      bytes: tileBytes,
-      prepare: () => window.load(y),
-      run: () => kernels.quantize(side, tile, headDim, block, scratch, scratch + WINDOW * 4),
-      error() {
-        const exact = reference.quantize(Float64Array.from(y), quantizer);
-        const perRow = headDim / codec.channels;
-        const codeAt = (i: number) => u8[block + Math.floor(i / perRow) * layout.rowBytes + (i % perRow)];
-        return exact.reduce((sum, code, i) => sum + Number(codeAt(i) !== code), 0) / exact.length;
-      }
-    },
-    {
       name: 'encode',
-      bytes: tileBytes,
-      prepare: () => window.loadKeys(),
+      bytes: headDim * 2,
+      tokens: 2 * WINDOW,
+      prepare: () => window.loadRaw(),
       run: () => window.encode(),
       error() {
-        const exact = reference.decode(reference.encode(keys, headDim, quantizer, rope), quantizer, rope);
-        window.decode();
-        return relativeL2(window.unload(), exact);
+        const exact = (x: Float32Array, of: reference.Coding): Float64Array => reference.decode(reference.encode(x, headDim, of), of);
+        window.decodeKeys();
+        const decodedKeys = window.unload();
+        window.decodeValues();
+        return relativeL2([...decodedKeys, ...window.unload()], [...exact(keys, coding.keys), ...exact(values, coding.values)]);
       }
     },
     {
       name: 'decode',
-      bytes: tileBytes + codeBytes,
-      prepare: encodeKeys,
-      run: () => window.decode(),
-      error: () => relativeL2(window.unload(), reference.decode(window.coded(), quantizer, rope))
+      bytes: headDim * 4 + page.keys.bytes / WINDOW,
+      prepare: encoded,
+      run: () => window.decodeKeys(),
+      error: () => relativeL2(window.unload(), reference.decode(window.coded(keysBlock, page.keys), coding.keys))
     },
     {
       name: 'scores',
-      bytes: codeBytes,
+      bytes: page.keys.bytes / WINDOW,
       prepare() {
-        encodeKeys();
+        encoded();
         window.loadLanes(queries, headDim);
       },
-      run: () => kernels.scores(shapes[0]!, input, block, output),
+      run: () => kernels.scores(shapes[0]!, sides.get(page.keys)!, order, input, keysBlock, output),
       error() {
-        const coded = window.coded();
-        const exact = eachHead(queries, headDim, query => reference.scores(query, coded, quantizer, rope));
+        const coded = window.coded(keysBlock, page.keys);
+        const exact = eachHead(queries, headDim, query => reference.scores(query, coded, coding.keys));
         return relativeL2(window.unloadLanes(WINDOW), exact);
-      }
-    },
-    {
-      name: 'mix',
-      bytes: codeBytes,
-      prepare: encodeKeys,
-      run() {
-        window.loadLanes(weights, WINDOW); // mix leaves other numbers there
-        kernels.mix(shapes[0]!, input, block, output);
-      },
-      error() {
-        const coded = window.coded();
-        const exact = eachHead(weights, WINDOW, weight => reference.mix(weight, coded, quantizer));
-        return relativeL2(window.unloadLanes(headDim), exact);
       }
     }
   ];
+}
+
+/** The weighted sum of coded values. */
+function mixVerb(window: Window): Verb {
+  const { headDim, page, memory, valuesBlock, weights, coding } = window;
+  const { kernels, input, output, shapes, sides } = memory;
+  return {
+    name: 'mix',
+    bytes: page.values.bytes / WINDOW,
+    prepare() {
+      window.loadRaw();
+      window.encode();
+    },
+    run() {
+      window.loadLanes(weights, WINDOW); // mix leaves other numbers there
+      kernels.mix(shapes[0]!, sides.get(page.values)!, 0, input, valuesBlock, output);
+    },
+    error() {
+      const coded = window.coded(valuesBlock, page.values);
+      return relativeL2(
+        window.unloadLanes(headDim),
+        eachHead(weights, WINDOW, weight => reference.mix(weight, coded, coding.values))
+      );
+    }
+  };
+}
+
+/** What a verb makes of every head's row of x. */
+function eachHead(x: Float32Array, width: number, verb: (head: Float32Array) => ArrayLike<number>): number[] {
+  return Array.from({ length: HEADS }, (_, head) => Array.from(verb(x.subarray(head * width, (head + 1) * width)))).flat();
 }

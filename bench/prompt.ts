@@ -3,14 +3,16 @@
 import { type CodecName, KVCache, openBackend } from 'nsnquant';
 import { openDense } from './baselines/dense.ts';
 import type { Context } from './context.ts';
-import { feed, invFreq, keysAndValues, normals } from './data.ts';
+import { feed, profileOf, ropeOf, seededHead, seededQueries } from './data.ts';
 import { toMarkdown } from './table.ts';
 import { race } from './timing.ts';
 
 const GROUPS = 4;
+const SINKS = 4;
 const PAIRS: readonly (readonly [keys: CodecName, values: CodecName])[] = [
   ['nsn1', 'nsn1'],
   ['nsn2', 'nsn2'],
+  ['nsn3', 'nsn3'],
   ['nsn4', 'nsn2'],
   ['nsn4', 'nsn4']
 ];
@@ -21,7 +23,7 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
   const rows: string[][] = [];
   for (const headDim of only ? [only] : quick ? [64] : [64, 128]) {
     for (const tokens of quick ? [1024] : [2048, 8192]) {
-      const data = [keysAndValues(1, tokens, headDim)];
+      const data = [seededHead(1, tokens, headDim)];
       const cell = dense.cell({ kind: 'f32', headDim, groups: GROUPS, tokens, heads: 1 });
       cell.fill(0, data[0]!.keys, data[0]!.values);
       const sequences = PAIRS.map(([keys, values]) => {
@@ -33,7 +35,9 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
           capacity: tokens,
           keys,
           values,
-          rope: { invFreq: invFreq(headDim), interleaved: false },
+          rope: ropeOf(headDim),
+          balance: profileOf(data, { layers: 1, kvHeads: 1 }, SINKS),
+          sinks: SINKS,
           sequences: 1
         });
         const sequence = cache.sequence();
@@ -42,7 +46,7 @@ export async function promptTable({ variant, quick, headDim: only, print, progre
       });
       for (const asked of quick ? [8, 128] : [1, 8, 16, 32, 128, 512]) {
         progress(`prompt: headDim ${headDim}, ${tokens} tokens, ${asked} query tokens`);
-        const queries = Float32Array.from({ length: asked * GROUPS * headDim }, normals(asked));
+        const queries = seededQueries(asked, data, asked, 1, GROUPS);
         const out = new Float32Array(queries.length);
         const times = race(
           {

@@ -5,7 +5,7 @@ import { type Backend, KVCache, type Output, openBackend, type Sequence } from '
 import { relativeL2 } from '../tools/numbers.ts';
 import { Bandwidth, Dense, elementBytes, type Kind } from './baselines/densegpu.ts';
 import type { Context } from './context.ts';
-import { exactAttention, feed, type KeysAndValues, keysAndValues, normals } from './data.ts';
+import { exactAttention, feed, type Head, seededHead, seededQueries } from './data.ts';
 import { type CellShape, cacheOptions, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './gpu/caches.ts';
 import type { Gpu } from './gpu/device.ts';
 import { bytesTable, countsTable } from './gpu/portable.ts';
@@ -58,7 +58,7 @@ export async function webGpuTable(context: Context): Promise<void> {
   const grid = gpu.software ? SOFTWARE.grid : GRID;
   const rows: string[][] = [];
   for (const tokens of quick ? grid.context.slice(0, 1) : grid.context) {
-    const heads = Array.from({ length: Math.min(kvHeads, 4) }, (_, n) => keysAndValues(n + 1, tokens, headDim));
+    const heads = Array.from({ length: Math.min(kvHeads, 4) }, (_, n) => seededHead(n + 1, tokens, headDim));
     for (const batch of grid.batch) {
       progress(`webgpu: ${batch} × ${tokens}`);
       const shape = fit({ batch, context: tokens, kvHeads, group, headDim, layers: 1 }, context.gpuMemory, gpu.software);
@@ -139,12 +139,12 @@ async function cell(
   { quick, print }: Context,
   { gpu, watch, backend, bandwidth, peak }: Bench,
   shape: CellShape,
-  heads: readonly KeysAndValues[]
+  heads: readonly Head[]
 ): Promise<string[][]> {
   const { batch, context, kvHeads, group, headDim, layers } = shape;
   const where = `${batch} × ${context}`;
   const rounds = gpu.software ? 1 : quick ? 5 : 30;
-  const queries = Float32Array.from({ length: batch * kvHeads * group * headDim }, normals(99));
+  const queries = seededQueries(99, heads, batch, kvHeads, group);
   const exact = exactAttention(queries.subarray(0, group * headDim), heads[0]!, headDim);
 
   const ours: Entry[] = [];
@@ -305,8 +305,8 @@ async function measureBandwidth(watch: Watch, bandwidth: Bandwidth, rounds: numb
 /** A prompt coded, and decoded back into arrays. */
 async function verbsTable({ quick, print, progress }: Context, { software }: Gpu, watch: Watch, backend: Backend): Promise<void> {
   const { kvHeads, group, headDim } = software ? SOFTWARE : HEADS;
-  const context = software ? 128 : quick ? 1024 : 8192;
-  const heads = [keysAndValues(1, context, headDim)];
+  const context = software ? 192 : quick ? 1024 : 8192; // at least two windows, or nothing is coded that learns
+  const heads = [seededHead(1, context, headDim)];
   const shape = { batch: 1, context, kvHeads, group, headDim, layers: 1 };
   const rows: string[][] = [];
   for (const format of formats) {

@@ -6,10 +6,27 @@ import base64, json, pathlib, re, sys, zlib
 import numpy as np
 
 TEXT = (pathlib.Path(__file__).parent.parent / 'src/format/codebook.ts').read_text()
-CODEBOOKS = {  # by name: the checksum, and f64 [256, channels]
-    name: (checksum, np.frombuffer(base64.b64decode(''.join(re.findall("'(.*?)'", text))), '<f2').reshape(256, -1).astype(float))
-    for name, checksum, text in re.findall(r'(nsn\d): \{.*?0x(\w+),.*?base64:(.*?)\n  \}', TEXT, re.S)
+CODEBOOKS = {  # by channels: the checksum, and f64 [256, channels]
+    int(channels): (checksum, np.frombuffer(base64.b64decode(''.join(re.findall("'(.*?)'", text))), '<f2').reshape(256, -1).astype(float))
+    for channels, checksum, text in re.findall(r'(\d): \{.*?0x(\w+),.*?base64:(.*?)\n  \}', TEXT, re.S)
 }
+PLAIN = {'nsn1': [(8, 1)], 'nsn2': [(4, 1)], 'nsn3': [(4, 1), (8, 0.3125)], 'nsn4': [(2, 1)]}
+
+
+def segments_of(codec, d, balanced):
+    """Of every segment its channels, and of its stages the codebook's channels and scale."""
+    if not balanced:
+        return [(d, PLAIN[codec])]
+    b = d // 8
+    if codec == 'nsn1':
+        two, four = 2 * ((b + 1) // 8), 2 * int(b / 4 + 0.5)
+        codes = {2: two, 4: four, 8: b - two - four}
+    elif codec == 'nsn2':
+        eight = max(2, 2 * int(d / 64 + 0.5))
+        codes = {2: 2 * eight, 4: 2 * b - 3 * eight, 8: eight}
+    else:
+        codes = {'nsn3': {2: 2 * b, 4: b}, 'nsn4': {2: 4 * b}}[codec]
+    return [(channels * count, [(channels, 1)]) for channels, count in codes.items() if count]
 
 
 def up(size, to):
@@ -23,57 +40,92 @@ def read(path):
     about = header['__metadata__']
     assert about['format'] == '2', 'file expected format 2, got ' + about['format']
     assert about['checksum'] == f"{zlib.crc32(file[:37] + b'00000000' + file[45:]):08x}", 'file is damaged or cut off'
-    for name, checksum in (book.split(':') for book in about['codebooks'].split()):
-        assert CODEBOOKS[name][0] == checksum, 'file was made with another codebook ' + name
+    for channels, checksum in (book.split(':') for book in about['codebooks'].split()):
+        assert CODEBOOKS[int(channels)][0] == checksum, f'file was made with another codebook of {channels} channels'
     heads, d, length = int(about['kvHeads']), int(about['headDim']), int(about['length'])
     rope = None if about['rope'] == 'unknown' else json.loads(about['rope'])
 
     def tensor(name):
         entry = header[name]
         first, end = entry['data_offsets']
-        return np.frombuffer(file[begin + first : begin + end], {'U8': 'u1', 'F16': '<f2'}[entry['dtype']]).reshape(entry['shape'])
+        return np.frombuffer(file[begin + first : begin + end], {'U8': 'u1', 'F16': '<f2', 'F32': '<f4'}[entry['dtype']]).reshape(entry['shape'])
 
     def layer(n, codecs):
-        pages = decode_pages(tensor(f'layers.{n}.pages'), codecs.split('/'), heads, d, rope)
+        balance = tensor(f'layers.{n}.balance')
+        orders = [order_of(head, d, rope) for head in balance[0]] if len(balance) else [None] * heads
+        pages = decode_pages(tensor(f'layers.{n}.pages'), codecs.split('/'), orders, d, rope)
         rows = [tensor(f'layers.{n}.sinks'), pages, tensor(f'layers.{n}.raw')]  # each [rows, heads, 2, tokens, d]
         return np.concatenate([row.transpose(2, 0, 3, 1, 4).reshape(2, -1, heads, d) for row in rows], 1)[:, :length]
 
     return np.stack([layer(n, codecs) for n, codecs in enumerate(about['codecs'].split())]).astype('<f4')
 
 
-def decode_pages(pages, codecs, heads, d, rope):
-    blocks, at = [], 16  # behind the page header
-    for side in [0, 1] * heads:
-        tokens, size = decode_block(pages[:, at:], CODEBOOKS[codecs[side]][1], d, rope if side == 0 else None)
-        blocks.append(tokens)
-        at += size
-    return np.stack(blocks, 1).reshape(-1, heads, 2, 64, d)
+def order_of(balance, d, rope):
+    """A head's channels in the order in which they are coded, and what they were multiplied by."""
+    keys, queries = (balance & 15).astype(int), (balance >> 4).astype(int)
+    pairs = np.arange(d).reshape(-1, 2)
+    if rope and not rope['interleaved']:
+        rotated = len(rope['invFreq'])
+        pairs[:rotated] = np.stack([np.arange(rotated), np.arange(rotated, 2 * rotated)], 1)
+    order = np.argsort(keys + queries, kind='stable')
+    return pairs[order].ravel(), np.repeat(2.0 ** ((keys - queries)[order] / 8), 2)
 
 
-def decode_block(b, codebook, d, rope):
+def decode_pages(pages, codecs, orders, d, rope):
+    blocks, at = [], 0
+    for order in orders:
+        for codec, keys in zip(codecs, (True, False)):
+            tokens, size = decode_block(pages[:, at:], codec, d, keys, order if keys else None, rope if keys else None)
+            blocks.append(tokens)
+            at += size
+    return np.stack(blocks, 1).reshape(-1, len(orders), 2, 64, d)
+
+
+def decode_block(b, codec, d, keys, order, rope):
     """Tokens, f64 [pages, 64, d], of the blocks that begin at b[:, 0]; and how many bytes one takes."""
-    codes, groups, h = d // codebook.shape[1], -(-d // 32), d & -d
-    row = up(codes, 4)
-    s2, s1, scales = 64 * row, 64 * row + 128, 64 * row + 160
-    o = scales + up(4 * (1 + groups), 16)
-    half = lambda at, count: np.ascontiguousarray(b[:, at : at + 2 * count]).view('<f2').astype(float)
+    segments, groups = segments_of(codec, d, order is not None), -(-d // 32)
+    row = up(sum(channels // width for channels, stages in segments for width, _ in stages), 4)
+    s1 = 64 * row + 64 * len(segments)
+    o, scales = s1 + 32, s1 + 32 + (d if keys else d // 2)
+    exponents = scales + 4 * (1 + groups)
     nibbles = lambda at, count: np.stack([b[:, at : at + count // 2] & 15, b[:, at : at + count // 2] >> 4], -1).reshape(-1, count)
-    scale, least = half(scales, 2 + 2 * groups).reshape(-1, 1 + groups, 2).transpose(2, 0, 1)
+    half = np.ascontiguousarray(b[:, scales:exponents]).view('<f2').astype(float)
+    scale, least = half.reshape(-1, 1 + groups, 2).transpose(2, 0, 1)
     norms = nibbles(s1, 64) * scale[:, :1] + least[:, :1]
     group = 1 + np.arange(d) // 32
-    mean = np.repeat((nibbles(o, d) * scale[:, group] + least[:, group])[:, None], 64, 1)
+    mean = np.repeat(((b[:, o : o + d] if keys else nibbles(o, d)) * scale[:, group] + least[:, group])[:, None], 64, 1)
     if rope:
         pairs = np.arange(len(rope['invFreq']))
         i, j = (2 * pairs, 2 * pairs + 1) if rope['interleaved'] else (pairs, pairs + len(pairs))
         angle = (np.arange(64) - 31.5)[:, None] * rope['invFreq']
         p, q = mean[..., i], mean[..., j]
         mean[..., i], mean[..., j] = p * np.cos(angle) - q * np.sin(angle), p * np.sin(angle) + q * np.cos(angle)
-    hadamard = np.ones((1, 1))
-    while len(hadamard) < h:
-        hadamard = np.kron([[1, 1], [1, -1]], hadamard)
-    x = codebook[b[:, : 64 * row].reshape(-1, 64, row)[..., :codes]].reshape(-1, 64, d) * half(s2, 64)[..., None]
-    x = (x.reshape(-1, 64, d // h, h) @ hadamard / h**0.5).reshape(-1, 64, d)
-    return norms[..., None] * (x + mean), o + up(d // 2, 16)
+    codes, y, column, channel = b[:, : 64 * row].reshape(-1, 64, row), np.zeros(mean.shape), 0, 0
+    for n, (channels, stages) in enumerate(segments):
+        x = 0
+        for width, factor in stages:
+            chosen = codes[..., column : column + channels // width]
+            x, column = x + factor * CODEBOOKS[width][1][chosen].reshape(-1, 64, channels), column + channels // width
+        small = b[:, 64 * row + 64 * n : 64 * row + 64 * (n + 1)].astype('<u4')
+        s2 = np.where(small > 0, (32 * b[:, exponents + n, None].astype('<u4') + small) << 18, 0).astype('<u4').view('<f4')
+        y[..., channel : channel + channels] = hadamard(x * s2[..., None])
+        channel += channels
+    if order:
+        x = np.zeros(y.shape)
+        x[..., order[0]] = y / order[1]
+        y = x
+    return norms[..., None] * (y + mean), up(exponents + len(segments), 4)
+
+
+def hadamard(x):
+    """By blocks of the powers of two that the channels are the sum of, the largest first."""
+    n = x.shape[-1]
+    if n == 0:
+        return x
+    h, matrix = 1 << (n.bit_length() - 1), np.ones((1, 1))
+    while len(matrix) < h:
+        matrix = np.kron([[1, 1], [1, -1]], matrix)
+    return np.concatenate([x[..., :h] @ matrix / h**0.5, hadamard(x[..., h:])], -1)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 // src/reference/reference.ts.
 //
 //   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw slots
-//   constants       codebooks f16 [128, channels] · cos, sin f32 [PAIRS, 64] of ω·(t − 31.5)
+//   constants       what src/webgpu/constants.ts draws
 //   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
 //   queries         f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM]
 //   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + HEAD_DIM]: m, d and o of the online softmax
@@ -17,31 +17,33 @@ override HEAD_DIM: u32;
 override QUERY_HEADS_PER_KV_HEAD: u32;
 override QUADS: u32;             // 1 to 4, and QUADS · HEAD_DIM ≤ 512, rounded up to 128
 override HEAD_WORDS: u32;        // from head to head in a page
-override KEY_BLOCK: u32;         // word offset of head 0's block in a page; keys' ends the page header
-override KEY_CHANNELS: u32;
+override VALUE_BLOCK: u32;       // word offset of values in a head's blocks; keys are at 0
 override KEY_ROW_WORDS: u32;
 override KEY_S2: u32;
 override KEY_S1: u32;
-override KEY_SCALES: u32;
 override KEY_O: u32;
-override KEY_BOOK: u32;          // word offset in constants
-override VALUE_BLOCK: u32;
-override VALUE_CHANNELS: u32;
+override KEY_SCALES: u32;
+override KEY_EXPONENTS: u32;
+override KEY_MEAN_BITS: u32;
+override KEY_STAGES: u32;
+override KEY_STAGES_AT: u32;     // word offset in constants
+override ORDERED: u32;           // 1 where channels of keys are ordered and scaled
 override VALUE_ROW_WORDS: u32;
 override VALUE_S2: u32;
 override VALUE_S1: u32;
-override VALUE_SCALES: u32;
 override VALUE_O: u32;
-override VALUE_BOOK: u32;
-override TABLES: u32;            // word offset in constants
+override VALUE_SCALES: u32;
+override VALUE_EXPONENTS: u32;
+override VALUE_MEAN_BITS: u32;
+override VALUE_STAGES: u32;
+override VALUE_STAGES_AT: u32;
+override ANGLES: u32;            // word offsets in constants
+override POWERS: u32;
 override PAIRS: u32;             // RoPE pairs; 0 where there is none
 override PAIR_STEP: u32;         // pair p is channels p · PAIR_STEP and p · PAIR_STEP + PAIR_OFFSET
 override PAIR_OFFSET: u32;
-override N: u32;                 // Hadamard block: the largest power of two dividing HEAD_DIM
-override SCALE: f32;             // 1/√N
-override PADDED: u32;            // KEY_ROW_WORDS · 4 · KEY_CHANNELS: a row of codes with its padding
-override BOOK_WORDS: u32;        // both codebooks, or the one that keys and values share
-override VALUE_START: u32;       // where values' codebook begins among them
+override BOOKS: u32;             // word offset in constants of the codebooks that keys or values choose from
+override BOOK_WORDS: u32;
 override COLUMNS: u32;           // threads side by side over a value's pairs of channels: min(64, HEAD_DIM / 2)
 override SPLIT: u32;             // threads that share a pair's tokens: ⌊64 / COLUMNS⌋
 
@@ -65,10 +67,23 @@ struct Schedule {
 struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
 // Rows of a request that share a workgroup, and the splits of their windows.
 struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
-// Windows that a workgroup passes over: of the request's pages where coded is 1, else raw windows of the schedule.
-struct Split { tile: u32, firstWindow: u32, endWindow: u32, coded: u32 }
+// Windows that a workgroup passes over: the request's pages, with the word offset of their order of channels in constants, or raw
+// windows of the schedule where that is RAW.
+struct Split { tile: u32, firstWindow: u32, endWindow: u32, order: u32 }
 // Word offset in its chunk, and position of the first token: one below `sinks` is theirs.
 struct RawWindow { offset: u32, chunk: u32, tokens: u32, position: u32 }
+// Codes of one codebook over the channels of a segment. Stages of a segment follow one another, and add up.
+struct Stage {
+  segment: u32,
+  channel: u32,        // the segment's first, in their order
+  channels: u32,       // of the segment
+  column: u32,         // first byte of its codes in a row
+  columns: u32,
+  width: u32,          // channels of a codeword: 8, 4 or 2
+  book: u32,           // word offset of codewords in constants: f16 [128, width]; codeword c + 128 is the negation of c
+  halfNorms: u32,      // word offset of ‖C‖²/2 in constants: f32 [128]
+  scale: f32,          // what codewords are multiplied by
+}
 // Chunks 2·chunkGroup and 2·chunkGroup + 1 are bound.
 struct Params { chunkGroup: u32 }
 
@@ -85,11 +100,12 @@ struct Params { chunkGroup: u32 }
 const WG = 64u;
 const WINDOW = 64u;
 const LOWEST = -3e38;
+const RAW = 0xffffffffu;
 
 // 16 KiB at most, which src/webgpu/programs.ts counts to choose QUADS.
 var<workgroup> queryAt: array<vec4u, QUADS>;            // where a quad's queries begin
 var<workgroup> causalEnd: array<vec4u, QUADS>;          // causal mask: rows see the positions below; a row beyond the last sees none
-var<workgroup> rows: array<vec4f, PADDED * QUADS>;      // [channel, quad]: q, or H·q where windows are coded; o at the end
+var<workgroup> rows: array<vec4f, HEAD_DIM * QUADS>;    // [channel, quad]: q, or H·A⁻¹·q where windows are coded; o at the end
 var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs; codeword c + 128 is the negation of c
 var<workgroup> coefs: array<vec4f, WINDOW * QUADS>;     // of cos and of sin for 32 pairs; then p·s1
 var<workgroup> logits: array<vec4f, WINDOW * QUADS>;    // [quad, token]; then weights: p, or p·s1·s2 where windows are coded
@@ -109,14 +125,14 @@ fn attend(
   let head = group.z;
   let kvHeads = groups.z;
   let perKvHead = QUERY_HEADS_PER_KV_HEAD;
-  let pageWords = KEY_BLOCK + kvHeads * HEAD_WORDS;
+  let pageWords = kvHeads * HEAD_WORDS;
   let split = splitOf(splitIndex);
   let tile = tileOf(split.tile);
   let request = requestOf(tile.request);
-  let coded = split.coded == 1;
+  let coded = split.order != RAW;
   let scale = schedule.scale;
 
-  // 1. Load queries, and H·q where windows are coded.
+  // 1. Load queries, and H·A⁻¹·q where windows are coded: A the order and scales of channels, H by segment.
   if (thread < QUADS) {
     var begins: vec4u;
     var ends: vec4u;
@@ -130,17 +146,21 @@ fn attend(
     causalEnd[thread] = ends;
   }
   workgroupBarrier();
-  for (var i = thread; i < PADDED * QUADS; i += WG) {
-    var q = vec4f();
-    if (i / QUADS < HEAD_DIM) { q = queryChannel(queryAt[i % QUADS], i / QUADS) * scale; }
-    rows[i] = q;
+  for (var i = thread; i < HEAD_DIM * QUADS; i += WG) {
+    var channel = i / QUADS;
+    var factor = scale;
+    if (ORDERED == 1 && coded) {
+      let place = constants[split.order + head * HEAD_DIM + channel];
+      channel = place & 0xffff;
+      factor *= power(place >> 20, (place >> 16) & 15);
+    }
+    rows[i] = queryChannel(queryAt[i % QUADS], channel) * factor;
   }
   if (coded) {
-    for (var i = thread; i < 64 * KEY_CHANNELS; i += WG) { book[i] = constants[KEY_BOOK + i]; }
-    for (var i = thread; i < 64 * VALUE_CHANNELS; i += WG) { book[VALUE_START + i] = constants[VALUE_BOOK + i]; }
-    hadamardRows(thread);
+    for (var i = thread; i < BOOK_WORDS; i += WG) { book[i] = constants[BOOKS + i]; }
     workgroupBarrier();
-    for (var i = thread; i < HEAD_DIM * QUADS; i += WG) { rows[i] *= SCALE; }
+    hadamardRows(thread, KEY_STAGES_AT, KEY_STAGES);
+    workgroupBarrier();
   }
 
   // Online softmax: m the largest logit, d the sum of p, o that of p·v, [pair of this thread, 2 channels, quad]. Where windows are coded
@@ -164,8 +184,8 @@ fn attend(
       let page = pageNumber(request.firstPage + window);
       chunk = page / schedule.pagesPerChunk;
       first = schedule.sinks + window * WINDOW;
-      keys = page % schedule.pagesPerChunk * pageWords + KEY_BLOCK + head * HEAD_WORDS;
-      values = keys - KEY_BLOCK + VALUE_BLOCK;
+      keys = page % schedule.pagesPerChunk * pageWords + head * HEAD_WORDS;
+      values = keys + VALUE_BLOCK;
     } else {
       let raw = rawWindowOf(window);
       let capacity = select(WINDOW, schedule.sinks, raw.position < schedule.sinks);
@@ -179,7 +199,7 @@ fn attend(
     let odd = (chunk & 1) == 1;
     workgroupBarrier();   // the window before has been read
 
-    // 2. Scores: logit = s1·(s2·Σⱼ ⟨q′ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩), or ⟨q, k⟩ of a raw window.
+    // 2. Scores: logit = s1·(Σ over segments s2·Σⱼ ⟨q′ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩), or ⟨q, k⟩ of a raw window.
     if (coded) {
       // ⟨q, RoPEᵤ(o)⟩ = Σ over pairs of A·cos ωu + B·sin ωu; A and B are the window's. Tokens t and 63 − t are u apart from the
       // window's center on either side: one of them mine the cosines, which are even, the other the sines, which are odd.
@@ -192,8 +212,8 @@ fn attend(
             let at = queryAt[i % QUADS];
             let qa = queryChannel(at, a) * scale;
             let qb = queryChannel(at, b) * scale;
-            let oa = mean(odd, keys + KEY_SCALES, keys + KEY_O, a);
-            let ob = mean(odd, keys + KEY_SCALES, keys + KEY_O, b);
+            let oa = mean(odd, keys + KEY_SCALES, keys + KEY_O, KEY_MEAN_BITS, a);
+            let ob = mean(odd, keys + KEY_SCALES, keys + KEY_O, KEY_MEAN_BITS, b);
             coefs[i] = qa * oa + qb * ob;
             coefs[32 * QUADS + i] = qb * oa - qa * ob;
           }
@@ -201,7 +221,7 @@ fn attend(
         workgroupBarrier();
         let sines = thread / 32;
         for (var i = 0u; i < min(32, PAIRS - pair); i++) {
-          let table = bitcast<f32>(constants[TABLES + (sines * PAIRS + pair + i) * WINDOW + thread]);
+          let table = bitcast<f32>(constants[ANGLES + (sines * PAIRS + pair + i) * WINDOW + thread]);
           for (var quad = 0u; quad < QUADS; quad++) { logit[quad] += coefs[(sines * 32 + i) * QUADS + quad] * table; }
         }
       }
@@ -219,7 +239,7 @@ fn attend(
         for (var quad = 0u; quad < QUADS; quad++) {
           var unrotated = vec4f();
           for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
-            unrotated += queryChannel(queryAt[quad], i) * scale * mean(odd, keys + KEY_SCALES, keys + KEY_O, i);
+            unrotated += queryChannel(queryAt[quad], i) * scale * mean(odd, keys + KEY_SCALES, keys + KEY_O, KEY_MEAN_BITS, i);
           }
           coefs[quad * WINDOW + thread] = unrotated;
         }
@@ -231,25 +251,30 @@ fn attend(
         }
         workgroupBarrier();
       }
-      var inCodes = array<vec4f, 4>();
-      for (var w = 0u; w < KEY_ROW_WORDS; w++) {
-        let word = pageWord(odd, keys + thread * KEY_ROW_WORDS + w);
-        for (var n = 0u; n < 4; n++) {
-          let code = (word >> (8 * n)) & 255;
+      for (var n = 0u; n < KEY_STAGES; n++) {
+        let stage = stageOf(KEY_STAGES_AT, n);
+        var sums = array<vec4f, 4>();
+        var word = 0u;
+        for (var j = 0u; j < stage.columns; j++) {
+          let column = stage.column + j;
+          if (j == 0 || (column & 3) == 0) { word = pageWord(odd, keys + thread * KEY_ROW_WORDS + column / 4); }
+          let code = (word >> (8 * (column & 3))) & 255;
           let flip = (code >> 7) * 0x80008000;
-          let channel = (w * 4 + n) * KEY_CHANNELS;
-          for (var k = 0u; k < KEY_CHANNELS; k += 2) {
+          let at = stage.book - BOOKS + (code & 127) * stage.width / 2;
+          let channel = stage.channel + j * stage.width;
+          for (var k = 0u; k < stage.width; k += 2) {
             // No codeword is subnormal: unpack2x16float is exact.
-            let two = unpack2x16float(book[((code & 127) * KEY_CHANNELS + k) / 2] ^ flip);
+            let two = unpack2x16float(book[at + k / 2] ^ flip);
             for (var quad = 0u; quad < QUADS; quad++) {
-              inCodes[quad] += two.x * rows[(channel + k) * QUADS + quad] + two.y * rows[(channel + k + 1) * QUADS + quad];
+              sums[quad] += two.x * rows[(channel + k) * QUADS + quad] + two.y * rows[(channel + k + 1) * QUADS + quad];
             }
           }
         }
+        let factor = stage.scale * secondNorm(odd, keys + KEY_S2, keys + KEY_EXPONENTS, stage.segment, thread);
+        for (var quad = 0u; quad < QUADS; quad++) { logit[quad] += factor * sums[quad]; }
       }
       let s1 = norm(odd, keys + KEY_SCALES, keys + KEY_S1, thread);
-      let s2 = secondNorm(odd, keys + KEY_S2, thread);
-      for (var quad = 0u; quad < QUADS; quad++) { logit[quad] = s1 * (s2 * inCodes[quad] + logit[quad]); }
+      for (var quad = 0u; quad < QUADS; quad++) { logit[quad] *= s1; }
     } else if (thread < count) {
       for (var i = 0u; i < HEAD_DIM / 2; i++) {
         let two = halves(rawWord(odd, keys + thread * (HEAD_DIM / 2) + i));
@@ -276,7 +301,7 @@ fn attend(
     var s2 = 1.0;
     if (coded) {
       s1 = norm(odd, values + VALUE_SCALES, values + VALUE_S1, thread);
-      s2 = secondNorm(odd, values + VALUE_S2, thread);
+      s2 = secondNorm(odd, values + VALUE_S2, values + VALUE_EXPONENTS, 0, thread);   // values are one segment
     }
     for (var quad = 0u; quad < QUADS; quad++) {
       var next = m[quad];
@@ -296,25 +321,29 @@ fn attend(
 
     // 4. Mix: o += Σ weight·v, and what the window's mean adds.
     if (part < SPLIT) {
-      var mine = 0u;    // where this thread holds a pair's sums
-      for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
-        let at = 2 * pair / VALUE_CHANNELS;
-        let within = 2 * pair % VALUE_CHANNELS;
-        for (var t = part; t < count; t += SPLIT) {
-          var two: vec2f;
-          if (coded) {
-            let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + at / 4) >> (8 * (at & 3))) & 255;
-            two = unpack2x16float(book[VALUE_START + ((code & 127) * VALUE_CHANNELS + within) / 2] ^ ((code >> 7) * 0x80008000));
-          } else {
-            two = halves(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
+      for (var n = 0u; n < select(1, VALUE_STAGES, coded); n++) {
+        let stage = stageOf(VALUE_STAGES_AT, n);
+        let factor = select(1.0, stage.scale, coded);
+        var mine = 0u;    // where this thread holds a pair's sums
+        for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+          let at = stage.column + 2 * pair / stage.width;
+          let within = 2 * pair % stage.width;
+          for (var t = part; t < count; t += SPLIT) {
+            var two: vec2f;
+            if (coded) {
+              let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + at / 4) >> (8 * (at & 3))) & 255;
+              two = unpack2x16float(book[stage.book - BOOKS + ((code & 127) * stage.width + within) / 2] ^ ((code >> 7) * 0x80008000));
+            } else {
+              two = halves(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
+            }
+            for (var quad = 0u; quad < QUADS; quad++) {
+              let weight = logits[quad * WINDOW + t] * factor;
+              o[mine + quad] += weight * two.x;
+              o[mine + QUADS + quad] += weight * two.y;
+            }
           }
-          for (var quad = 0u; quad < QUADS; quad++) {
-            let weight = logits[quad * WINDOW + t];
-            o[mine + quad] += weight * two.x;
-            o[mine + QUADS + quad] += weight * two.y;
-          }
+          mine += 2 * QUADS;
         }
-        mine += 2 * QUADS;
       }
     }
     if (coded) {
@@ -326,8 +355,8 @@ fn attend(
           for (var i = 0u; i < 8; i++) { total += eighths[quad * 8 + i]; }
           var mine = quad;
           for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
-            oMean[mine] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair);
-            oMean[mine + QUADS] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, 2 * pair + 1);
+            oMean[mine] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, VALUE_MEAN_BITS, 2 * pair);
+            oMean[mine + QUADS] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, VALUE_MEAN_BITS, 2 * pair + 1);
             mine += 2 * QUADS;
           }
         }
@@ -352,7 +381,7 @@ fn attend(
     workgroupBarrier();
   }
   if (coded) {
-    hadamardRows(thread);
+    hadamardRows(thread, VALUE_STAGES_AT, VALUE_STAGES);
     workgroupBarrier();
   }
   let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * kvHeads + head) * QUADS * (2 + HEAD_DIM);
@@ -361,32 +390,38 @@ fn attend(
     for (var t = 0u; t < WG; t++) { total += logits[thread * WINDOW + t]; }
     partials[at + thread * (2 + HEAD_DIM) + 1] = total;
   }
-  let factor = select(1.0, SCALE, coded);
   if (part == 0) {
     for (var quad = 0u; quad < QUADS; quad++) {
       let to = at + quad * (2 + HEAD_DIM);
       if (thread == 0) { partials[to] = m[quad]; }
       var mine = quad;
       for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
-        partials[to + 2 + 2 * pair] = rows[2 * pair * QUADS + quad] * factor + oMean[mine];
-        partials[to + 3 + 2 * pair] = rows[(2 * pair + 1) * QUADS + quad] * factor + oMean[mine + QUADS];
+        partials[to + 2 + 2 * pair] = rows[2 * pair * QUADS + quad] + oMean[mine];
+        partials[to + 3 + 2 * pair] = rows[(2 * pair + 1) * QUADS + quad] + oMean[mine + QUADS];
         mine += 2 * QUADS;
       }
     }
   }
 }
 
-// Butterfly, stride h = 1, 2, 4 … N/2:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h]). The caller waits, and scales.
-fn hadamardRows(thread: u32) {
-  for (var h = 1u; h < N; h <<= 1) {
-    workgroupBarrier();
-    for (var i = thread; i < HEAD_DIM / 2 * QUADS; i += WG) {
-      let pair = i / QUADS;
-      let j = ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * QUADS + i % QUADS;   // insert a zero at bit log2(h)
-      let a = rows[j];
-      let b = rows[j + h * QUADS];
-      rows[j] = a + b;
-      rows[j + h * QUADS] = a - b;
+// H of every segment. Butterfly, stride h = 1, 2, 4 …:   (x[j], x[j+h]) ← (x[j] + x[j+h], x[j] − x[j+h]). The caller waits.
+fn hadamardRows(thread: u32, stagesAt: u32, stages: u32) {
+  for (var n = 0u; n < stages; n++) {
+    let stage = stageOf(stagesAt, n);
+    if (n > 0 && stage.segment == stageOf(stagesAt, n - 1).segment) { continue; }
+    let first = stage.channel * QUADS;
+    for (var i = thread; i < stage.channels * QUADS; i += WG) { rows[first + i] *= hadamardScale(i / QUADS, stage.channels); }
+    for (var h = 1u; 2 * h <= stage.channels; h <<= 1) {
+      workgroupBarrier();
+      let pairs = (stage.channels & ~(2 * h - 1)) / 2;   // of blocks wider than h
+      for (var i = thread; i < pairs * QUADS; i += WG) {
+        let pair = i / QUADS;
+        let j = first + ((pair & ~(h - 1)) * 2 + (pair & (h - 1))) * QUADS + i % QUADS;   // insert a zero at bit log2(h)
+        let a = rows[j];
+        let b = rows[j + h * QUADS];
+        rows[j] = a + b;
+        rows[j + h * QUADS] = a - b;
+      }
     }
   }
 }
@@ -443,19 +478,43 @@ fn norm(odd: bool, scales: u32, s1: u32, token: u32) -> f32 {
   return f32((pageWord(odd, s1 + token / 8) >> (4 * (token & 7))) & 15) * group.x + group.y;
 }
 
-// s2 of one token.
-fn secondNorm(odd: bool, s2: u32, token: u32) -> f32 {
-  return fromHalf(pageWord(odd, s2 + token / 2) >> (16 * (token & 1)));
+// s2 of one token: a small float under its segment's exponent.
+fn secondNorm(odd: bool, s2: u32, exponents: u32, segment: u32, token: u32) -> f32 {
+  let exponent = (pageWord(odd, exponents) >> (8 * segment)) & 255;
+  let code = (pageWord(odd, s2 + (segment * WINDOW + token) / 4) >> (8 * (token & 3))) & 255;
+  return select(bitcast<f32>((32 * exponent + code) << 18), 0, code == 0);
 }
 
 // o of one channel.
-fn mean(odd: bool, scales: u32, o: u32, channel: u32) -> f32 {
+fn mean(odd: bool, scales: u32, o: u32, bits: u32, channel: u32) -> f32 {
   let group = halves(pageWord(odd, scales + 1 + channel / 32));
-  return f32((pageWord(odd, o + channel / 8) >> (4 * (channel & 7))) & 15) * group.x + group.y;
+  let bit = channel * bits;
+  let code = (pageWord(odd, o + bit / 32) >> (bit & 31)) & ((1u << bits) - 1);
+  return f32(code) * group.x + group.y;
 }
 
 fn halves(word: u32) -> vec2f {
   return vec2f(fromHalf(word), fromHalf(word >> 16));
+}
+
+// The nth stage of the list at a word of constants.
+fn stageOf(list: u32, n: u32) -> Stage {
+  let at = list + 9 * n;
+  return Stage(
+    constants[at], constants[at + 1], constants[at + 2], constants[at + 3], constants[at + 4], constants[at + 5], constants[at + 6],
+    constants[at + 7], bitcast<f32>(constants[at + 8])
+  );
+}
+
+// 1/√n of the block that a channel of a segment is in: the highest bit in which its number differs from theirs is n.
+fn hadamardScale(channel: u32, channels: u32) -> f32 {
+  let log = firstLeadingBit(channel ^ channels);
+  return ldexp(select(1.0, 0.70710678, (log & 1) == 1), -i32(log / 2));
+}
+
+// 2^((up − down) / 8): of levels of keys and queries the scale of their channels.
+fn power(up: u32, down: u32) -> f32 {
+  return bitcast<f32>(constants[POWERS + 15 + up - down]);
 }
 
 // The value of the low half of a word. In integers: WGSL does not promise subnormals.

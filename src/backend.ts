@@ -133,19 +133,25 @@ export interface Tokens {
   readonly values: Float32Array;
 }
 
-/** @internal Bytes of a table's pages, raw windows and sinks (layout.ts draws them); all copies. */
+/** @internal Bytes of a table's pages, raw windows and sinks (layout.ts draws them), and of what its sequence has learned; all copies. */
 export interface Dump {
   readonly pages: readonly Uint8Array[];
   readonly raws: readonly Uint8Array[];
   readonly sinks: Uint8Array | undefined;
+  /** u8 [kvHeads, headDim / 2] where keys are balanced (format/balance.ts); means something once pages are coded. */
+  readonly balance: Uint8Array | undefined;
+  /** f32 [kvHeads, headDim / 2], as bytes, where keys are balanced: Σ q² of pairs. */
+  readonly energies: Uint8Array | undefined;
 }
 
 /**
  * @internal Where one sequence's tokens of one layer lie, oldest first: sinks (position 0 on), coded pages of 64, then raw windows of
- * which the last may be partial. Page and slot numbers are the store's; a slot holds raw tokens.
+ * which the last may be partial. Page, slot and sequence numbers are the store's; a slot holds raw tokens.
  */
 export interface PageTable {
   readonly length: number;
+  /** The number under which the store keeps what this sequence has learned. */
+  readonly sequence: number;
   readonly sinkSlot: number;
   readonly pages: Uint32Array;
   readonly pageCount: number;
@@ -169,10 +175,25 @@ export interface Store {
   copySlot(from: number, to: number): void;
   setSlot(slot: number, bytes: Uint8Array): void;
   setPage(layer: number, page: number, bytes: Uint8Array): void;
-  /** The 64 tokens of every slot into the page beside it. */
-  encode(layer: number, slots: readonly number[], pages: readonly number[]): void;
+  /** The 64 tokens of every slot into the page beside it, keys balanced as the sequence beside it has learned. */
+  encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void;
   /** A page's 64 tokens back into a slot. */
-  decode(layer: number, page: number, slot: number): void;
+  decode(layer: number, page: number, slot: number, sequence: number): void;
+  /**
+   * Where keys are balanced: adds up what queries weigh, Σ q² of every pair of channels (format/layout.ts: channelPairs), token by
+   * token, head by head, so that it does not matter how calls are split: f32 [kvHeads, headDim / 2].
+   *
+   * @param query  f32 [tokens, queryHeads, headDim], of which `count` tokens from `first` on are taken
+   */
+  addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void;
+  /** Where keys are balanced: a sequence's balance from its first windows of keys, raw in these slots, and the energies of queries. */
+  learn(layer: number, sequence: number, slots: readonly number[]): void;
+  /** Where keys are balanced: u8 [kvHeads, headDim / 2]. */
+  setBalance(layer: number, sequence: number, balance: Uint8Array): void;
+  /** Where keys are balanced: f32 [kvHeads, headDim / 2], as bytes; zeros without. */
+  setEnergies(layer: number, sequence: number, energies?: Uint8Array): void;
+  /** Where keys are balanced: what one sequence has learned, and the energies of its queries, for another. */
+  copyBalance(layer: number, from: number, to: number): void;
   /** Everything a table holds now, decoded. */
   read(layer: number, table: PageTable): Promise<Tokens>;
   /** The bytes of everything a table holds now. */

@@ -65,8 +65,8 @@ export class KVCache {
    * A sequence from the bytes that `Sequence.save` made, on this or any other backend. `inspect` says what is in them before.
    *
    * @throws {TypeError}  if this is no Uint8Array
-   * @throws {RangeError} if the bytes are damaged, of another version or of a cache of another shape, or tokens or sequences are too
-   *                      many; the cache is as it was then
+   * @throws {RangeError} if the bytes are damaged, of another version or of a cache of another shape or of a larger `recent`, or tokens
+   *                      or sequences are too many; the cache is as it was then
    */
   restore(bytes: Uint8Array): Sequence {
     const { tables, metadata } = this.#core.restore(bytes);

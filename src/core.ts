@@ -8,7 +8,7 @@ import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
 import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
 import { PageTables, Pool } from './pagetable.ts';
-import type { CacheShape } from './shape.ts';
+import { baseSlots, type CacheShape } from './shape.ts';
 
 /** What `attend` may be told. */
 export interface AttendOptions {
@@ -84,7 +84,8 @@ export class Core {
   /** An empty sequence. */
   open(): PageTables {
     this.checkOpen();
-    return new PageTables(this.#pool);
+    const tables = new PageTables(this.#pool);
+    return this.#orRelease(tables, () => this.shape.pages.forEach((_, layer) => this.#forget(tables, layer)));
   }
 
   /** A sequence of what a file holds, and the application's words in it. */
@@ -92,18 +93,24 @@ export class Core {
     const store = this.store();
     const { length, metadata, layers } = readFile(this.shape, bytes);
     layers.forEach((_, layer) => this.#pool.checkRoom(layer, length));
-    const tables = new PageTables(this.#pool);
+    const tables = this.open();
+    // Where the file's cache had still to learn and this one has not, a window more is raw than this one reserves: it is coded at once.
+    const most = baseSlots(this.shape);
+    const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
     this.#orRelease(tables, () => {
-      this.#seal(
-        [],
-        sumOf(layers, ({ raws }) => raws.length)
-      );
-      layers.forEach(({ pages, raws, sinks }, layer) => {
+      this.#seal([], slots);
+      layers.forEach(({ pages, raws, sinks, balance, energies, counted }, layer) => {
         tables.fill(layer, length, pages.length, raws.length);
         const table = tables.layers[layer]!;
         pages.forEach((page, n) => store.setPage(layer, table.pages[n]!, page));
         raws.forEach((raw, n) => store.setSlot(table.raws[n]!, raw));
         if (sinks) store.setSlot(table.sinkSlot, sinks);
+        if (balance) store.setBalance(layer, tables.number, balance);
+        if (energies && tables.learns(layer)) {
+          store.setEnergies(layer, tables.number, energies);
+          tables.count(layer, counted);
+        }
+        this.#seal([{ tables, layer }]);
       });
     });
     return { tables, metadata };
@@ -146,6 +153,7 @@ export class Core {
     }
     this.#newest = layer;
     for (const tables of batch) {
+      tables.newest = layer;
       if (tables.completeWindows(layer) > 0) this.#pending[layer]!.add(tables);
     }
   }
@@ -164,6 +172,7 @@ export class Core {
     checkOptions('options', options, ATTEND_OPTIONS);
     checkInteger('layer', layer, 0, this.shape.layers - 1);
     let total = 0;
+    const counts: number[] = [];
     const tables = batch.map((sequence, n) => {
       this.checkOpen(sequence);
       const name = nameOf('queries', n);
@@ -173,12 +182,25 @@ export class Core {
         throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
       }
       total += tokens * perToken;
+      counts.push(tokens);
       return table;
     });
     const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(total) } = options;
     checkPositive('scale', scale, SCALE_MOST);
     checkOut('out', out, store.takesBuffers, total);
-    return store.attend(layer, tables, queries, scale, out);
+    const learnFrom = (): void =>
+      batch.forEach((sequence, n) => {
+        const { from, to } = sequence.uncounted(layer, counts[n]!);
+        if (from === to) return;
+        store.addEnergies(layer, sequence.number, queries[n]!, from - (tables[n]!.length - counts[n]!), to - from);
+        sequence.count(layer, to);
+      });
+    // Queries count once they were attended with, unless the result may be written over them.
+    const over = queries.some(query => query.buffer === out.buffer);
+    if (over) learnFrom();
+    const output = store.attend(layer, tables, queries, scale, out);
+    if (!over) learnFrom();
+    return output;
   }
 
   /** What a layer holds. */
@@ -205,6 +227,7 @@ export class Core {
       fork.share(tables);
       tables.layers.forEach(({ sinkSlot, raws, rawCount }, layer) => {
         const to = fork.layers[layer]!;
+        if (this.shape.balance !== 'off') store.copyBalance(layer, tables.number, fork.number);
         if (this.shape.sinks > 0) store.copySlot(sinkSlot, to.sinkSlot);
         for (let n = 0; n < rawCount; n++) store.copySlot(raws[n]!, to.raws[n]!);
       });
@@ -223,8 +246,11 @@ export class Core {
     this.#seal([], slots, { spared: tables });
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
-      if (cut) store.decode(layer, cut.page, cut.slot);
+      if (cut) store.decode(layer, cut.page, cut.slot, tables.number);
+      const { pageCount } = tables.layers[layer]!;
       tables.crop(layer, length);
+      // What was learned goes with the first coded window, and what was counted with the first token.
+      if (tables.layers[layer]!.pageCount === 0 && (pageCount > 0 || length === 0)) this.#forget(tables, layer);
     });
   }
 
@@ -241,8 +267,31 @@ export class Core {
     });
     this.#seal(this.#waiting(tables));
     // All reads are queued before the first is awaited: the file is the sequence at the time of the call.
-    const layers = await Promise.all(tables.layers.map((table, layer) => store.dump(layer, table)));
+    const layers = await Promise.all(
+      tables.layers.map(async (table, layer) => {
+        const counted = tables.counted(layer);
+        const dump = await store.dump(layer, table);
+        const balance = dump.pages.length > 0 ? dump.balance : undefined;
+        return { ...dump, balance, energies: counted > 0 ? dump.energies : undefined, counted };
+      })
+    );
     return writeFile(this.shape, { length, metadata, layers });
+  }
+
+  /** What a sequence has learned, u8 [layers, kvHeads, headDim / 2]. */
+  async balance(tables: PageTables): Promise<Uint8Array> {
+    const store = this.store(tables);
+    const { balance, layers, kvHeads, headDim } = this.shape;
+    if (balance === 'off') throw new RangeError('"balance" expected learn or Uint8Array (option of the cache), got off');
+    const unlearned = tables.layers.findIndex((_, layer) => tables.learns(layer));
+    if (unlearned >= 0) throw new RangeError(`layer ${unlearned} expected a coded window (by the first it has learned), got none`);
+    const dumps = await Promise.all(
+      tables.layers.map((table, layer) => store.dump(layer, { ...table, length: 0, pageCount: 0, rawCount: 0 }))
+    );
+    const bytes = kvHeads * (headDim / 2);
+    const profile = new Uint8Array(layers * bytes);
+    dumps.forEach((dump, layer) => profile.set(dump.balance!, layer * bytes));
+    return profile;
   }
 
   /** Gives a sequence's pages and slots back. */
@@ -267,9 +316,14 @@ export class Core {
    * complete windows of all layers but the cache's newest are coded too, as far as needed: first those in layers that their sequence
    * is through with, then those in its own newest layer, last those of the sequence `spared`.
    *
-   * There are always enough. Once only the newest layer has complete windows raw, a sequence holds at most 1 + `recent` raw windows in
-   * any other layer; and in the newest all sequences together hold at most what `maxAppend` and `capacity` allow, which is what a
-   * shape's raw slots are counted by.
+   * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
+   * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
+   * as LEARNED_WINDOWS − 1. In the newest layer an append finds as many, as it codes what waits in its own sequences first, and adds at
+   * most ⌈maxAppend / 64⌉; and a layer holds `capacity` tokens at most, in windows of which every sequence has one that is partial. So S
+   * sequences with L layers hold at most S·(L − 1)·B + min(S·(B + ⌈maxAppend / 64⌉), ⌈capacity / 64⌉ + S) windows: a shape has that many
+   * raw slots. A fork is one of the S and holds B windows a layer, as its original does once that is coded; so does what is restored,
+   * but for one more that a layer holds for a moment, for which the S-th of that minimum has room. A cut leaves one raw window in the
+   * place of pages, where there is none.
    */
   #seal(places: readonly Place[], slots = 0, { newest = this.#newest, spared }: { newest?: number; spared?: PageTables } = {}): void {
     const others = (rank: number): Place[] =>
@@ -286,9 +340,19 @@ export class Core {
     if (all.length === 0) return;
     const complete = all.map(({ tables, layer }) => tables.completeSlots(layer));
     for (const layer of new Set(all.map(place => place.layer))) {
-      const group = complete.filter((_, n) => all[n]!.layer === layer).flat();
-      // Into pages that are free: nothing has changed until all are coded.
-      if (group.length > 0) this.store().encode(layer, group, this.#pool.nextPages(layer, group.length));
+      const group = all.flatMap((place, n) => (place.layer === layer ? complete[n]!.map(slot => ({ slot, tables: place.tables })) : []));
+      if (group.length === 0) continue;
+      // Nothing has changed until all are coded: pages are free ones, and what is learned means nothing before there is a page.
+      for (const tables of new Set(group.map(({ tables }) => tables))) {
+        if (tables.learns(layer)) this.store().learn(layer, tables.number, tables.learnedSlots(layer));
+      }
+      const pages = this.#pool.nextPages(layer, group.length);
+      this.store().encode(
+        layer,
+        group.map(({ slot }) => slot),
+        pages,
+        group.map(({ tables }) => tables.number)
+      );
     }
     all.forEach(({ tables, layer }, n) => {
       tables.seal(layer, complete[n]!.length);
@@ -296,12 +360,20 @@ export class Core {
     });
   }
 
+  /** A layer of a sequence has learned nothing, or what the cache was told. */
+  #forget(tables: PageTables, layer: number): void {
+    const { balance, kvHeads, headDim } = this.shape;
+    const bytes = kvHeads * (headDim / 2);
+    if (balance === 'learn') this.store().setEnergies(layer, tables.number);
+    else if (balance !== 'off') this.store().setBalance(layer, tables.number, balance.subarray(layer * bytes, (layer + 1) * bytes));
+  }
+
   /** A new sequence once `fill` has filled it; where that throws, nothing is left of it. */
   #orRelease(tables: PageTables, fill: () => void): PageTables {
     try {
       fill();
     } catch (error) {
-      tables.release();
+      this.release(tables);
       throw error;
     }
     return tables;

@@ -13,9 +13,9 @@ export { type Backend, BackendError, type BackendName, type Output, type Tokens 
 export { KVCache } from './cache.ts';
 export type { AttendOptions, SaveOptions } from './core.ts';
 export { inspect, type SavedSequence } from './file.ts';
-export { type Codec, type CodecName, codecs } from './format/codec.ts';
+export { type Codebook, type Codec, type CodecName, codebooks, codecs, type Segment, type Stage } from './format/codec.ts';
 export type { Data, Float16ArrayLike } from './format/half.ts';
-export type { BlockLayout, PageLayout, Rope } from './format/layout.ts';
+export type { BlockLayout, PageLayout, Rope, SegmentLayout, StageLayout } from './format/layout.ts';
 export type { GpuBuffer, GpuTarget, GpuTokens, Input } from './input.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
 export { type Sealed, Sequence } from './sequence.ts';

@@ -5,11 +5,17 @@ import { plural } from './check.ts';
 import { isFiniteHalf } from './format/half.ts';
 import { checkPage, FORMAT, type Rope, rawOffset, WINDOW } from './format/layout.ts';
 import { type FileShape, fieldsOf, type Header, readHeader, tensorsOf, windowsOf, writeChecksum, writeHeader } from './header.ts';
-import type { CacheShape, CodecPair } from './shape.ts';
+import { type CacheShape, type CodecPair, LEARNED_WINDOWS } from './shape.ts';
+
+/** @internal A layer's bytes. It has a balance where it has pages of balanced keys, and energies where it has still to learn from them. */
+export interface LayerContents extends Dump {
+  /** The position up to which queries were counted in the energies; 0 without. */
+  readonly counted: number;
+}
 
 /** @internal */
 export interface FileContents extends Pick<Header, 'length' | 'metadata'> {
-  readonly layers: readonly Dump[];
+  readonly layers: readonly LayerContents[];
 }
 
 /** What a saved sequence says of itself: all that a cache must have to restore it, and the application's own words. */
@@ -28,6 +34,8 @@ export interface SavedSequence {
   readonly sinks: number;
   /** Codecs of every layer: what the option `overrides` takes. */
   readonly codecs: readonly Required<CodecPair>[];
+  /** Whether keys are balanced: whether the option `balance` was another than `'off'`. */
+  readonly balanced: boolean;
   /** How keys were rotated, where that was known. */
   readonly rope: Rope | undefined;
   /** What `save` was given to keep beside the tokens. */
@@ -39,22 +47,23 @@ export interface SavedSequence {
 /**
  * Frequencies of a file and of a cache are the same if they differ by less than this share. Math.pow differs in its last bits from
  * engine to engine (1e-16), and frequencies made in f32 differ from those in f64 (1e-7). Pages need them for the mean of a window
- * alone, over 31.5 tokens either way: a millionth turns it by 3e-5 radians, and its 4 bits leave a thousand times that. Other models,
+ * alone, over 31.5 tokens either way: a millionth turns it by 3e-5 radians, and its 8 bits leave a hundred times that. Other models,
  * and other scalings of RoPE, are off by a hundredth and more.
  */
 const SAME_FREQUENCY = 1e-6;
 
 /** @internal The bytes of a file. Raw windows are cleared beyond their tokens: what lies there may be another conversation's. */
 export function writeFile(shape: CacheShape, { length, metadata, layers }: FileContents): Uint8Array {
-  const header: Header = { shape, length, metadata, pageCounts: layers.map(({ pages }) => pages.length) };
+  const pageCounts = layers.map(({ pages }) => pages.length);
+  const header: Header = { shape, length, metadata, pageCounts, counted: layers.map(({ counted }) => counted) };
   const head = writeHeader(header);
   const file = new Uint8Array(head.length + tensorsOf(header).at(-1)!.end);
   file.set(head);
   let at = head.length;
-  for (const { sinks, pages, raws } of layers) {
+  for (const { sinks, pages, raws, balance, energies } of layers) {
     raws.forEach((raw, n) => clearBeyond(raw, shape, length - shape.sinks - (pages.length + n) * WINDOW, WINDOW));
     if (sinks) clearBeyond(sinks, shape, length, shape.sinks);
-    for (const row of [...(sinks ? [sinks] : []), ...pages, ...raws]) {
+    for (const row of [sinks, ...pages, ...raws, balance, energies].filter(bytes => bytes !== undefined)) {
       file.set(row, at);
       at += row.length;
     }
@@ -64,30 +73,33 @@ export function writeFile(shape: CacheShape, { length, metadata, layers }: FileC
 }
 
 /**
- * @internal The inverse of writeFile, for a cache of the same shape (capacity, recent and sequences may differ).
+ * @internal The inverse of writeFile, for a cache of the same shape: capacity and sequences may differ, and `recent` may be larger.
  *
  * @throws {RangeError} naming the first thing that differs from what the shape needs
  */
 export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
   const { header, data } = readHeader(file);
   checkShape(shape, header.shape);
-  const { length, metadata, pageCounts } = header;
+  const { length, metadata, pageCounts, counted } = header;
   const complete = Math.floor(windowsOf(length, shape.sinks));
   const tensors = tensorsOf(header).values();
   const rows = (): Uint8Array[] => {
     const { begin, rows, rowBytes } = tensors.next().value!;
     return Array.from({ length: rows }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
   };
-  const layers = shape.pages.map((page, layer): Dump => {
-    const [sinks, pages, raws] = [rows(), rows(), rows()]; // in the order of a file
+  const layers = shape.pages.map((page, layer): LayerContents => {
+    const [[sinks], pages, raws, [balance], [energies]] = [rows(), rows(), rows(), rows(), rows()] as const; // in the order of a file
     const uncoded = complete - pageCounts[layer]!;
-    if (uncoded > shape.recent) {
-      const most = plural(shape.recent, 'complete raw window');
-      throw new RangeError(`file expected at most ${most} in layer ${layer} (option "recent"), got ${uncoded}`);
+    const most = page.keys.balanced && pages.length === 0 ? Math.max(shape.recent, LEARNED_WINDOWS - 1) : shape.recent;
+    if (uncoded > most) {
+      throw new RangeError(
+        `file expected at most ${plural(most, 'complete raw window')} in layer ${layer} (option "recent"), got ${uncoded}`
+      );
     }
     for (const bytes of pages) checkPage(bytes, page);
-    for (const bytes of [...sinks, ...raws]) checkHalves(bytes, layer);
-    return { pages, raws, sinks: sinks[0] };
+    for (const bytes of sinks ? [sinks, ...raws] : raws) checkHalves(bytes, layer);
+    if (energies) checkEnergies(energies, layer);
+    return { pages, raws, sinks, balance, energies, counted: counted[layer]! };
   });
   return { length, metadata, layers };
 }
@@ -119,6 +131,7 @@ export function inspect(bytes: Uint8Array): SavedSequence {
     headDim,
     sinks,
     codecs: Object.freeze(codecs),
+    balanced: shape.pages[0]!.keys.balanced,
     rope,
     metadata,
     bytes: bytes.length
@@ -153,6 +166,13 @@ function checkRope(expected: Rope | undefined, got: Rope | undefined): void {
 function checkHalves(bytes: Uint8Array, layer: number): void {
   for (let i = 1; i < bytes.length; i += 2) {
     if (!isFiniteHalf(bytes[i]! << 8)) throw new RangeError(`file expected finite raw tokens in layer ${layer}, got infinity or NaN`);
+  }
+}
+
+/** Sums of squares, none of them infinite. */
+function checkEnergies(bytes: Uint8Array, layer: number): void {
+  for (const energy of new Float32Array(new Uint8Array(bytes).buffer)) {
+    if (!(energy >= 0 && energy < Infinity)) throw new RangeError(`file expected energies in layer ${layer} from 0, finite, got ${energy}`);
   }
 }
 

@@ -5,7 +5,7 @@
 
 import { checkRecord, kind, plural } from './check.ts';
 import { crc32 } from './format/checksum.ts';
-import { type Codec, codecs } from './format/codec.ts';
+import { type Codebook, codebooks } from './format/codec.ts';
 import { typedArrayName } from './format/half.ts';
 import { FORMAT, type Rope, WINDOW } from './format/layout.ts';
 import { CAPACITY_MOST, type CacheShape, type CodecPair, shapeWithoutSize } from './shape.ts';
@@ -23,6 +23,8 @@ export interface Header {
   readonly length: number;
   /** Coded windows of every layer; the others are raw. */
   readonly pageCounts: readonly number[];
+  /** Of every layer, the position up to which queries were counted for what is still to be learned; else 0. */
+  readonly counted: readonly number[];
   /** The application's own words. */
   readonly metadata: Metadata;
 }
@@ -46,6 +48,8 @@ const METADATA_MOST = 2 ** 24;
 /** Bytes of a header at most: what safetensors itself reads. */
 const HEADER_MOST = 100_000_000;
 
+const ELEMENT_BYTES = { U8: 1, F16: 2, F32: 4 } as const;
+
 const CHECKSUM_BEGIN = '{"__metadata__":{"checksum":"';
 /** Where the digits of the checksum are, in bytes of the file. */
 const CHECKSUM_AT = 8 + CHECKSUM_BEGIN.length;
@@ -67,35 +71,37 @@ export function checkMetadata(metadata: unknown): Metadata {
 
 /** @internal What must be equal for a file to be read, as text, and what a reader needs besides. */
 export function fieldsOf(shape: FileShape): Record<string, string> {
-  const used = Object.values(codecs).filter(codec =>
-    shape.pages.some(({ keys, values }) => keys.codec === codec || values.codec === codec)
-  );
-  const digits = ({ checksum }: Codec): string => checksum.toString(16).padStart(8, '0');
+  const stages = shape.pages.flatMap(({ keys, values }) => [...keys.segments, ...values.segments]).flatMap(segment => segment.stages);
+  const used = Object.values(codebooks).filter(codebook => stages.some(stage => stage.codebook === codebook));
+  const digits = ({ checksum }: Codebook): string => checksum.toString(16).padStart(8, '0');
   return {
     layers: String(shape.layers),
     kvHeads: String(shape.kvHeads),
     headDim: String(shape.headDim),
     sinks: String(shape.sinks),
     codecs: shape.pages.map(({ keys, values }) => `${keys.codec.name}/${values.codec.name}`).join(' '),
-    codebooks: used.map(codec => `${codec.name}:${digits(codec)}`).join(' '),
+    balance: shape.pages.some(({ keys }) => keys.balanced) ? 'on' : 'off',
+    codebooks: used.map(codebook => `${codebook.channels}:${digits(codebook)}`).join(' '),
     rope: shape.rope ? JSON.stringify({ invFreq: Array.from(shape.rope.invFreq), interleaved: shape.rope.interleaved }) : 'unknown'
   };
 }
 
 /** The format's own metadata, in their order, without the checksum, which comes before them. */
-function metadataOf({ shape, length }: Header): Record<string, string> {
-  return { format: String(FORMAT), ...fieldsOf(shape), length: String(length) };
+function metadataOf({ shape, length, pageCounts, counted }: Header): Record<string, string> {
+  const learns = (layer: number): boolean => shape.pages[layer]!.keys.balanced && pageCounts[layer] === 0;
+  const positions = counted.map((position, layer) => (learns(layer) ? position : 0));
+  return { format: String(FORMAT), ...fieldsOf(shape), length: String(length), counted: positions.join(' ') };
 }
 
-/** @internal Every tensor of a file in its order: layer by layer, and in a layer as tokens follow each other. */
-export function tensorsOf({ shape, length, pageCounts }: Header): Tensor[] {
+/** @internal Every tensor of a file in its order: layer by layer, tokens as they follow each other, then what was learned of them. */
+export function tensorsOf({ shape, length, pageCounts, counted }: Header): Tensor[] {
   const { kvHeads, headDim, sinks } = shape;
   const tensors: Tensor[] = [];
   let end = 0;
   shape.pages.forEach((page, layer) => {
     const pages = pageCounts[layer]!;
-    const add = (name: string, dtype: 'F16' | 'U8', rows: number, ...row: number[]): void => {
-      const rowBytes = row.reduce((a, b) => a * b, dtype === 'F16' ? 2 : 1);
+    const add = (name: string, dtype: keyof typeof ELEMENT_BYTES, rows: number, ...row: number[]): void => {
+      const rowBytes = row.reduce((a, b) => a * b, ELEMENT_BYTES[dtype]);
       const begin = end;
       end += rows * rowBytes;
       tensors.push({
@@ -110,6 +116,8 @@ export function tensorsOf({ shape, length, pageCounts }: Header): Tensor[] {
     add('sinks', 'F16', Number(sinks > 0 && length > 0), kvHeads, 2, sinks, headDim);
     add('pages', 'U8', pages, page.bytes);
     add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - pages, kvHeads, 2, WINDOW, headDim);
+    add('balance', 'U8', Number(page.keys.balanced && pages > 0), kvHeads, headDim / 2);
+    add('energies', 'F32', Number(page.keys.balanced && pages === 0 && counted[layer]! > 0), kvHeads, headDim / 2);
   });
   return tensors;
 }
@@ -210,7 +218,16 @@ function headerOf(json: Record<string, unknown>, metadata: Record<string, unknow
   });
   const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
   const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
-  return { shape, length, pageCounts, metadata: Object.freeze(words) };
+  return { shape, length, pageCounts, counted: countedOf(metadata, shape.layers, length), metadata: Object.freeze(words) };
+}
+
+function countedOf(metadata: Record<string, unknown>, layers: number, length: number): number[] {
+  const text = textOf(metadata, 'counted');
+  const counted = text.split(' ').map(Number);
+  if (counted.length !== layers || counted.some(position => !(Number.isInteger(position) && position >= 0 && position <= length))) {
+    throw new RangeError(`file expected counted ${plural(layers, 'integer')} from 0 to ${length}, got ${shown(text)}`);
+  }
+  return counted;
 }
 
 /** The shape that metadata tell, which a cache must be able to have. */
@@ -222,6 +239,7 @@ function shapeOf(metadata: Record<string, unknown>): FileShape {
     queryHeads: number('kvHeads'),
     headDim: number('headDim'),
     sinks: number('sinks'),
+    balance: textOf(metadata, 'balance') === 'off' ? ('off' as const) : ('learn' as const),
     overrides: textOf(metadata, 'codecs')
       .split(' ')
       .map(pair => {

@@ -6,12 +6,13 @@
  */
 
 import type { BackendName } from './backend.ts';
-import { checkOneOf, checkOptions } from './check.ts';
+import { checkOneOf, checkOptions, kind } from './check.ts';
 import { type CodecName, codecs } from './format/codec.ts';
+import { typedArrayName } from './format/half.ts';
 import { type Rope, WINDOW } from './format/layout.ts';
 import { referenceVerbs } from './reference/verbs.ts';
-import { type CacheShape, cacheShape } from './shape.ts';
-import { checkedVerbs, type Verbs } from './verbs.ts';
+import { cacheShape } from './shape.ts';
+import { checkedVerbs, type Verbs, type VerbsShape } from './verbs.ts';
 import { checkWasmOptions, openModule, type WasmOptions } from './wasm/open.ts';
 import { wasmVerbs } from './wasm/verbs.ts';
 
@@ -27,13 +28,26 @@ export interface KernelOptions extends WasmOptions {
   readonly headDim: number;
   /** Codec of the blocks. */
   readonly codec: CodecName;
+  /** Whose blocks: keys have a mean of 8 bits, values of 4. Default `keys`. */
+  readonly side?: 'keys' | 'values';
   /** For keys that carry RoPE: the mean is taken before it. */
   readonly rope?: Rope;
+  /** For keys that are balanced: a head's balance, u8 [headDim / 2]. Default: plain coding. */
+  readonly balance?: Uint8Array;
   /** Insist on a backend. Default `wasm`. */
   readonly prefer?: Exclude<BackendName, 'webgpu'>;
 }
 
-const KERNEL_OPTIONS = ['headDim', 'codec', 'rope', 'prefer', 'variant', 'module'] as const satisfies readonly (keyof KernelOptions)[];
+const KERNEL_OPTIONS = [
+  'headDim',
+  'codec',
+  'side',
+  'rope',
+  'balance',
+  'prefer',
+  'variant',
+  'module'
+] as const satisfies readonly (keyof KernelOptions)[];
 
 /**
  * Opens the verbs for one head dimension and codec.
@@ -43,17 +57,24 @@ const KERNEL_OPTIONS = ['headDim', 'codec', 'rope', 'prefer', 'variant', 'module
  *
  * @example
  * const kernels = await openKernels({ headDim: 128, codec: 'nsn2' });
- * const block = kernels.encode(tokens);                 // 2,304 bytes for 64 × 128 numbers
+ * const block = kernels.encode(tokens);                 // 2,296 bytes for 64 × 128 numbers
  * const logits = kernels.scores(query, block);
  */
 export async function openKernels(options: KernelOptions): Promise<Verbs> {
   checkOptions('options', options, KERNEL_OPTIONS);
-  const { headDim, codec, rope, prefer = 'wasm', module } = options;
+  const { headDim, codec, side = 'keys', rope, balance, prefer = 'wasm', module } = options;
   checkOneOf('codec', codec, Object.keys(codecs));
+  checkOneOf('side', side, ['keys', 'values']);
   checkOneOf('prefer', prefer, ['wasm', 'reference']);
   checkWasmOptions(options);
   if (module !== undefined && prefer !== 'wasm') throw new RangeError(`"prefer" expected wasm (a module is given), got ${prefer}`);
-  const shape = cacheShape({
+  for (const [name, value] of Object.entries({ rope, balance })) {
+    if (side === 'values' && value !== undefined) throw new RangeError(`"side" expected keys ("${name}" is given), got values`);
+  }
+  if (balance !== undefined && typedArrayName(balance) !== 'Uint8Array') {
+    throw new TypeError(`"balance" expected Uint8Array, got ${kind(balance)}`);
+  }
+  const cache = cacheShape({
     layers: 1,
     kvHeads: 1,
     queryHeads: 4,
@@ -63,13 +84,16 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
     values: codec,
     sinks: 0,
     sequences: 1,
-    ...(rope !== undefined && { rope })
+    ...(rope !== undefined && { rope }),
+    balance: balance ?? 'off'
   });
+  const profile = typeof cache.balance === 'string' ? undefined : cache.balance;
+  const shape = { headDim, rope: cache.rope, layout: cache.pages[0]![side], balance: profile, cache };
   const verbs = prefer === 'reference' ? referenceVerbs(shape) : await openWasmVerbs(options, shape);
-  return checkedVerbs(verbs, shape.pages[0]!.keys, headDim);
+  return checkedVerbs(verbs, shape.layout, headDim);
 }
 
-async function openWasmVerbs(options: WasmOptions, shape: CacheShape): Promise<Verbs> {
+async function openWasmVerbs(options: WasmOptions, shape: VerbsShape): Promise<Verbs> {
   const { module, variant } = await openModule(options);
   return wasmVerbs(module, variant, shape);
 }

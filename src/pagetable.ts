@@ -3,7 +3,7 @@
 
 import type { PageTable, Run } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
-import type { CacheShape } from './shape.ts';
+import { baseSlots, type CacheShape, LEARNED_WINDOWS } from './shape.ts';
 
 /** What is free, and who else holds a page. Nothing is allocated after the constructor. */
 export class Pool {
@@ -108,24 +108,30 @@ export class PageTables {
   readonly layers: readonly PageTable[];
   readonly #pool: Pool;
   readonly #tables: readonly LayerTable[];
-  readonly #number: number;
+  /** Its number among a cache's sequences: under it the store keeps its sinks, and what it has learned. */
+  readonly number: number;
+  /** The layer that was appended to last: what a prompt has just put there is still to be attended to. */
+  newest = -1;
+  /** Of every layer that is still to learn: queries of the positions before this one were counted, if they ever were asked. */
+  readonly #counted: Uint32Array;
   #open = true;
-  #newest = -1;
 
   /** @throws {RangeError} if `sequences` are open already */
   constructor(pool: Pool) {
     pool.checkSequences();
-    const { layers, rawSlots, pagesPerLayer, sinks, recent, maxAppend } = pool.shape;
+    const { layers, rawSlots, pagesPerLayer, sinks, maxAppend } = pool.shape;
     const arrays = Array.from({ length: layers }, () => ({
       pages: new Uint32Array(pagesPerLayer),
-      raws: new Uint32Array(2 + recent + Math.ceil(maxAppend / WINDOW))
+      raws: new Uint32Array(1 + baseSlots(pool.shape) + Math.ceil(maxAppend / WINDOW))
     }));
     // Taken last: where there is no memory for the arrays, nothing is held.
     const number = pool.sequences.allocate();
     this.#pool = pool;
-    this.#number = number;
+    this.number = number;
+    this.#counted = new Uint32Array(layers);
     this.#tables = arrays.map(({ pages, raws }, layer) => ({
       length: 0,
+      sequence: number,
       sinkSlot: sinks === 0 ? -1 : rawSlots + number * layers + layer,
       pages,
       pageCount: 0,
@@ -143,11 +149,6 @@ export class PageTables {
   /** Tokens that every layer holds. */
   get length(): number {
     return this.#tables.reduce((least, table) => Math.min(least, table.length), Infinity);
-  }
-
-  /** The layer that was appended to last: what a prompt has just put there is still to be attended to. */
-  get newest(): number {
-    return this.#newest;
   }
 
   /** Tokens of a layer that are not in coded pages. */
@@ -177,7 +178,6 @@ export class PageTables {
       from += count;
     }
     this.#pool.held[layer]! += tokens;
-    this.#newest = layer;
     return runs;
   }
 
@@ -189,7 +189,40 @@ export class PageTables {
   /** How many slots `completeSlots` gives. */
   completeWindows(layer: number): number {
     const { length, pageCount } = this.#tables[layer]!;
-    return Math.max(0, this.#wholeWindows(length) - this.#pool.shape.recent - pageCount);
+    const whole = this.#wholeWindows(length);
+    if (this.learns(layer) && whole < LEARNED_WINDOWS) return 0;
+    return Math.max(0, whole - this.#pool.shape.recent - pageCount);
+  }
+
+  /** Whether a layer has yet to learn how to balance its keys: it has no coded page. */
+  learns(layer: number): boolean {
+    return this.#pool.shape.balance === 'learn' && this.#tables[layer]!.pageCount === 0;
+  }
+
+  /** Slots of the windows that a layer learns from. */
+  learnedSlots(layer: number): number[] {
+    return Array.from(this.#tables[layer]!.raws.subarray(0, LEARNED_WINDOWS));
+  }
+
+  /**
+   * Of a layer's `tokens` newest tokens those whose queries are to be learned from: positions up to the end of the windows that are,
+   * each once, however often it is asked about.
+   */
+  uncounted(layer: number, tokens: number): { readonly from: number; readonly to: number } {
+    const { length } = this.#tables[layer]!;
+    const from = Math.max(this.#counted[layer]!, length - tokens);
+    const to = Math.min(length, this.#pool.shape.sinks + LEARNED_WINDOWS * WINDOW);
+    return { from, to: this.learns(layer) ? Math.max(from, to) : from };
+  }
+
+  /** The position up to which a layer's queries were counted. Of one that has learned, 0. */
+  counted(layer: number): number {
+    return this.#counted[layer]!;
+  }
+
+  /** Counts the queries of all positions before this one. */
+  count(layer: number, position: number): void {
+    this.#counted[layer] = position;
   }
 
   /** Puts pages in the place of the `count` oldest raw windows: those that `nextPages` named. */
@@ -201,6 +234,7 @@ export class PageTables {
     }
     table.raws.copyWithin(0, count, table.rawCount);
     table.rawCount -= count;
+    if (table.pageCount > 0) this.#counted[layer] = 0; // it has learned; if it forgets, it begins anew
   }
 
   /** Takes all that a sealed sequence holds into this one, which is empty: pages are shared, raw windows get slots of their own. */
@@ -213,6 +247,7 @@ export class PageTables {
       }
       this.#addSlots(table, source.rawCount);
       table.length = source.length;
+      this.#counted[layer] = from.#counted[layer]!;
       this.#pool.held[layer]! += this.rawTokens(layer);
     });
   }
@@ -266,13 +301,14 @@ export class PageTables {
     while (table.pageCount > pages) this.#pool.releasePage(layer, table.pages[--table.pageCount]!);
     while (table.rawCount > raws) this.#pool.slots.release(table.raws[--table.rawCount]!);
     table.length = length;
+    this.#counted[layer] = Math.min(this.#counted[layer]!, length);
     this.#pool.held[layer]! += this.rawTokens(layer) - before;
   }
 
   /** Gives everything back. */
   release(): void {
     this.#tables.forEach((_, layer) => this.crop(layer, 0));
-    this.#pool.sequences.release(this.#number);
+    this.#pool.sequences.release(this.number);
     this.#open = false;
   }
 

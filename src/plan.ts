@@ -18,7 +18,9 @@ export interface Plan {
   readonly pageBytes: number;
   /** Raw tails, recent windows, sinks, and room for a prompt's own tokens. */
   readonly rawBytes: number;
-  /** All pages and raw tokens. A backend adds its tables and scratch: `cache.bytes` is that sum. */
+  /** What sequences learn of their keys. */
+  readonly learnedBytes: number;
+  /** All pages, raw tokens and what is learned. A backend adds its tables and scratch: `cache.bytes` is that sum. */
   readonly bytes: number;
 }
 
@@ -59,8 +61,8 @@ export interface TimedPlan extends Plan {
  * @throws {TypeError | RangeError} for options that `new KVCache` would refuse, or a grid of the wrong kind or values
  *
  * @example
- * const options = { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: 'nsn2' } as const;
- * plan(options).bitsPerElement;   // 2.41
+ * const options = { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: 'nsn2', values: 'nsn2' } as const;
+ * plan(options).bitsPerElement;   // 2.4375
  * const backends = [await openBackend({ variant: 'scalar' }), await openBackend({ variant: 'simd128' })];
  * const { steps } = await plan(options, { backends, batch: [1, 4], context: [1024] });
  * console.log(steps.map(({ batch, fastest }) => `${batch}: ${fastest?.variant}`));
@@ -78,14 +80,15 @@ function planBytes(options: CacheOptions): Plan {
   const shape = cacheShape(options);
   const elements = 2 * shape.layers * shape.kvHeads * shape.headDim;
   const bytesPerToken = shape.pages.reduce((sum, page) => sum + page.bytes, 0) / WINDOW;
-  const { pageBytes, rawBytes } = tokenBytes(shape);
+  const { pageBytes, rawBytes, learnedBytes } = tokenBytes(shape);
   return {
     bytesPerToken,
     bitsPerElement: (bytesPerToken * 8) / elements,
     f16BytesPerToken: elements * 2,
     pageBytes,
     rawBytes,
-    bytes: pageBytes + rawBytes
+    learnedBytes,
+    bytes: pageBytes + rawBytes + learnedBytes
   };
 }
 

@@ -30,6 +30,11 @@ export interface Sealed {
  *
  * In every layer the first `sinks` tokens stay raw; then come windows of 64, sealed into coded pages one by one, and a raw
  * tail. A prompt's own tokens stay raw until the next append to their layer, so that attention within a call is exact.
+ *
+ * Where keys are balanced by what a sequence learns (option `balance`), a layer's first window stays raw until its second is complete.
+ * When that is sealed, the layer learns from the keys of both and from the queries that it was attended with at positions up to there,
+ * from keys alone if there were none. Then it stays at that. A position counts when it is asked about, in ascending order: one before
+ * another that was asked already is not counted. A crop takes back the count and not the weight: queries of rejected drafts stay in.
  */
 export class Sequence {
   readonly #core: Core;
@@ -68,12 +73,15 @@ export class Sequence {
     return this.#metadata;
   }
 
-  /** Bytes that this sequence's tokens take: coded pages, sinks, raw tokens, page numbers. What forks share counts for each. */
+  /**
+   * Bytes that this sequence's tokens take: coded pages, sinks, raw tokens, page numbers, and what was learned of them. What forks share
+   * counts for each.
+   */
   get bytes(): number {
-    const { pages, rawSlotBytes, sinkBytes } = this.#core.shape;
+    const { pages, rawSlotBytes, sinkBytes, learnedBytes } = this.#core.shape;
     return this.#tables.layers.reduce(
-      (sum, table, layer) =>
-        sum + table.pageCount * (pages[layer]!.bytes + 4) + table.rawCount * rawSlotBytes + (table.length > 0 ? sinkBytes : 0),
+      (sum, { length, pageCount, rawCount }, layer) =>
+        sum + pageCount * (pages[layer]!.bytes + 4) + rawCount * rawSlotBytes + (length > 0 ? sinkBytes + learnedBytes : 0),
       0
     );
   }
@@ -92,7 +100,8 @@ export class Sequence {
    * Append tokens to a layer.
    *
    * Tokens are rounded to f16 and first enter the raw tail. Complete windows are sealed when the next append to their layer begins,
-   * or earlier where the cache needs their raw memory for another layer. How calls are split never changes a sealed byte.
+   * or earlier where the cache needs their raw memory for another layer. How calls are split never changes a sealed byte, as long as
+   * each position is attended to before the next call to its layer.
    *
    * @param layer   0 to layers − 1
    * @param keys    f32 or f16 [tokens, kvHeads, headDim], after RoPE; read before the call returns, never kept
@@ -110,7 +119,7 @@ export class Sequence {
   }
 
   /**
-   * Attention of the newest query tokens over all of a layer's tokens.
+   * Attention of the newest query tokens over all of a layer's tokens. What the layer still has to learn from is counted.
    *
    * @param layer  0 to layers − 1
    * @param query  f32 [tokens, queryHeads, headDim]: the sequence's newest `tokens` positions; causal
@@ -123,7 +132,7 @@ export class Sequence {
     return this.#core.attend([this.#tables], layer, [query], nameOf, options);
   }
 
-  /** Codes every complete window now (but the `recent` newest), as the next append would. */
+  /** Codes every complete window now, as the next append would: not the `recent` newest, nor a first that is learned from with the next. */
   seal(): void {
     this.#core.seal(this.#tables);
   }
@@ -138,8 +147,24 @@ export class Sequence {
   }
 
   /**
-   * Another sequence with the same tokens. Complete windows are sealed first, as by `seal()`; sealed pages are shared; sinks and
-   * raw tokens are copied, and count again.
+   * What the sequence has learned of its keys: a profile for the option `balance` of other caches, whose sequences then need not learn.
+   *
+   * @returns u8 [layers, kvHeads, headDim / 2]
+   * @throws {RangeError} if a layer has no coded window, and so has learned nothing; or if the cache's option is `'off'`
+   *
+   * @example
+   * chat.append(0, tokens, tokens);
+   * chat.seal();
+   * const profile = await chat.balance();
+   * const next = new KVCache(backend, { layers: 1, kvHeads: 1, queryHeads: 4, headDim: 128, capacity: 1024, balance: profile });
+   */
+  async balance(): Promise<Uint8Array> {
+    return this.#core.balance(this.#tables);
+  }
+
+  /**
+   * Another sequence with the same tokens, which has learned the same. Complete windows are sealed first, as by `seal()`; sealed pages are
+   * shared; sinks and raw tokens are copied, and count again.
    *
    * @throws {RangeError} if `sequences` are open already, or the copied tokens exceed `capacity`
    *
@@ -157,6 +182,7 @@ export class Sequence {
    * brought (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page that is cut in the middle is decoded
    * into the raw tail: its tokens keep the error they have, and are coded anew once the window is full again. To go back further
    * without that, fork before: `recent: 1` is for drafts that come in several calls, a fork for an answer that may be asked for again.
+   * What was learned goes with a layer's first coded window: it learns anew, from the queries that it is attended with from then on.
    *
    * @param length  0 to this.length
    * @throws {RangeError} if what is left of a page that a fork needs exceeds `capacity`

@@ -1,6 +1,6 @@
 // A cache's options, checked and completed, and the counts that follow from them. Shared by KVCache and plan().
 
-import { checkInteger, checkOneOf, checkOptions, checkRecord, kind } from './check.ts';
+import { checkInteger, checkLength, checkOneOf, checkOptions, checkRecord, kind, plural } from './check.ts';
 import { type Codec, type CodecName, codecs } from './format/codec.ts';
 import { typedArrayName } from './format/half.ts';
 import { type PageLayout, pageLayout, type Rope, rawBytes, WINDOW } from './format/layout.ts';
@@ -25,14 +25,21 @@ export interface CacheOptions {
   readonly headDim: number;
   /** Tokens over all sequences; what forks share counts once. */
   readonly capacity: number;
-  /** Codec of the keys. Default `nsn4`. */
+  /** Codec of the keys. Default `nsn3`. */
   readonly keys?: CodecName;
-  /** Codec of the values. Default `nsn2`. */
+  /** Codec of the values. Default `nsn3`. */
   readonly values?: CodecName;
   /** Other codecs for single layers, by layer number. */
   readonly overrides?: Readonly<Record<number, CodecPair>>;
   /** How keys were rotated before they came; lets the channel mean be taken before RoPE (better; see the README). */
   readonly rope?: Rope;
+  /**
+   * How the channels of keys are balanced by what queries weigh. `'learn'`, the default: every sequence learns it, layer by layer, from
+   * its first 128 tokens after the sinks, which stay raw until then, and the queries of the positions up to there. A profile, u8
+   * [layers, kvHeads, headDim / 2], as `Sequence.balance()` gives it: for all sequences, which need not learn. `'off'`: plain coding,
+   * the paper's recipe.
+   */
+  readonly balance?: 'learn' | 'off' | Uint8Array;
   /** First tokens of a sequence that stay raw, 0 to 64. Default 4; 0 is the paper. */
   readonly sinks?: number;
   /**
@@ -59,6 +66,7 @@ const CACHE_OPTIONS = [
   'values',
   'overrides',
   'rope',
+  'balance',
   'sinks',
   'recent',
   'sequences',
@@ -86,6 +94,8 @@ export interface CacheShape extends Required<Omit<CacheOptions, 'keys' | 'values
   readonly sinkSlots: number;
   /** Bytes of such a slot. */
   readonly sinkBytes: number;
+  /** Bytes of what a sequence learns of a layer: the balance of its keys and the energies of queries, where keys are balanced. */
+  readonly learnedBytes: number;
 }
 
 /**
@@ -111,6 +121,8 @@ export function cacheShape(options: CacheOptions): CacheShape {
   checkInteger('maxAppend', maxAppend, 1, capacity);
   const layerCodecs = codecsOf(options, layers);
   const rope = ropeOf(options, headDim);
+  const balance = balanceOf(options);
+  const balanced = balance !== 'off';
 
   // A prompt's own tokens stay raw until the next call: room for the tokens that all sequences can hold raw at once.
   const staged = Math.min(sequences * Math.ceil(maxAppend / WINDOW), Math.ceil(capacity / WINDOW) + sequences);
@@ -121,16 +133,18 @@ export function cacheShape(options: CacheOptions): CacheShape {
     headDim,
     capacity,
     rope,
+    balance,
     sinks,
     recent,
     sequences,
     maxAppend,
-    pages: Object.freeze(layerCodecs.map(({ keys, values }) => pageLayout(keys, values, kvHeads, headDim, rope !== undefined))),
+    pages: Object.freeze(layerCodecs.map(({ keys, values }) => pageLayout(keys, values, kvHeads, headDim, rope !== undefined, balanced))),
     pagesPerLayer: Math.floor(capacity / WINDOW),
-    rawSlots: sequences * layers * (1 + recent) + staged,
+    rawSlots: sequences * layers * baseSlots({ balance, recent }) + staged,
     rawSlotBytes: rawBytes(kvHeads, headDim, WINDOW),
     sinkSlots: sinks === 0 ? 0 : sequences * layers,
-    sinkBytes: rawBytes(kvHeads, headDim, sinks)
+    sinkBytes: rawBytes(kvHeads, headDim, sinks),
+    learnedBytes: balanced ? kvHeads * (headDim / 2) * (1 + 4) : 0
   });
 }
 
@@ -152,12 +166,21 @@ export function shapeWithoutSize(shape: StepShape): CacheShape {
   return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
 }
 
-/** @internal Bytes of all coded pages, and of all raw slots. */
-export function tokenBytes(shape: CacheShape): { readonly pageBytes: number; readonly rawBytes: number } {
-  const { pages, pagesPerLayer, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+/** @internal Complete windows of keys that a sequence learns from, which stay raw until it has them all. */
+export const LEARNED_WINDOWS = 2;
+
+/** @internal Raw windows that a layer of a sequence may need whatever happens: those that are not to be sealed, and one that is partial. */
+export function baseSlots({ balance, recent }: Pick<CacheShape, 'balance' | 'recent'>): number {
+  return 1 + (balance === 'learn' ? Math.max(recent, LEARNED_WINDOWS - 1) : recent);
+}
+
+/** @internal Bytes of all coded pages, of all raw slots, and of all that sequences learn. */
+export function tokenBytes(shape: CacheShape): { readonly pageBytes: number; readonly rawBytes: number; readonly learnedBytes: number } {
+  const { layers, sequences, pages, pagesPerLayer, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
   return {
     pageBytes: pages.reduce((sum, page) => sum + pagesPerLayer * page.bytes, 0),
-    rawBytes: rawSlots * rawSlotBytes + sinkSlots * sinkBytes
+    rawBytes: rawSlots * rawSlotBytes + sinkSlots * sinkBytes,
+    learnedBytes: sequences * layers * shape.learnedBytes
   };
 }
 
@@ -177,7 +200,7 @@ interface LayerCodecs {
 }
 
 /** Every layer's codecs. */
-function codecsOf({ keys = 'nsn4', values = 'nsn2', overrides = {} }: CacheOptions, layers: number): readonly LayerCodecs[] {
+function codecsOf({ keys = 'nsn3', values = 'nsn3', overrides = {} }: CacheOptions, layers: number): readonly LayerCodecs[] {
   const all = Array.from({ length: layers }, () => ({ keys: codecOf('keys', keys), values: codecOf('values', values) }));
   if (!Array.isArray(overrides)) checkRecord('overrides', overrides); // an array has layer numbers for its keys too
   for (const [layer, override] of Object.entries(overrides)) {
@@ -197,6 +220,17 @@ function codecsOf({ keys = 'nsn4', values = 'nsn2', overrides = {} }: CacheOptio
 function codecOf(name: string, codec: CodecName): Codec {
   checkOneOf(name, codec, Object.keys(codecs));
   return codecs[codec];
+}
+
+/** What keys are balanced by; a profile is copied. */
+function balanceOf({ balance = 'learn', layers, kvHeads, headDim }: CacheOptions): 'learn' | 'off' | Uint8Array {
+  if (balance === 'learn' || balance === 'off') return balance;
+  const expected = '"balance" expected learn, off or Uint8Array';
+  if (typeof balance === 'string') throw new RangeError(`${expected}, got ${balance}`);
+  if (typedArrayName(balance) !== 'Uint8Array') throw new TypeError(`${expected}, got ${kind(balance)}`);
+  const pairs = headDim / 2;
+  checkLength('balance', balance.length, layers * kvHeads * pairs, `${plural(layers, 'layer')} × ${plural(kvHeads, 'head')} × ${pairs}`);
+  return new Uint8Array(balance); // a Buffer's slice() would be the caller's own memory
 }
 
 /** The rotation, copied: what the caller does with its array later is nothing to the cache. */

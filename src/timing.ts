@@ -29,6 +29,10 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
   try {
     await store.ready;
     const tables = tablesOf(cache, pageCount); // once their memory is granted: there may be too many
+    if (cache.pages[0]!.keys.balanced) {
+      store.setBalance(0, 0, new Uint8Array((kvHeads * headDim) / 2));
+      for (const { sequence } of tables.slice(1)) store.copyBalance(0, 0, sequence);
+    }
     await fill(store, kvHeads * headDim, cache.pagesPerLayer);
     const token = noise(kvHeads * headDim);
     const writes = tables.map((_, slot) => ({ keys: token, values: token, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
@@ -46,8 +50,9 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
 /** A cache of one layer for sequences of `context` tokens, and how many pages these are. */
 function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly pageCount: number } {
   const { overrides: _, ...layer } = shape;
+  const balance = shape.balance === 'off' ? 'off' : 'learn'; // a profile is one of all layers, and no time depends on what it says
   const sized = (pages: number): CacheShape =>
-    cacheShape({ ...layer, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
+    cacheShape({ ...layer, balance, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
   const { sinks, pages } = sized(1);
   const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
   const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / pages[0]!.bytes)), CAPACITY_MOST / WINDOW);
@@ -57,6 +62,7 @@ function contextsOf(shape: StepShape, batch: number, context: number): { readonl
 /** Tables of the sequences of such a cache: every token in pages, and one raw that is written anew each time. */
 function tablesOf({ sequences, sinks, rawSlots, pagesPerLayer }: CacheShape, pageCount: number): PageTable[] {
   return Array.from({ length: sequences }, (_, n) => ({
+    sequence: n,
     length: sinks + WINDOW * pageCount + 1,
     sinkSlot: sinks === 0 ? -1 : rawSlots + n,
     pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % pagesPerLayer),
@@ -97,9 +103,10 @@ async function fill(store: Store, perToken: number, pages: number): Promise<void
   for (let n = 0; n < coded; n++) {
     const rows = x.subarray(n * WINDOW * perToken, (n + 1) * WINDOW * perToken);
     store.write([{ keys: rows, values: rows, runs: [{ slot: 0, at: 0, from: 0, tokens: WINDOW }] }]);
-    store.encode(0, [0], [n]);
+    store.encode(0, [0], [n], [0]);
   }
   const table = {
+    sequence: 0,
     length: 0,
     sinkSlot: -1,
     pages: Uint32Array.from({ length: coded }, (_, n) => n),

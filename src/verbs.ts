@@ -3,8 +3,9 @@
 import type { BackendName } from './backend.ts';
 import { checkLength, kind, plural } from './check.ts';
 import { typedArrayName } from './format/half.ts';
-import { type BlockLayout, WINDOW } from './format/layout.ts';
+import { type BlockLayout, type Rope, WINDOW } from './format/layout.ts';
 import { checkFinite, checkFloat32Array, checkFloats } from './input.ts';
+import type { CacheShape } from './shape.ts';
 
 /**
  * Shapes: x, y f32 [64, headDim] row-major; a block is the bytes of one head and side in a page (src/format/layout.ts). Every number
@@ -25,14 +26,14 @@ export interface Verbs {
   readonly variant: string;
   /** x ← x / s1, in place. Returns s1 f32 [64], in 4 bits, dequantized. */
   normalize(x: Float32Array): Float32Array;
-  /** x ← x − RoPEᵤ(o), in place. Returns o f32 [headDim], in 4 bits, dequantized. */
+  /** x ← x − RoPEᵤ(o), in place. Returns o f32 [headDim], of keys in 8 bits, of values in 4, dequantized. */
   shift(x: Float32Array): Float32Array;
   /** x ← x / s2, in place. Returns s2 f32 [64], before the scale adjustment. */
   normalizeAgain(x: Float32Array): Float32Array;
   /** x ← H·x for every token, in place. */
   hadamard(x: Float32Array): void;
-  /** Codes of every group of channels, |y| ≤ 23: u8 [64, headDim / channels]. */
-  quantize(y: Float32Array): Uint8Array;
+  /** Codes of every group of 8, 4 or 2 channels, |y| ≤ 23, by the codebook of so many: u8 [64, headDim / channels]. */
+  quantize(y: Float32Array, channels: 8 | 4 | 2): Uint8Array;
   /** The block that stands for x. */
   encode(x: Float32Array): Uint8Array;
   /** The tokens that a block stands for: f32 [64, headDim]. */
@@ -41,6 +42,19 @@ export interface Verbs {
   scores(queries: Float32Array, block: Uint8Array): Float32Array;
   /** Weighted sums for 1 to 4 heads' weights, f32 [heads, 64]: f32 [heads, headDim]. */
   mix(weights: Float32Array, block: Uint8Array): Float32Array;
+}
+
+/** @internal What verbs are made for: one head and side of a cache. */
+export interface VerbsShape {
+  readonly headDim: number;
+  /** How the tokens were rotated; none where they are values. */
+  readonly rope: Rope | undefined;
+  /** How their blocks are laid out. */
+  readonly layout: BlockLayout;
+  /** u8 [headDim / 2] where the layout is balanced. */
+  readonly balance: Uint8Array | undefined;
+  /** The cache of one layer, head and page, whose keys or values they are. */
+  readonly cache: CacheShape;
 }
 
 /** Beyond any channel: ‖y‖ = √headDim ≤ √512. */
@@ -87,7 +101,12 @@ export function checkedVerbs(unchecked: Verbs, { codec, bytes }: BlockLayout, he
     shift: x => unchecked.shift(window(x)),
     normalizeAgain: x => unchecked.normalizeAgain(window(x)),
     hadamard: x => unchecked.hadamard(window(x)),
-    quantize: y => unchecked.quantize(coded(y)),
+    quantize(y, channels) {
+      if (typeof channels !== 'number') throw new TypeError(`"channels" expected number, got ${kind(channels)}`);
+      if (channels !== 8 && channels !== 4 && channels !== 2)
+        throw new RangeError(`"channels" expected 8, 4 or 2, got ${channels as number}`);
+      return unchecked.quantize(coded(y), channels);
+    },
     encode: x => unchecked.encode(window(x)),
     decode: block => unchecked.decode(whole(block)),
     scores: (queries, block) => unchecked.scores(heads('queries', queries, headDim), whole(block)),

@@ -4,22 +4,22 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { ITEM, RAW, SHAPE, SIDE, struct } from '../src/wasm/abi.ts';
+import { CODEBOOK, ITEM, RAW, SEGMENT, SHAPE, SIDE, STAGE, struct } from '../src/wasm/abi.ts';
 import { group } from '../tools/group.ts';
 
 const read = (path: string) => readFileSync(fileURLToPath(new URL(`../${path}`, import.meta.url)));
 const source = read('assembly/abi.ts').toString();
 
-/** Names and types of a class's fields; a pointer to another class is a usize. */
+/** Names and types of a class's fields; one that is a class is a pointer to it, a usize. */
 function fieldsOf(name: string): Record<string, string> {
   const body = new RegExp(`class ${name} \\{([^}]*)\\}`).exec(source)?.[1] ?? '';
   return Object.fromEntries(
-    Array.from(body.matchAll(/^ {2}(\w+): (\w+);/gm), ([, field, type]) => [field!, type === 'Side' ? 'usize' : type!])
+    Array.from(body.matchAll(/^ {2}(\w+): (\w+);/gm), ([, field, type]) => [field!, /^[A-Z]/.test(type!) ? 'usize' : type!])
   );
 }
 
 group('the binary interface', test => {
-  const structs = { Side: SIDE, Shape: SHAPE, Item: ITEM, Raw: RAW };
+  const structs = { Codebook: CODEBOOK, Stage: STAGE, Segment: SEGMENT, Side: SIDE, Shape: SHAPE, Item: ITEM, Raw: RAW };
 
   for (const [name, fields] of Object.entries(structs)) {
     test(`${name} has the same fields in the same order on either side`, () => {

@@ -3,7 +3,7 @@
 import type { Sequence, Tokens } from 'nsnquant';
 import * as brute from './brute.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
-import { blockOf, codecsOf, meanOf, normsOf, readBlock, readSaved } from './pages.ts';
+import { blockOf, meanOf, normsOf, readBlock, readSaved, sidesOf } from './pages.ts';
 import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
 
@@ -63,11 +63,11 @@ export function expectedOver(
 
 /** The norms and the mean of every page and KV head. */
 function meansOf(sequence: Sequence, pages: readonly Uint8Array[], layer: number, side: 0 | 1) {
-  const { kvHeads, headDim } = sequence.shape;
-  const [keys, values] = codecsOf(sequence, layer);
+  const { kvHeads } = sequence.shape;
+  const sides = sidesOf(sequence, layer);
   return pages.map(page =>
     Array.from({ length: kvHeads }, (_, head) => {
-      const block = readBlock(blockOf(page, head, side, keys, values, headDim), side === 0 ? keys : values, headDim);
+      const block = readBlock(blockOf(page, head, side, sides), sides[side]);
       return { s1: normsOf(block), o: meanOf(block) };
     })
   );
@@ -106,7 +106,8 @@ function integerSlack(sequence: Sequence, layer: number, pages: number, query: F
 /** Whether pages are decoded for these rows: by the SIMD binaries, for many of them, and not where both codecs are nsn1. */
 function decodesPages({ backend, shape }: Sequence, layer: number, query: Float32Array): boolean {
   const simd = backend.name === 'wasm' && backend.variant !== 'scalar';
-  const nsn1 = codecsOf({ shape }, layer).every(codec => codec.name === 'nsn1');
+  const { keys, values } = shape.pages[layer]!;
+  const nsn1 = [keys, values].every(({ codec }) => codec.name === 'nsn1');
   return simd && !nsn1 && query.length / (shape.kvHeads * shape.headDim) >= DECODED_ROWS;
 }
 

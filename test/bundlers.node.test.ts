@@ -29,7 +29,7 @@ export async function work() {
 }
 `;
 
-const answer = '0.25 wasm 0.25 wasm 704 32';
+const answer = '0.25 wasm 0.25 wasm 652 32';
 
 const files = {
   'work.js': work,

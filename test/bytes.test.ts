@@ -14,8 +14,11 @@ const names = Object.keys(codecs) as CodecName[];
 const small: CacheOptions = { layers: 2, kvHeads: 2, queryHeads: 6, headDim: 64, capacity: 300 };
 
 /** A page by the drawing at the top of src/format/layout.ts. */
-const pageBytes = (keys: CodecName, values: CodecName, kvHeads: number, headDim: number) =>
-  16 + kvHeads * (sectionsOf(codecs[keys], headDim).bytes + sectionsOf(codecs[values], headDim).bytes);
+const pageBytes = (keys: CodecName, values: CodecName, kvHeads: number, headDim: number, balanced = true) =>
+  kvHeads * (sectionsOf(codecs[keys], headDim, 'keys', balanced).bytes + sectionsOf(codecs[values], headDim, 'values', false).bytes);
+
+/** What a sequence has learned of a layer's keys: a byte and an f32 for every pair of channels. */
+const learnedBytes = (kvHeads: number, headDim: number) => ((kvHeads * headDim) / 2) * 5;
 
 /** Raw tokens of all heads, keys and values, at two bytes a number. */
 const rawBytes = (kvHeads: number, headDim: number, tokens: number) => kvHeads * 2 * tokens * headDim * 2;
@@ -30,40 +33,54 @@ function append(cache: KVCache, tokens: number) {
 
 group('plan', test => {
   test('gives the bytes and bits of a token as the layout draws them', () => {
-    // codes 64 × 64/D · s2 128 · s1 32 · (1 + 2 groups) × 4, rounded up to 16 · o 32
-    const block = { nsn1: 512 + 128 + 32 + 16 + 32, nsn2: 1024 + 128 + 32 + 16 + 32, nsn4: 2048 + 128 + 32 + 16 + 32 };
-    const bits = { nsn1: 1.41, nsn2: 2.41, nsn4: 4.41 };
+    // codes 64 · 8 · bits, s2 64 a segment, s1 32, o 64 of keys and 32 of values, scales 12, an exponent a segment; whole words
+    const values = { nsn1: 656, nsn2: 1168, nsn3: 1680, nsn4: 2192 };
+    const plain = { nsn1: 688, nsn2: 1200, nsn3: 1712, nsn4: 2224 };
+    const balanced = { nsn1: 816, nsn2: 1328, nsn3: 1776, nsn4: 2224 };
+    const bits = {
+      learn: { nsn1: '1.44', nsn2: '2.44', nsn3: '3.38', nsn4: '4.31' },
+      off: { nsn1: '1.31', nsn2: '2.31', nsn3: '3.31', nsn4: '4.31' }
+    };
     for (const codec of names) {
-      const planned = plan({ layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: codec, values: codec });
-      const page = 16 + 3 * 2 * block[codec];
-      assert.is(planned.bytesPerToken, (30 * page) / 64, codec);
-      assert.is(planned.bitsPerElement, (page * 8) / (64 * 3 * 2 * 64), codec);
-      assert.is(planned.bitsPerElement.toFixed(2), bits[codec].toFixed(2));
-      assert.is(planned.f16BytesPerToken, 30 * 3 * 2 * 64 * 2);
-      assert.is(planned.pageBytes, 30 * 128 * page);
+      for (const balance of ['learn', 'off'] as const) {
+        const planned = plan({ layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192, keys: codec, values: codec, balance });
+        const page = 3 * ((balance === 'learn' ? balanced : plain)[codec] + values[codec]);
+        assert.is(planned.bytesPerToken, (30 * page) / 64, codec);
+        assert.is(planned.bitsPerElement, (page * 8) / (64 * 3 * 2 * 64), codec);
+        assert.is(planned.bitsPerElement.toFixed(2), bits[balance][codec]);
+        assert.is(planned.f16BytesPerToken, 30 * 3 * 2 * 64 * 2);
+        assert.is(planned.pageBytes, 30 * 128 * page);
+      }
     }
   });
 
   test('counts the tokens that stay raw: tails, recent windows, sinks and one prompt for every sequence', () => {
     const raw = rawBytes(3, 64, 64);
-    // [options, raw windows, sink tokens]
+    // [options, raw windows, sink tokens]; of a layer that learns a complete window stays raw too until there are two.
     const cases: readonly [Partial<CacheOptions>, number, number][] = [
-      [{ sequences: 1, maxAppend: 64 }, 2 * 1 + 1, 2 * 4],
-      [{ sequences: 1, maxAppend: 65 }, 2 * 1 + 2, 2 * 4],
-      [{ sequences: 3, maxAppend: 1, sinks: 0 }, 3 * 2 + 3, 0],
-      [{ sequences: 3, maxAppend: 1, recent: 2, sinks: 64 }, 3 * 2 * 3 + 3, 3 * 2 * 64]
+      [{ sequences: 1, maxAppend: 64, balance: 'off' }, 2 * 1 + 1, 2 * 4],
+      [{ sequences: 1, maxAppend: 65, balance: 'off' }, 2 * 1 + 2, 2 * 4],
+      [{ sequences: 3, maxAppend: 1, sinks: 0, balance: 'off' }, 3 * 2 + 3, 0],
+      [{ sequences: 3, maxAppend: 1, recent: 2, sinks: 64, balance: 'off' }, 3 * 2 * 3 + 3, 3 * 2 * 64],
+      [{ sequences: 1, maxAppend: 65, balance: new Uint8Array(2 * 3 * 32) }, 2 * 1 + 2, 2 * 4],
+      [{ sequences: 1, maxAppend: 65 }, 2 * 2 + 2, 2 * 4],
+      [{ sequences: 3, maxAppend: 1, recent: 1 }, 3 * 2 * 2 + 3, 3 * 2 * 4],
+      [{ sequences: 3, maxAppend: 1, recent: 2 }, 3 * 2 * 3 + 3, 3 * 2 * 4]
     ];
     for (const [options, windows, sinks] of cases) {
       const planned = plan({ layers: 2, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 1000, ...options });
-      assert.is(planned.rawBytes, windows * raw + rawBytes(3, 64, sinks), JSON.stringify(options));
-      assert.is(planned.bytes, planned.rawBytes + planned.pageBytes);
-      assert.is(planned.pageBytes, 2 * 15 * pageBytes('nsn4', 'nsn2', 3, 64));
+      const what = JSON.stringify({ ...options, balance: typeof options.balance });
+      const learned = options.balance === 'off' ? 0 : options.sequences! * 2 * learnedBytes(3, 64);
+      assert.is(planned.rawBytes, windows * raw + rawBytes(3, 64, sinks), what);
+      assert.is(planned.learnedBytes, learned, what);
+      assert.is(planned.bytes, planned.rawBytes + planned.pageBytes + learned);
+      assert.is(planned.pageBytes, 2 * 15 * pageBytes('nsn3', 'nsn3', 3, 64, options.balance !== 'off'));
     }
   });
 
   test('adds up layers of different codecs', () => {
     const planned = plan({ ...small, overrides: { 1: { keys: 'nsn1', values: 'nsn4' } } });
-    assert.is(planned.pageBytes, 4 * (pageBytes('nsn4', 'nsn2', 2, 64) + pageBytes('nsn1', 'nsn4', 2, 64)));
+    assert.is(planned.pageBytes, 4 * (pageBytes('nsn3', 'nsn3', 2, 64) + pageBytes('nsn1', 'nsn4', 2, 64)));
   });
 });
 
@@ -71,7 +88,8 @@ const shapes: readonly (readonly [string, Partial<CacheOptions>])[] = [
   ['two layers', {}],
   ['one bit', { keys: 'nsn1', values: 'nsn1' }],
   ['large heads', { headDim: 256, keys: 'nsn4', values: 'nsn4' }],
-  ['all codecs', { layers: 3, overrides: { 0: { keys: 'nsn1' } } }],
+  ['all codecs', { layers: 4, overrides: { 0: { keys: 'nsn1' }, 1: { keys: 'nsn2' }, 2: { keys: 'nsn3' } } }],
+  ['plain keys', { balance: 'off' }],
   ['largest heads', { headDim: 512, keys: 'nsn4', values: 'nsn1' }],
   ['64 query heads a KV head', { queryHeads: 128 }],
   ['many sequences', { sequences: 100, maxAppend: 1, capacity: 6400 }],
@@ -96,37 +114,32 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
       }
     });
 
-    test('of a sequence are its coded pages, raw windows, sinks and page numbers', () => {
-      for (const [sinks, recent] of [
-        [4, 0],
-        [0, 0],
-        [64, 1]
-      ] as const) {
-        for (const tokens of [0, 1, 63, 64, 65, 68, 129, 250]) {
-          const cache = new KVCache(backend, { ...small, sinks, recent, overrides: { 1: { keys: 'nsn1' } } });
-          const sequence = tokens > 0 ? append(cache, tokens) : cache.sequence();
-          const windows = Math.max(0, tokens - sinks) / 64;
-          const raw = rawBytes(2, 64, 64);
-          const sinkBytes = tokens > 0 ? rawBytes(2, 64, sinks) : 0;
-          // All windows wait for the next call.
-          const pagesOf = [0, 1].map(() => Math.max(0, Math.floor(windows) - recent));
-          const bytesOf = (pages: number, layer: number) =>
-            pages * (pageBytes(layer === 0 ? 'nsn4' : 'nsn1', 'nsn2', 2, 64) + 4) + (Math.ceil(windows) - pages) * raw + sinkBytes;
-          const what = `${tokens} tokens, ${sinks} sinks, ${recent} recent`;
-          assert.is(sequence.bytes, bytesOf(0, 0) + bytesOf(0, 1), `${what}, before seal`);
-          sequence.seal();
-          assert.is(sequence.bytes, bytesOf(pagesOf[0]!, 0) + bytesOf(pagesOf[1]!, 1), what);
-          assert.equal(
-            sequence.sealed,
-            {
-              bytes: pagesOf[0]! * pageBytes('nsn4', 'nsn2', 2, 64) + pagesOf[1]! * pageBytes('nsn1', 'nsn2', 2, 64),
-              tokens: 64 * pagesOf[0]!
-            },
-            what
-          );
+    for (const balance of ['learn', 'off'] as const) {
+      test(`of a sequence are its coded pages, raw windows, sinks, page numbers and what it has learned: balance ${balance}`, () => {
+        for (const [sinks, recent] of [
+          [4, 0],
+          [0, 0],
+          [64, 1]
+        ] as const) {
+          for (const tokens of [0, 1, 63, 64, 65, 68, 129, 250]) {
+            const cache = new KVCache(backend, { ...small, sinks, recent, balance, overrides: { 1: { keys: 'nsn1' } } });
+            const sequence = tokens > 0 ? append(cache, tokens) : cache.sequence();
+            const windows = Math.max(0, tokens - sinks) / 64;
+            const raw = rawBytes(2, 64, 64);
+            const sinkBytes = tokens > 0 ? rawBytes(2, 64, sinks) + (balance === 'learn' ? learnedBytes(2, 64) : 0) : 0;
+            const pageOf = (layer: number) => pageBytes(layer === 0 ? 'nsn3' : 'nsn1', 'nsn3', 2, 64, balance === 'learn');
+            const bytesOf = (pages: number, layer: number) => pages * (pageOf(layer) + 4) + (Math.ceil(windows) - pages) * raw + sinkBytes;
+            const what = `${tokens} tokens, ${sinks} sinks, ${recent} recent`;
+            // All windows wait for the next call, and one alone for a second to learn from.
+            const pages = balance === 'learn' && windows < 2 ? 0 : Math.max(0, Math.floor(windows) - recent);
+            assert.is(sequence.bytes, bytesOf(0, 0) + bytesOf(0, 1), `${what}, before seal`);
+            sequence.seal();
+            assert.is(sequence.bytes, bytesOf(pages, 0) + bytesOf(pages, 1), what);
+            assert.equal(sequence.sealed, { bytes: pages * (pageOf(0) + pageOf(1)), tokens: 64 * pages }, what);
+          }
         }
-      }
-    });
+      });
+    }
 
     test('of a fork count what it shares again; those of a cropped sequence shrink', () => {
       const sequence = append(new KVCache(backend, small), 140);
@@ -135,7 +148,7 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
       assert.is(sequence.fork().bytes, bytes);
       assert.is(sequence.bytes, bytes);
       sequence.crop(68);
-      assert.is(sequence.bytes, 2 * (pageBytes('nsn4', 'nsn2', 2, 64) + 4 + rawBytes(2, 64, 4)));
+      assert.is(sequence.bytes, 2 * (pageBytes('nsn3', 'nsn3', 2, 64) + 4 + rawBytes(2, 64, 4) + learnedBytes(2, 64)));
       sequence.crop(0);
       assert.is(sequence.bytes, 0);
     });

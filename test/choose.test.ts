@@ -204,6 +204,16 @@ group('plan() with a grid', test => {
     }
   });
 
+  test('times a layer of any number of them, whatever balances their keys', async () => {
+    for (const balance of ['learn', 'off', new Uint8Array(3 * 2 * 16)] as const) {
+      const { steps } = await plan(
+        { ...options, layers: 3, balance, overrides: { 2: { keys: 'nsn1' } } },
+        { backends: [simd128.backend], batch: [2], context: [200] }
+      );
+      assert.ok(steps[0]!.milliseconds[0]! > 0);
+    }
+  });
+
   test('says NaN where a backend has no memory for a cell', async () => {
     // One sequence's pages must be distinct: 2²⁴ tokens of 64 heads are beyond what WebAssembly can address.
     const { steps } = await plan(

@@ -1,10 +1,10 @@
 // The comparers. Each throws with the first place that differs, and none may take NaN for agreement (bite.test.ts proves it).
 
-import type { Codec } from 'nsnquant';
+import type { Codebook } from 'nsnquant/reference';
 import { distance, nearest } from './brute.ts';
 import { nearestHalf } from './half.ts';
 import type { Group } from './pages.ts';
-import { ATOL, LEAST_SHARE, NAIVE_ERRORS, NEAR_TIE, RTN_TIE, UNDERFLOW } from './tolerance.ts';
+import { ATOL, F64, LEAST_SHARE, NAIVE_ERRORS, NEAR_TIE, RTN_TIE, UNDERFLOW } from './tolerance.ts';
 
 export { relativeL2 } from '../tools/numbers.ts';
 
@@ -60,15 +60,15 @@ export function withinFloatRule(what: string, actual: Numbers, exact: Numbers, n
  *
  * @param yError  how far y may be from what the codes were made of, per channel: 0 where it is the very same
  */
-export function sameCodes(what: string, codes: Numbers, y: Numbers, codec: Codec, yError = 0): number {
-  const { channels } = codec;
+export function sameCodes(what: string, codes: Numbers, y: Numbers, codebook: Codebook, yError = 0): number {
+  const { channels } = codebook;
   if (codes.length !== y.length / channels) throw new Error(`${what} expected ${y.length / channels} codes, got ${codes.length}`);
   let ties = 0;
   for (let j = 0; j < codes.length; j++) {
-    const best = nearest(y, j * channels, codec);
+    const best = nearest(y, j * channels, codebook);
     if (codes[j] === best) continue;
-    const least = Math.sqrt(distance(y, j * channels, codec, best));
-    const got = Math.sqrt(distance(y, j * channels, codec, codes[j]!));
+    const least = Math.sqrt(distance(y, j * channels, codebook, best));
+    const got = Math.sqrt(distance(y, j * channels, codebook, codes[j]!));
     // Moving y by yError in every channel moves a distance by √channels · yError at most.
     if (!(got <= least * (1 + NEAR_TIE) + 2 * yError * Math.sqrt(channels))) {
       throw new Error(`${what} expected code ${best} at distance ${least}, got ${codes[j]} at ${got}, group ${j}`);
@@ -79,25 +79,25 @@ export function sameCodes(what: string, codes: Numbers, y: Numbers, codec: Codec
 }
 
 /**
- * 4-bit rounding of a group: its minimum, its scale and every code are what f64 gives, or what it would give were the numbers
+ * Rounding of a group: its minimum, its scale and every code are what f64 gives, or what it would give were the numbers
  * off by RTN_TIE.
  *
  * @param magnitude  the largest number that went into x, whose f32 roundings x carries
  * @param norms      whether x is norms: each carries its own token's roundings alone, and a code worth less than LEAST_SHARE of it
  *                   gives way to the next
  */
-export function sameRounding(what: string, { scale, min, codes }: Group, x: Numbers, magnitude: number, norms = false): void {
+export function sameRounding(what: string, { scale, min, codes, most }: Group, x: Numbers, magnitude: number, norms = false): void {
   const off = RTN_TIE * magnitude;
   const low = Math.min(...Array.from(x));
   const lowOff = norms ? RTN_TIE * low : off;
-  const step = (Math.max(...Array.from(x)) - low) / 15;
-  const between = (name: string, value: number, least: number, most: number): void => {
-    if (!(value >= least && value <= most)) throw new Error(`${what} expected ${name} from ${least} to ${most}, got ${value}`);
+  const step = (Math.max(...Array.from(x)) - low) / most;
+  const between = (name: string, value: number, from: number, to: number): void => {
+    if (!(value >= from && value <= to)) throw new Error(`${what} expected ${name} from ${from} to ${to}, got ${value}`);
   };
   between('minimum', min, nearestHalf(low - lowOff), nearestHalf(low + lowOff));
   between('scale', scale, nearestHalf(Math.max(step - off, 1e-5)), nearestHalf(Math.max(step + off, 1e-5)));
   for (let i = 0; i < x.length; i++) {
-    const place = Math.min(Math.max((x[i]! - min) / scale, 0), 15);
+    const place = Math.min(Math.max((x[i]! - min) / scale, 0), most);
     const code = codes[i]!;
     const least = norms ? LEAST_SHARE * (x[i]! > UNDERFLOW ? x[i]! : 0) : -Infinity;
     const worth = (code: number) => code * scale + min;
@@ -105,6 +105,17 @@ export function sameRounding(what: string, { scale, min, codes }: Group, x: Numb
       throw new Error(`${what} expected code worth ${least} or more of ${x[i]}, got ${code}, worth ${worth(code)}, at ${i}`);
     const gaveWay = worth(code - 1) < least * (1 + RTN_TIE) && code - 1 >= place - 0.5 - off / scale;
     between(`code at ${i}`, gaveWay ? code - 1 : code, place - 0.5 - off / scale, place + 0.5 + off / scale);
+  }
+}
+
+/** Equal but for the roundings of f64. */
+export function equals(what: string, actual: Numbers, expected: Numbers): void {
+  if (actual.length !== expected.length) throw new Error(`${what} expected ${expected.length} numbers, got ${actual.length}`);
+  let largest = 0;
+  for (let i = 0; i < expected.length; i++) largest = Math.max(largest, Math.abs(expected[i]!));
+  for (let i = 0; i < expected.length; i++) {
+    if (!(Math.abs(actual[i]! - expected[i]!) <= F64 * largest))
+      throw new Error(`${what} expected ${expected[i]}, got ${actual[i]} at ${i}`);
   }
 }
 

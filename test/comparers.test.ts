@@ -1,6 +1,6 @@
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
-import { allFinite, atMost, refuses, relativeL2, sameBits } from './compare.ts';
+import { allFinite, atMost, equals, refuses, relativeL2, sameBits } from './compare.ts';
 import { keyLike } from './inputs.ts';
 import { groupValues } from './pages.ts';
 import { bites, changed, swapped } from './wrong.ts';
@@ -55,6 +55,24 @@ group('comparers of any numbers', test => {
       )
     );
     assert.ok(Number.isNaN(relativeL2(tokens.subarray(1), tokens)));
+  });
+
+  test('equals() forgives roundings of f64, and no NaN, zero or other length', () => {
+    const x = Float64Array.of(1, -2, 0, 1e-3);
+    equals(
+      'roundings',
+      x.map(value => value * (1 + 2 ** -50)),
+      x
+    );
+    for (const wrong of [
+      x.map(value => value * (1 + 1e-11)),
+      changed(x, 2, () => 1e-11),
+      changed(x, 0, () => NaN),
+      new Float64Array(4),
+      x.subarray(1)
+    ]) {
+      bites(() => equals('wrong', wrong, x));
+    }
   });
 
   test('atMost() refuses more, and NaN', () => {

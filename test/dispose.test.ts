@@ -70,6 +70,7 @@ for (const [name, open, destroys] of opened) {
         () => sequence.attend(0, normal(1, 64, 3)),
         () => sequence.seal(),
         () => sequence.decode(0),
+        () => sequence.balance(),
         () => sequence.fork(),
         () => sequence.crop(0),
         () => sequence.save()

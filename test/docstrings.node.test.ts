@@ -30,7 +30,7 @@ const examples = readdirSync(join(root, 'src'), { recursive: true, encoding: 'ut
 const onGpu = ({ code }: Example) => code.includes('buffer:');
 
 /** What examples take for granted: a backend, a cache with two conversations of 128 tokens, and more to append and to ask. */
-const imports = `import { BackendError, codecs, inspect, KVCache, openBackend, plan } from 'nsnquant';
+const imports = `import { BackendError, codebooks, codecs, inspect, KVCache, openBackend, plan } from 'nsnquant';
 import { openKernels } from 'nsnquant/kernels';
 `;
 const conversation = `import { KVCache as Cache, openBackend as open } from 'nsnquant';

@@ -1,12 +1,11 @@
-// Every refusal of options and by the verbs, word for word with its class; and how what came is called.
+// Every refusal of options, word for word with its class; and how what came is called.
 
 import { BackendError, type CacheOptions, codecs, KVCache, openBackend, plan } from 'nsnquant';
-import { BackendError as KernelError, openKernels } from 'nsnquant/kernels';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { refuses, sameBits } from './compare.ts';
-import { beyond, cacheOn, filled, HEAD_DIM, options, type Refusals, refusesAll, rope, rows, TOKEN, withAt } from './refusing.ts';
-import { scalar, wasm, withVerbs } from './verbs.ts';
+import { cacheOn, filled, options, type Refusals, refusesAll, rope, rows, TOKEN } from './refusing.ts';
+import { scalar, wasm } from './verbs.ts';
 
 group('options of a cache', test => {
   const integers: readonly (readonly [name: keyof CacheOptions, low: number, high: number])[] = [
@@ -71,13 +70,13 @@ group('options of a cache', test => {
     }
   });
 
-  test('a codec must be one of the three, by name', async () => {
+  test('a codec must be one of the four, by name', async () => {
     for (const name of ['keys', 'values'] as const) {
       await optionRefuses({ [name]: 4 }, TypeError, `"${name}" expected string, got number`);
       await optionRefuses({ [name]: null }, TypeError, `"${name}" expected string, got null`);
       await optionRefuses({ [name]: codecs.nsn2 }, TypeError, `"${name}" expected string, got Object`);
-      for (const value of ['nsn3', '', 'NSN2', 'toString', '__proto__']) {
-        await optionRefuses({ [name]: value }, RangeError, `"${name}" expected nsn1, nsn2 or nsn4, got ${value}`);
+      for (const value of ['nsn5', '', 'NSN2', 'toString', '__proto__']) {
+        await optionRefuses({ [name]: value }, RangeError, `"${name}" expected nsn1, nsn2, nsn3 or nsn4, got ${value}`);
       }
     }
   });
@@ -89,7 +88,11 @@ group('options of a cache', test => {
     await optionRefuses({ overrides: { '-1': {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got -1');
     await optionRefuses({ overrides: { first: {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got first');
     await optionRefuses({ overrides: { 1: 'nsn4' } }, TypeError, '"overrides[1]" expected object, got string');
-    await optionRefuses({ overrides: { 1: { keys: 'nsn3' } } }, RangeError, '"overrides[1].keys" expected nsn1, nsn2 or nsn4, got nsn3');
+    await optionRefuses(
+      { overrides: { 1: { keys: 'nsn5' } } },
+      RangeError,
+      '"overrides[1].keys" expected nsn1, nsn2, nsn3 or nsn4, got nsn5'
+    );
     await optionRefuses({ overrides: { 0: { values: 2 } } }, TypeError, '"overrides[0].values" expected string, got number');
   });
 
@@ -131,6 +134,27 @@ group('options of a cache', test => {
     }
     await optionRefuses({ rope: { invFreq: [1] } }, TypeError, '"rope.interleaved" expected boolean, got undefined');
     await optionRefuses({ rope: { invFreq: [1], interleaved: 1 } }, TypeError, '"rope.interleaved" expected boolean, got number');
+  });
+
+  test('a balance must be a word or the bytes of all layers and heads', async () => {
+    const expected = '"balance" expected learn, off or Uint8Array';
+    for (const value of ['on', '', 'Learn']) await optionRefuses({ balance: value }, RangeError, `${expected}, got ${value}`);
+    for (const [value, kind] of [
+      [null, 'null'],
+      [true, 'boolean'],
+      [[1, 2], 'Array'],
+      [new Uint8ClampedArray(32), 'Uint8ClampedArray'],
+      [new ArrayBuffer(32), 'ArrayBuffer']
+    ] as const) {
+      await optionRefuses({ balance: value }, TypeError, `${expected}, got ${kind}`);
+    }
+    for (const length of [0, 16, 31, 33]) {
+      await optionRefuses(
+        { balance: new Uint8Array(length) },
+        RangeError,
+        `"balance" expected length 32 (2 layers × 1 head × 16), got ${length}`
+      );
+    }
   });
 
   test('options and backend must be objects', async () => {
@@ -204,120 +228,6 @@ group('options of a cache', test => {
       ) ?? [message];
       assert.ok(Number(limit) > 2 ** 31 && Number(limit) <= 2 ** 32, message);
       assert.ok(Number(got) > plan(huge).bytes, message);
-    });
-  }
-});
-
-group('refusals by the kernels', test => {
-  test('options must be known', async () => {
-    const open = (more: object) => () => openKernels({ headDim: 64, codec: 'nsn2', ...more } as never);
-    await refusesAll([
-      [() => openKernels(undefined as never), TypeError, '"options" expected object, got undefined'],
-      [open({ codec: undefined }), TypeError, '"codec" expected string, got undefined'],
-      [open({ codec: 2 }), TypeError, '"codec" expected string, got number'],
-      [open({ codec: 'nsn3' }), RangeError, '"codec" expected nsn1, nsn2 or nsn4, got nsn3'],
-      [open({ prefer: 'webgl' }), RangeError, '"prefer" expected wasm or reference, got webgl'],
-      [open({ headDim: '64' }), TypeError, '"headDim" expected integer, got string'],
-      [open({ headDim: 520 }), RangeError, '"headDim" expected integer from 32 to 512, got 520'],
-      [open({ headDim: 68 }), RangeError, '"headDim" expected multiple of 8 from 32 to 512, got 68'],
-      [open({ rope: { invFreq: [1] } }), TypeError, '"rope.interleaved" expected boolean, got undefined']
-    ]);
-  });
-
-  test('a variant must be known', async () => {
-    await refuses(
-      () => openKernels({ headDim: 64, codec: 'nsn2', variant: 'avx' as never }),
-      RangeError,
-      '"variant" expected scalar, simd128 or relaxed, got avx'
-    );
-    await refuses(
-      () => openKernels({ headDim: 64, codec: 'nsn2', variant: 2 as never }),
-      TypeError,
-      '"variant" expected string, got number'
-    );
-  });
-
-  test('what an engine cannot run is refused as the BackendError that nsnquant/kernels exports', async () => {
-    const { validate } = WebAssembly;
-    WebAssembly.validate = () => false;
-    try {
-      await refuses(
-        () => openKernels({ headDim: 64, codec: 'nsn2', variant: 'scalar' }),
-        KernelError,
-        'wasm backend expected an engine that validates scalar, got one that does not'
-      );
-    } finally {
-      WebAssembly.validate = validate;
-    }
-    assert.is(KernelError, BackendError);
-  });
-
-  for (const tested of withVerbs) {
-    test(`${tested.name} refuses windows, blocks and heads that do not fit`, async () => {
-      const verbs = await tested.kernels({ headDim: HEAD_DIM, codec: 'nsn2' });
-      const block = verbs.encode(rows(64));
-      const most = block.length;
-      for (const name of ['normalize', 'shift', 'normalizeAgain', 'hadamard', 'encode', 'quantize'] as const) {
-        const run = (x: unknown) => () => verbs[name](x as never);
-        const x = name === 'quantize' ? 'y' : 'x';
-        await refusesAll([
-          [run([1]), TypeError, `"${x}" expected Float32Array, got Array`],
-          [run(new Float64Array(2048)), TypeError, `"${x}" expected Float32Array, got Float64Array`],
-          [run(rows(63)), RangeError, `"${x}" expected length 2048 (64 tokens × 32), got 2016`],
-          ...beyond.map((value): Refusals[number] => [
-            run(withAt(rows(64), 99, value)),
-            RangeError,
-            `"${x}[99]" expected number from −65504 to 65504, got ${value}`
-          ])
-        ]);
-      }
-      await refusesAll([
-        [() => verbs.quantize(withAt(rows(64), 7, 24)), RangeError, '"y[7]" expected number from −23 to 23 (‖y‖ = √headDim), got 24'],
-        [() => verbs.quantize(withAt(rows(64), 8, -24)), RangeError, '"y[8]" expected number from −23 to 23 (‖y‖ = √headDim), got -24']
-      ]);
-      assert.is(verbs.quantize(withAt(withAt(rows(64), 7, 23), 8, -23)).length, 512);
-      const query = rows(1);
-      const weights = new Float32Array(64);
-      for (const value of [undefined, 'x'] as const) {
-        const kind = typeof value;
-        await refusesAll([
-          [() => verbs.decode(value as never), TypeError, `"block" expected Uint8Array, got ${kind}`],
-          [() => verbs.scores(query, value as never), TypeError, `"block" expected Uint8Array, got ${kind}`],
-          [() => verbs.mix(weights, value as never), TypeError, `"block" expected Uint8Array, got ${kind}`],
-          [() => verbs.scores(value as never, block), TypeError, `"queries" expected Float32Array, got ${kind}`],
-          [() => verbs.mix(value as never, block), TypeError, `"weights" expected Float32Array, got ${kind}`]
-        ]);
-      }
-      for (const length of [0, most - 1, most + 1]) {
-        const message = `"block" expected length ${most} (64 tokens × 32 in nsn2), got ${length}`;
-        await refusesAll([
-          [() => verbs.decode(new Uint8Array(length)), RangeError, message],
-          [() => verbs.scores(query, new Uint8Array(length)), RangeError, message],
-          [() => verbs.mix(weights, new Uint8Array(length)), RangeError, message]
-        ]);
-      }
-      for (const heads of [0, 0.5, 1.25, 5]) {
-        await refusesAll([
-          [
-            () => verbs.scores(new Float32Array(heads * 32), block),
-            RangeError,
-            `"queries" expected length 32 to 128 (1 to 4 heads × 32), got ${heads * 32}`
-          ],
-          [
-            () => verbs.mix(new Float32Array(heads * 64), block),
-            RangeError,
-            `"weights" expected length 64 to 256 (1 to 4 heads × 64), got ${heads * 64}`
-          ]
-        ]);
-      }
-      await refusesAll([
-        [() => verbs.scores(withAt(query, 2, NaN), block), RangeError, '"queries[2]" expected number from −65504 to 65504, got NaN'],
-        [
-          () => verbs.mix(withAt(weights, 2, Infinity), block),
-          RangeError,
-          '"weights[2]" expected number from −65504 to 65504, got Infinity'
-        ]
-      ]);
     });
   }
 });

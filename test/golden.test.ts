@@ -1,18 +1,20 @@
-// Stored blocks (golden.ts makes them): every binary in every engine must code these tokens to these bytes, and read them back.
-// What changes them changes the page format.
+// Stored blocks and balances (golden.ts makes them): every binary in every engine must code these tokens to these bytes, read them back,
+// and learn what is stored. What changes them changes the page format.
 
-import { type Codec, type CodecName, codecs, KVCache, type Rope } from 'nsnquant';
-import * as reference from 'nsnquant/reference';
+import { type CodecName, codecs, KVCache, type Rope } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import * as brute from './brute.ts';
-import { sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
+import { atMost, sameBits, withinFloatRule } from './compare.ts';
+import { encodedFrom, learnedFrom } from './encoded.ts';
 import { loadFixture } from './fixture.ts';
 import { rounded } from './half.ts';
-import { keyLike } from './inputs.ts';
-import { blockOf, readBlock, readSaved } from './pages.ts';
-import { ATOL, NEAR_TIES, SCALE_TIES, scaleTie } from './tolerance.ts';
+import { anyBalance, bells, keyLike } from './inputs.ts';
+import { blockOf, readBlock, readSaved, sectionsOf, sidesOf } from './pages.ts';
+import { NEAR_TIES } from './tolerance.ts';
 import { reference as referenceBackend, wasm, withVerbs } from './verbs.ts';
+
+const kinds = ['plain keys', 'balanced keys', 'values'] as const;
 
 interface Golden {
   readonly headDim: number;
@@ -21,38 +23,55 @@ interface Golden {
   readonly ropes: Readonly<Record<string, Rope | null>>;
   readonly cases: readonly {
     readonly codec: CodecName;
+    readonly kind: (typeof kinds)[number];
     readonly rope: string;
     readonly seed: number;
     readonly block: string;
     readonly decoded: string;
   }[];
+  readonly learned: readonly { readonly rope: string; readonly seed: number; readonly balance: string }[];
 }
 
-const { headDim, rows, ropes, cases: stored }: Golden = JSON.parse(new TextDecoder().decode(await loadFixture('golden-pages.json')));
+const {
+  headDim,
+  rows,
+  ropes,
+  cases: stored,
+  learned
+}: Golden = JSON.parse(new TextDecoder().decode(await loadFixture('golden-pages.json')));
 const bytesOf = (base64: string) => Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
-const cases = stored.map(({ codec, rope, seed, block, decoded }) => ({
-  title: `${codec}, ${rope}`,
-  codec: codecs[codec] as Codec,
-  ropeName: rope,
-  rope: ropes[rope] ?? undefined,
-  tokens: rounded(keyLike(64, headDim, seed)),
-  block: bytesOf(block),
-  decoded: new Float32Array(bytesOf(decoded).buffer)
-}));
+const cases = stored.map(({ codec, kind, rope: ropeName, seed, block, decoded }) => {
+  const rope = ropes[ropeName] ?? undefined;
+  const side = kind === 'values' ? ('values' as const) : ('keys' as const);
+  const balance = kind === 'balanced keys' ? anyBalance(headDim, seed) : undefined;
+  return {
+    title: `${codec}, ${kind}, ${ropeName}`,
+    codec,
+    kind,
+    rope,
+    balance,
+    options: { codec, headDim, side, ...(rope && { rope }), ...(balance && { balance }) },
+    at: sectionsOf(codecs[codec], headDim, side, balance !== undefined),
+    order: balance && brute.orderOf(balance, headDim, rope),
+    tokens: rounded(keyLike(64, headDim, seed)),
+    block: bytesOf(block),
+    decoded: new Float32Array(bytesOf(decoded).buffer)
+  };
+});
 
 const storedRows = (x: Float32Array | Float64Array) =>
   Float32Array.from(rows.flatMap(row => Array.from(x.subarray(row * headDim, (row + 1) * headDim))));
 
 const opened = await Promise.all(
-  withVerbs.map(async tested => ({
-    ...tested,
-    verbs: await Promise.all(cases.map(({ codec, rope }) => tested.kernels({ codec: codec.name, headDim, ...(rope && { rope }) })))
-  }))
+  withVerbs.map(async tested => ({ ...tested, verbs: await Promise.all(cases.map(({ options }) => tested.kernels(options))) }))
 );
 
 group('stored blocks', test => {
-  test('there is one for every codec and kind of RoPE', () => {
-    const expected = Object.keys(codecs).flatMap(codec => ['no RoPE', 'RoPE halves', 'RoPE interleaved'].map(rope => `${codec}, ${rope}`));
+  test('there is one for every codec, kind of RoPE, plain keys, balanced keys and values', () => {
+    const names = ['no RoPE', 'RoPE halves', 'RoPE interleaved'];
+    const expected = Object.keys(codecs).flatMap(codec =>
+      kinds.flatMap(kind => names.slice(0, kind === 'values' ? 1 : 3).map(rope => `${codec}, ${kind}, ${rope}`))
+    );
     assert.equal(
       cases.map(({ title }) => title),
       expected
@@ -62,10 +81,15 @@ group('stored blocks', test => {
       [undefined, false, true]
     );
     for (const { decoded } of cases) assert.is(decoded.length, rows.length * headDim);
+    assert.equal(
+      learned.map(({ rope }) => rope),
+      names
+    );
   });
 
   test('no two of them are alike', () => {
     assert.is(new Set(stored.map(({ block }) => block)).size, stored.length);
+    assert.is(new Set(learned.map(({ balance }) => balance)).size, learned.length);
   });
 
   for (const { name, verbs } of opened.filter(({ name }) => wasm.some(tested => tested.name === name))) {
@@ -81,77 +105,93 @@ group('stored blocks', test => {
 
   test('the reference, and a decoder by the definition, make the same numbers of them, f32 roundings apart', () => {
     const { verbs } = opened.find(({ name }) => name === referenceBackend.name)!;
-    cases.forEach(({ title, codec, rope, block, decoded }, n) => {
-      const unpacked = readBlock(block, codec, headDim);
-      const exact = brute.decode(unpacked, codec, headDim, rope, brute.f64);
-      const naive = brute.decode(unpacked, codec, headDim, rope, brute.f32);
+    cases.forEach(({ title, at, rope, order, block, decoded }, n) => {
+      const unpacked = readBlock(block, at);
+      const exact = brute.decode(unpacked, rope, brute.f64, order);
+      const naive = brute.decode(unpacked, rope, brute.f32, order);
       withinFloatRule(`${title}: stored`, decoded, storedRows(exact), storedRows(naive), headDim);
       // The reference differs from the definition by the last rounding alone.
       withinFloatRule(`${title}: reference`, verbs[n]!.decode(block), exact, exact, headDim);
     });
   });
 
-  test('the reference codes their tokens to the same codes, norms and means, near ties apart', () => {
-    let ties = 0;
-    let scaleTies = 0;
-    let codes = 0;
-    for (const { title, codec, rope, tokens, block: bytes } of cases) {
-      const block = readBlock(bytes, codec, headDim);
-      const y = Float64Array.from(tokens);
-      const exactNorms = brute.norms(y, headDim, brute.f64);
-      const { group: norms } = reference.normalize(y, headDim);
-      sameRounding(`${title}: norms`, block.s1, exactNorms, Math.max(...exactNorms), true);
-      const magnitude = y.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-      const mean = brute.mean(y, headDim, rope, brute.f64);
-      block.o.forEach((group, n) => sameRounding(`${title}: mean`, group, mean.subarray(32 * n, 32 * n + 32), magnitude));
-      const { groups: means } = reference.shift(y, headDim, rope);
-      // No norm or mean of these tokens is so near a tie that f32 would take the other side: y below would not be comparable.
-      assert.equal([block.s1, ...block.o], [norms, ...means], title);
-      reference.normalizeAgain(y, headDim);
-      reference.hadamard(y, headDim);
-      // A token's ‖y‖ is √headDim: what f32 makes of it is off by that share at most.
-      ties += sameCodes(title, block.codes, y, codec, ATOL * Math.sqrt(headDim));
-      codes += block.codes.length;
-      const { s2 } = reference.encode(tokens, headDim, reference.codecQuantizer(codec), rope);
-      s2.forEach((expected, t) => {
-        if (block.s2[t] === expected) return;
-        scaleTies++;
-        // The other side of a tie is the next f16 number, at most 2⁻¹⁰ away.
-        assert.ok(
-          Math.abs(block.s2[t]! / expected - 1) <= 2 ** -10 + scaleTie(headDim),
-          `${title}: s2 of token ${t}: ${block.s2[t]} for ${expected}`
-        );
-      });
-    }
-    console.log(`${ties} near ties in ${codes} codes, ${scaleTies} in ${cases.length * 64} second norms`);
-    assert.ok(ties <= NEAR_TIES * codes, `${ties} ties`);
-    assert.ok(scaleTies <= SCALE_TIES * cases.length * 64, `${scaleTies} ties`);
+  test('they are what the definitions, and the reference, make of their tokens, near ties apart', () => {
+    const { verbs } = opened.find(({ name }) => name === referenceBackend.name)!;
+    const ties = { near: 0, codes: 0 };
+    let [differing, bytes] = [0, 0];
+    cases.forEach(({ title, at, rope, order, tokens, block }, n) => {
+      encodedFrom(title, block, tokens, at, rope, ties, order);
+      verbs[n]!.encode(tokens).forEach((byte, i) => (differing += Number(byte !== block[i])));
+      bytes += block.length;
+    });
+    console.log(`${ties.near} near ties in ${ties.codes} codes; ${differing} of ${bytes} bytes differ from the reference's`);
+    atMost('near ties', ties.near, NEAR_TIES * ties.codes);
+    atMost('differing bytes', differing, NEAR_TIES * bytes);
   });
 
   for (const { name, backend } of wasm) {
     test(`a cache that is given their tokens holds them: ${name}`, async () => {
-      for (const { title, codec, rope, tokens, block } of cases) {
-        const plain = cases.find(other => other.codec === codec && other.ropeName === 'no RoPE')!;
+      for (const { title, kind, codec, rope, balance, tokens, block } of cases) {
+        if (kind === 'values') continue;
+        const values = cases.find(other => other.codec === codec && other.kind === 'values')!;
         const cache = new KVCache(backend, {
           layers: 1,
           kvHeads: 1,
           queryHeads: 1,
           headDim,
           capacity: 64,
-          keys: codec.name,
-          values: codec.name,
+          keys: codec,
+          values: codec,
           sinks: 0,
+          balance: balance ?? 'off',
           ...(rope && { rope })
         });
         const sequence = cache.sequence();
-        sequence.append(0, tokens, plain.tokens);
+        sequence.append(0, tokens, values.tokens);
         sequence.seal();
         const { pages } = readSaved(await sequence.save()).layers[0]!;
         assert.is(pages.length, 1);
-        sameBits(`${title}: keys`, blockOf(pages[0]!, 0, 0, codec, codec, headDim), block);
-        sameBits(`${title}: values`, blockOf(pages[0]!, 0, 1, codec, codec, headDim), plain.block);
+        const sides = sidesOf(cache, 0);
+        sameBits(`${title}: keys`, blockOf(pages[0]!, 0, 0, sides), block);
+        sameBits(`${title}: values`, blockOf(pages[0]!, 0, 1, sides), values.block);
         cache.dispose();
       }
     });
   }
+});
+
+group('stored balances', test => {
+  for (const { name, backend } of withVerbs) {
+    for (const { rope: ropeName, seed, balance } of learned) {
+      test(`a cache learns its very bytes, whether asked at once or token by token: ${ropeName}, ${name}`, async () => {
+        const rope = ropes[ropeName] ?? undefined;
+        const [keys, values, queries] = [keyLike(128, headDim, seed), bells(128, headDim, seed), bells(128, 3 * headDim, seed + 50)];
+        for (const step of [128, 1, 50]) {
+          const options = { layers: 1, kvHeads: 1, queryHeads: 3, headDim, capacity: 128, sinks: 0, ...(rope && { rope }) };
+          const cache = new KVCache(backend, options);
+          const sequence = cache.sequence();
+          for (let t = 0; t < 128; t += step) {
+            const part = (x: Float32Array, width: number) => x.subarray(t * width, (t + step) * width);
+            sequence.append(0, part(keys, headDim), part(values, headDim));
+            sequence.attend(0, part(queries, 3 * headDim));
+          }
+          sequence.seal();
+          sameBits(`${step} at a time`, await sequence.balance(), bytesOf(balance));
+          cache.dispose();
+        }
+      });
+    }
+  }
+
+  test('they are what the definitions make of their tokens and queries', () => {
+    const ties = { near: 0, codes: 0 };
+    for (const { rope: ropeName, seed, balance } of learned) {
+      const rope = ropes[ropeName] ?? undefined;
+      const keys = rounded(keyLike(128, headDim, seed));
+      const windows = [keys.subarray(0, 64 * headDim), keys.subarray(64 * headDim)];
+      const energies = brute.queryEnergies(bells(128, 3 * headDim, seed + 50), headDim, rope);
+      learnedFrom(ropeName, bytesOf(balance), windows, energies, headDim, rope, ties);
+    }
+    assert.is(ties.near, 0);
+  });
 });

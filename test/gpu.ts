@@ -73,13 +73,14 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
       const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
       const changes: Partial<Store> = {
         setPage: (layer, page, bytes) => store.setPage(layer, page * stride, bytes),
-        encode: (layer, slots, pages) =>
+        encode: (layer, slots, pages, sequences) =>
           store.encode(
             layer,
             slots,
-            pages.map(page => page * stride)
+            pages.map(page => page * stride),
+            sequences
           ),
-        decode: (layer, page, slot) => store.decode(layer, page * stride, slot),
+        decode: (layer, page, slot, sequence) => store.decode(layer, page * stride, slot, sequence),
         read: (layer, table) => store.read(layer, apart(table)),
         dump: (layer, table) => store.dump(layer, apart(table)),
         attend: (layer, tables, queries, scale, out) => store.attend(layer, tables.map(apart), queries, scale, out)

@@ -1,4 +1,5 @@
-// f16 by its definition, without bit tricks. Must not use the package: its conversions are among what is tested.
+// f16 and the floats of second norms by their definitions, without bit tricks. Must not use the package: its conversions are among what
+// is tested.
 
 /** The value of 16 bits: sign, 5 bits of exponent, 10 of fraction. */
 export function halfValue(bits: number): number {
@@ -32,4 +33,18 @@ export function halfBits(x: ArrayLike<number>): Uint16Array {
     const exponent = Math.floor(Math.log2(magnitude));
     return sign | ((exponent + 15) << 10) | (magnitude * 2 ** (10 - exponent) - 1024);
   });
+}
+
+/** The nth of the floats that second norms are rounded to: 32 in every octave, from the smallest normal f32 number on. */
+export function floatValue(n: number): number {
+  const octave = Math.floor(n / 32);
+  return octave === 0 ? n * 2 ** -131 : (32 + (n % 32)) * 2 ** (octave - 132);
+}
+
+/** Which of them is nearest to an f32 number, the larger of two that are as near. */
+export function nearestFloat(x: number): number {
+  const value = Math.fround(x);
+  let octave = 1;
+  while (octave < 254 && value >= 2 ** (octave - 126)) octave++;
+  return 32 * (octave - 1) + Math.floor(value / 2 ** (octave - 132) + 0.5);
 }

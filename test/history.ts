@@ -1,17 +1,19 @@
 // A random history of a cache: calls, good, bad and broken off by the backend, each of them checked against lists of tokens (model.ts).
 
-import { BackendError, type CacheOptions, KVCache, type Sequence, type Tokens } from 'nsnquant';
+import { BackendError, type CacheOptions, KVCache, type Rope, type Sequence, type Tokens } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import type { Backend, PageTable, Store } from '../src/backend.ts';
 import { expectedOver } from './attention.ts';
+import { pairsOf } from './brute.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
+import { learnedFrom } from './encoded.ts';
 import { altered } from './gpu.ts';
 import { halfBits, rounded } from './half.ts';
 import { below, normal, random } from './inputs.ts';
 import { mistakesIn } from './mistakes.ts';
-import { ModelCache, ModelSequence, rowsOf, SIDES, stream, type Token, WIDTH } from './model.ts';
+import { type Lesson, ModelCache, ModelSequence, rowsOf, SIDES, stream, type Token, WIDTH } from './model.ts';
 import { readSaved } from './pages.ts';
-import { CODED_ROW } from './tolerance.ts';
+import { CODED_ROW, LEVEL_TIE } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
 
 const base = {
@@ -26,7 +28,20 @@ const base = {
 } satisfies CacheOptions;
 
 /** Verbs that a backend may refuse in the middle of a call, as one does that has run out of memory. */
-const VERBS = ['write', 'encode', 'copySlot', 'setSlot', 'setPage', 'dump', 'attend'] as const;
+const VERBS = [
+  'write',
+  'learn',
+  'encode',
+  'copySlot',
+  'copyBalance',
+  'setSlot',
+  'setPage',
+  'setBalance',
+  'setEnergies',
+  'dump',
+  'attend',
+  'addEnergies'
+] as const;
 type Verb = (typeof VERBS)[number];
 
 interface Pair {
@@ -36,9 +51,10 @@ interface Pair {
 
 export class History {
   readonly cache: KVCache;
-  /** Of the same options, but nothing stays raw: what was coded in any history must be coded alike in it. */
-  readonly twin: KVCache;
   readonly counts = { done: 0, refused: 0, broken: 0 };
+  readonly #backend: Tested['backend'];
+  readonly #options: CacheOptions;
+  readonly #other: KVCache;
   readonly #foreign: Sequence;
   readonly #next: () => number;
   readonly #gpu: boolean;
@@ -55,14 +71,15 @@ export class History {
   #attended: readonly PageTable[] = [];
 
   constructor({ backend, gpu }: Tested, options: Partial<CacheOptions>, seed: number) {
-    const all: CacheOptions = { ...base, ...options };
+    this.#options = { ...base, ...options };
+    this.#backend = backend;
     this.#next = random(seed);
     this.#gpu = gpu;
     const inside = backend as Backend;
     const watched: Backend = { ...inside, createStore: shape => this.#watched((this.#store = inside.createStore(shape))) };
-    this.cache = new KVCache(watched, all);
-    this.twin = new KVCache(backend, { ...all, recent: 0 });
-    this.#foreign = this.twin.sequence();
+    this.cache = new KVCache(watched, this.#options);
+    this.#other = new KVCache(backend, this.#options);
+    this.#foreign = this.#other.sequence();
     this.#model = new ModelCache(this.cache.shape);
   }
 
@@ -136,6 +153,11 @@ export class History {
     return outcome;
   }
 
+  /** The verb that a new sequence begins with, but where keys are plain. */
+  get #opening(): Verb {
+    return this.cache.shape.balance === 'learn' ? 'setEnergies' : 'setBalance';
+  }
+
   #add(sequence: Sequence, model: ModelSequence): void {
     this.#open.push({ sequence, model });
     this.#model.open.add(model);
@@ -143,7 +165,7 @@ export class History {
 
   async #create(): Promise<void> {
     let sequence: Sequence;
-    const outcome = await this.#call([], this.#model.full, () => {
+    const outcome = await this.#call([this.#opening], this.#model.full, () => {
       sequence = this.cache.sequence();
     });
     if (outcome === 'done') this.#add(sequence!, new ModelSequence(this.#model.shape));
@@ -161,7 +183,7 @@ export class History {
     const models = batch.map(({ model }) => model);
     const count = tokens.reduce((sum, rows) => sum + rows.length, 0);
     let wrote = false;
-    const outcome = await this.#call(['write', 'encode'], this.#model.overflow(layer, count), () => {
+    const outcome = await this.#call(['write', 'encode', 'learn'], this.#model.overflow(layer, count), () => {
       wrote = this.#breaks === 'write';
       if (batch.length === 1 && this.#next() < 0.5) batch[0]!.sequence.append(layer, inputs[0]![0]!, inputs[1]![0]!);
       else
@@ -192,10 +214,10 @@ export class History {
     const layer = this.#below(2);
     const batch = this.#open.filter(({ model }) => model.layers[layer]!.tokens.length > 0 && this.#next() < 0.6);
     const queries = batch.map(({ model }) =>
-      normal(1 + this.#below(Math.min(4, model.layers[layer]!.tokens.length)), 2 * WIDTH, this.#below(2 ** 31))
+      normal(1 + this.#below(this.#next() < 0.2 ? model.layers[layer]!.tokens.length : 1), 2 * WIDTH, this.#below(2 ** 31))
     );
     let out: Float32Array = new Float32Array(0);
-    const outcome = await this.#call(['attend'], undefined, async () => {
+    const outcome = await this.#call(['attend', 'addEnergies'], undefined, async () => {
       out = await this.cache
         .attend(
           batch.map(({ sequence }) => sequence),
@@ -205,6 +227,9 @@ export class History {
         .read();
     });
     if (outcome !== 'done') return;
+    batch.forEach(({ model }, n) => {
+      model.ask(layer, queries[n]!);
+    });
     const tables = this.#attended;
     let from = 0;
     for (const [n, { sequence }] of batch.entries()) {
@@ -216,17 +241,21 @@ export class History {
   }
 
   async #seal({ sequence, model }: Pair): Promise<void> {
-    if ((await this.#call(['encode'], undefined, () => sequence.seal())) === 'done') model.sealAll();
+    if ((await this.#call(['encode', 'learn'], undefined, () => sequence.seal())) === 'done') model.sealAll();
   }
 
   async #fork({ sequence, model }: Pair): Promise<void> {
     const copied = (layer: number) => model.layers[layer]!.tokens.length - 64 * model.sealedPages(layer);
     let fork: Sequence;
     let copying = false;
-    const outcome = await this.#call(['copySlot', 'encode'], this.#model.overflows(copied) ?? this.#model.full, () => {
-      copying = this.#breaks === 'copySlot';
-      fork = sequence.fork();
-    });
+    const outcome = await this.#call(
+      ['copySlot', 'copyBalance', 'encode', 'learn'],
+      this.#model.overflows(copied) ?? this.#model.full,
+      () => {
+        copying = this.#breaks === 'copySlot' || this.#breaks === 'copyBalance';
+        fork = sequence.fork();
+      }
+    );
     if (outcome === 'done' || (outcome === 'broken' && copying)) {
       model.sealAll();
       this.#model.makeRoom(model.slots);
@@ -264,7 +293,7 @@ export class History {
       : `layer ${uneven} expected ${length} tokens, as the shortest has, got ${model.layers[uneven]!.tokens.length}`;
     let file: Uint8Array;
     let dumping = false;
-    const outcome = await this.#call(['dump', 'encode'], refusal, async () => {
+    const outcome = await this.#call(['dump', 'encode', 'learn'], refusal, async () => {
       dumping = this.#breaks === 'dump';
       file = await sequence.save();
     });
@@ -282,10 +311,10 @@ export class History {
     let sequence: Sequence;
     let filling = false;
     const outcome = await this.#call(
-      ['setPage', 'setSlot', 'encode'],
+      ['setPage', 'setSlot', 'setBalance', 'setEnergies', 'encode', 'learn'],
       this.#model.overflows(() => model.length) ?? this.#model.full,
       () => {
-        filling = this.#breaks !== 'encode';
+        filling = ![this.#opening, 'encode', 'learn', undefined].includes(this.#breaks);
         sequence = this.cache.restore(file);
       }
     );
@@ -328,7 +357,7 @@ export class History {
 
   /** Lengths and bytes of all sequences, and what `share` of them hold. */
   async #check(share: number): Promise<void> {
-    const { pages, sinks, rawSlotBytes, sinkBytes } = this.cache.shape;
+    const { pages, sinks, rawSlotBytes, sinkBytes, learnedBytes } = this.cache.shape;
     for (const { sequence, model } of this.#open) {
       assert.is(sequence.length, model.length);
       const count = (bytesOf: (layer: number) => number) => bytesOf(0) + bytesOf(1);
@@ -339,7 +368,7 @@ export class History {
           layer =>
             pagesOf(layer) * (pages[layer]!.bytes + 4) +
             model.rawWindows(layer) * rawSlotBytes +
-            (model.layers[layer]!.tokens.length > 0 ? sinkBytes : 0)
+            (model.layers[layer]!.tokens.length > 0 ? sinkBytes + learnedBytes : 0)
         )
       );
       assert.equal(sequence.sealed, { bytes: count(layer => pagesOf(layer) * pages[layer]!.bytes), tokens: 32 * count(pagesOf) });
@@ -349,11 +378,28 @@ export class History {
     }
   }
 
-  /** The bytes of coded windows are those that the same tokens have when nothing but appends made them, split otherwise. */
+  /**
+   * What a file says of balances is what its layers learned from teaches; and the bytes of coded windows are those that the same tokens
+   * have, by the same balances, where nothing but appends made them, split otherwise, and nothing stays raw.
+   */
   async #checkFile(file: Uint8Array, { layers, length }: ModelSequence): Promise<void> {
-    const sequence = this.twin.sequence();
+    const saved = readSaved(file).layers;
+    const { balance, headDim, maxAppend } = this.cache.shape;
+    const profile = typeof balance === 'string' ? new Uint8Array(headDim) : balance.slice();
+    layers.forEach(({ pages, asked, lesson }, layer) => {
+      const from = (layer * headDim) / 2;
+      const { balance: found, energies } = saved[layer]!;
+      assert.is(found !== undefined, balance !== 'off' && pages.length > 0);
+      assert.is(energies !== undefined, asked.length > 0);
+      if (energies) checkEnergies(energies, this.#energiesOf(asked));
+      if (lesson) checkLesson(`balance of layer ${layer}`, found!, lesson, this.#energiesOf(lesson.asked), this.cache.shape.rope);
+      else if (found) sameBits('profile', found, profile.subarray(from, from + headDim / 2));
+      if (found) profile.set(found, from);
+    });
+    const twin = new KVCache(this.#backend, { ...this.#options, recent: 0, balance: balance === 'off' ? 'off' : profile });
+    const sequence = twin.sequence();
     for (let from = 0; from < length; ) {
-      const to = Math.min(length, from + 1 + this.#below(this.twin.shape.maxAppend));
+      const to = Math.min(length, from + 1 + this.#below(maxAppend));
       layers.forEach(({ tokens }, layer) => {
         const rows = tokens.slice(from, to);
         sequence.append(layer, rowsOf(rows, 'keys'), rowsOf(rows, 'values'));
@@ -361,11 +407,26 @@ export class History {
       from = to;
     }
     const expected = readSaved(await sequence.save()).layers;
-    readSaved(file).layers.forEach(({ pages }, layer) => {
+    saved.forEach(({ pages }, layer) => {
       assert.is(pages.length, layers[layer]!.pages.length);
       pages.forEach((page, n) => sameBits(`page ${n} of layer ${layer}`, page, expected[layer]!.pages[n]!));
     });
-    sequence.dispose();
+    twin.dispose();
+  }
+
+  /** Σ q² of pairs. */
+  #energiesOf(asked: readonly Float32Array[]): Float64Array {
+    const { headDim, rope } = this.cache.shape;
+    const pairs = pairsOf(headDim, rope);
+    const energies = new Float64Array(pairs.length);
+    for (const query of asked) {
+      for (let at = 0; at < query.length; at += headDim) {
+        pairs.forEach(([a, b], pair) => {
+          energies[pair]! += query[at + a]! ** 2 + query[at + b]! ** 2;
+        });
+      }
+    }
+    return energies;
   }
 
   /** Disposes all, and the cache is as if nothing had been: the whole capacity and all sequences fit again, and no more. */
@@ -389,8 +450,21 @@ export class History {
       );
     }
     this.cache.dispose();
-    this.twin.dispose();
+    this.#other.dispose();
   }
+}
+
+/** Sums in f32 are as near as levels need them. */
+function checkEnergies(actual: Float32Array, expected: Float64Array): void {
+  assert.is(actual.length, expected.length);
+  actual.forEach((energy, pair) => {
+    atMost(`energy of pair ${pair}: difference`, Math.abs(energy - expected[pair]!), LEVEL_TIE * expected[pair]!);
+  });
+}
+
+function checkLesson(what: string, balance: Uint8Array, { tokens }: Lesson, energies: Float64Array, rope: Rope | undefined): void {
+  const windows = [tokens.slice(0, 64), tokens.slice(64)].map(window => rowsOf(window, 'keys'));
+  learnedFrom(what, balance, windows, energies, WIDTH, rope, { near: 0, codes: 0 });
 }
 
 /** Raw tokens are as they came, coded ones near it. */

@@ -140,3 +140,9 @@ export function turned(x: Float32Array, headDim: number, { invFreq, interleaved 
   }
   return out;
 }
+
+/** A head's balance, u8 [headDim / 2]: levels of keys and queries that have nothing to do with each other. */
+export function anyBalance(headDim: number, seed: number): Uint8Array {
+  const next = random(seed);
+  return Uint8Array.from({ length: headDim / 2 }, () => below(next, 256));
+}

@@ -8,45 +8,63 @@ import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import * as brute from './brute.ts';
 import { allFinite, sameBits, sameCodes, sameRounding, withinFloatRule } from './compare.ts';
-import { nearestHalf } from './half.ts';
-import { inputs, normal, ropes } from './inputs.ts';
-import { type Block, groupValues, meanOf, normsOf, readBlock } from './pages.ts';
-import { ADDED_UP, meanTermShare, NEAR_TIES, scaleTie } from './tolerance.ts';
+import { encodedFrom, type Ties } from './encoded.ts';
+import { anyBalance, inputs, normal, ropes } from './inputs.ts';
+import { type Block, groupValues, meanOf, normsOf, readBlock, type Side, sectionsOf } from './pages.ts';
+import { ADDED_UP, BALANCED_ADDED_UP, meanTermShare, NEAR_TIES } from './tolerance.ts';
 import { reference as referenceBackend, relaxed, scalar, simd128 } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const all = Object.keys(inputs);
-const few = ['key-like', 'outlier channel', 'ramp'];
+const few = ['key-like', 'outlier channel', 'ramp', 'zero tokens'];
+/** Channels of the codebooks. */
+const books = [8, 4, 2] as const;
 
 interface Case {
   readonly codec: CodecName;
   readonly headDim: number;
+  readonly side: Side;
+  readonly balanced: boolean;
   readonly rope?: string;
   readonly inputs: readonly string[];
 }
 
-/** 40 and 72 have rows of codes that end in padding, groups of 8 channels, and Hadamard blocks of 8. */
+const KINDS = {
+  'plain keys': { side: 'keys', balanced: false },
+  'balanced keys': { side: 'keys', balanced: true },
+  values: { side: 'values', balanced: false }
+} as const;
+
+function casesOf(kind: keyof typeof KINDS, headDims: readonly number[], chosen: readonly string[]): Case[] {
+  return names.flatMap(codec => headDims.map(headDim => ({ codec, headDim, ...KINDS[kind], inputs: chosen })));
+}
+
+/**
+ * 40 and 72 have rows of codes that end in padding, groups of 8 channels, and segments whose transforms are of several sizes. Segments
+ * meet within eight columns in every way that any head dimension has: most differ at 32 to 128, others at 144 and 184.
+ */
 const cases: readonly Case[] = [
-  ...names.flatMap(codec => [32, 40, 64, 72, 80, 96, 128].map(headDim => ({ codec, headDim, inputs: all }))),
-  ...names.flatMap(codec => [256, 512].map(headDim => ({ codec, headDim, inputs: few }))),
-  ...Object.keys(ropes(64)).map(rope => ({ codec: 'nsn2', headDim: 64, rope, inputs: all }) as const),
-  ...[32, 80, 96, 128, 512].map((headDim, n) => ({ codec: names[n % 3]!, headDim, rope: 'halves', inputs: few })),
-  { codec: 'nsn4', headDim: 512, rope: 'fast, rising', inputs: few }
+  ...casesOf('plain keys', [40, 64], all),
+  ...casesOf('plain keys', [32, 72, 80, 96, 128, 256, 512], few),
+  ...casesOf('balanced keys', [40, 64], all),
+  ...casesOf('balanced keys', [32, 48, 56, 72, 80, 88, 96, 104, 112, 120, 128, 144, 184, 256, 512], few),
+  ...casesOf('values', [40, 64, 128], few),
+  ...Object.keys(ropes(64)).flatMap(rope => [
+    { codec: 'nsn2', headDim: 64, ...KINDS['plain keys'], rope, inputs: all } as const,
+    { codec: 'nsn1', headDim: 64, ...KINDS['balanced keys'], rope, inputs: few } as const
+  ]),
+  ...[32, 80, 96, 128, 512].map(
+    (headDim, n) =>
+      ({ codec: names[n % 4]!, headDim, ...KINDS[n % 2 ? 'plain keys' : 'balanced keys'], rope: 'halves', inputs: few }) as const
+  ),
+  { codec: 'nsn4', headDim: 512, ...KINDS['plain keys'], rope: 'fast, rising', inputs: few }
 ];
 
 /** What each verb made of what the one before it made. */
-interface Stages {
-  readonly x: Float32Array;
-  readonly s1: Float32Array;
-  readonly normalized: Float32Array;
-  readonly o: Float32Array;
-  readonly shifted: Float32Array;
-  readonly s2: Float32Array;
-  readonly again: Float32Array;
-  readonly y: Float32Array;
+interface Stages extends Readonly<Record<'x' | 's1' | 'normalized' | 'o' | 'shifted' | 's2' | 'again' | 'y' | 'decoded', Float32Array>> {
+  /** By the codebooks of 8, 4 and 2 channels, one after another. */
   readonly codes: Uint8Array;
   readonly bytes: Uint8Array;
-  readonly decoded: Float32Array;
 }
 
 function stagesOf(verbs: Verbs, x: Float32Array): Stages {
@@ -58,23 +76,34 @@ function stagesOf(verbs: Verbs, x: Float32Array): Stages {
   const s2 = verbs.normalizeAgain(again);
   const y = again.slice();
   verbs.hadamard(y);
+  const codes = Uint8Array.from(books.flatMap(channels => [...verbs.quantize(y, channels)]));
   const bytes = verbs.encode(x);
-  return { x, s1, normalized, o, shifted, s2, again, y, codes: verbs.quantize(y), bytes, decoded: verbs.decode(bytes) };
+  return { x, s1, normalized, o, shifted, s2, again, y, codes, bytes, decoded: verbs.decode(bytes) };
 }
 
-const nearTies: Record<string, [ties: number, codes: number]> = {};
+/** Those of one codebook among all three's. */
+function codesBy(channels: 8 | 4 | 2, codes: Uint8Array, headDim: number): Uint8Array {
+  const before = { 8: 0, 4: 8, 2: 24 }[channels] * headDim;
+  return codes.subarray(before, before + (64 * headDim) / channels);
+}
 
-for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
-  const codec = codecs[name];
+const nearTies: Record<string, Ties> = {};
+
+for (const { codec: name, headDim, side, balanced, rope: ropeName, inputs: chosen } of cases) {
   const rope: Rope | undefined = ropeName === undefined ? undefined : ropes(headDim)[ropeName];
-  const options = { codec: name, headDim, ...(rope && { rope }) };
+  const balance = balanced ? anyBalance(headDim, 9) : undefined;
+  const options = { codec: name, headDim, side, ...(rope && { rope }), ...(balance && { balance }) };
+  const at = sectionsOf(codecs[name], headDim, side, balanced);
+  const order = balance && brute.orderOf(balance, headDim, rope);
+  const layout = reference.blockLayout(codecs[name], headDim, side, balanced);
+  const coding = reference.codingOf(layout, rope, balance && reference.channelOrder(balance, headDim, rope));
   const verbs = await scalar.kernels(options);
   const simdVerbs = await simd128.kernels(options);
   const relaxedVerbs = await relaxed?.kernels(options);
   const queries = normal(4, headDim, 1).map(value => value / Math.sqrt(headDim));
   const weights = inputs['uniform']!(4, 64, 2).map(Math.abs);
 
-  group(`${name}, headDim ${headDim}, ${ropeName ? `RoPE ${ropeName}` : 'no RoPE'}`, test => {
+  group(`${name} ${balanced ? 'balanced ' : ''}${side}, headDim ${headDim}, ${ropeName ? `RoPE ${ropeName}` : 'no RoPE'}`, test => {
     const made = new Map<string, { stages: Stages; block: Block; naive: Float64Array }>();
     /** Runs a check over all inputs. Stages, and the tokens that a naive f32 decoder makes of the block, are made once. */
     const over = (check: (what: string, stages: Stages, block: Block, naive: Float64Array) => void) => () => {
@@ -82,8 +111,8 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
         let entry = made.get(input);
         if (!entry) {
           const stages = stagesOf(verbs, inputs[input]!(64, headDim, 3));
-          const block = readBlock(stages.bytes, codec, headDim);
-          made.set(input, (entry = { stages, block, naive: brute.decode(block, codec, headDim, rope, brute.f32) }));
+          const block = readBlock(stages.bytes, at);
+          made.set(input, (entry = { stages, block, naive: brute.decode(block, rope, brute.f32, order) }));
         }
         check(input, entry.stages, entry.block, entry.naive);
       }
@@ -101,7 +130,7 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
     );
 
     test(
-      'shift() subtracts the channel mean in 4 bits, taken before RoPE',
+      `shift() subtracts the channel mean in ${side === 'keys' ? 8 : 4} bits, taken before RoPE`,
       over((what, { normalized, o, shifted }, block) => {
         const mean = brute.mean(normalized, headDim, rope, brute.f64);
         const magnitude = normalized.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
@@ -140,37 +169,37 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
     test(
       'quantize() finds the nearest of all codewords, near ties apart',
       over((what, { y, codes }) => {
-        const count = (nearTies[name] ??= [0, 0]);
-        count[0] += sameCodes(what, codes, y, codec);
-        count[1] += codes.length;
-      })
-    );
-
-    test(
-      'encode() is these verbs in order, bit for bit, with s2 adjusted to the codewords',
-      over((what, { y, s2, codes }, block) => {
-        sameBits(`${what}: codes`, block.codes, codes);
-        for (let t = 0; t < 64; t++) {
-          let [yy, yc] = [0, 0];
-          for (let i = 0; i < headDim; i++) {
-            const value = y[t * headDim + i]!;
-            yy += value * value;
-            yc +=
-              value *
-              codec.codebook[codes[(t * headDim + i - (i % codec.channels)) / codec.channels]! * codec.channels + (i % codec.channels)]!;
-          }
-          const adjusted = yc > 0 ? (s2[t]! * yy) / yc : 0;
-          const [low, high] = [1 - scaleTie(headDim), 1 + scaleTie(headDim)].map(by => nearestHalf(adjusted * by));
-          assert.ok(block.s2[t]! >= low! && block.s2[t]! <= high!, `${what}: s2 of token ${t}: ${block.s2[t]} for ${adjusted}`);
+        for (const channels of books) {
+          const ties = (nearTies[`quantize ${channels}`] ??= { near: 0, codes: 0 });
+          const chosen = codesBy(channels, codes, headDim);
+          ties.near += sameCodes(`${what}, ${channels}`, chosen, y, reference.codebooks[channels]);
+          ties.codes += chosen.length;
         }
       })
     );
 
     test(
+      'encode() is what f64 makes of the tokens, stage by stage, near ties apart',
+      over((what, { x, bytes }) => {
+        encodedFrom(what, bytes, x, at, rope, (nearTies[`encode ${name}`] ??= { near: 0, codes: 0 }), order);
+      })
+    );
+
+    if (!balanced) {
+      test(
+        'encode() is these verbs in order, bit for bit',
+        over((what, { codes }, block) => {
+          const { channels, columns } = at.segments[0]!.stages[0]!;
+          const first = block.codes.filter((_, i) => i % at.perRow < columns);
+          sameBits(`${what}: codes of the first stage`, first, codesBy(channels, codes, headDim));
+        })
+      );
+    }
+
+    test(
       'decode() is what the reference decodes',
       over((what, { bytes, decoded }, _block, naive) => {
-        const exact = reference.decode(reference.unpack(bytes, codec, headDim), reference.codecQuantizer(codec), rope);
-        withinFloatRule(what, decoded, exact, naive, headDim);
+        withinFloatRule(what, decoded, reference.decode(reference.unpack(bytes, layout, headDim), coding), naive, headDim);
         allFinite(what, decoded);
       })
     );
@@ -178,7 +207,7 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
     test(
       "scores() are the reference's logits",
       over((what, { bytes }, block, naiveTokens) => {
-        const { exact, extra } = exactScores(bytes, block);
+        const { exact, extra } = exactScores(bytes, block, naiveTokens);
         const naive = brute.scores(queries, naiveTokens, headDim, brute.f32);
         withinFloatRule(what, verbs.scores(queries, bytes), exact, naive, 64, extra);
         if (relaxedVerbs) withinFloatRule(`relaxed, ${what}`, relaxedVerbs.scores(queries, bytes), exact, naive, 64, extra);
@@ -188,11 +217,10 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
     test(
       "mix() is the reference's weighted sum",
       over((what, { bytes }, block, naiveTokens) => {
-        const window = reference.unpack(bytes, codec, headDim);
-        const quantizer = reference.codecQuantizer(codec);
-        const exact = heads(head => reference.mix(weights.subarray(head * 64, head * 64 + 64), window, quantizer));
-        // Values carry no RoPE: what mix sums is decoded without.
-        const plain = rope ? brute.decode(block, codec, headDim, undefined, brute.f32) : naiveTokens;
+        const window = reference.unpack(bytes, layout, headDim);
+        const exact = heads(head => reference.mix(weights.subarray(head * 64, head * 64 + 64), window, coding));
+        // Means are not turned where tokens are mixed: values carry no RoPE.
+        const plain = rope ? brute.decode(block, undefined, brute.f32, order) : naiveTokens;
         const naive = brute.mix(weights, plain, headDim, brute.f32);
         const extra = cancellation(plain);
         withinFloatRule(what, verbs.mix(weights, bytes), exact, naive, headDim, extra);
@@ -239,23 +267,29 @@ for (const { codec: name, headDim, rope: ropeName, inputs: chosen } of cases) {
       });
     }
 
-    function exactScores(bytes: Uint8Array, block: Block) {
-      const window = reference.unpack(bytes, codec, headDim);
-      const quantizer = reference.codecQuantizer(codec);
-      const exact = heads(head => reference.scores(queries.subarray(head * headDim, (head + 1) * headDim), window, quantizer, rope));
+    function exactScores(bytes: Uint8Array, block: Block, tokens: Float64Array) {
+      const window = reference.unpack(bytes, layout, headDim);
+      const exact = heads(head => reference.scores(queries.subarray(head * headDim, (head + 1) * headDim), window, coding));
       const [s1, o] = [normsOf(block), meanOf(block)];
       const extra = heads(head =>
         s1.map(norm => meanTermShare(headDim) * norm * brute.meanTerm(queries, head * headDim, o, headDim, rope))
       );
-      return { exact, extra };
+      const added = brute.scores(queries.map(Math.abs), tokens.map(Math.abs), headDim, brute.f64);
+      return { exact, extra: balanced ? extra.map((most, i) => most + BALANCED_ADDED_UP * added[i]!) : extra };
     }
   });
 }
 
 // Heads share a pass: none may lean on another, and one head must not wait for three more.
 const shared = await Promise.all(
-  [scalar, simd128, ...(relaxed ? [relaxed] : [])].map(
-    async tested => [tested.name, await tested.kernels({ codec: 'nsn2', headDim: 64, rope: ropes(64)['halves']! })] as const
+  [scalar, simd128, ...(relaxed ? [relaxed] : [])].flatMap(tested =>
+    [undefined, anyBalance(64, 9)].map(
+      async balance =>
+        [
+          `${tested.name}, ${balance ? 'balanced' : 'plain'}`,
+          await tested.kernels({ codec: 'nsn2', headDim: 64, rope: ropes(64)['halves']!, ...(balance && { balance }) })
+        ] as const
+    )
   )
 );
 group('kernels', test => {
@@ -273,29 +307,23 @@ group('kernels', test => {
       }
     });
 
-    test(`mix() with one weight of 1 is decode: ${name}`, async () => {
-      const bytes = verbs.encode(inputs['key-like']!(64, 64, 7));
-      const plain = await scalar.kernels({ codec: 'nsn2', headDim: 64 });
-      const exact = plain.decode(bytes);
-      const weights = new Float32Array(64);
-      for (const t of [0, 1, 62, 63]) {
-        weights.fill(0)[t] = 1;
-        const token = exact.subarray(t * 64, t * 64 + 64);
-        withinFloatRule(`token ${t}`, verbs.mix(weights, bytes), token, token);
-      }
-    });
-
     test(`the verbs leave their inputs and nothing of an earlier call behind: ${name}`, () => {
       const x = inputs['key-like']!(64, 64, 8);
       const first = verbs.encode(x);
       sameBits('tokens', x, inputs['key-like']!(64, 64, 8));
       const queries = normal(2, 64, 9);
       const logits = verbs.scores(queries, first);
+      const weights = inputs['uniform']!(2, 64, 9);
+      const sums = verbs.mix(weights, first);
       verbs.encode(inputs['largest finite']!(64, 64, 9));
-      verbs.scores(normal(4, 64, 10), verbs.encode(inputs['ramp']!(64, 64, 9)));
+      const other = verbs.encode(inputs['ramp']!(64, 64, 9));
+      verbs.scores(normal(4, 64, 10), other);
+      verbs.mix(normal(4, 64, 10), other);
       sameBits('block', verbs.encode(x), first);
       sameBits('logits', verbs.scores(queries, first), logits);
+      sameBits('sums', verbs.mix(weights, first), sums);
       sameBits('queries', queries, normal(2, 64, 9));
+      sameBits('weights', weights, inputs['uniform']!(2, 64, 9));
     });
 
     test(`encode() keeps a zero token zero: ${name}`, () => {
@@ -308,43 +336,64 @@ group('kernels', test => {
     });
   }
 
-  test("the reference backend's verbs are the functions of nsnquant/reference", async () => {
-    const rope = ropes(64)['halves']!;
-    const verbs = await referenceBackend.kernels({ codec: 'nsn2', headDim: 64, rope });
-    const quantizer = reference.codecQuantizer(codecs.nsn2);
-    const x = inputs['key-like']!(64, 64, 12);
-    const rows = Float64Array.from(x);
-    const inPlace = x.slice();
-    sameBits('s1', verbs.normalize(inPlace), Float32Array.from(reference.normalize(rows, 64).s1));
-    sameBits('normalized', inPlace, Float32Array.from(rows));
-    const normalized = Float64Array.from(inPlace);
-    sameBits('o', verbs.shift(inPlace), Float32Array.from(reference.shift(normalized, 64, rope).o));
-    sameBits('shifted', inPlace, Float32Array.from(normalized));
-    const shifted = Float64Array.from(inPlace);
-    sameBits('s2', verbs.normalizeAgain(inPlace), Float32Array.from(reference.normalizeAgain(shifted, 64)));
-    const again = Float64Array.from(inPlace);
-    reference.hadamard(again, 64);
-    verbs.hadamard(inPlace);
-    sameBits('y', inPlace, Float32Array.from(again));
-    sameBits('codes', verbs.quantize(inPlace), Uint8Array.from(reference.quantize(Float64Array.from(inPlace), quantizer)));
-    const window = reference.encode(x, 64, quantizer, rope);
-    const bytes = verbs.encode(x);
-    sameBits('block', bytes, reference.pack(window, codecs.nsn2));
-    sameBits('decoded', verbs.decode(bytes), Float32Array.from(reference.decode(window, quantizer, rope)));
-    const queries = normal(2, 64, 13);
-    sameBits(
-      'scores',
-      verbs.scores(queries, bytes).subarray(64),
-      Float32Array.from(reference.scores(queries.subarray(64), window, quantizer, rope))
-    );
-    const weights = inputs['uniform']!(2, 64, 14);
-    sameBits('mix', verbs.mix(weights, bytes).subarray(64), Float32Array.from(reference.mix(weights.subarray(64), window, quantizer)));
-  });
+  for (const tested of [scalar, simd128, ...(relaxed ? [relaxed] : [])]) {
+    test(`mix() with one weight of 1 is decode: ${tested.name}`, async () => {
+      for (const balance of [undefined, anyBalance(64, 9)]) {
+        const verbs = await tested.kernels({ codec: 'nsn2', headDim: 64, ...(balance && { balance }) });
+        const bytes = verbs.encode(inputs['key-like']!(64, 64, 7));
+        const exact = verbs.decode(bytes);
+        const weights = new Float32Array(64);
+        for (const t of [0, 1, 62, 63]) {
+          weights.fill(0)[t] = 1;
+          const token = exact.subarray(t * 64, t * 64 + 64);
+          withinFloatRule(`token ${t}`, verbs.mix(weights, bytes), token, token);
+        }
+      }
+    });
+  }
+
+  for (const balance of [undefined, anyBalance(64, 9)]) {
+    test(`the reference backend's verbs are the functions of nsnquant/reference: ${balance ? 'balanced' : 'plain'}`, async () => {
+      const rope = ropes(64)['halves']!;
+      const verbs = await referenceBackend.kernels({ codec: 'nsn2', headDim: 64, rope, ...(balance && { balance }) });
+      const layout = reference.blockLayout(codecs.nsn2, 64, 'keys', balance !== undefined);
+      const coding = reference.codingOf(layout, rope, balance && reference.channelOrder(balance, 64, rope));
+      const x = inputs['key-like']!(64, 64, 12);
+      const rows = Float64Array.from(x);
+      const inPlace = x.slice();
+      sameBits('s1', verbs.normalize(inPlace), Float32Array.from(reference.normalize(rows, 64).s1));
+      sameBits('normalized', inPlace, Float32Array.from(rows));
+      const normalized = Float64Array.from(inPlace);
+      sameBits('o', verbs.shift(inPlace), Float32Array.from(reference.shift(normalized, 64, 8, rope).o));
+      sameBits('shifted', inPlace, Float32Array.from(normalized));
+      const shifted = Float64Array.from(inPlace);
+      sameBits('s2', verbs.normalizeAgain(inPlace), Float32Array.from(reference.normalizeAgain(shifted, 64)));
+      const again = Float64Array.from(inPlace);
+      reference.hadamard(again, 64);
+      verbs.hadamard(inPlace);
+      sameBits('y', inPlace, Float32Array.from(again));
+      for (const channels of books) {
+        const quantizer = reference.codebookQuantizer(reference.codebooks[channels]);
+        const codes = Uint8Array.from(reference.quantize(Float64Array.from(inPlace), quantizer));
+        sameBits(`codes of ${channels}`, verbs.quantize(inPlace, channels), codes);
+      }
+      const window = reference.encode(x, 64, coding);
+      const bytes = verbs.encode(x);
+      sameBits('block', bytes, reference.pack(window, layout));
+      sameBits('decoded', verbs.decode(bytes), Float32Array.from(reference.decode(window, coding)));
+      const queries = normal(2, 64, 13);
+      const logits = Float32Array.from(reference.scores(queries.subarray(64), window, coding));
+      sameBits('scores', verbs.scores(queries, bytes).subarray(64), logits);
+      const weights = inputs['uniform']!(2, 64, 14);
+      const sums = Float32Array.from(reference.mix(weights.subarray(64), window, coding));
+      sameBits('mix', verbs.mix(weights, bytes).subarray(64), sums);
+    });
+  }
 
   test('near ties are rare', () => {
-    for (const [name, [ties, codes]] of Object.entries(nearTies)) {
-      console.log(`${name}: ${ties} near ties in ${codes} codes`);
-      assert.ok(ties <= NEAR_TIES * codes);
+    for (const [name, { near, codes }] of Object.entries(nearTies)) {
+      console.log(`${name}: ${near} near ties in ${codes} codes`);
+      assert.ok(near <= NEAR_TIES * codes);
     }
   });
 });

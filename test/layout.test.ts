@@ -1,42 +1,86 @@
-// The page format: where every byte lies, read by literal offsets and by the drawing in pages.ts. Other programs read these bytes.
+// The page format: what a head's channels are cut into and where every byte lies, read by literal offsets and by the drawing in pages.ts.
+// Other programs read these bytes.
 
-import { type CodecName, codecs, KVCache, plan, type Rope } from 'nsnquant';
+import { type CacheOptions, type CodecName, codecs, KVCache, plan, type Rope } from 'nsnquant';
 import * as reference from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
-import { sameBits } from './compare.ts';
+import { atMost, sameBits } from './compare.ts';
 import { halfValue, rounded } from './half.ts';
-import { exactRope, keyLike } from './inputs.ts';
-import { readSaved, type Sections, sectionsOf, withChecksum } from './pages.ts';
-import { scaleTie } from './tolerance.ts';
+import { anyBalance, exactRope, keyLike } from './inputs.ts';
+import { blockOf, paddingOf, readSaved, type Sections, sectionsOf, sidesOf, withChecksum } from './pages.ts';
 import { reference as referenceBackend, simd128, withVerbs } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
 const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
-/** Rows of codes that end in padding (nsn1: 5 and 9 bytes; nsn2: 10 and 18), means that end in padding, and none of either. */
+/** Rows of codes that end in padding (nsn1: 5 and 9 bytes; nsn2: 10 and 18), blocks that end in padding of one, two and three bytes. */
 const padded = [40, 64, 72, 104, 136];
 
-/** Offsets at headDim 64, as any other program would have them. */
-const drawn = {
-  nsn1: { rowBytes: 8, s2: 512, s1: 640, scales: 672, o: 688, bytes: 720 },
-  nsn2: { rowBytes: 16, s2: 1024, s1: 1152, scales: 1184, o: 1200, bytes: 1232 },
-  nsn4: { rowBytes: 32, s2: 2048, s1: 2176, scales: 2208, o: 2224, bytes: 2256 }
-} as const;
+const kinds = [
+  ['keys', false],
+  ['keys', true],
+  ['values', false]
+] as const;
+type Kind = 'plain keys' | 'balanced keys' | 'plain values';
+const kindOf = (side: 'keys' | 'values', balanced: boolean) => `${balanced ? 'balanced' : 'plain'} ${side}` as Kind;
 
-/** Every byte of a block that no section has. */
-function paddingOf(at: Sections, codesInRow: number): number[] {
-  const taken = new Uint8Array(at.bytes);
-  for (let t = 0; t < 64; t++) taken.fill(1, t * at.rowBytes, t * at.rowBytes + codesInRow);
-  for (const [begin, end] of [at.s2, at.s1, at.scales, at.o]) taken.fill(1, begin, end);
-  return Array.from(taken.keys()).filter(i => taken[i] === 0);
-}
+/** Offsets at headDim 64, as any other program would have them: s2, s1, o, scales, exponents, and all bytes. */
+const drawn: Readonly<Record<CodecName, Readonly<Record<Kind, readonly [number, number, number, number, number, number]>>>> = {
+  nsn1: {
+    'plain keys': [512, 576, 608, 672, 684, 688],
+    'balanced keys': [512, 704, 736, 800, 812, 816],
+    'plain values': [512, 576, 608, 640, 652, 656]
+  },
+  nsn2: {
+    'plain keys': [1024, 1088, 1120, 1184, 1196, 1200],
+    'balanced keys': [1024, 1216, 1248, 1312, 1324, 1328],
+    'plain values': [1024, 1088, 1120, 1152, 1164, 1168]
+  },
+  nsn3: {
+    'plain keys': [1536, 1600, 1632, 1696, 1708, 1712],
+    'balanced keys': [1536, 1664, 1696, 1760, 1772, 1776],
+    'plain values': [1536, 1600, 1632, 1664, 1676, 1680]
+  },
+  nsn4: {
+    'plain keys': [2048, 2112, 2144, 2208, 2220, 2224],
+    'balanced keys': [2048, 2112, 2144, 2208, 2220, 2224],
+    'plain values': [2048, 2112, 2144, 2176, 2188, 2192]
+  }
+};
 
-function checkPadding(what: string, block: Uint8Array, codec: CodecName, headDim: number): void {
-  const { channels } = codecs[codec];
-  for (const at of paddingOf(sectionsOf(codecs[codec], headDim), headDim / channels)) assert.is(block[at], 0, `${what}: byte ${at}`);
-}
+/** Channels of balanced keys with codewords of 2, 4 and 8 channels. */
+const shares: Readonly<Record<CodecName, Readonly<Record<number, readonly [twos: number, fours: number, eights: number]>>>> = {
+  nsn1: {
+    32: [0, 8, 16],
+    40: [0, 8, 24],
+    56: [4, 16, 8],
+    64: [4, 16, 16],
+    80: [4, 24, 16],
+    96: [4, 24, 32],
+    128: [8, 32, 32],
+    256: [16, 64, 64]
+  },
+  nsn2: {
+    32: [8, 8, 16],
+    40: [8, 16, 16],
+    56: [8, 32, 16],
+    64: [8, 40, 16],
+    80: [8, 56, 16],
+    96: [16, 48, 32],
+    128: [16, 80, 32],
+    256: [32, 160, 64]
+  },
+  nsn3: { 32: [16, 16, 0], 40: [20, 20, 0], 64: [32, 32, 0], 128: [64, 64, 0], 256: [128, 128, 0] },
+  nsn4: { 32: [32, 0, 0], 40: [40, 0, 0], 64: [64, 0, 0], 128: [128, 0, 0], 256: [256, 0, 0] }
+};
 
-const shapeOf = (headDim: number, keys: CodecName, values: CodecName, kvHeads: number, rope?: Rope) => ({
+const optionsOf = (
+  headDim: number,
+  keys: CodecName,
+  values: CodecName,
+  kvHeads: number,
+  more: Partial<CacheOptions> = {}
+): CacheOptions => ({
   layers: 1,
   kvHeads,
   queryHeads: kvHeads,
@@ -46,8 +90,18 @@ const shapeOf = (headDim: number, keys: CodecName, values: CodecName, kvHeads: n
   values,
   sinks: 0,
   sequences: 1,
-  ...(rope && { rope })
+  ...more
 });
+
+/** A cache's balance that has nothing to do with what it is given, or none. */
+const profileOf = (balanced: boolean, kvHeads: number, headDim: number) => (balanced ? anyBalance(kvHeads * headDim, 7) : 'off');
+
+/** The package's layout of a side. */
+function layoutOf(name: CodecName, headDim: number, side: 'keys' | 'values', balanced: boolean) {
+  const cache = new KVCache(referenceBackend.backend, optionsOf(headDim, name, name, 1, { balance: balanced ? 'learn' : 'off' }));
+  cache.dispose();
+  return cache.shape.pages[0]![side];
+}
 
 /** [64, kvHeads, headDim], every head's tokens its own. */
 const tokensOf = (kvHeads: number, headDim: number, seed: number) => rounded(keyLike(64, kvHeads * headDim, seed));
@@ -66,170 +120,230 @@ async function pageOf(cache: KVCache, keys: Float32Array, values: Float32Array):
   return pages[0]!;
 }
 
-// Blocks alone are kept: an engine has room for the memories of a hundred or so kernels at a time.
-const blocks = new Map<string, readonly Uint8Array[]>();
-for (const codec of names) {
-  for (const headDim of headDims) {
-    const verbs = await simd128.kernels({ codec, headDim });
-    // The second call finds what the first left behind.
-    blocks.set(
-      `${codec} ${headDim}`,
-      [1, 2].map(seed => verbs.encode(keyLike(64, headDim, seed)))
-    );
-  }
+function checkPadding(what: string, block: Uint8Array, at: Sections): void {
+  for (const byte of paddingOf(at)) assert.is(block[byte], 0, `${what}: byte ${byte}`);
 }
 
-group('block layout', test => {
-  for (const codec of names) {
-    test(`sections follow one another on 16 bytes with less than 16 between them, at every headDim: ${codec}`, () => {
-      for (const headDim of headDims) {
-        const cache = new KVCache(referenceBackend.backend, shapeOf(headDim, codec, codec, 1));
-        const { keys, values } = cache.shape.pages[0]!;
-        cache.dispose();
-        const perRow = headDim / codecs[codec].channels;
-        const what = `headDim ${headDim}`;
-        assert.ok(keys.rowBytes % 4 === 0 && keys.rowBytes >= perRow && keys.rowBytes < perRow + 4, what);
-        const begins = [0, keys.s2, keys.s1, keys.scales, keys.o, keys.bytes];
-        const lengths = [64 * keys.rowBytes, 64 * 2, 64 / 2, 4 * (1 + Math.ceil(headDim / 32)), headDim / 2];
-        lengths.forEach((length, n) => {
-          const gap = begins[n + 1]! - begins[n]! - length;
-          assert.is(begins[n + 1]! % 16, 0, what);
-          assert.ok(gap >= 0 && gap < 16, `${what}: ${gap} bytes after section ${n}`);
-        });
-        assert.equal({ ...values }, { ...keys }, what);
-        assert.is(keys.bytes, sectionsOf(codecs[codec], headDim).bytes, what);
-        for (const block of blocks.get(`${codec} ${headDim}`)!) assert.is(block.length, keys.bytes, what);
-      }
-    });
+for (const name of names) {
+  const { bits } = codecs[name];
+  for (const [side, balanced] of kinds) {
+    const kind = kindOf(side, balanced);
+    // Blocks alone are kept: an engine has room for the memories of a hundred or so kernels at a time.
+    const blocks = new Map<number, readonly Uint8Array[]>();
+    for (const headDim of headDims) {
+      const verbs = await simd128.kernels({ codec: name, headDim, side, ...(balanced && { balance: anyBalance(headDim, 3) }) });
+      // The second call finds what the first left behind.
+      blocks.set(
+        headDim,
+        [1, 2].map(seed => verbs.encode(keyLike(64, headDim, seed)))
+      );
+    }
 
-    test(`every byte that no section has is 0, at every headDim: ${codec}`, () => {
-      for (const headDim of headDims) {
-        for (const block of blocks.get(`${codec} ${headDim}`)!) checkPadding(`headDim ${headDim}`, block, codec, headDim);
-      }
-    });
+    group(`block layout, ${name}, ${kind}`, test => {
+      test('sections follow one another on words, with padding at the end of rows and of the block alone, at every headDim', () => {
+        for (const headDim of headDims) {
+          const { segments, meanBits, ...layout } = layoutOf(name, headDim, side, balanced);
+          const what = `headDim ${headDim}`;
+          const begins = [layout.s2, layout.s1, layout.o, layout.scales, layout.exponents];
+          const lengths = [
+            64 * layout.rowBytes,
+            64 * segments.length,
+            64 / 2,
+            side === 'keys' ? headDim : headDim / 2,
+            4 * (1 + Math.ceil(headDim / 32))
+          ];
+          let end = 0;
+          lengths.forEach((length, n) => {
+            assert.is(end % 4, 0, what);
+            assert.is((end += length), begins[n], `${what}: end of section ${n}`);
+          });
+          const rest = layout.bytes - end - segments.length;
+          assert.ok(layout.bytes % 4 === 0 && rest >= 0 && rest < 4, `${what}: ${rest} bytes at the end`);
+          const padding = layout.rowBytes - (headDim * bits) / 8;
+          assert.ok(layout.rowBytes % 4 === 0 && padding >= 0 && padding < 4, `${what}: ${padding} bytes in a row`);
+          assert.is(meanBits, side === 'keys' ? 8 : 4);
+          const at = sectionsOf(codecs[name], headDim, side, balanced);
+          assert.equal([...begins, layout.bytes], [at.s2[0], at.s1[0], at.o[0], at.scales[0], at.exponents[0], at.bytes], what);
+          for (const block of blocks.get(headDim)!) assert.is(block.length, at.bytes, what);
+        }
+      });
 
-    test(`offsets at headDim 64 are ${Object.values(drawn[codec]).slice(1).join(', ')}: ${codec}`, () => {
-      const cache = new KVCache(referenceBackend.backend, shapeOf(64, codec, codec, 1));
-      const { rowBytes, s2, s1, scales, o, bytes } = cache.shape.pages[0]!.keys;
-      cache.dispose();
-      assert.equal({ rowBytes, s2, s1, scales, o, bytes }, drawn[codec]);
+      test(`segments are cut from all channels in order, their codes take headDim · ${bits} / 8 bytes, at every headDim`, () => {
+        for (const headDim of headDims) {
+          const { segments } = layoutOf(name, headDim, side, balanced);
+          const what = `headDim ${headDim}`;
+          let [channel, column] = [0, 0];
+          for (const [n, segment] of segments.entries()) {
+            assert.is(segment.channel, channel, what);
+            channel += segment.channels;
+            for (const { codebook, columns, column: begin } of segment.stages) {
+              assert.is(begin, column, what);
+              assert.is(columns * codebook.channels, segment.channels, what);
+              column += columns;
+            }
+            // Two columns share a scale in a kernel's pass.
+            if (n < segments.length - 1) assert.is(column % 2, 0, what);
+          }
+          assert.is(column, (headDim * bits) / 8, what);
+          assert.ok(balanced && name === 'nsn1' ? channel < headDim : channel === headDim, `${what}: ${channel} channels`);
+          const own = sectionsOf(codecs[name], headDim, side, balanced).segments;
+          assert.equal(
+            segments.map(({ stages, ...rest }) => ({
+              ...rest,
+              stages: stages.map(({ codebook: { channels }, scale, column, columns }) => ({ channels, scale, column, columns }))
+            })),
+            own,
+            what
+          );
+          // Codewords of fewer channels come first: what weighs most has most bits.
+          const widths = segments.map(({ stages }) => stages[0]!.codebook.channels);
+          assert.equal(widths, [...new Set(widths)].sort());
+        }
+      });
+
+      test('every byte that no section has is 0, at every headDim', () => {
+        for (const headDim of headDims) {
+          const at = sectionsOf(codecs[name], headDim, side, balanced);
+          for (const block of blocks.get(headDim)!) checkPadding(`headDim ${headDim}`, block, at);
+        }
+      });
+
+      test(`offsets at headDim 64 are ${drawn[name][kind].join(', ')}`, () => {
+        const { rowBytes, s2, s1, o, scales, exponents, bytes } = layoutOf(name, 64, side, balanced);
+        assert.equal([s2, s1, o, scales, exponents, bytes], drawn[name][kind]);
+        assert.is(rowBytes, 8 * bits);
+      });
     });
   }
-});
 
-const documented = { nsn1: '1.41', nsn2: '2.41', nsn4: '4.41' } as const;
+  group(`balanced keys, ${name}`, test => {
+    for (const [headDim, channels] of Object.entries(shares[name])) {
+      test(`have ${channels.join(', ')} channels in codewords of 2, 4 and 8 at headDim ${headDim}`, () => {
+        const { segments } = layoutOf(name, Number(headDim), 'keys', true);
+        const found = [2, 4, 8].map(width => segments.find(({ stages }) => stages[0]!.codebook.channels === width)?.channels ?? 0);
+        assert.equal(found, channels);
+      });
+    }
+  });
+}
 
 group('page layout', test => {
-  for (const codec of names) {
-    test(`a page of 3 heads of 64 channels takes ${documented[codec]} bits per element, metadata and header counted: ${codec}`, () => {
-      const options = shapeOf(64, codec, codec, 3);
-      const cache = new KVCache(referenceBackend.backend, options);
-      const { bytes } = cache.shape.pages[0]!;
-      cache.dispose();
-      assert.is(bytes, 16 + 3 * 2 * drawn[codec].bytes);
-      assert.is(((bytes * 8) / (2 * 3 * 64 * 64)).toFixed(2), documented[codec]);
-      assert.is(plan(options).bitsPerElement.toFixed(2), documented[codec]);
+  for (const name of names) {
+    test(`a page of heads of 64 channels takes at most ${codecs[name].bits}.44 bits per element, metadata counted: ${name}`, () => {
+      for (const [balance, kind] of [
+        ['learn', 'balanced keys'],
+        ['off', 'plain keys']
+      ] as const) {
+        const options = optionsOf(64, name, name, 3, { balance });
+        const cache = new KVCache(referenceBackend.backend, options);
+        const { bytes } = cache.shape.pages[0]!;
+        cache.dispose();
+        assert.is(bytes, 3 * (drawn[name][kind][5] + drawn[name]['plain values'][5]));
+        const perElement = (bytes * 8) / (2 * 3 * 64 * 64);
+        atMost('bits', perElement, codecs[name].bits + 0.44);
+        assert.is(plan(options).bitsPerElement, perElement);
+      }
     });
   }
 
-  test('a page is its header and the blocks of every head, at every headDim', () => {
+  test('a page is the blocks of every head, at every headDim', () => {
     for (const headDim of headDims) {
       for (const keys of names) {
         for (const values of names) {
-          const cache = new KVCache(referenceBackend.backend, shapeOf(headDim, keys, values, 2));
-          const page = cache.shape.pages[0]!;
-          cache.dispose();
-          assert.is(page.bytes, 16 + 2 * (sectionsOf(codecs[keys], headDim).bytes + sectionsOf(codecs[values], headDim).bytes));
-          assert.is(page.bytes % 16, 0);
+          for (const balance of ['learn', 'off'] as const) {
+            const { shape } = new KVCache(referenceBackend.backend, optionsOf(headDim, keys, values, 2, { balance }));
+            const blocks = [
+              sectionsOf(codecs[keys], headDim, 'keys', balance !== 'off').bytes,
+              sectionsOf(codecs[values], headDim, 'values', false).bytes
+            ];
+            assert.is(shape.pages[0]!.bytes, 2 * (blocks[0]! + blocks[1]!));
+          }
         }
       }
     }
   });
 
-  for (const { name, backend, kernels } of withVerbs) {
-    test(`the header says what the page is: ${name}`, async () => {
-      for (const [keys, values] of [
-        ['nsn4', 'nsn2'],
-        ['nsn1', 'nsn4'],
-        ['nsn2', 'nsn1']
-      ] as const) {
-        for (const rope of [undefined, exactRope(72)]) {
-          const tokens = tokensOf(2, 72, 1);
-          const page = await pageOf(new KVCache(backend, shapeOf(72, keys, values, 2, rope)), tokens, tokens);
+  for (const { name, backend } of withVerbs) {
+    for (const balanced of [false, true]) {
+      test(`a code, a norm and a mean are found at their offset by index: ${kindOf('keys', balanced)}, ${name}`, async () => {
+        const [kvHeads, headDim] = [3, 64];
+        const rope = exactRope(headDim);
+        const balance = profileOf(balanced, kvHeads, headDim);
+        for (const [keys, values] of [
+          ['nsn4', 'nsn2'],
+          ['nsn1', 'nsn3'],
+          ['nsn3', 'nsn1'],
+          ['nsn2', 'nsn4']
+        ] as const) {
+          const tokens = { keys: tokensOf(kvHeads, headDim, 2), values: tokensOf(kvHeads, headDim, 3) };
+          const page = await pageOf(
+            new KVCache(backend, optionsOf(headDim, keys, values, kvHeads, { rope, balance })),
+            tokens.keys,
+            tokens.values
+          );
           const view = new DataView(page.buffer, page.byteOffset);
-          assert.is(String.fromCharCode(...page.subarray(0, 4)), 'NSNP');
-          assert.equal(Array.from(page.subarray(4, 8)), [2, codecs[keys].channels, codecs[values].channels, rope ? 1 : 0]);
-          assert.equal([view.getUint16(8, true), view.getUint16(10, true)], [72, 2]);
-          assert.is(view.getUint32(12, true), (codecs[keys].checksum ^ codecs[values].checksum) >>> 0);
-        }
-      }
-    });
-
-    test(`a code, a norm and a mean are found at their offset by index: ${name}`, async () => {
-      const [kvHeads, headDim] = [3, 64];
-      const tokens = { nsn4: tokensOf(kvHeads, headDim, 2), nsn2: tokensOf(kvHeads, headDim, 3), nsn1: tokensOf(kvHeads, headDim, 4) };
-      for (const [keys, values] of [
-        ['nsn4', 'nsn2'],
-        ['nsn1', 'nsn4']
-      ] as const) {
-        const page = await pageOf(new KVCache(backend, shapeOf(headDim, keys, values, kvHeads)), tokens[keys], tokens[values]);
-        const view = new DataView(page.buffer, page.byteOffset);
-        const half = (offset: number) => halfValue(view.getUint16(offset, true));
-        const nibble = (offset: number, i: number) => (page[offset + (i >> 1)]! >> (i % 2 ? 4 : 0)) & 15;
-        for (let head = 0; head < kvHeads; head++) {
-          for (const codec of [keys, values]) {
-            const at = drawn[codec];
-            const block = 16 + head * (drawn[keys].bytes + drawn[values].bytes) + (codec === keys ? 0 : drawn[keys].bytes);
-            const what = `${codec}, head ${head}`;
-            const x = headOf(tokens[codec], head, kvHeads, headDim);
-            const exact = reference.encode(x, headDim, reference.codecQuantizer(codecs[codec]));
-            const opened = await kernels({ codec, headDim });
-            const s1 = opened.normalize(x);
-            const o = opened.shift(x);
-            opened.normalizeAgain(x);
-            opened.hadamard(x);
-            const codes = opened.quantize(x);
-            const perRow = headDim / codecs[codec].channels;
-            for (const t of [0, 1, 37, 63]) {
-              for (const j of [0, 3, perRow - 1])
-                assert.is(page[block + t * at.rowBytes + j], codes[t * perRow + j], `${what}: code ${t}, ${j}`);
-              const norm = nibble(block + at.s1, t) * half(block + at.scales) + half(block + at.scales + 2);
-              assert.is(Math.fround(norm), s1[t], `${what}: s1 of token ${t}`);
-              // f32 may take the other side of a tie of f16.
-              const s2 = half(block + at.s2 + 2 * t);
-              assert.ok(
-                Math.abs(s2 / exact.s2[t]! - 1) <= 2 ** -10 + scaleTie(headDim),
-                `${what}: s2 of token ${t}: ${s2} for ${exact.s2[t]}`
+          const half = (offset: number) => halfValue(view.getUint16(offset, true));
+          const nibble = (offset: number, i: number) => (page[offset + (i >> 1)]! >> (i % 2 ? 4 : 0)) & 15;
+          const [keyBytes, valueBytes] = [drawn[keys][kindOf('keys', balanced)][5], drawn[values]['plain values'][5]];
+          for (let head = 0; head < kvHeads; head++) {
+            for (const side of ['keys', 'values'] as const) {
+              const [codec, onKeys] = [side === 'keys' ? keys : values, side === 'keys'];
+              const [s2, s1, o, scales, exponents] = drawn[codec][kindOf(side, onKeys && balanced)].map(
+                offset => head * (keyBytes + valueBytes) + (onKeys ? 0 : keyBytes) + offset
+              ) as [number, number, number, number, number];
+              const codes = head * (keyBytes + valueBytes) + (onKeys ? 0 : keyBytes);
+              const what = `${codec} ${side}, head ${head}`;
+              const exact = exactly(
+                headOf(tokens[side], head, kvHeads, headDim),
+                codec,
+                side,
+                onKeys ? rope : undefined,
+                onKeys ? balance : 'off',
+                head
               );
-            }
-            for (const i of [0, 1, 31, 32, 45, 63]) {
-              const scale = block + at.scales + 4 + 4 * Math.floor(i / 32);
-              assert.is(Math.fround(nibble(block + at.o, i) * half(scale) + half(scale + 2)), o[i], `${what}: o of channel ${i}`);
+              const perRow = 8 * codecs[codec].bits;
+              for (const t of [0, 1, 37, 63]) {
+                for (const j of [0, 3, perRow >> 1, perRow - 1])
+                  assert.is(page[codes + t * perRow + j], exact.codes[t * perRow + j], `${what}: code ${t}, ${j}`);
+                assert.is(nibble(s1, t), exact.s1Group.codes[t], `${what}: s1 of token ${t}`);
+                exact.s2Groups.forEach((floats, n) => {
+                  // f32 may take the other side of a tie.
+                  const off = Math.abs(page[s2 + 64 * n + t]! - floats.codes[t]!);
+                  assert.ok(off <= 1, `${what}: s2 of token ${t}, segment ${n}: ${page[s2 + 64 * n + t]}`);
+                });
+              }
+              for (const i of [0, 1, 31, 32, 45, 63]) {
+                const { codes } = exact.oGroups[i >> 5]!;
+                assert.is(onKeys ? page[o + i] : nibble(o, i), codes[i % 32], `${what}: o of channel ${i}`);
+              }
+              [exact.s1Group, ...exact.oGroups].forEach(({ scale, min }, n) => {
+                assert.equal([half(scales + 4 * n), half(scales + 4 * n + 2)], [scale, min], `${what}: scales ${n}`);
+              });
+              exact.s2Groups.forEach(({ exponent }, n) => assert.is(page[exponents + n], exponent, `${what}: exponent ${n}`));
             }
           }
         }
-      }
-    });
+      });
+    }
 
     test(`the padding of a cache's pages is 0, whatever was there before: ${name}`, async () => {
       for (const headDim of padded) {
         for (const [keys, values] of [
           ['nsn1', 'nsn2'],
-          ['nsn4', 'nsn1']
+          ['nsn4', 'nsn1'],
+          ['nsn3', 'nsn3']
         ] as const) {
-          const cache = new KVCache(backend, shapeOf(headDim, keys, values, 2));
+          const cache = new KVCache(backend, optionsOf(headDim, keys, values, 2, { balance: profileOf(true, 2, headDim) }));
+          const sides = sidesOf(cache, 0);
           const first = cache.sequence();
           first.append(0, tokensOf(2, headDim, 5), tokensOf(2, headDim, 6));
           first.seal();
           first.dispose();
           const page = await pageOf(cache, tokensOf(2, headDim, 7), tokensOf(2, headDim, 8));
-          let at = 16;
-          for (const codec of [keys, values, keys, values]) {
-            const { bytes } = sectionsOf(codecs[codec], headDim);
-            checkPadding(`headDim ${headDim}`, page.subarray(at, at + bytes), codec, headDim);
-            at += bytes;
+          assert.is(page.length, 2 * (sides[0].bytes + sides[1].bytes));
+          for (const head of [0, 1]) {
+            for (const side of [0, 1] as const) checkPadding(`headDim ${headDim}`, blockOf(page, head, side, sides), sides[side]);
           }
-          assert.is(at, page.length);
         }
       }
     });
@@ -239,28 +353,30 @@ group('page layout', test => {
     for (const headDim of padded) {
       for (const [keys, values] of [
         ['nsn1', 'nsn2'],
-        ['nsn4', 'nsn1']
+        ['nsn4', 'nsn1'],
+        ['nsn3', 'nsn3']
       ] as const) {
-        const cache = new KVCache(simd128.backend, shapeOf(headDim, keys, values, 2));
+        const cache = new KVCache(simd128.backend, optionsOf(headDim, keys, values, 2, { balance: profileOf(true, 2, headDim) }));
+        const sides = sidesOf(cache, 0);
         const sequence = cache.sequence();
         sequence.append(0, tokensOf(2, headDim, 9), tokensOf(2, headDim, 10));
         sequence.seal();
         const file = await sequence.save();
         sequence.dispose();
         const page = readSaved(file).layers[0]!.pages[0]!; // the file's own bytes
-        let block = 16;
-        for (const [n, codec] of [keys, values, keys, values].entries()) {
-          const at = sectionsOf(codecs[codec], headDim);
-          for (const byte of paddingOf(at, headDim / codecs[codec].channels)) {
-            const message = `page expected zeros as padding of ${n % 2 ? 'values' : 'keys'} of head ${n >> 1}, got ${1 + (byte % 255)}`;
-            page[block + byte] = 1 + (byte % 255);
-            assert.throws(
-              () => cache.restore(withChecksum(file)),
-              (error: Error) => error instanceof RangeError && error.message === message
-            );
-            page[block + byte] = 0;
+        for (const head of [0, 1]) {
+          for (const side of [0, 1] as const) {
+            const block = blockOf(page, head, side, sides);
+            for (const byte of paddingOf(sides[side])) {
+              const message = `page expected zeros as padding of ${side ? 'values' : 'keys'} of head ${head}, got ${1 + (byte % 255)}`;
+              block[byte] = 1 + (byte % 255);
+              assert.throws(
+                () => cache.restore(withChecksum(file)),
+                (error: Error) => error instanceof RangeError && error.message === message
+              );
+              block[byte] = 0;
+            }
           }
-          block += at.bytes;
         }
         sameBits('saved again', await cache.restore(file).save(), file);
         cache.dispose();
@@ -268,3 +384,17 @@ group('page layout', test => {
     }
   });
 });
+
+/** What the reference codes one head's tokens to. */
+function exactly(
+  x: Float32Array,
+  name: CodecName,
+  side: 'keys' | 'values',
+  rope: Rope | undefined,
+  balance: Uint8Array | 'off',
+  head: number
+) {
+  const layout = reference.blockLayout(codecs[name], 64, side, balance !== 'off');
+  const order = balance === 'off' ? undefined : reference.channelOrder(balance.subarray(32 * head, 32 * head + 32), 64, rope);
+  return reference.encode(x, 64, reference.codingOf(layout, rope, order));
+}

@@ -40,15 +40,33 @@ interface Layer {
   pages: Page[];
   /** Oldest first. */
   tokens: Token[];
+  /** Queries that are to be learned from, in the order in which they were asked. */
+  asked: Float32Array[];
+  /** Queries of the positions before this one are not to be learned from any more. */
+  next: number;
+  /** What was learned from, once it was. */
+  lesson: Lesson | undefined;
 }
+
+/** What a layer has learned how to balance its keys from. */
+export interface Lesson {
+  readonly tokens: readonly Token[];
+  /** [queryHeads, WIDTH] each. */
+  readonly asked: readonly Float32Array[];
+}
+
+/** Tokens after the sinks that are learned from. */
+const LEARNED = 128;
 
 export interface ModelShape {
   readonly layers: number;
+  readonly queryHeads: number;
   readonly capacity: number;
   readonly sequences: number;
   readonly sinks: number;
   readonly recent: number;
   readonly rawSlots: number;
+  readonly balance: 'learn' | 'off' | Uint8Array;
 }
 
 /** A sequence of tokens. */
@@ -60,7 +78,7 @@ export class ModelSequence {
 
   constructor(shape: ModelShape) {
     this.#shape = shape;
-    this.layers = Array.from({ length: shape.layers }, () => ({ pages: [], tokens: [] }));
+    this.layers = Array.from({ length: shape.layers }, () => ({ pages: [], tokens: [], asked: [], next: 0, lesson: undefined }));
   }
 
   get length(): number {
@@ -82,15 +100,40 @@ export class ModelSequence {
     return Math.ceil(Math.max(0, tokens.length - this.#shape.sinks) / 64) - pages.length;
   }
 
+  /** Whether a layer has yet to learn: it does when its first page is coded. */
+  learns(layer: number): boolean {
+    return this.#shape.balance === 'learn' && this.layers[layer]!.pages.length === 0;
+  }
+
+  /** Queries of a layer's newest tokens: those are learned from that are asked for a position for the first time, and in time. */
+  ask(layer: number, query: Float32Array): void {
+    if (!this.learns(layer)) return;
+    const held = this.layers[layer]!;
+    const width = this.#shape.queryHeads * WIDTH;
+    const from = held.tokens.length - query.length / width;
+    for (let position = Math.max(from, held.next); position < Math.min(held.tokens.length, this.#shape.sinks + LEARNED); position++) {
+      held.asked.push(query.slice((position - from) * width, (position - from + 1) * width));
+      held.next = position + 1;
+    }
+  }
+
   /** Pages that a layer has once all that waits is coded. */
   sealedPages(layer: number): number {
     const { pages, tokens } = this.layers[layer]!;
+    if (this.learns(layer) && tokens.length < this.#shape.sinks + LEARNED) return 0;
     return Math.max(pages.length, this.whole(tokens.length) - this.#shape.recent);
   }
 
   seal(layer: number): void {
-    const { pages } = this.layers[layer]!;
-    for (const count = this.sealedPages(layer); pages.length < count; ) pages.push({ holders: 1 });
+    const held = this.layers[layer]!;
+    const count = this.sealedPages(layer);
+    if (count > 0 && this.learns(layer)) {
+      const { sinks } = this.#shape;
+      held.lesson = { tokens: held.tokens.slice(sinks, sinks + LEARNED), asked: held.asked };
+      held.asked = [];
+      held.next = 0;
+    }
+    while (held.pages.length < count) held.pages.push({ holders: 1 });
   }
 
   sealAll(): void {
@@ -139,25 +182,29 @@ export class ModelSequence {
     this.layers.forEach((layer, n) => {
       layer.tokens = [...layer.tokens.slice(0, this.cutFrom(n, length)), ...decoded[n]!];
       while (layer.pages.length > this.whole(length)) layer.pages.pop()!.holders--;
+      if (layer.pages.length === 0) layer.lesson = undefined;
+      // What was asked of tokens that are gone is still known of what queries look like; of no token nothing is.
+      layer.next = Math.min(layer.next, length);
+      if (length === 0) layer.asked = [];
     });
   }
 
   fork(): ModelSequence {
-    const fork = new ModelSequence(this.#shape);
-    this.layers.forEach(({ pages, tokens }, n) => {
-      fork.layers[n]!.pages = pages.slice();
-      fork.layers[n]!.tokens = tokens.slice();
-      for (const page of pages) page.holders++;
+    return this.#copy(page => {
+      page.holders++;
+      return page;
     });
-    return fork;
   }
 
   /** The same tokens and pages, none of them shared. */
   copy(): ModelSequence {
+    return this.#copy(() => ({ holders: 1 }));
+  }
+
+  #copy(copyOf: (page: Page) => Page): ModelSequence {
     const copy = new ModelSequence(this.#shape);
-    this.layers.forEach(({ pages, tokens }, n) => {
-      copy.layers[n]!.pages = pages.map(() => ({ holders: 1 }));
-      copy.layers[n]!.tokens = tokens.slice();
+    this.layers.forEach(({ pages, tokens, asked, next, lesson }, n) => {
+      Object.assign(copy.layers[n]!, { pages: pages.map(copyOf), tokens: tokens.slice(), asked: asked.slice(), next, lesson });
     });
     return copy;
   }

@@ -34,6 +34,7 @@ const cacheOptions = {
   values: 'nsn2',
   overrides: { 1: { keys: 'nsn2', values: 'nsn1' } },
   rope: { invFreq: [1], interleaved: false },
+  balance: 'learn',
   sinks: 4,
   recent: 0,
   sequences: 4,
@@ -64,6 +65,7 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'KVCache.restore': 'none',
   'KVCache.sequence': 'none',
   Sequence: 'none',
+  'Sequence.balance': 'none',
   'Sequence.append': [(keys: api.GpuTokens, values: api.GpuTokens) => sequence.append(0, keys, values), [tokens, row], [row, tokens]],
   'Sequence.attend': [
     (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => sequence.attend(0, query, options),
@@ -84,7 +86,18 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'openBackend of nsnquant/cpu': [cpu.openBackend, [{ variant: 'scalar', module: undefined }]],
   openKernels: [
     openKernels,
-    [{ headDim: 32, codec: 'nsn2', rope: cacheOptions.rope, prefer: 'wasm', variant: 'scalar', module: undefined }]
+    [
+      {
+        headDim: 32,
+        codec: 'nsn2',
+        side: 'keys',
+        rope: cacheOptions.rope,
+        balance: new Uint8Array(16),
+        prefer: 'wasm',
+        variant: 'scalar',
+        module: undefined
+      }
+    ]
   ],
   plan: [plan, [cacheOptions], [cacheOptions, { backends: [scalar.backend], batch: [1], context: [1] }]]
 };
@@ -164,7 +177,7 @@ group('options objects', test => {
     await refuses(
       () => openBackend({ shape: { ...cacheOptions, window: 512 } as never }),
       TypeError,
-      '"shape" expected only layers, kvHeads, queryHeads, headDim, capacity, keys, values, overrides, rope, sinks, recent, sequences and maxAppend, got window'
+      '"shape" expected only layers, kvHeads, queryHeads, headDim, capacity, keys, values, overrides, rope, balance, sinks, recent, sequences and maxAppend, got window'
     );
   });
 
@@ -182,8 +195,16 @@ group('options objects', test => {
       'wasm'
     );
     assert.is(
-      (await openKernels({ headDim, codec: 'nsn2', rope: undefined as never, prefer: undefined as never, variant: undefined as never }))
-        .name,
+      (
+        await openKernels({
+          headDim,
+          codec: 'nsn2',
+          ...none({ side: 0, balance: 0 }),
+          rope: undefined as never,
+          prefer: undefined as never,
+          variant: undefined as never
+        })
+      ).name,
       'wasm'
     );
   });

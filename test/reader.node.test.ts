@@ -22,6 +22,10 @@ const names = Object.keys(codecs) as (keyof typeof codecs)[];
 /** [what, options, tokens] */
 const files: readonly (readonly [what: string, options: Partial<CacheOptions>, tokens: number])[] = [
   ...names.map(name => [`keys in ${name}`, { keys: name, values: names.at(names.indexOf(name) - 1)! }, 200] as const),
+  ...names.map(name => [`plain keys in ${name}`, { keys: name, balance: 'off' }, 100] as const),
+  ...[32, 40, 64, 80, 96, 128].flatMap(headDim =>
+    (['nsn1', 'nsn2', 'nsn3'] as const).map(keys => [`${headDim} channels, keys in ${keys}`, { headDim, keys }, 140] as const)
+  ),
   ...Object.entries(ropes(72)).map(([name, rope]) => [name, { headDim: 72, rope }, 140] as const),
   ['another codec in a layer', { overrides: { 1: { keys: 'nsn1', values: 'nsn4' } }, rope: exactRope(32) }, 140],
   ['no sinks', { sinks: 0 }, 129],
@@ -46,6 +50,9 @@ group('examples/read.py', test => {
       const width = kvHeads * headDim;
       for (let layer = 0; tokens > 0 && layer < layers; layer++)
         saved.append(layer, keyLike(tokens, width, layer), normal(tokens, width, layer));
+      // What is learned depends on queries, of which no two channels have the same.
+      const query = normal(tokens * kvHeads, headDim, 9).map((x, i) => x * (1 + (i % headDim)));
+      for (let layer = 0; tokens > 0 && layer < layers; layer++) saved.attend(layer, query);
       const file = await saved.save();
       writeFileSync(path, file);
       const { status, stdout, stderr } = python('examples/read.py', path);

@@ -71,12 +71,24 @@ group('arrays of another realm', test => {
       sameBits('mix', verbs.mix(foreign(query.subarray(0, 128)), foreign(block)), verbs.mix(query.subarray(0, 128), block));
       for (const verb of ['normalize', 'shift', 'normalizeAgain', 'hadamard', 'quantize'] as const) {
         const [mine, theirs] = [window.slice(), foreign(window)];
-        const [expected, actual] = [verbs[verb](mine), verbs[verb](theirs)];
+        const [expected, actual] = [verbs[verb](mine, 4), verbs[verb](theirs, 4)];
         sameBits(verb, theirs, mine);
         if (expected) sameBits(verb, actual!, expected);
       }
     });
   }
+
+  test('are profiles, of caches and of the verbs', async () => {
+    const balance = Uint8Array.from({ length: 16 }, (_, pair) => 16 * pair);
+    sameBits('balance', await new KVCache(backends[0]!.backend, { ...options, balance: foreign(balance) }).sequence().balance(), balance);
+    const window = keys.subarray(0, 64 * 32);
+    const [expected, actual] = await Promise.all(
+      [balance, foreign(balance)].map(async balance =>
+        (await withVerbs[0]!.kernels({ headDim: 32, codec: 'nsn2', balance })).encode(window)
+      )
+    );
+    sameBits('block', actual!, expected!);
+  });
 
   test('are refused by their names where another kind is expected', async () => {
     const sequence = new KVCache(backends[0]!.backend, options).sequence();

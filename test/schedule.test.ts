@@ -43,6 +43,7 @@ group('schedule', test => {
           const length = shape.sinks + 64 * pageCount + 64 * rawCount - (rawCount > 0 ? below(64) : 0);
           return {
             length,
+            sequence: n,
             pageCount,
             rawCount,
             sinkSlot: shape.rawSlots + n,
@@ -57,11 +58,9 @@ group('schedule', test => {
           room -= tokens;
           return { table, tokens, position: table.length - tokens };
         });
-        const dispatches = schedule.draw(requests, 0.125, limits, slot => ({
-          offset: 4 * slot,
-          chunk: slot % 6,
-          capacity: slot < shape.rawSlots ? 64 : shape.sinks
-        }));
+        const placeOf = (slot: number) => ({ offset: 4 * slot, chunk: slot % 6, capacity: slot < shape.rawSlots ? 64 : shape.sinks });
+        const orderOf = (sequence: number) => 1000 + 3 * sequence;
+        const dispatches = schedule.draw(requests, 0.125, limits, placeOf, orderOf);
 
         const { words } = schedule;
         const header = structAt(words, 0, 'Schedule');
@@ -89,8 +88,11 @@ group('schedule', test => {
             const split = entry('Split', header['splitsAt']! + s);
             assert.is(split['tile'], t);
             for (let window = split['firstWindow']!; window < split['endWindow']!; window++) {
-              if (split['coded'] === 1) coded.push(words[12 + 4 * header['pagesAt']! + request['firstPage']! + window]!);
-              else raw.push(Object.values(entry('RawWindow', header['rawWindowsAt']! + window)));
+              if (split['order'] === 2 ** 32 - 1) raw.push(Object.values(entry('RawWindow', header['rawWindowsAt']! + window)));
+              else {
+                assert.is(split['order'], orderOf(table.sequence));
+                coded.push(words[12 + 4 * header['pagesAt']! + request['firstPage']! + window]!);
+              }
             }
           }
           assert.equal(coded, Array.from(table.pages.subarray(0, table.pageCount)));

@@ -2,7 +2,7 @@
 // writes have the fields that src/webgpu/structs.ts names.
 
 import { readdirSync, readFileSync } from 'node:fs';
-import { codecs } from 'nsnquant';
+import { codebooks } from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { fieldsOf, STRUCTS } from '../src/webgpu/structs.ts';
 import { group } from '../tools/group.ts';
@@ -24,6 +24,11 @@ group('shaders', test => {
   for (const [name, users] of [
     ['toHalf', 2],
     ['fromHalf', 3],
+    ['Stage', 3],
+    ['stageOf', 3],
+    ['hadamardScale', 3],
+    ['power', 3],
+    ['pairOf', 3],
     ['tileOf', 2],
     ['requestOf', 2],
     ['Schedule', 2],
@@ -68,9 +73,10 @@ group('shaders', test => {
   test('halves are read by fromHalf(), codewords apart, none of which is subnormal', () => {
     for (const [file, text] of shaders) {
       for (const line of text.replace(/\/\/.*$/gm, '').split('\n')) {
-        if (/unpack|pack2x16|quantizeToF16|\bf16\b/.test(line)) assert.match(line, /unpack2x16float\((book|constants\[BOOK)/, file);
+        if (/unpack|pack2x16|quantizeToF16|\bf16\b/.test(line))
+          assert.match(line, /unpack2x16float\((book\[|constants\[(stage\.book|word\]))/, file);
       }
     }
-    for (const { codebook } of Object.values(codecs)) assert.ok(codebook.every(x => Math.abs(x) >= 2 ** -14));
+    for (const { codewords } of Object.values(codebooks)) assert.ok(codewords.every(x => Math.abs(x) >= 2 ** -14));
   });
 });

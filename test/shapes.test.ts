@@ -2,18 +2,18 @@
 // has no verbs to be called one by one, the pages that it encodes and what it decodes them to. Where a shape takes seconds to
 // compile, all that depends on it is here.
 
-import { type CodecName, codecs, KVCache, type Rope, type Sequence } from 'nsnquant';
+import { type CodecName, codecs, KVCache, type Rope } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { attendWithinRule } from './attention.ts';
 import { backends, scatteredWebgpu } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, withinFloatRule } from './compare.ts';
-import { encodedFrom, type Ties } from './encoded.ts';
+import { encodedFrom, learnedFrom, type Ties } from './encoded.ts';
 import { rounded } from './half.ts';
 import { inputs, keyLike, normal, ropes, turned } from './inputs.ts';
-import { blockOf, readBlock, readSaved } from './pages.ts';
-import { DECODED_ROWS, NEAR_TIES } from './tolerance.ts';
+import { blockOf, readBlock, readSaved, sidesOf } from './pages.ts';
+import { DECODED_ROWS, NEAR_LEVELS, NEAR_TIES } from './tolerance.ts';
 import { reference } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
@@ -28,6 +28,8 @@ interface Shape {
   readonly rope?: Rope;
   /** Query heads of one KV head. */
   readonly groups: number;
+  /** Whether keys are balanced. */
+  readonly balanced: boolean;
   /** Whether a GPU takes it too. */
   readonly gpu: boolean;
 }
@@ -40,13 +42,14 @@ const shapes: readonly Shape[] = [
     names.flatMap((keys, k) =>
       names.map(
         (values, v): Shape => ({
-          title: `headDim ${headDim}, ${keys} keys, ${values} values`,
+          title: `headDim ${headDim}, ${keys} keys, ${values} values, ${(k + v + n) % 3 > 0 ? 'balanced' : 'plain'}`,
           headDim,
           keys,
           values,
           groups: groups[n]!,
-          // Nine head dimensions and nine pairs of codecs: each once. The null backend compiles every combination.
-          gpu: 3 * k + v === n
+          balanced: (k + v + n) % 3 > 0,
+          // Every head dimension once, every codec twice for keys and for values. The null backend compiles every combination.
+          gpu: k === n % 4 && v === (n + 1 + Math.floor(n / 4)) % 4
         })
       )
     )
@@ -56,10 +59,11 @@ const shapes: readonly Shape[] = [
     ([name, rope], n): Shape => ({
       title: `RoPE ${name}`,
       headDim: 64,
-      keys: names[(n % 4) % 3]!,
+      keys: names[n % 4]!,
       values: 'nsn2',
       rope,
       groups: 3,
+      balanced: true,
       gpu: true
     })
   )
@@ -74,8 +78,9 @@ interface Counts extends Ties {
 
 for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
   const counts: Partial<Record<CodecName, Counts>> = {};
+  const learned: Ties = { near: 0, codes: 0 };
 
-  for (const { title, headDim, keys, values, rope, groups, gpu } of shapes.filter(
+  for (const { title, headDim, keys, values, rope, groups, balanced, gpu } of shapes.filter(
     shape => shape.gpu || (!tested.gpu && (shape.headDim <= 128 || shape.keys === shape.values))
   )) {
     group(`${title} on ${tested.name}`, test => {
@@ -94,6 +99,7 @@ for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
         sinks,
         capacity: tokens + 200,
         sequences: 2,
+        balance: balanced ? ('learn' as const) : ('off' as const),
         ...(rope && { rope })
       };
       const cache = opened(() => new KVCache(tested.backend, options));
@@ -123,7 +129,6 @@ for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
           x[(Math.floor(i / headDim) * kvHeads + head) * headDim + (i % headDim)] = value;
         });
 
-      const pagesOf = async (sequence: Sequence) => readSaved(await sequence.save()).layers[0]!.pages;
       const sealed = (cache: KVCache, sides: readonly [Float32Array, Float32Array]) => {
         const sequence = cache.sequence();
         sequence.append(0, ...sides);
@@ -132,34 +137,39 @@ for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
       };
 
       if (tested.gpu)
-        test('encode() is right to near ties, and decode() gives what the pages say', async () => {
-          const sides = [stream(0), stream(1)] as const;
-          const sequence = sealed(cache(), sides);
-          const pages = await pagesOf(sequence);
-          const pagesOfReference = await pagesOf(sealed(new KVCache(reference.backend, options), sides));
+        test('encode() and what is learned are right to near ties, and decode() gives what the pages say', async () => {
+          const tokensOf = [stream(0), stream(1)] as const;
+          const sequence = sealed(cache(), tokensOf);
+          const { pages, balance } = readSaved(await sequence.save()).layers[0]!;
+          const { pages: others } = readSaved(await sealed(new KVCache(reference.backend, options), tokensOf).save()).layers[0]!;
           const held = await sequence.decode(0);
-          chosen.forEach((input, n) => {
+          const sides = sidesOf(sequence, 0);
+          const windowOf = (x: Float32Array, head: number, n: number) =>
+            headOf(x, head).subarray((sinks + 64 * n) * headDim, (sinks + 64 * (n + 1)) * headDim);
+          for (let head = 0; head < kvHeads; head++) {
+            const levels = balance?.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2);
+            if (levels) {
+              const windows = [0, 1].map(n => windowOf(tokensOf[0], head, n));
+              learnedFrom(`balance of head ${head}`, levels, windows, new Float32Array(headDim / 2), headDim, rope, learned);
+            }
             for (const side of [0, 1] as const) {
-              const codec = codecs[side === 0 ? keys : values];
-              const known = side === 0 ? rope : undefined;
-              const count = (counts[codec.name] ??= { near: 0, codes: 0, bytes: 0, differing: 0 });
-              for (let head = 0; head < kvHeads; head++) {
+              const [known, order] = side === 0 ? [rope, levels && brute.orderOf(levels, headDim, rope)] : [];
+              const count = (counts[side === 0 ? keys : values] ??= { near: 0, codes: 0, bytes: 0, differing: 0 });
+              chosen.forEach((input, n) => {
                 const what = `${input}, ${side === 0 ? 'keys' : 'values'} of head ${head}`;
-                const [bytes, other] = [pages, pagesOfReference].map(all =>
-                  blockOf(all[n]!, head, side, codecs[keys], codecs[values], headDim)
-                ) as [Uint8Array, Uint8Array];
-                const rowsOf = (x: Float32Array) => headOf(x, head).subarray((sinks + 64 * n) * headDim, (sinks + 64 * (n + 1)) * headDim);
-                encodedFrom(what, bytes, rowsOf(sides[side]), codec, headDim, known, count);
+                const [bytes, other] = [pages, others].map(all => blockOf(all[n]!, head, side, sides)) as [Uint8Array, Uint8Array];
+                encodedFrom(what, bytes, windowOf(tokensOf[side], head, n), sides[side], known, count, order);
                 count.bytes += bytes.length;
                 bytes.forEach((byte, i) => {
                   count.differing += Number(byte !== other[i]);
                 });
-                const block = readBlock(bytes, codec, headDim);
-                const by = (round: brute.Round) => brute.decode(block, codec, headDim, known, round);
-                withinFloatRule(what, rowsOf(side === 0 ? held.keys : held.values), by(brute.f64), by(brute.f32), headDim);
-              }
+                const block = readBlock(bytes, sides[side]);
+                const by = (round: brute.Round) => brute.decode(block, known, round, order);
+                const rows = windowOf(side === 0 ? held.keys : held.values, head, n);
+                withinFloatRule(what, rows, by(brute.f64), by(brute.f32), headDim);
+              });
             }
-          });
+          }
           sequence.dispose();
         });
 
@@ -194,7 +204,9 @@ for (const tested of backends.filter(tested => tested !== scatteredWebgpu)) {
           console.log(`${codec}: ${near} near ties in ${codes} codes; ${differing} of ${bytes} bytes differ from the reference's`);
           atMost(`${codec}: share of near ties`, near / codes, NEAR_TIES);
         }
-        assert.is(Object.keys(counts).length, 3);
+        assert.is(Object.keys(counts).length, 4);
+        console.log(`${learned.near} near ties in ${learned.codes} levels`);
+        atMost('share of levels', learned.near / learned.codes, NEAR_LEVELS);
       });
     });
 }

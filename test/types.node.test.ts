@@ -46,9 +46,9 @@ reference.hadamard(new Float64Array(64), 64);
 export const refused = (error: unknown): kernels.BackendName | undefined => (error instanceof KernelError ? error.backend : undefined);
 export const asked: { codec: kernels.CodecName; rope: kernels.Rope; module: kernels.WasmModule; variant: kernels.WasmVariant } & kernels.WasmOptions =
   { codec: 'nsn2', rope, module: {}, variant: 'scalar' };
-const codec: reference.Codec = codecs['nsn2' satisfies reference.CodecName];
-reference.shift(new Float64Array(64), 64, rope satisfies reference.Rope);
-export const code: number = reference.codecQuantizer(codec).quantize(new Float64Array(64), 0);
+export const codec: reference.Codec = codecs['nsn2' satisfies reference.CodecName];
+reference.shift(new Float64Array(64), 64, 8, rope satisfies reference.Rope);
+export const code: number = reference.codebookQuantizer(reference.codebooks[4]).quantize(new Float64Array(64), 0);
 
 declare const device: GpuDevice, buffer: GpuBuffer, module: WasmModule;
 await openBackend({ device });
@@ -60,7 +60,7 @@ sequence.attend(0, { buffer, tokens: 1 }, { out });
 
 // Were types lost, any of these would do.
 // @ts-expect-error
-new KVCache(backend, { ...options, keys: 'nsn3' });
+new KVCache(backend, { ...options, keys: 'nsn5' });
 // @ts-expect-error
 sequence.append(0, [1], [2]);
 // @ts-expect-error

@@ -29,9 +29,10 @@ group('inspect()', test => {
       headDim: 32,
       sinks: 2,
       codecs: [
-        { keys: 'nsn2', values: 'nsn2' },
+        { keys: 'nsn2', values: 'nsn3' },
         { keys: 'nsn2', values: 'nsn1' }
       ],
+      balanced: true,
       rope: undefined,
       metadata: { model: 'm' },
       bytes: file.length

@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { toHalf } from '../../src/format/half.ts';
-import type { KeysAndValues } from '../data.ts';
+import type { Head } from '../data.ts';
 
 export type Kind = 'f32' | 'f16';
 
@@ -66,7 +66,7 @@ export class Dense {
    * @param heads  keys and values of KV head h of every sequence and layer are those of heads[h % heads.length]
    * @throws {RangeError} if the device's limits or its memory do not hold them
    */
-  static async create(device: GPUDevice, kind: Kind, shape: DenseShape, heads: readonly KeysAndValues[]): Promise<Dense> {
+  static async create(device: GPUDevice, kind: Kind, shape: DenseShape, heads: readonly Head[]): Promise<Dense> {
     device.pushErrorScope('validation');
     device.pushErrorScope('out-of-memory');
     let dense: Dense | undefined;
@@ -88,7 +88,7 @@ export class Dense {
     );
   }
 
-  private constructor(device: GPUDevice, kind: Kind, shape: DenseShape, heads: readonly KeysAndValues[]) {
+  private constructor(device: GPUDevice, kind: Kind, shape: DenseShape, heads: readonly Head[]) {
     const { sequences, tokens, kvHeads, group, headDim, layers } = shape;
     this.kind = kind;
     this.#device = device;
@@ -211,7 +211,7 @@ export class Dense {
   }
 
   /** Uploads each distinct head once; the device copies it to every sequence and layer. */
-  #fill(heads: readonly KeysAndValues[], headBytes: number): void {
+  #fill(heads: readonly Head[], headBytes: number): void {
     const { kvHeads } = this.shape;
     const staging = this.#device.createBuffer({ label: 'dense fill', size: headBytes, usage: USAGE.COPY_SRC | USAGE.COPY_DST });
     for (const [n, head] of heads.entries()) {

@@ -17,6 +17,7 @@ export interface Protocol {
 export class BaselineRow implements Row {
   readonly keys: string;
   readonly values: string;
+  readonly balance = null;
   readonly #format: Format;
   readonly #recording: Recording;
   readonly #protocol: Protocol;

@@ -4,17 +4,36 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { type Backend, BackendError, type OpenOptions, openBackend } from 'nsnquant';
+import { type Backend, BackendError, type CodecName, type OpenOptions, openBackend } from 'nsnquant';
 import { f32, q4_0, q8_0, withHadamard } from '../baselines/ggml.ts';
 import { toMarkdown } from '../table.ts';
 import { BaselineRow } from './baseline.ts';
 import { type NsnOptions, NsnRow } from './nsn.ts';
-import { measureQuality } from './quality.ts';
+import { measureQuality, type Quality } from './quality.ts';
 import { newestQueries, type Recording, readRecording } from './recording.ts';
 import { renderReport } from './report.ts';
 import { InputError } from './safetensors.ts';
-import { layerTable, type Measured, nameOf, notes, protocolTable, type Result, resultTable } from './tables.ts';
+import {
+  type BalanceDivergences,
+  balanceTable,
+  layerTable,
+  type Measured,
+  nameOf,
+  notes,
+  type ProtocolErrors,
+  protocolTable,
+  type Result,
+  resultTable
+} from './tables.ts';
 import { PASSES, type Times, timeDense, timeNsn } from './timing.ts';
+
+const CODECS: readonly (readonly [keys: CodecName, values: CodecName])[] = [
+  ['nsn1', 'nsn1'],
+  ['nsn2', 'nsn2'],
+  ['nsn3', 'nsn3'],
+  ['nsn4', 'nsn4'],
+  ['nsn4', 'nsn2']
+];
 
 interface Options {
   input: string;
@@ -80,28 +99,26 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
   const everyToken = { window: 1, sinks: 0 };
   const window = { window: 64, sinks: 0 };
   const windowAndSinks = { window: 64, sinks };
-  const hadamard = withHadamard(q4_0);
-  const nsn: NsnOptions[] = [
-    { keys: 'nsn1', values: 'nsn1', sinks },
-    { keys: 'nsn2', values: 'nsn2', sinks },
-    { keys: 'nsn4', values: 'nsn4', sinks },
-    { keys: 'nsn4', values: 'nsn2', sinks }
-  ];
-  const rows = [
-    new BaselineRow(f32, recording, everyToken),
-    new BaselineRow(q8_0, recording, window),
-    new BaselineRow(hadamard, recording, window),
-    ...nsn.map(options => new NsnRow(backend, recording, options))
-  ];
-  const others = [q8_0, hadamard].flatMap(format =>
-    [everyToken, windowAndSinks].map(protocol => new BaselineRow(format, recording, protocol))
-  );
+  const protocols = [q8_0, withHadamard(q4_0)].map(format => ({
+    everyToken: new BaselineRow(format, recording, everyToken),
+    window: new BaselineRow(format, recording, window),
+    windowAndSinks: new BaselineRow(format, recording, windowAndSinks)
+  }));
+  const nsnRow = (options: NsnOptions): NsnRow => new NsnRow(backend, recording, options);
+  const balances = CODECS.map(([keys, values]) => ({
+    queries: nsnRow({ keys, values, sinks, balance: 'queries' }),
+    keys: nsnRow({ keys, values, sinks, balance: 'keys' }),
+    off: nsnRow({ keys, values, sinks, balance: 'off' })
+  }));
+  const nsn = balances.flatMap(({ queries, off }) => [queries, off]);
+  const rows = [new BaselineRow(f32, recording, everyToken), ...protocols.map(({ window }) => window), ...nsn];
+  const all = [...new Set([...rows, ...[...protocols, ...balances].flatMap<NsnRow | BaselineRow>(Object.values)])];
 
   const bar = new SingleBar({ format: '{stage} {bar} {percentage}%', clearOnComplete: true, hideCursor: true });
   const step = Math.ceil(recording.tokens / 16); // of the bar, for each row that is timed
   bar.start(recording.tokens + (2 + nsn.length) * step, 0, { stage: 'attention' });
   try {
-    const qualities = await measureQuality(recording, [...rows, ...others], () => bar.increment());
+    const qualities = await measureQuality(recording, all, () => bar.increment());
     bar.update({ stage: 'time of f32 and int8' });
     const [f32Ns, int8Ns] = await timeDense(backend, recording, ['f32', 'int8']);
     bar.increment(2 * step);
@@ -109,9 +126,9 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
       { attendNs: f32Ns ?? null, encodeNs: null },
       { attendNs: int8Ns ?? null, encodeNs: null },
       { attendNs: null, encodeNs: null },
-      ...nsn.map(options => {
-        bar.update({ stage: `time of ${nameOf(options)}` });
-        const taken = timeNsn(backend, recording, options);
+      ...nsn.map(row => {
+        bar.update({ stage: `time of ${nameOf(row)}` });
+        const taken = timeNsn(backend, recording, row.options);
         bar.increment(step);
         return taken;
       })
@@ -121,6 +138,7 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
       (row, i): Measured => ({
         keys: row.keys,
         values: row.values,
+        balance: row.balance,
         bitsPerElement: (8 * row.bytes) / elements,
         bytes: row.bytes,
         ...qualities[i]!,
@@ -128,16 +146,30 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
         codedBits: row.codedBits
       })
     );
-    const protocols = [q8_0, hadamard].map((format, i) => ({
-      name: format.name,
-      everyToken: qualities[rows.length + 2 * i]!.outputError,
-      window: qualities[1 + i]!.outputError,
-      windowAndSinks: qualities[rows.length + 2 * i + 1]!.outputError
-    }));
-    return { results, tables: [resultTable(results), layerTable(recording, results), protocolTable(protocols, sinks)] };
+    const qualityOf = (row: NsnRow | BaselineRow): Quality => qualities[all.indexOf(row)]!;
+    const divergences = balances.map(
+      ({ queries, keys, off }): BalanceDivergences => ({
+        name: nameOf(queries),
+        queries: qualityOf(queries).attentionKL,
+        keys: qualityOf(keys).attentionKL,
+        off: qualityOf(off).attentionKL
+      })
+    );
+    const protocolErrors = protocols.map(
+      ({ everyToken, window, windowAndSinks }): ProtocolErrors => ({
+        name: nameOf(window),
+        everyToken: qualityOf(everyToken).outputError,
+        window: qualityOf(window).outputError,
+        windowAndSinks: qualityOf(windowAndSinks).outputError
+      })
+    );
+    return {
+      results,
+      tables: [resultTable(results), balanceTable(divergences), layerTable(recording, results), protocolTable(protocolErrors, sinks)]
+    };
   } finally {
     bar.stop();
-    for (const row of rows) row.dispose();
+    for (const row of all) row.dispose();
   }
 }
 

@@ -1,18 +1,23 @@
 // The library behind the demo's calls: one KVCache with one sequence.
-import { type Backend, type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
+import { type Backend, type CodecName, KVCache, type Sequence } from 'nsnquant';
 import { fromHalf, toHalf } from '../../src/format/half.ts';
+import { codebookBytes } from '../bytes.ts';
+import { queryAt } from './quality.ts';
 import type { Recording } from './recording.ts';
-import type { Row } from './row.ts';
+import type { Balance, Row } from './row.ts';
 
 export interface NsnOptions {
   keys: CodecName;
   values: CodecName;
+  balance: Balance;
   sinks: number;
 }
 
 const WINDOW = 64; // tokens that are sealed together
+/** Windows that a sequence learns from. */
+const LEARNED_WINDOWS = 2;
 
-export function openCache(backend: Backend, recording: Recording, { keys, values, sinks }: NsnOptions): KVCache {
+export function openCache(backend: Backend, recording: Recording, { keys, values, balance, sinks }: NsnOptions): KVCache {
   const { layers, kvHeads, queryHeads, headDim, rope, tokens } = recording;
   return new KVCache(backend, {
     layers: layers.length,
@@ -22,6 +27,7 @@ export function openCache(backend: Backend, recording: Recording, { keys, values
     ...(rope && { rope }),
     keys,
     values,
+    balance: balance === 'off' ? 'off' : 'learn',
     sinks,
     capacity: tokens,
     sequences: 1,
@@ -29,11 +35,23 @@ export function openCache(backend: Backend, recording: Recording, { keys, values
   });
 }
 
+/**
+ * While a sequence learns what queries weigh, others stand in for the newest position's if that was not recorded, spread evenly over
+ * those that were. What they find is not read. Where keys alone are to be learned from nothing is asked.
+ */
+export function teach(sequence: Sequence, recording: Recording, layer: number, position: number, { balance, sinks }: NsnOptions): void {
+  const learned = sinks + LEARNED_WINDOWS * WINDOW;
+  if (balance !== 'queries' || position >= learned || queryAt(recording, layer, position)) return;
+  const { tokens, queryTokens } = recording;
+  sequence.attend(layer, queryAt(recording, layer, tokens - queryTokens + Math.floor((position * queryTokens) / learned))!);
+}
+
 export class NsnRow implements Row {
   readonly keys: CodecName;
   readonly values: CodecName;
+  readonly balance: Balance;
+  readonly options: NsnOptions;
   readonly #recording: Recording;
-  readonly #sinks: number;
   readonly #cache: KVCache;
   readonly #sequence: Sequence;
   readonly #held: { keys: Float32Array; length: number; stale: boolean }[];
@@ -41,8 +59,9 @@ export class NsnRow implements Row {
   constructor(backend: Backend, recording: Recording, options: NsnOptions) {
     this.keys = options.keys;
     this.values = options.values;
+    this.balance = options.balance;
     this.#recording = recording;
-    this.#sinks = options.sinks;
+    this.options = options;
     this.#cache = openCache(backend, recording, options);
     this.#sequence = this.#cache.sequence();
     this.#held = recording.layers.map(({ keys }) => ({ keys: new Float32Array(keys.length), length: 0, stale: false }));
@@ -51,8 +70,9 @@ export class NsnRow implements Row {
   append(layer: number, keys: Float32Array, values: Float32Array): void {
     this.#sequence.append(layer, keys, values);
     const held = this.#held[layer]!;
+    teach(this.#sequence, this.#recording, layer, held.length, this.options);
     // Decoding everything for every query would cost tokens² work: only sealing changes what was appended before.
-    const sinceSinks = held.length - this.#sinks;
+    const sinceSinks = held.length - this.options.sinks;
     if (sinceSinks > 0 && sinceSinks % WINDOW === 0) held.stale = true;
     const at = held.length * keys.length;
     for (let i = 0; i < keys.length; i++) held.keys[at + i] = fromHalf(toHalf(keys[i]!)); // the raw tail is f16
@@ -72,10 +92,8 @@ export class NsnRow implements Row {
     return held.keys;
   }
 
-  /** The sequence's bytes and the codebooks it needs, f16 [256, channels] each. */
   get bytes(): number {
-    const books = new Set([this.keys, this.values]);
-    return [...books].reduce((bytes, name) => bytes + 2 * codecs[name].codebook.length, this.#sequence.bytes);
+    return this.#sequence.bytes + codebookBytes(this.#cache.shape);
   }
 
   get codedBits(): number | null {

@@ -1,9 +1,14 @@
 // One way of holding a cache: a row of the demo's table. Baselines and the library stand behind the same few calls.
 
+/** What a row's keys are balanced by: what it has seen of keys and queries, of keys alone, or nothing: plain coding. */
+export type Balance = 'queries' | 'keys' | 'off';
+
 export interface Row {
   /** Names of what keys and values are held in. */
   readonly keys: string;
   readonly values: string;
+  /** Null where keys cannot be balanced. */
+  readonly balance: Balance | null;
   /** Add one token: f32 [kvHeads, headDim] each. */
   append(layer: number, keys: Float32Array, values: Float32Array): void;
   /**

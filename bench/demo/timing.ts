@@ -2,7 +2,7 @@
 // at the same lengths. No row's errors come from here.
 import type { Backend } from 'nsnquant';
 import { type Kind, openDense } from '../baselines/dense.ts';
-import { type NsnOptions, openCache } from './nsn.ts';
+import { type NsnOptions, openCache, teach } from './nsn.ts';
 import { queryAt, tokenAt } from './quality.ts';
 import type { Recording } from './recording.ts';
 
@@ -44,6 +44,7 @@ export function timeNsn(backend: Backend, recording: Recording, options: NsnOpti
           sealedBytes = sequence.sealed.bytes;
           encodeMs += appendMs;
         }
+        teach(sequence, recording, layer, position, options);
         const query = queryAt(recording, layer, position);
         if (!query) continue;
         const attendStart = performance.now();

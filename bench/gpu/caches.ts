@@ -4,18 +4,20 @@
 import { type Backend, type CacheOptions, type CodecName, KVCache, openBackend, type Sequence } from 'nsnquant';
 import { codecs } from '../../src/format/codec.ts';
 import { pageLayout, WINDOW } from '../../src/format/layout.ts';
-import { feed, invFreq, type KeysAndValues } from '../data.ts';
+import { feed, type Head, profileOf, ropeOf } from '../data.ts';
 
 export interface Format {
   readonly name: string;
   readonly keys: CodecName;
   readonly values: CodecName;
+  readonly balanced: boolean;
 }
 
-/** One codec for both sides, and the default pair. */
+/** One codec for both sides, a pair of two, and what balancing costs. */
 export const formats: readonly Format[] = [
-  ...(Object.keys(codecs) as CodecName[]).map(codec => ({ name: codec, keys: codec, values: codec })),
-  { name: 'nsn4 / nsn2', keys: 'nsn4', values: 'nsn2' }
+  ...(Object.keys(codecs) as CodecName[]).map(codec => ({ name: codec, keys: codec, values: codec, balanced: true })),
+  { name: 'nsn4 / nsn2', keys: 'nsn4', values: 'nsn2', balanced: true },
+  { name: 'nsn2 plain', keys: 'nsn2', values: 'nsn2', balanced: false }
 ];
 
 export interface CellShape {
@@ -43,7 +45,8 @@ export function cacheOptions(format: Format, { context, kvHeads, group, headDim,
     capacity: sequences * (context + MORE),
     keys: format.keys,
     values: format.values,
-    rope: { invFreq: invFreq(headDim), interleaved: false },
+    rope: ropeOf(headDim),
+    balance: format.balanced ? 'learn' : 'off',
     sinks: SINKS,
     sequences,
     maxAppend: WINDOW
@@ -51,8 +54,12 @@ export function cacheOptions(format: Format, { context, kvHeads, group, headDim,
 }
 
 /** A cell's sequence as saved bytes; KV head h is heads[h % heads.length]. WebAssembly encodes it: every backend reads it. */
-export async function savedSequence(format: Format, shape: CellShape, heads: readonly KeysAndValues[]): Promise<Uint8Array> {
-  const cache = new KVCache(await openBackend({ prefer: 'wasm' }), cacheOptions(format, shape, 1));
+export async function savedSequence(format: Format, shape: CellShape, heads: readonly Head[]): Promise<Uint8Array> {
+  const options = cacheOptions(format, shape, 1);
+  const cache = new KVCache(
+    await openBackend({ prefer: 'wasm' }),
+    format.balanced ? { ...options, balance: profileOf(heads, shape, SINKS) } : options
+  );
   const sequence = cache.sequence();
   for (let layer = 0; layer < shape.layers; layer++) feed(sequence, layer, heads, shape.context, shape);
   return sequence.save();
@@ -76,10 +83,10 @@ export async function filledCache(
 }
 
 /** Bytes of one sequence and layer that attention reads: coded pages with all metadata, sinks and the raw tail in f16. */
-export function sequenceBytes({ keys, values }: Format, { context, kvHeads, headDim }: CellShape): number {
+export function sequenceBytes({ keys, values, balanced }: Format, { context, kvHeads, headDim }: CellShape): number {
   const pages = Math.floor(Math.max(0, context - SINKS) / WINDOW);
   return (
-    pages * pageLayout(codecs[keys], codecs[values], kvHeads, headDim, true).bytes +
+    pages * pageLayout(codecs[keys], codecs[values], kvHeads, headDim, true, balanced).bytes +
     (context - pages * WINDOW) * tokenBytes(2, kvHeads, headDim)
   );
 }

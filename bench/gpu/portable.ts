@@ -1,12 +1,12 @@
 // What can be said of the WebGPU backend without a GPU: bytes from the page layout, and what a decoding step queues, counted on Dawn's
 // null backend at full size. Nothing here is timed.
 
-import { type CodecName, codecs, type KVCache, type Sequence } from 'nsnquant';
-import { blockLayout, WINDOW } from '../../src/format/layout.ts';
+import { codecs, type KVCache, type Sequence } from 'nsnquant';
+import { pageLayout, WINDOW } from '../../src/format/layout.ts';
 // Not by openBackend: a device that executes nothing fails the self-test.
 import { webGpuBackend } from '../../src/webgpu/store.ts';
 import type { Context } from '../context.ts';
-import { keysAndValues } from '../data.ts';
+import { seededHead } from '../data.ts';
 import { toMarkdown } from '../table.ts';
 import { type CellShape, filledCache, formats, savedSequence, sequenceBytes, tokenBytes } from './caches.ts';
 import { openNull } from './device.ts';
@@ -27,10 +27,9 @@ export function bytesTable({ print }: Context): void {
     ((bytes * 8) / (2 * headDim)).toFixed(2),
     (dense[0]! + bytes).toFixed(1)
   ];
-  const rows = formats.map(({ name, keys, values }) => {
-    const bytes = (codec: CodecName): number => blockLayout(codecs[codec], headDim).bytes / WINDOW;
-    return row(name, bytes(keys) + bytes(values));
-  });
+  const rows = formats.map(({ name, keys, values, balanced }) =>
+    row(name, pageLayout(codecs[keys], codecs[values], 1, headDim, true, balanced).bytes / WINDOW)
+  );
   print(
     `\n#### Bytes of a token\n\nBytes of keys and values of one token and KV head, headDim ${headDim}, once coded, all metadata counted; computed from the ` +
       'page layout. A decoding step reads each once, for all query heads of the KV head, and no GPU can be faster than its memory brings them: × is ' +
@@ -60,7 +59,7 @@ export async function countsTable(
   const backend = webGpuBackend({ device: watch.device, description: 'null', own: true }, 'to count');
   const rows: string[][] = [];
   for (const context of quick ? grid.context.slice(0, 1) : grid.context) {
-    const heads = [keysAndValues(1, context, HEADS.headDim)];
+    const heads = [seededHead(1, context, HEADS.headDim)];
     for (const format of formats) {
       const saved = await savedSequence(format, { ...HEADS, batch: 1, context }, heads);
       for (const batch of grid.batch) {

@@ -8,7 +8,8 @@ import { Chat, type Ending } from './engine/chat.ts';
 import { InputError } from './engine/source.ts';
 import { type ModelMark, markOf, readKept, writeKept } from './kept.ts';
 import { findModel, openModel } from './node.ts';
-import { amount, type CommonOptions, commonOptions, count, facts, run, status, threadText } from './program.ts';
+import { readProfile } from './profile.ts';
+import { amount, balanceOption, type CommonOptions, commonOptions, count, facts, run, status, threadText } from './program.ts';
 
 interface Options extends CommonOptions {
   keys: CodecName;
@@ -39,8 +40,9 @@ await run(async () => {
   const names = Object.keys(codecs);
   const options = commonOptions(new Command('chat'))
     .description('A chat over a quantized cache.')
-    .addOption(new Option('--keys <codec>', 'codec of the keys').choices(names).default('nsn4'))
-    .addOption(new Option('--values <codec>', 'codec of the values').choices(names).default('nsn2'))
+    .addOption(new Option('--keys <codec>', 'codec of the keys').choices(names).default('nsn3'))
+    .addOption(new Option('--values <codec>', 'codec of the values').choices(names).default('nsn3'))
+    .addOption(balanceOption())
     .option('--capacity <tokens>', "tokens that the cache holds (default: the model's context)", count)
     .option('--answer <tokens>', 'of one answer at most', count, 512)
     .option('--temperature <t>', '0 takes the likeliest token always', amount, 0)
@@ -60,10 +62,11 @@ await run(async () => {
     mark ??= markOf(modelFile);
     return mark;
   };
+  const balance = options.balance === undefined ? 'learn' : await readProfile(options.balance, await marked());
   const capacity = Math.min(options.capacity ?? model.config.context, model.config.context);
   const maxAppend = Math.min(MAX_APPEND, capacity);
   const open = (): Conversation => {
-    const cache = new NsnCache(backend, model.config, { keys, values, capacity, maxAppend, sinks: 4, recent: 0, rope: true });
+    const cache = new NsnCache(backend, model.config, { keys, values, capacity, maxAppend, sinks: 4, recent: 0, rope: true, balance });
     return {
       cache,
       chat: new Chat(model, cache, {

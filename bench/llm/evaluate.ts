@@ -11,14 +11,20 @@ const RAW_CHUNK = 256;
 
 /**
  * Calls that end where windows do: coding happens between calls, so that every token sees what it would see if tokens came
- * one by one: its own window raw, all earlier ones coded.
+ * one by one: its own window raw, all earlier ones coded. The first call has two windows: nsnquant keeps them raw until it has learned
+ * from both, and no method shall be worse off.
  */
 export function* windowChunks(tokens: number, sinks: number): Generator<[from: number, to: number]> {
   for (let from = 0; from < tokens; ) {
-    const to = Math.min(tokens, from === 0 ? sinks + WINDOW : from + WINDOW);
+    const to = Math.min(tokens, from === 0 ? longestChunk(sinks) : from + WINDOW);
     yield [from, to];
     from = to;
   }
+}
+
+/** Tokens of the longest of these calls, the first. */
+export function longestChunk(sinks: number): number {
+  return sinks + 2 * WINDOW;
 }
 
 /** Logits f32 [tokens, vocabulary] of the raw cache. */

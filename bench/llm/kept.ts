@@ -59,7 +59,7 @@ function isMessage({ role, content }: Message): boolean {
   return ['system', 'user', 'assistant'].includes(role) && typeof content === 'string';
 }
 
-function named({ name, sha256 }: ModelMark): string {
+export function named({ name, sha256 }: ModelMark): string {
   return `${name} (SHA-256 ${sha256.slice(0, 12)}…)`;
 }
 

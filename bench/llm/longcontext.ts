@@ -7,10 +7,11 @@ import { type Method, methodName, openCache, parseMethods, raw } from './caches/
 import type { Cache, Model } from './engine/model.ts';
 import { argmax } from './engine/sample.ts';
 import { InputError } from './engine/source.ts';
-import { windowChunks } from './evaluate.ts';
+import { longestChunk, windowChunks } from './evaluate.ts';
 import { hide, MAX_NEEDLES, type Needle } from './haystack.ts';
 import { readText } from './node.ts';
 import {
+  balanceOption,
   type CommonOptions,
   commonOptions,
   count,
@@ -55,11 +56,12 @@ interface Row {
 await run(async () => {
   const options = commonOptions(new Command('longcontext'))
     .description('Finds numbers hidden in a book.')
+    .addOption(balanceOption())
     .option('--lengths <list>', 'tokens before the questions', counts, [1024, 2048, 4096, 8000])
     .option('--depths <list>', 'where numbers hide, in percent of the book, ascending', counts, [5, 25, 50, 75, 95])
     .option('--trials <n>', 'books of every length', count, 10)
     .option('--digits <n>', 'of a number', count, 5)
-    .option('--methods <list>', 'as for quality; raw is always among them', 'nsn1,nsn2,nsn4/nsn2,nsn4,q4_0+hadamard,kivi2,turbo2')
+    .option('--methods <list>', 'as for quality; raw is always among them', 'nsn1,nsn2,nsn3,nsn4/nsn2,nsn4,q4_0+hadamard,kivi2,turbo2')
     .option('--json <file>', 'where the results go as JSON', outputFile)
     .parse()
     .opts<Options>();
@@ -111,7 +113,7 @@ async function measure(
     // Ends where a window does: questions then find it coded, and leave nothing coded behind.
     const whole = sinks + Math.floor((length - sinks) / WINDOW) * WINDOW;
     const { tokens, needles } = hide(opened.model, book.slice(trial * length), whole, depths, digits, trial);
-    const cache = openCache(method, opened, tokens.length + 2 * WINDOW, sinks + WINDOW);
+    const cache = openCache(method, opened, tokens.length + 2 * WINDOW, longestChunk(sinks));
     for (const [from, to] of windowChunks(tokens.length, sinks)) await opened.model.forward(tokens.slice(from, to), cache);
     for (const needle of needles) {
       scores.push({ trial, depth: needle.depth, ...(await ask(opened.model, cache, needle)) });

@@ -8,7 +8,9 @@ import { DenseAttention } from './caches/dense.ts';
 import type { Resources } from './caches/methods.ts';
 import type { Model } from './engine/model.ts';
 import { InputError } from './engine/source.ts';
-import { openModel, runtime } from './node.ts';
+import { markOf } from './kept.ts';
+import { findModel, openModel, runtime } from './node.ts';
+import { readProfile } from './profile.ts';
 
 export interface ModelOptions {
   model?: string;
@@ -17,6 +19,7 @@ export interface ModelOptions {
 
 export interface CommonOptions extends ModelOptions {
   threads: number;
+  balance?: string;
 }
 
 export interface Opened extends Resources {
@@ -37,6 +40,10 @@ export function modelOption(command: Command): Command {
       // Never what the machine would choose: the same command has to measure the same everywhere.
       .addOption(new Option('--backend <name>', "where nsnquant's attention runs").choices(['wasm', 'webgpu', 'reference']).default('wasm'))
   );
+}
+
+export function balanceOption(): Option {
+  return new Option('--balance <file>', 'what keys are balanced by: a profile of calibrate (default: every sequence learns its own)');
 }
 
 /** For commander: an integer of at least 1. */
@@ -66,11 +73,12 @@ export function outputFile(path: string): string {
   return path;
 }
 
-export async function openAll({ model: file, threads, backend: prefer }: CommonOptions): Promise<Opened> {
+export async function openAll({ model: file, threads, backend: prefer, balance }: CommonOptions): Promise<Opened> {
   const backend = await openBackend({ prefer });
   const model = await openModel(file, { threads });
+  const profile = balance === undefined ? undefined : await readProfile(balance, await markOf(await findModel(file)));
   const dense = await DenseAttention.open(runtime, model.config, { threads });
-  return { model, config: model.config, backend, dense };
+  return { model, config: model.config, backend, dense, profile };
 }
 
 /** The first lines of every report. */

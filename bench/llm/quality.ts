@@ -4,9 +4,21 @@ import { Command } from 'commander';
 import { toMarkdown } from '../table.ts';
 import { type Method, methodName, openCache, parseMethods } from './caches/methods.ts';
 import { InputError } from './engine/source.ts';
-import { Compare, measure, rawLogits } from './evaluate.ts';
+import { Compare, longestChunk, measure, rawLogits } from './evaluate.ts';
 import { findModel, readText, runtime, textNames } from './node.ts';
-import { type CommonOptions, commonOptions, count, facts, type Opened, openAll, outputFile, run, status, threadText } from './program.ts';
+import {
+  balanceOption,
+  type CommonOptions,
+  commonOptions,
+  count,
+  facts,
+  type Opened,
+  openAll,
+  outputFile,
+  run,
+  status,
+  threadText
+} from './program.ts';
 import { drawFrontier, type Result, resultTable, writeReport } from './quality-report.ts';
 import { fingerprint, type Measurement, State } from './state.ts';
 import { bootstrap, join, summarize } from './stats.ts';
@@ -15,18 +27,24 @@ const METHODS = [
   'raw',
   'nsn1',
   'nsn2',
+  'nsn3',
   'nsn4',
-  'nsn4/nsn2',
-  'nsn4/nsn1',
-  'nsn2/nsn4',
   'nsn2/nsn1',
-  'nsn1/nsn4',
-  'nsn1/nsn2',
+  'nsn3/nsn2',
+  'nsn4/nsn2',
+  'nsn4/nsn3',
+  'nsn2/nsn3',
+  'nsn2/nsn4',
+  'nsn3/nsn4',
+  'nsn1@balance=off',
+  'nsn2@balance=off',
+  'nsn3@balance=off',
+  'nsn4@balance=off',
+  'nsn4/nsn2@balance=off',
   'nsn2@sinks=0',
-  'nsn4/nsn2@sinks=0',
-  'nsn4@sinks=0',
+  'nsn3@sinks=0',
   'nsn2@rope=off',
-  'nsn4/nsn2@rope=off',
+  'nsn3@rope=off',
   'nsn2@recent=1',
   'paper2',
   'paper2@sinks=0',
@@ -71,10 +89,11 @@ await run(async () => {
   const program = commonOptions(new Command('quality'))
     .description('Perplexity and KL divergence of every codec and format against the raw cache.')
     .option('--text <names>', `${textNames.join(', ')}, or files; comma separated`, textNames.join(','))
+    .addOption(balanceOption())
     .option('--sequences <n>', 'of every text', count, 8)
     .option('--tokens <n>', 'of every sequence', count, 2048)
     .option('--stride <n>', 'from the start of a sequence to the start of the next, in tokens (default: --tokens)', count)
-    .option('--methods <list>', 'KEYS[/VALUES][@sinks=N,recent=N,rope=off], comma separated', METHODS)
+    .option('--methods <list>', 'KEYS[/VALUES][@sinks=N,recent=N,rope=off,balance=off], comma separated', METHODS)
     .option('--json <file>', 'where the results go as JSON', outputFile)
     .option('--report <file>', 'where the HTML report goes', outputFile, 'quality.html')
     .option('--plot <file>', 'where an image of divergence against coded bits goes, as SVG', outputFile)
@@ -85,7 +104,9 @@ await run(async () => {
   const opened = await openAll(options);
   const { sequences, tokens, stride = tokens } = options;
   const { name, variant } = opened.backend;
-  const key: Key = (text, sequence, method) => `${text} ${sequence * stride} ${tokens} ${methodName(method)} ${name} ${variant}`;
+  const profile = opened.profile && Buffer.from(opened.profile).toString('base64');
+  const key: Key = (text, sequence, method) =>
+    `${text} ${sequence * stride} ${tokens} ${methodName(method)} ${name} ${variant} ${method.options.balance ? profile : ''}`;
   const state = new State(fingerprint(await findModel(options.model)));
   // All of it before anything is measured: a run that is stopped must leave nothing older than itself for the next to take.
   if (options.fresh) {
@@ -139,7 +160,7 @@ async function measureText(
       if (!measured) {
         const begin = performance.now();
         reference ??= await rawLogits(model, opened, sequenceIds);
-        const cache = openCache(method, opened, tokens, method.options.sinks + 64);
+        const cache = openCache(method, opened, tokens, longestChunk(method.options.sinks));
         const stats = await measure(model, compare, cache, method.options.sinks, sequenceIds, reference);
         measured = { stats, bytes: cache.bytes, codedBits: cache.codedBits };
         cache.dispose();

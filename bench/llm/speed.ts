@@ -69,7 +69,7 @@ await run(async () => {
     .description('Times of a language model over every cache.')
     .option('--contexts <list>', 'tokens before the measured ones, ascending', counts, [512, 2048, 8000])
     .option('--thread-counts <list>', 'threads of the host engine, one table for each', counts, [1, 2])
-    .option('--methods <list>', 'codecs of nsnquant', 'nsn1,nsn2,nsn4/nsn2,nsn4')
+    .option('--methods <list>', 'codecs of nsnquant', 'nsn1,nsn2,nsn3,nsn4/nsn2,nsn4')
     .option('--steps <n>', 'measured tokens after each context', count, 64)
     .option('--json <file>', 'where the results go as JSON', outputFile)
     .parse()

@@ -21,7 +21,8 @@ export function fingerprint(modelFile: string): string {
   const files = [
     ...[library, join(here, 'engine'), join(here, 'caches')].flatMap(filesOf),
     join(here, 'evaluate.ts'),
-    join(here, '../baselines/ggml.ts')
+    join(here, '../baselines/ggml.ts'),
+    join(here, '../bytes.ts')
   ];
   for (const file of files) hash.update(readFileSync(file));
   const { size, mtimeMs } = statSync(modelFile);

@@ -5,15 +5,13 @@
 //
 // Row c + 128 is the exact negation of row c. Rows 0 to 127 have a positive first channel and ascend.
 
-export interface Codebook {
-  readonly channels: 8 | 4 | 2;
+interface CodebookData {
   readonly checksum: number;
   readonly base64: string;
 }
 
-export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
-  nsn1: {
-    channels: 8,
+export const codebooks: Readonly<Record<8 | 4 | 2, CodebookData>> = {
+  8: {
     checksum: 0x419f5e95,
     base64:
       'JyV1usU5fz4UtjC9BrAQLJklaTI8sieqqzYQsaHADzdgKDE4BL2bubk8Oq6OOM08nykfvWq9QriyOxK7JDO+K0kqALn8u289DqVLPtqsmjPYKss7gDrBPZyx' +
@@ -63,8 +61,7 @@ export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
       'HyShPE8rqTsnvma3tDyRvGCfULbnKmw6Pr6hOuW7QzfEuGa2WaYquna+jLaou/Szoy5tuQc2FzyhvjQ7uzUiNIS6eTM8Kxs8yL5bu8E0+zY/vKW4ArQGsuS+' +
       '96zHt4q8nbkFOlStfbLev5OluTRSMUY1yS/nPAK2/b9iL7QvkS3XORQkW7xyKA==',
   },
-  nsn2: {
-    channels: 4,
+  4: {
     checksum: 0x1438f011,
     base64:
       'xBh8NEw77D22GaA2O7gWOK8c9D1VvkW9gyA0thi6JjMNKMy8dzQhPBAoFDs8KAIoKCjtuNSupT8MKz4wU76PLg8r7zlIO7K8rCuKPVe6qbAeLGQ5wcAnOl4s' +
@@ -91,8 +88,7 @@ export const codebooks: Readonly<Record<'nsn1' | 'nsn2' | 'nsn4', Codebook>> = {
       'abxrPWY8N77bMvc7y7BkvpW9pDTVvaG+kTOYPQ88s75zuAu0xDS6voawzDVAP8e+67tWOwO02L6BNjIuOTg2v9y9mikPPIa/FD0bMRo9n7+otZ+7XL7rv608' +
       'Q7KYvfK/t7UNvw0kbcAEPfK5NzFwwAGtXrqUPIPAlzyMO/Mvh8BqIhc8bLyIwEO9E7iFtsrA+y/ptY23GMFftiQ5cDc=',
   },
-  nsn4: {
-    channels: 2,
+  2: {
     checksum: 0x7a0f9cd9,
     base64:
       'jSFPOIUnwDwFKAHA1SpcLwQsxz5kLKq7yyzutNIuIzpzMLA9mTC/vd4w1LkNMYE1lTFwQZkx66xjMrPAkjLLwtYy+TtaM/C3/jOyvCI0iziONMcwkTTfvtU0' +

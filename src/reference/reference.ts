@@ -8,24 +8,27 @@
  * @module nsnquant/reference
  */
 
-import type { Codec } from '../format/codec.ts';
+import { balanceOf } from '../format/balance.ts';
 import { fromHalf, HALF_MAX, toHalf } from '../format/half.ts';
-import { hadamardSize, MEAN_GROUP, type Rope, ropePair, WINDOW } from '../format/layout.ts';
-import type { CodedWindow, RtnGroup } from './coded.ts';
+import { channelPairs, hadamardSizes, MEAN_GROUP, type Rope, ropePair, WINDOW } from '../format/layout.ts';
+import { type CodedWindow, type FloatGroup, floatsOf, type RtnGroup, valuesOf } from './coded.ts';
+import {
+  addCodewords,
+  type Coding,
+  codewords,
+  columnsOf,
+  eachSegment,
+  inOrder,
+  outOfOrder,
+  type QuantizedSegment,
+  type Quantizer
+} from './coding.ts';
 
-export type { Codec, CodecName } from '../format/codec.ts';
-export type { Rope } from '../format/layout.ts';
-export { type CodedWindow, pack, type RtnGroup, unpack } from './coded.ts';
-
-/** Anything a quantizer must be: `codecQuantizer` gives that of a codec, bench/llm has the paper's own 2-bit form. */
-export interface Quantizer {
-  /** Channels per code. */
-  readonly channels: number;
-  /** The code of `channels` numbers of y, from `at`. */
-  quantize(y: Float64Array, at: number): number;
-  /** Writes the codeword of a code to `out`, from `at`. */
-  decode(code: number, out: Float64Array, at: number): void;
-}
+export { balanceOf, type ChannelOrder, channelOrder } from '../format/balance.ts';
+export { type Codebook, type Codec, type CodecName, codebooks, codecs, type Segment, type Stage } from '../format/codec.ts';
+export { type BlockLayout, blockLayout, type Rope, type SegmentLayout, type StageLayout } from '../format/layout.ts';
+export { type CodedWindow, type FloatGroup, pack, type RtnGroup, unpack } from './coded.ts';
+export { type Coding, codebookQuantizer, codingOf, type QuantizedSegment, type Quantizer } from './coding.ts';
 
 const HALF_TINY = 1e-5;
 /** The least share of a token's norm that the norm it is divided by may be: no token is then longer than 1/0.7. */
@@ -36,17 +39,26 @@ export function half(x: number): number {
   return fromHalf(toHalf(Math.min(Math.max(x, -HALF_MAX), HALF_MAX)));
 }
 
-/** Asymmetric 4-bit rounding of a group, its scale and minimum held as f16 (and used as such, so that their rounding cancels). */
-export function rtn4(x: Float64Array): RtnGroup {
+/** Asymmetric rounding of a group, its scale and minimum held as f16 (and used as such, so that their rounding cancels). */
+export function roundToNearest(x: Float64Array, bits: 4 | 8): RtnGroup {
   let low = Infinity;
   let high = -Infinity;
   for (const value of x) {
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
-  const scale = half(Math.max((high - low) / 15, HALF_TINY));
+  const most = 2 ** bits - 1;
+  const scale = half(Math.max((high - low) / most, HALF_TINY));
   const min = half(low);
-  return { scale, min, codes: Uint8Array.from(x, value => Math.round(Math.min(Math.max((value - min) / scale, 0), 15))) };
+  return { scale, min, codes: Uint8Array.from(x, value => Math.round(Math.min(Math.max((value - min) / scale, 0), most))) };
+}
+
+/** Small floats under a common exponent, which is as low as the largest number allows; what is too small beside it becomes 0. */
+export function roundToFloats(x: Float64Array): FloatGroup {
+  const bits = new Uint32Array(Float32Array.from(x).buffer);
+  const rounded = Array.from(bits, word => (word + 2 ** 17) >>> 18); // to nearest: 8 bits of exponent, 5 of mantissa
+  const exponent = Math.max(1, Math.ceil((Math.max(...rounded) - 255) / 32));
+  return { exponent, codes: Uint8Array.from(rounded, number => Math.max(0, number - 32 * exponent)) };
 }
 
 /**
@@ -67,7 +79,7 @@ export function normalize(
   group: RtnGroup;
 } {
   const exact = norms(x, headDim);
-  const group = rtn4(exact);
+  const group = roundToNearest(exact, 4);
   const s1 = new Float64Array(exact.length);
   for (let t = 0; t < s1.length; t++) {
     s1[t] = group.codes[t]! * group.scale + group.min;
@@ -78,20 +90,23 @@ export function normalize(
 }
 
 /**
- * Shift: the channel mean over the window in 4 bits per 32 channels, subtracted DEQUANTIZED. Where RoPE is known the mean is
+ * Shift: the channel mean over the window, rounded 32 channels at a time, subtracted DEQUANTIZED. Where RoPE is known the mean is
  * taken before it and kept in the frame of the window's center (the paper's mean, rotated as a whole: a page then knows no
- * absolute position).
+ * absolute position). The mean of keys has 8 bits: models whose keys carry a bias (Qwen2: of norm 300 to 900) would lose in its
+ * rounding what differs between tokens.
  *
- * @param x  f64 [tokens, headDim], shifted in place
+ * @param x         f64 [tokens, headDim], shifted in place
+ * @param meanBits  8 for keys, 4 for values
  */
 export function shift(
   x: Float64Array,
   headDim: number,
+  meanBits: 4 | 8,
   rope?: Rope
 ): {
   /** f64 [headDim], dequantized. */
   o: Float64Array;
-  /** Its 4-bit codes, 32 channels a group. */
+  /** Its codes, 32 channels a group. */
   groups: RtnGroup[];
 } {
   const tokens = x.length / headDim;
@@ -101,40 +116,37 @@ export function shift(
     if (rope) rotate(row, rope, -centered(t));
     for (let i = 0; i < headDim; i++) mean[i]! += row[i]! / tokens;
   }
-  const o = new Float64Array(headDim);
   const groups: RtnGroup[] = [];
-  for (let i = 0; i < headDim; i += MEAN_GROUP) {
-    const group = rtn4(mean.subarray(i, i + MEAN_GROUP));
-    group.codes.forEach((code, k) => {
-      o[i + k] = code * group.scale + group.min;
-    });
-    groups.push(group);
-  }
+  for (let i = 0; i < headDim; i += MEAN_GROUP) groups.push(roundToNearest(mean.subarray(i, i + MEAN_GROUP), meanBits));
+  const o = valuesOf(groups);
   addMean(x, headDim, o, -1, rope);
   return { o, groups };
 }
 
-/** Second Normalize: ‖x‖/√d of every token, x divided in place. Not rounded yet: the adjustment comes first. */
-export function normalizeAgain(x: Float64Array, headDim: number): Float64Array {
-  const s2 = norms(x, headDim);
-  divideRows(x, headDim, s2);
+/** Second Normalize: ‖x‖/√n of every row of n channels, x divided in place. Not rounded yet: the adjustment comes first. */
+export function normalizeAgain(x: Float64Array, channels: number): Float64Array {
+  const s2 = norms(x, channels);
+  divideRows(x, channels, s2);
   return s2;
 }
 
-/** x ← x · H / √n for every block of n channels of every row, n the largest power of two dividing headDim. Its own inverse. */
-export function hadamard(x: Float64Array, headDim: number): void {
-  const n = hadamardSize(headDim);
-  for (let base = 0; base < x.length; base += n) {
-    for (let h = 1; h < n; h *= 2) {
-      for (let i = 0; i < n; i++) {
-        if (i & h) continue;
-        const a = x[base + i]!;
-        const b = x[base + i + h]!;
-        x[base + i] = a + b;
-        x[base + i + h] = a - b;
+/** Hadamard: x ← x · H / √n for every block of every row; blocks are as hadamardSizes cuts the channels. Its own inverse. */
+export function hadamard(x: Float64Array, channels: number): void {
+  for (let row = 0; row < x.length; row += channels) {
+    let base = row;
+    for (const n of hadamardSizes(channels)) {
+      for (let h = 1; h < n; h *= 2) {
+        for (let i = 0; i < n; i++) {
+          if (i & h) continue;
+          const a = x[base + i]!;
+          const b = x[base + i + h]!;
+          x[base + i] = a + b;
+          x[base + i + h] = a - b;
+        }
       }
+      for (let i = 0; i < n; i++) x[base + i]! /= Math.sqrt(n);
+      base += n;
     }
-    for (let i = 0; i < n; i++) x[base + i]! /= Math.sqrt(n);
   }
 }
 
@@ -145,56 +157,56 @@ export function quantize(y: Float64Array, quantizer: Quantizer): Uint16Array {
   return codes;
 }
 
-/** The quantizer of a codec of `nsnquant`: the EUCLIDEAN nearest codeword, argmax(y·C − ‖C‖²/2), the lowest code among equals. */
-export function codecQuantizer({ channels, codebook }: Codec): Quantizer {
-  return {
-    channels,
-    quantize(y, at) {
-      let best = -Infinity;
-      let code = 0;
-      for (let c = 0; c < 256; c++) {
-        let score = 0;
-        for (let k = 0; k < channels; k++) {
-          const e = codebook[c * channels + k]!;
-          score += e * (y[at + k]! - e / 2);
-        }
-        if (score > best) {
-          best = score;
-          code = c;
-        }
-      }
-      return code;
-    },
-    decode(code, out, at) {
-      for (let k = 0; k < channels; k++) out[at + k] = codebook[code * channels + k]!;
-    }
-  };
-}
-
 /**
- * Encode one window of one head: Normalize, Shift, Normalize, Hadamard, quantize, adjust s2.
+ * Encode one window of one head: Normalize, Shift; the channels in their order and scaled; then segment by segment Normalize,
+ * Hadamard, quantize, adjust s2.
  *
  * @param tokens  [tokens, headDim], keys after RoPE or values; not changed
  * @see NSNQuant (arXiv 2505.18231), section 3
  */
-export function encode(tokens: ArrayLike<number>, headDim: number, quantizer: Quantizer, rope?: Rope): CodedWindow {
+export function encode(tokens: ArrayLike<number>, headDim: number, coding: Coding): CodedWindow {
   const x = Float64Array.from(tokens);
   const { s1, group } = normalize(x, headDim);
-  const { o, groups } = shift(x, headDim, rope);
-  const s2 = normalizeAgain(x, headDim);
-  hadamard(x, headDim);
-  const codes = quantize(x, quantizer);
-  adjust(s2, x, decodeCodes(codes, quantizer));
-  return { tokens: s2.length, headDim, codes, s1, s2: s2.map(half), o, s1Group: group, oGroups: groups };
+  const { o, groups } = shift(x, headDim, coding.meanBits, coding.rope);
+  const y = inOrder(x, headDim, coding, scale => scale);
+  const perToken: number[][] = Array.from(s1, () => []);
+  const s2Groups = eachSegment(coding, (segment, from) => {
+    const rows = columnsOf(y, headDim, from, segment.channels);
+    const s2 = normalizeAgain(rows, segment.channels);
+    hadamard(rows, segment.channels);
+    const { codes, coded } = refine(rows, segment);
+    codes.forEach(stage => {
+      const perRow = stage.length / s1.length;
+      stage.forEach((code, j) => {
+        perToken[Math.floor(j / perRow)]!.push(code);
+      });
+    });
+    adjust(s2, rows, coded);
+    return roundToFloats(s2);
+  });
+  const s2 = Float64Array.from(s2Groups.flatMap(floats => [...floatsOf(floats)]));
+  return { tokens: s1.length, headDim, codes: Uint16Array.from(perToken.flat()), s1, s2, o, s1Group: group, s2Groups, oGroups: groups };
+}
+
+/** The codes of a segment's rows, [stages][codes], each of what earlier stages left; and what all say together. */
+function refine(y: Float64Array, { stages }: QuantizedSegment): { codes: Uint16Array[]; coded: Float64Array } {
+  const coded = new Float64Array(y.length);
+  const codes = stages.map(({ quantizer, scale }) => {
+    const residual = y.map((value, i) => (value - coded[i]!) / scale);
+    const chosen = quantize(residual, quantizer);
+    addCodewords(chosen, quantizer, scale, coded);
+    return chosen;
+  });
+  return { codes, coded };
 }
 
 /** s2 ← s2·⟨y, y⟩/⟨y, C⟩ for every token: what the codewords stand for is then as long as the token, along the token. */
 function adjust(s2: Float64Array, y: Float64Array, coded: Float64Array): void {
-  const headDim = y.length / s2.length;
+  const channels = y.length / s2.length;
   for (let t = 0; t < s2.length; t++) {
     let yy = 0;
     let yc = 0;
-    for (let i = t * headDim; i < (t + 1) * headDim; i++) {
+    for (let i = t * channels; i < (t + 1) * channels; i++) {
       yy += y[i]! * y[i]!;
       yc += y[i]! * coded[i]!;
     }
@@ -203,45 +215,53 @@ function adjust(s2: Float64Array, y: Float64Array, coded: Float64Array): void {
 }
 
 /**
- * Decode: k̂ = s1 · (H·(s2·C[c]) + RoPEᵤ(o)).
+ * Decode: k̂ = s1 · (A⁻¹·H·(s2·C[c]) + RoPEᵤ(o)), A the order and scales of channels, H and s2 by segment.
  *
  * @returns f64 [tokens, headDim]
  */
-export function decode(window: CodedWindow, quantizer: Quantizer, rope?: Rope): Float64Array {
-  const { headDim, tokens } = window;
-  const x = decodeCodes(window.codes, quantizer);
-  for (let i = 0; i < x.length; i++) x[i]! *= window.s2[Math.floor(i / headDim)]!;
-  hadamard(x, headDim);
-  addMean(x, headDim, window.o, 1, rope);
+export function decode(window: CodedWindow, coding: Coding): Float64Array {
+  const { headDim, tokens, s1, o } = window;
+  const y = new Float64Array(tokens * headDim);
+  eachSegment(coding, (segment, from, n) => {
+    const rows = codewords(window, coding, n);
+    for (let i = 0; i < rows.length; i++) rows[i]! *= window.s2[n * tokens + Math.floor(i / segment.channels)]!;
+    hadamard(rows, segment.channels);
+    rows.forEach((value, i) => {
+      y[Math.floor(i / segment.channels) * headDim + from + (i % segment.channels)] = value;
+    });
+  });
+  const x = outOfOrder(y, headDim, coding);
+  addMean(x, headDim, o, 1, coding.rope);
   for (let t = 0; t < tokens; t++) {
-    for (let i = 0; i < headDim; i++) x[t * headDim + i]! *= window.s1[t]!;
+    for (let i = 0; i < headDim; i++) x[t * headDim + i]! *= s1[t]!;
   }
   return x;
 }
 
 /**
  * Scores: logits of one query against a coded window, read without decoding it:
- * logit(t) = s1·(s2·Σⱼ ⟨q'ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩) with q' = H·q.
+ * logit(t) = s1·(Σ over segments s2·Σⱼ ⟨q'ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩) with q' = H·A⁻¹·q.
  *
  * @param query  [headDim], already multiplied by the query scale
  */
-export function scores(query: ArrayLike<number>, window: CodedWindow, quantizer: Quantizer, rope?: Rope): Float64Array {
+export function scores(query: ArrayLike<number>, window: CodedWindow, coding: Coding): Float64Array {
   const { headDim, tokens } = window;
   const q = Float64Array.from(query);
-  const rotated = q.slice();
-  hadamard(rotated, headDim);
-  const coded = decodeCodes(window.codes, quantizer);
+  const ordered = inOrder(q, headDim, coding, scale => 1 / scale);
   const logits = new Float64Array(tokens);
+  eachSegment(coding, ({ channels }, from, n) => {
+    const rotated = columnsOf(ordered, headDim, from, channels);
+    hadamard(rotated, channels);
+    codewords(window, coding, n).forEach((value, i) => {
+      const t = Math.floor(i / channels);
+      logits[t]! += window.s2[n * tokens + t]! * value * rotated[i % channels]!;
+    });
+  });
   for (let t = 0; t < tokens; t++) {
     const mean = window.o.slice();
-    if (rope) rotate(mean, rope, centered(t));
-    let inCodes = 0;
-    let inMean = 0;
-    for (let i = 0; i < headDim; i++) {
-      inCodes += rotated[i]! * coded[t * headDim + i]!;
-      inMean += q[i]! * mean[i]!;
-    }
-    logits[t] = window.s1[t]! * (window.s2[t]! * inCodes + inMean);
+    if (coding.rope) rotate(mean, coding.rope, centered(t));
+    for (let i = 0; i < headDim; i++) logits[t]! += q[i]! * mean[i]!;
+    logits[t]! *= window.s1[t]!;
   }
   return logits;
 }
@@ -252,19 +272,58 @@ export function scores(query: ArrayLike<number>, window: CodedWindow, quantizer:
  * @param weights  [tokens], unnormalized probabilities
  * @returns        f64 [headDim]
  */
-export function mix(weights: ArrayLike<number>, window: CodedWindow, quantizer: Quantizer): Float64Array {
-  const { headDim, tokens } = window;
-  const coded = decodeCodes(window.codes, quantizer);
-  const out = new Float64Array(headDim);
+export function mix(weights: ArrayLike<number>, window: CodedWindow, coding: Coding): Float64Array {
+  const { headDim, tokens, s1, s2, o } = window;
+  const y = new Float64Array(headDim);
+  eachSegment(coding, ({ channels }, from, n) => {
+    const sums = new Float64Array(channels);
+    codewords(window, coding, n).forEach((value, i) => {
+      const t = Math.floor(i / channels);
+      sums[i % channels]! += weights[t]! * s1[t]! * s2[n * tokens + t]! * value;
+    });
+    hadamard(sums, channels);
+    y.set(sums, from);
+  });
+  const out = outOfOrder(y, headDim, coding);
   let mean = 0;
-  for (let t = 0; t < tokens; t++) {
-    const weight = weights[t]! * window.s1[t]!;
-    mean += weight;
-    for (let i = 0; i < headDim; i++) out[i]! += weight * window.s2[t]! * coded[t * headDim + i]!;
-  }
-  hadamard(out, headDim);
-  for (let i = 0; i < headDim; i++) out[i]! += mean * window.o[i]!;
+  for (let t = 0; t < tokens; t++) mean += weights[t]! * s1[t]!;
+  for (let i = 0; i < headDim; i++) out[i]! += mean * o[i]!;
   return out;
+}
+
+/**
+ * Learn: how much of a query's logits every pair of a head's channels carries, from the first windows of keys and what was asked of
+ * them.
+ *
+ * @param windows  keys after RoPE, f64 [64, headDim] each
+ * @param queries  [queries, headDim]; none, and keys alone decide
+ * @returns        the head's balance, u8 [headDim / 2] (src/format/balance.ts)
+ */
+export function learn(windows: readonly ArrayLike<number>[], queries: ArrayLike<number>, headDim: number, rope?: Rope): Uint8Array {
+  return balanceOf(keyEnergies(windows, headDim, rope), pairEnergies(queries, headDim, rope));
+}
+
+/** Σ z² of every pair of channels over the tokens of some windows, which are normalized, shifted and normalized again. */
+export function keyEnergies(windows: readonly ArrayLike<number>[], headDim: number, rope?: Rope): Float64Array {
+  const normal = windows.map(window => {
+    const x = Float64Array.from(window);
+    normalize(x, headDim);
+    shift(x, headDim, 8, rope);
+    normalizeAgain(x, headDim);
+    return x;
+  });
+  return pairEnergies(
+    normal.flatMap(x => [...x]),
+    headDim,
+    rope
+  );
+}
+
+/** Σ x² of every pair of channels, f64 [headDim / 2], of x [rows, headDim]. */
+function pairEnergies(x: ArrayLike<number>, headDim: number, rope: Rope | undefined): Float64Array {
+  const sums = new Float64Array(headDim);
+  for (let i = 0; i < x.length; i++) sums[i % headDim]! += x[i]! ** 2;
+  return Float64Array.from(channelPairs(headDim, rope), ([a, b]) => sums[a]! + sums[b]!);
 }
 
 /**
@@ -331,10 +390,4 @@ function divideRows(x: Float64Array, headDim: number, by: Float64Array): void {
     const norm = by[Math.floor(i / headDim)]!;
     x[i] = norm === 0 ? 0 : x[i]! / norm;
   }
-}
-
-function decodeCodes(codes: Uint16Array, quantizer: Quantizer): Float64Array {
-  const x = new Float64Array(codes.length * quantizer.channels);
-  codes.forEach((code, j) => quantizer.decode(code, x, j * quantizer.channels));
-  return x;
 }

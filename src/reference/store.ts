@@ -13,10 +13,11 @@ import {
   type Tokens,
   type Write
 } from '../backend.ts';
+import { balanceOf, channelOrder } from '../format/balance.ts';
 import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
-import { blockOffset, pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
+import { blockOffset, channelPairs, rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
-import { attend, codecQuantizer, decode, encode, pack, unpack } from './reference.ts';
+import { attend, type Coding, codingOf, decode, encode, keyEnergies, pack, unpack } from './reference.ts';
 
 export function openReference(): Backend {
   return backendOf({ name: 'reference', variant: 'f64', reason: 'it was asked for', createStore: shape => new ReferenceStore(shape) });
@@ -26,27 +27,35 @@ const SIDES = ['keys', 'values'] as const;
 /** Bytes of a cache at most, as many as WebAssembly has. Every page and slot is an array of its own: billions would fill the heap. */
 const MOST_BYTES = 2 ** 32;
 
+/** What a sequence has learned of a layer. */
+interface Learned {
+  /** u8 [kvHeads, headDim / 2] */
+  readonly balance: Uint8Array;
+  /** f32 [kvHeads, headDim / 2] */
+  readonly energies: Float32Array;
+}
+
 class ReferenceStore implements Store {
   readonly takesBuffers = false;
   readonly bytes: number;
   readonly #shape: CacheShape;
   readonly #pages: readonly Uint8Array[][];
   readonly #slots: readonly Uint16Array[];
+  /** [layers][sequences] */
+  readonly #learned: readonly (readonly Learned[])[];
 
   constructor(shape: CacheShape) {
     this.#shape = shape;
-    const { pageBytes, rawBytes } = tokenBytes(shape);
-    this.bytes = pageBytes + rawBytes;
+    const { pageBytes, rawBytes, learnedBytes } = tokenBytes(shape);
+    this.bytes = pageBytes + rawBytes + learnedBytes;
     if (this.bytes > MOST_BYTES)
       throw new BackendError('reference', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${this.bytes}`);
-    this.#pages = shape.pages.map(page =>
-      Array.from({ length: shape.pagesPerLayer }, () => {
-        const bytes = new Uint8Array(page.bytes);
-        bytes.set(pageHeader(page));
-        return bytes;
-      })
-    );
+    this.#pages = shape.pages.map(page => Array.from({ length: shape.pagesPerLayer }, () => new Uint8Array(page.bytes)));
     this.#slots = Array.from({ length: shape.rawSlots + shape.sinkSlots }, (_, slot) => new Uint16Array(slotBytes(shape, slot) / 2));
+    const pairs = (shape.kvHeads * shape.headDim) / 2;
+    this.#learned = shape.pages.map(() =>
+      Array.from({ length: shape.sequences }, () => ({ balance: new Uint8Array(pairs), energies: new Float32Array(pairs) }))
+    );
   }
 
   write(writes: readonly Write[]): void {
@@ -77,32 +86,70 @@ class ReferenceStore implements Store {
     new Uint8Array(this.#slots[slot]!.buffer).set(bytes);
   }
 
-  encode(layer: number, slots: readonly number[], numbers: readonly number[]): void {
-    slots.forEach((slot, n) => this.#encodePage(layer, slot, numbers[n]!));
+  encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
+    slots.forEach((slot, n) => this.#encodePage(layer, slot, pages[n]!, sequences[n]!));
   }
 
-  #encodePage(layer: number, slot: number, page: number): void {
-    const { kvHeads, headDim, rope, pages } = this.#shape;
+  #encodePage(layer: number, slot: number, page: number, sequence: number): void {
+    const { kvHeads, headDim, pages } = this.#shape;
     for (let head = 0; head < kvHeads; head++) {
       SIDES.forEach((side, n) => {
-        const { codec } = pages[layer]![side];
-        const window = encode(this.#rawRows(slot, head, n as 0 | 1), headDim, codecQuantizer(codec), n === 0 ? rope : undefined);
-        this.#pages[layer]![page]!.set(pack(window, codec), blockOffset(pages[layer]!, head, side));
+        const window = encode(this.#rawRows(slot, head, n as 0 | 1), headDim, this.#coding(layer, sequence, head, side));
+        this.#pages[layer]![page]!.set(pack(window, pages[layer]![side]), blockOffset(pages[layer]!, head, side));
       });
     }
   }
 
-  decode(layer: number, page: number, slot: number): void {
+  decode(layer: number, page: number, slot: number, sequence: number): void {
     const { kvHeads, headDim } = this.#shape;
     for (let head = 0; head < kvHeads; head++) {
       for (const side of [0, 1] as const) {
-        const rows = this.#pageRows(layer, page, head, side);
+        const rows = this.#pageRows(layer, page, sequence, head, side);
         this.#slots[slot]!.set(
           Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))),
           rawOffset(WINDOW, headDim, head, side, 0)
         );
       }
     }
+  }
+
+  addEnergies(layer: number, sequence: number, query: Float32Array, first: number, count: number): void {
+    const { kvHeads, queryHeads, headDim, rope } = this.#shape;
+    const { energies } = this.#learned[layer]![sequence]!;
+    const pairs = channelPairs(headDim, rope);
+    for (let row = first * queryHeads; row < (first + count) * queryHeads; row++) {
+      const head = Math.floor((row % queryHeads) / (queryHeads / kvHeads));
+      pairs.forEach(([a, b], pair) => {
+        energies[head * pairs.length + pair]! += query[row * headDim + a]! ** 2 + query[row * headDim + b]! ** 2;
+      });
+    }
+  }
+
+  learn(layer: number, sequence: number, slots: readonly number[]): void {
+    const { kvHeads, headDim, rope } = this.#shape;
+    const { balance, energies } = this.#learned[layer]![sequence]!;
+    const pairs = headDim / 2;
+    for (let head = 0; head < kvHeads; head++) {
+      const windows = slots.map(slot => this.#rawRows(slot, head, 0));
+      const queries = energies.subarray(head * pairs, (head + 1) * pairs);
+      balance.set(balanceOf(keyEnergies(windows, headDim, rope), queries), head * pairs);
+    }
+  }
+
+  setBalance(layer: number, sequence: number, balance: Uint8Array): void {
+    this.#learned[layer]![sequence]!.balance.set(balance);
+  }
+
+  setEnergies(layer: number, sequence: number, energies?: Uint8Array): void {
+    const to = this.#learned[layer]![sequence]!.energies;
+    if (energies) new Uint8Array(to.buffer).set(energies);
+    else to.fill(0);
+  }
+
+  copyBalance(layer: number, from: number, to: number): void {
+    const { balance, energies } = this.#learned[layer]![from]!;
+    this.#learned[layer]![to]!.balance.set(balance);
+    this.#learned[layer]![to]!.energies.set(energies);
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
@@ -120,10 +167,14 @@ class ReferenceStore implements Store {
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const slot = (number: number): Uint8Array => new Uint8Array(this.#slots[number]!.slice().buffer);
+    const { balance, energies } = this.#learned[layer]![table.sequence]!;
+    const { balanced } = this.#shape.pages[layer]!.keys;
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page => this.#pages[layer]![page]!.slice()),
       raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
-      sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined
+      sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined,
+      balance: balanced ? balance.slice() : undefined,
+      energies: balanced ? new Uint8Array(energies.slice().buffer) : undefined
     };
   }
 
@@ -167,7 +218,7 @@ class ReferenceStore implements Store {
     const rows = new Float64Array(table.length * headDim);
     const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * headDim), at * headDim);
     if (sinks > 0) put(this.#rawRows(table.sinkSlot, head, side), 0);
-    for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, head, side), sinks + i * WINDOW);
+    for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, table.sequence, head, side), sinks + i * WINDOW);
     for (let i = 0; i < table.rawCount; i++) put(this.#rawRows(table.raws[i]!, head, side), sinks + (table.pageCount + i) * WINDOW);
     return rows;
   }
@@ -179,12 +230,20 @@ class ReferenceStore implements Store {
     return Float64Array.from(this.#slots[slot]!.subarray(from, from + tokens * headDim), fromHalf);
   }
 
-  #pageRows(layer: number, page: number, head: number, side: 0 | 1): Float64Array {
+  #pageRows(layer: number, page: number, sequence: number, head: number, side: 0 | 1): Float64Array {
+    const { headDim, pages } = this.#shape;
+    const layout = pages[layer]![SIDES[side]];
+    const at = blockOffset(pages[layer]!, head, SIDES[side]);
+    const window = unpack(this.#pages[layer]![page]!.subarray(at, at + layout.bytes), layout, headDim);
+    return decode(window, this.#coding(layer, sequence, head, SIDES[side]));
+  }
+
+  #coding(layer: number, sequence: number, head: number, side: 'keys' | 'values'): Coding {
     const { headDim, pages, rope } = this.#shape;
-    const layout = pages[layer]!;
-    const { codec, bytes } = layout[SIDES[side]];
-    const at = blockOffset(layout, head, SIDES[side]);
-    const window = unpack(this.#pages[layer]![page]!.subarray(at, at + bytes), codec, headDim);
-    return decode(window, codecQuantizer(codec), side === 0 ? rope : undefined);
+    const layout = pages[layer]![side];
+    if (side === 'values') return codingOf(layout);
+    if (!layout.balanced) return codingOf(layout, rope);
+    const { balance } = this.#learned[layer]![sequence]!;
+    return codingOf(layout, rope, channelOrder(balance.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2), headDim, rope));
   }
 }

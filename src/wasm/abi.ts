@@ -3,26 +3,28 @@
 
 /** Exports of assembly/index.ts; addresses are numbers. */
 export interface Kernels extends Record<string, unknown> {
+  addKeyEnergies(shape: number, raw: number, energies: number): void;
   addMean(shape: number, x: number, o: number, sign: number, rotate: boolean): void;
+  addQueryEnergies(shape: number, queries: number, tokens: number, energies: number): void;
   attend(shape: number, items: number, count: number, scale: number): void;
   buildGrid(book: number, channels: number, cells: number, reach: number, grid: number, build: number): number;
-  encodePage(shape: number, raw: number, page: number): void;
-  decode(shape: number, side: number, block: number, x: number, rotate: boolean): void;
-  decodePage(shape: number, page: number, keys: number, values: number): void;
+  encodePage(shape: number, orders: number, raw: number, page: number): void;
+  decode(shape: number, side: number, order: number, block: number, x: number, rotate: boolean): void;
+  decodePage(shape: number, orders: number, page: number, keys: number, values: number): void;
   divide(x: number, headDim: number, norms: number): void;
-  encode(shape: number, side: number, x: number, block: number, rotate: boolean): void;
-  hadamard(x: number, rows: number, rowBytes: number, n: number, scale: number): void;
-  mean(shape: number, x: number, o: number, nibbles: number, scales: number, rotate: boolean): void;
-  mix(shape: number, weights: number, block: number, out: number): void;
+  encode(shape: number, side: number, order: number, x: number, block: number, rotate: boolean): void;
+  hadamard(x: number, rows: number, rowBytes: number): void;
+  mean(shape: number, x: number, o: number, codes: number, scales: number, bits: number, rotate: boolean): void;
+  mix(shape: number, side: number, order: number, weights: number, block: number, out: number): void;
   norms(x: number, headDim: number, norms: number): void;
-  quantize(side: number, y: number, headDim: number, codes: number, yy: number, yc: number): void;
+  quantize(book: number, y: number, channels: number, codes: number, rowBytes: number, yc: number): void;
   rowsFromTile(tile: number, tokens: number, rowBytes: number, headDim: number, rows: number): void;
-  rtn4(x: number, count: number, nibbles: number, scales: number, keep: boolean): void;
-  scores(shape: number, q: number, block: number, out: number): void;
+  rtn(x: number, count: number, codes: number, scales: number, bits: number, keep: boolean): void;
+  scores(shape: number, side: number, order: number, q: number, block: number, out: number): void;
   tileFromRows(rows: number, tokens: number, rowBytes: number, headDim: number, tile: number): void;
   writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, capacity: number): void;
   readRows(from: number, capacity: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
-  // Sizes in bytes, of what the host sets aside and of a struct; where the tables of a codec with such rows of codes end.
+  // Sizes in bytes, of what the host sets aside and of a struct; where tables of such rows of codes end.
   tablesEnd(rowBytes: number): number;
   tileBytes(headDim: number): number;
   scratchBytes(): number;
@@ -37,15 +39,10 @@ export interface Kernels extends Record<string, unknown> {
 
 type Fields = Readonly<Record<string, 'usize' | 'i32' | 'f32'>>;
 
-/** One side (keys or values) of a page. */
-export const SIDE = {
+/** 256 codewords, and the tables by which the nearest is found. */
+export const CODEBOOK = {
   channels: 'usize',
-  rowBytes: 'usize',
-  s2: 'usize',
-  s1: 'usize',
-  scales: 'usize',
-  o: 'usize',
-  book: 'usize',
+  words: 'usize',
   halfNorms: 'usize',
   rounded: 'usize',
   margin: 'f32',
@@ -54,13 +51,43 @@ export const SIDE = {
   gridScale: 'f32'
 } as const satisfies Fields;
 
+/** Codes of one codebook over all channels of a segment. */
+export const STAGE = {
+  book: 'usize',
+  scale: 'f32',
+  words: 'usize',
+  column: 'usize',
+  columns: 'usize'
+} as const satisfies Fields;
+
+/** Channels that have a Hadamard transform, a second norm and stages of their own. */
+export const SEGMENT = {
+  channel: 'usize',
+  channels: 'usize',
+  stages: 'usize',
+  stageCount: 'usize'
+} as const satisfies Fields;
+
+/** One side (keys or values) of a page. */
+export const SIDE = {
+  segments: 'usize',
+  segmentCount: 'usize',
+  pairNorms: 'usize',
+  meanBits: 'usize',
+  rowBytes: 'usize',
+  s2: 'usize',
+  s1: 'usize',
+  o: 'usize',
+  scales: 'usize',
+  exponents: 'usize',
+  bytes: 'usize'
+} as const satisfies Fields;
+
 /** A layer of a cache. */
 export const SHAPE = {
   headDim: 'usize',
   kvHeads: 'usize',
   queryHeadsPerKvHead: 'usize',
-  hadamardSize: 'usize',
-  hadamardScale: 'f32',
   pairs: 'usize',
   pairStep: 'usize',
   pairOffset: 'usize',
@@ -90,6 +117,7 @@ export const ITEM = {
   position: 'usize',
   pages: 'usize',
   pageCount: 'usize',
+  orders: 'usize',
   pagePosition: 'usize',
   raws: 'usize',
   rawCount: 'usize',

@@ -2,7 +2,7 @@
 // them). Kept for the next cache.
 
 import { instantiateSync } from '@assemblyscript/loader';
-import type { Codec } from '../format/codec.ts';
+import type { Codebook } from '../format/codec.ts';
 import type { Kernels } from './abi.ts';
 
 export interface Grid {
@@ -24,21 +24,21 @@ const BOOK = 0x10000;
 const BUILD = 0x11000;
 const GRID = 0x35000;
 
-const built = new Map<string, Grid>();
+const built = new Map<number, Grid>();
 
 /**
- * The grid of a codec of 2 or 4 channels. Building takes 1.4 ms at D = 2 and 11 at D = 4 (140 for both in JavaScript, whose code is
+ * The grid of a codebook of 2 or 4 channels. Building takes 1.4 ms at D = 2 and 11 at D = 4 (140 for both in JavaScript, whose code is
  * new to its engine); any of the binaries makes the same bytes.
  */
-export function gridOf({ name, channels, codebook }: Codec, module: WebAssembly.Module): Grid {
-  const kept = built.get(name);
+export function gridOf({ channels, codewords }: Codebook, module: WebAssembly.Module): Grid {
+  const kept = built.get(channels);
   if (kept) return kept;
   const { cells, reach } = CELLS[channels as 2 | 4];
   const memory = new WebAssembly.Memory({ initial: PAGES });
   const { buildGrid } = instantiateSync<Kernels>(module, { env: { memory } }).exports;
-  new Float32Array(memory.buffer, BOOK).set(codebook);
+  new Float32Array(memory.buffer, BOOK).set(codewords);
   const bytes = buildGrid(BOOK, channels, cells, reach, GRID, BUILD);
   const grid = { cells, scale: cells / (2 * reach), bytes: new Uint8Array(memory.buffer).slice(GRID, GRID + bytes) };
-  built.set(name, grid);
+  built.set(channels, grid);
   return grid;
 }

@@ -2,17 +2,22 @@
 
 import { instantiateSync } from '@assemblyscript/loader';
 import { BackendError } from '../backend.ts';
-import type { Codec } from '../format/codec.ts';
-import { type BlockLayout, blockLayout, hadamardSize, WINDOW } from '../format/layout.ts';
+import type { Codebook } from '../format/codec.ts';
+import { align, type BlockLayout, WINDOW } from '../format/layout.ts';
 import { ropeTables } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
-import { type Kernels, SHAPE, SIDE, struct } from './abi.ts';
-import { gridOf } from './cells.ts';
-import { halfNormsOf, marginOf, roundedOf } from './tables.ts';
+import { type Kernels, SHAPE, struct } from './abi.ts';
+import { placeCodebook, placeSide } from './sides.ts';
 
 const WASM_PAGE = 65536;
 /** Addresses of 32 bits; the last page is left so that sizes fit too. */
 const MEMORY_LIMIT = WASM_PAGE * 65535;
+
+/** Bytes of what a sequence has learned of a layer (learned.ts draws them). */
+export function learnedBytes({ kvHeads, headDim }: Pick<CacheShape, 'kvHeads' | 'headDim'>): number {
+  const pairs = (kvHeads * headDim) / 2;
+  return align(24 * pairs + 4 * pairs + pairs, 16);
+}
 
 /** Hands out addresses; all of a store's memory passes through here, so that `bytes` is the truth. */
 class Arena {
@@ -27,12 +32,6 @@ class Arena {
   }
 }
 
-/** A table that is copied into memory once the memory exists. */
-interface Constant {
-  readonly at: number;
-  readonly bytes: Uint8Array;
-}
-
 /**
  * The memory of a cache, laid out and filled with tables; kernels over it; and where things are. Regions are addresses.
  */
@@ -45,8 +44,12 @@ export class WasmMemory {
   readonly f32: Float32Array;
   /** `Shape` of every layer. */
   readonly shapes: readonly number[];
-  /** `Side` of every codec in use. */
-  readonly sides: ReadonlyMap<Codec, number>;
+  /** `Codebook` of every one in use. */
+  readonly books: ReadonlyMap<Codebook, number>;
+  /** `Side` of every block. */
+  readonly sides: ReadonlyMap<BlockLayout, number>;
+  /** The first record (learned.ts) of every layer; 0 where keys are not balanced. */
+  readonly learned: readonly number[];
   /** First page of every layer. */
   readonly pages: readonly number[];
   readonly raw: number;
@@ -60,21 +63,33 @@ export class WasmMemory {
   /** Query tokens that `input` and `output` hold. */
   readonly callTokens: number;
 
-  constructor(module: WebAssembly.Module, shape: CacheShape) {
+  /** @param more  codebooks that are used besides those of the shape */
+  constructor(module: WebAssembly.Module, shape: CacheShape, more: readonly Codebook[] = []) {
     const { headDim, kvHeads, queryHeads } = shape;
-    const used = [...new Set(shape.pages.flatMap(page => [page.keys, page.values]).map(block => block.codec))];
-    const blocks = used.map(codec => blockLayout(codec, headDim));
+    const blocks = shape.pages.flatMap(page => [page.keys, page.values]);
+    const stages = blocks.flatMap(block => block.segments).flatMap(segment => segment.stages);
 
     const sizes = sizesOf(module);
 
     const arena = new Arena(sizes.tablesEnd(Math.max(...blocks.map(block => block.rowBytes))));
-    const constants: Constant[] = [];
+    const constants: { readonly at: number; readonly bytes: Uint8Array }[] = [];
     const constant = (data: ArrayBufferView): number => {
       const at = arena.take(data.byteLength);
       constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
       return at;
     };
-    this.sides = new Map(blocks.map(block => [block.codec, constant(sideOf(block, module, constant))]));
+    const used = new Set([...stages.map(stage => stage.codebook), ...more]);
+    const books = new Map([...used].map(book => [book, placeCodebook(book, module, constant)]));
+    this.books = new Map([...books].map(([book, { at }]) => [book, at]));
+    const sides = new Map<string, number>();
+    this.sides = new Map(
+      blocks.map(block => {
+        const name = `${block.codec.name} ${block.meanBits} ${block.balanced}`; // layers that are coded alike share a struct
+        const side = sides.get(name) ?? placeSide(block, books, constant);
+        sides.set(name, side);
+        return [block, side];
+      })
+    );
     const rope = ropeTables(shape.rope);
     const cos = constant(rope.cos);
     const sin = constant(rope.sin);
@@ -94,15 +109,13 @@ export class WasmMemory {
 
     this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
     this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
-    const n = hadamardSize(headDim);
+    this.learned = shape.pages.map(page => (page.keys.balanced ? arena.take(shape.sequences * learnedBytes(shape)) : 0));
     this.shapes = shape.pages.map((page, layer) =>
       constant(
         struct(SHAPE, {
           headDim,
           kvHeads,
           queryHeadsPerKvHead: queryHeads / kvHeads,
-          hadamardSize: n,
-          hadamardScale: 1 / Math.sqrt(n),
           pairs: rope.pairs,
           pairStep: shape.rope?.interleaved ? 8 : 4,
           pairOffset: shape.rope?.interleaved ? 4 : rope.pairs * 4,
@@ -114,8 +127,8 @@ export class WasmMemory {
           powers,
           basisPairs: rope.basisPairs,
           basis,
-          keys: this.sides.get(page.keys.codec)!,
-          values: this.sides.get(page.values.codec)!,
+          keys: this.sides.get(page.keys)!,
+          values: this.sides.get(page.values)!,
           pageBytes: page.bytes,
           pages: this.pages[layer]!,
           tile: this.tile,
@@ -151,30 +164,6 @@ export class WasmMemory {
     this.f32 = new Float32Array(memory.buffer);
     for (const { at, bytes } of constants) this.u8.set(bytes, at);
   }
-}
-
-/** The struct of a side, and the tables it points at. */
-function sideOf(
-  { codec, rowBytes, s2, s1, scales, o }: BlockLayout,
-  module: WebAssembly.Module,
-  constant: (data: ArrayBufferView) => number
-): Uint32Array {
-  const grid = codec.channels === 8 ? undefined : gridOf(codec, module);
-  return struct(SIDE, {
-    channels: codec.channels,
-    rowBytes,
-    s2,
-    s1,
-    scales,
-    o,
-    book: constant(codec.codebook),
-    halfNorms: constant(halfNormsOf(codec)),
-    rounded: grid ? 0 : constant(roundedOf(codec)),
-    margin: grid ? 0 : marginOf(codec),
-    grid: grid ? constant(grid.bytes) : 0,
-    gridCells: grid?.cells ?? 0,
-    gridScale: grid?.scale ?? 0
-  });
 }
 
 /** By the section that tells a binary, not by module: Chromium holds some 180 memories in all, and each instance here has one. */

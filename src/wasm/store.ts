@@ -1,11 +1,13 @@
 // The CPU backend: a store in one WebAssembly.Memory, over which kernels compiled from assembly/ run.
 
 import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
+import { balanceOf } from '../format/balance.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
-import { pageHeader, rawOffset, WINDOW } from '../format/layout.ts';
+import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
-import { WasmMemory } from './memory.ts';
+import { Learned } from './learned.ts';
+import { learnedBytes, WasmMemory } from './memory.ts';
 
 /**
  * Rows (query tokens × query heads per KV head) from which the SIMD binaries decode pages for all of them. At headDim 64 and 2,048
@@ -18,13 +20,10 @@ export class WasmStore implements Store {
   readonly takesBuffers = false;
   readonly #shape: CacheShape;
   readonly #memory: WasmMemory;
-  /** Of every layer's pages. */
-  readonly #headers: readonly Uint8Array[];
 
   constructor(module: WebAssembly.Module, shape: CacheShape) {
     this.#shape = shape;
     this.#memory = new WasmMemory(module, shape);
-    this.#headers = shape.pages.map(pageHeader);
   }
 
   get bytes(): number {
@@ -58,22 +57,60 @@ export class WasmStore implements Store {
     this.#memory.u8.set(bytes, this.#slot(slot));
   }
 
-  encode(layer: number, slots: readonly number[], pages: readonly number[]): void {
+  encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
     for (let n = 0; n < slots.length; n++) {
-      const page = this.#page(layer, pages[n]!);
-      // Not of all pages when the cache is made: that would touch memory that may never be needed, 10 ms for 50 MB.
-      this.#memory.u8.set(this.#headers[layer]!, page);
-      this.#memory.kernels.encodePage(this.#layer(layer), this.#slot(slots[n]!), page);
+      const orders = this.#orders(layer, sequences[n]!);
+      this.#memory.kernels.encodePage(this.#layer(layer), orders, this.#slot(slots[n]!), this.#page(layer, pages[n]!));
     }
   }
 
-  decode(layer: number, page: number, slot: number): void {
+  decode(layer: number, page: number, slot: number, sequence: number): void {
     const { kvHeads, headDim } = this.#shape;
-    const rows = this.#decodePage(layer, page);
+    const rows = this.#decodePage(layer, page, sequence);
     for (const side of [0, 1] as const) {
       const to = this.#slot(slot) + 2 * rawOffset(WINDOW, headDim, 0, side, 0);
       this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, headDim, to, WINDOW);
     }
+  }
+
+  addEnergies(layer: number, sequence: number, query: Float32Array, first: number, count: number): void {
+    const { kernels, f32, input, callTokens } = this.#memory;
+    const perToken = this.#shape.queryHeads * this.#shape.headDim;
+    const energies = this.#learned(layer, sequence).energies.byteOffset;
+    for (let from = first; from < first + count; from += callTokens) {
+      const tokens = Math.min(callTokens, first + count - from);
+      f32.set(query.subarray(from * perToken, (from + tokens) * perToken), input / 4);
+      kernels.addQueryEnergies(this.#layer(layer), input, tokens, energies);
+    }
+  }
+
+  learn(layer: number, sequence: number, slots: readonly number[]): void {
+    const { kvHeads, headDim } = this.#shape;
+    const { kernels, f32, output } = this.#memory;
+    const learned = this.#learned(layer, sequence);
+    const keys = f32.subarray(output / 4, output / 4 + learned.energies.length).fill(0);
+    for (const slot of slots) kernels.addKeyEnergies(this.#layer(layer), this.#slot(slot), output);
+    const balance = new Uint8Array(learned.balance.length);
+    for (let head = 0; head < kvHeads; head++) {
+      const [from, to] = [(head * headDim) / 2, ((head + 1) * headDim) / 2];
+      balance.set(balanceOf(keys.subarray(from, to), learned.energies.subarray(from, to)), from);
+    }
+    learned.setBalance(balance);
+  }
+
+  setBalance(layer: number, sequence: number, balance: Uint8Array): void {
+    this.#learned(layer, sequence).setBalance(balance);
+  }
+
+  setEnergies(layer: number, sequence: number, energies?: Uint8Array): void {
+    const to = this.#learned(layer, sequence).energies;
+    if (energies) new Uint8Array(to.buffer, to.byteOffset, to.byteLength).set(energies);
+    else to.fill(0);
+  }
+
+  copyBalance(layer: number, from: number, to: number): void {
+    const source = this.#orders(layer, from);
+    this.#memory.u8.copyWithin(this.#orders(layer, to), source, source + learnedBytes(this.#shape));
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
@@ -91,7 +128,7 @@ export class WasmStore implements Store {
     };
     if (sinks > 0 && table.length > 0) addSlot(table.sinkSlot, 0, Math.min(table.length, sinks));
     for (let n = 0; n < table.pageCount; n++) {
-      const [keys, values] = this.#decodePage(layer, table.pages[n]!);
+      const [keys, values] = this.#decodePage(layer, table.pages[n]!, table.sequence);
       tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perToken);
       tokens.values.set(f32.subarray(values / 4, values / 4 + WINDOW * perToken), (sinks + n * WINDOW) * perToken);
     }
@@ -104,13 +141,16 @@ export class WasmStore implements Store {
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { u8 } = this.#memory;
+    const learned = this.#shape.pages[layer]!.keys.balanced ? this.#learned(layer, table.sequence) : undefined;
     const slot = (number: number): Uint8Array => u8.slice(this.#slot(number), this.#slot(number) + slotBytes(this.#shape, number));
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
         u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)
       ),
       raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
-      sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined
+      sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined,
+      balance: learned?.balance.slice(),
+      energies: learned && new Uint8Array(learned.energies.slice().buffer)
     };
   }
 
@@ -134,13 +174,13 @@ export class WasmStore implements Store {
       const table = tables[n]!;
       const query = queries[n]!;
       const tokens = query.length / perToken;
-      const decoded = tokens * rowsPerToken >= PROMPT_ROWS && keys.codec.channels + values.codec.channels < 16;
+      const decoded = tokens * rowsPerToken >= PROMPT_ROWS && keys.codec.bits + values.codec.bits > 2;
       // Equal parts: a short last one would decode all pages for a few rows.
       const most = Math.ceil(tokens / Math.ceil(tokens / this.#memory.callTokens));
       for (let from = 0; from < tokens; ) {
         const count = Math.min(tokens - from, most, this.#memory.callTokens - call.tokens);
         this.#memory.f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#memory.input / 4 + call.tokens * perToken);
-        this.#addItem(call, table, count, table.length - tokens + from, decoded);
+        this.#addItem(call, layer, table, count, table.length - tokens + from, decoded);
         from += count;
         // A sequence is in a call once: there is room for its page numbers once.
         if (from < tokens || call.tokens === this.#memory.callTokens) flush();
@@ -157,6 +197,7 @@ export class WasmStore implements Store {
   /** Writes an item and the page numbers and raw runs it points at. */
   #addItem(
     call: { items: number; tokens: number; pages: number; raws: number },
+    layer: number,
     table: PageTable,
     tokens: number,
     position: number,
@@ -189,6 +230,7 @@ export class WasmStore implements Store {
       position,
       pages: pageNumbers,
       pageCount: table.pageCount,
+      orders: this.#orders(layer, table.sequence),
       pagePosition: sinks,
       raws: rawRecords,
       rawCount,
@@ -201,11 +243,22 @@ export class WasmStore implements Store {
   }
 
   /** Decodes a page into the input region; addresses of its keys and values, f32 [64, kvHeads, headDim]. */
-  #decodePage(layer: number, page: number): [keys: number, values: number] {
+  #decodePage(layer: number, page: number, sequence: number): [keys: number, values: number] {
     const { kernels, input } = this.#memory;
     const values = input + 4 * WINDOW * this.#shape.kvHeads * this.#shape.headDim;
-    kernels.decodePage(this.#layer(layer), this.#page(layer, page), input, values);
+    kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#page(layer, page), input, values);
     return [input, values];
+  }
+
+  /** Where keys are balanced. */
+  #learned(layer: number, sequence: number): Learned {
+    return new Learned(this.#memory, this.#shape, layer, sequence);
+  }
+
+  /** The order of every head's keys, which a sequence has learned; 0 where keys are not balanced. */
+  #orders(layer: number, sequence: number): number {
+    const first = this.#memory.learned[layer]!;
+    return first && first + sequence * learnedBytes(this.#shape);
   }
 
   #layer(layer: number): number {

@@ -1,21 +1,24 @@
 // The verbs one by one, by the kernels: in a memory of one page, whose block of keys serves as scratch too.
 
-import { hadamardSize, WINDOW } from '../format/layout.ts';
-import type { CacheShape } from '../shape.ts';
-import type { Verbs } from '../verbs.ts';
+import { codebooks } from '../format/codec.ts';
+import { WINDOW } from '../format/layout.ts';
+import type { Verbs, VerbsShape } from '../verbs.ts';
+import { Learned } from './learned.ts';
 import { WasmMemory } from './memory.ts';
 
 /** Lanes of the kernels that read queries and weights. */
 const LANES = 4;
 
-/** The verbs for a shape's keys. They check nothing. */
-export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: CacheShape): Verbs {
-  const { headDim } = shape;
-  const { codec, rowBytes, s1, scales, o, bytes } = shape.pages[0]!.keys;
-  const { kernels, shapes, sides, tile, scratch, input, output, pages, u8, f32 } = new WasmMemory(module, shape);
+/** The verbs of one side. They check nothing. */
+export function wasmVerbs(module: WebAssembly.Module, variant: string, { headDim, layout, balance, cache }: VerbsShape): Verbs {
+  const { s1, scales, o, meanBits, bytes } = layout;
+  const memory = new WasmMemory(module, cache, Object.values(codebooks));
+  const { kernels, shapes, sides, books, tile, scratch, input, output, pages, learned, u8, f32 } = memory;
   const layer = shapes[0]!;
-  const side = sides.get(codec)!;
+  const side = sides.get(layout)!;
   const block = pages[0]!;
+  const order = balance ? learned[0]! : 0;
+  if (balance) new Learned(memory, cache, 0, 0).setBalance(balance);
 
   /** A window to a tile, which kernels work on. */
   function load(x: Float32Array): void {
@@ -51,12 +54,12 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
     normalize: x =>
       inPlace(x, WINDOW, () => {
         kernels.norms(tile, headDim, scratch);
-        kernels.rtn4(scratch, WINDOW, block + s1, block + scales, true);
+        kernels.rtn(scratch, WINDOW, block + s1, block + scales, 4, true);
         kernels.divide(tile, headDim, scratch);
       }),
     shift: x =>
       inPlace(x, headDim, () => {
-        kernels.mean(layer, tile, scratch, block + o, block + scales + 4, true);
+        kernels.mean(layer, tile, scratch, block + o, block + scales + 4, meanBits, true);
         kernels.addMean(layer, tile, scratch, -1, true);
       }),
     normalizeAgain: x =>
@@ -65,35 +68,34 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, shape: Ca
         kernels.divide(tile, headDim, scratch);
       }),
     hadamard: x => {
-      const n = hadamardSize(headDim);
-      inPlace(x, 0, () => kernels.hadamard(tile, headDim, WINDOW * 4, n, 1 / Math.sqrt(n)));
+      inPlace(x, 0, () => kernels.hadamard(tile, headDim, WINDOW * 4));
     },
-    quantize: y => {
+    quantize: (y, channels) => {
       load(y);
-      kernels.quantize(side, tile, headDim, block, scratch, scratch + WINDOW * 4);
-      const perRow = headDim / codec.channels;
-      return Uint8Array.from({ length: WINDOW * perRow }, (_, i) => u8[block + Math.floor(i / perRow) * rowBytes + (i % perRow)]!);
+      const perRow = headDim / channels;
+      kernels.quantize(books.get(codebooks[channels])!, tile, headDim, output, perRow, scratch);
+      return u8.slice(output, output + WINDOW * perRow);
     },
     encode: x => {
       load(x);
       u8.fill(0, block, block + bytes);
-      kernels.encode(layer, side, tile, block, true);
+      kernels.encode(layer, side, order, tile, block, true);
       return u8.slice(block, block + bytes);
     },
     decode: coded => {
       u8.set(coded, block);
-      kernels.decode(layer, side, block, tile, true);
+      kernels.decode(layer, side, order, block, tile, true);
       const x = new Float32Array(WINDOW * headDim);
       unload(x);
       return x;
     },
     scores: (queries, coded) => {
       u8.set(coded, block);
-      return perHead(queries, headDim, WINDOW, () => kernels.scores(layer, input, block, output));
+      return perHead(queries, headDim, WINDOW, () => kernels.scores(layer, side, order, input, block, output));
     },
     mix: (weights, coded) => {
       u8.set(coded, block);
-      return perHead(weights, WINDOW, headDim, () => kernels.mix(layer, input, block, output));
+      return perHead(weights, WINDOW, headDim, () => kernels.mix(layer, side, order, input, block, output));
     }
   };
 }

@@ -22,6 +22,8 @@ const BINDINGS: Record<ShaderName, readonly GPUBufferBindingType[]> = {
   write: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   encode: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   decode: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
+  energies: ['read-only-storage', 'read-only-storage', 'storage'],
+  learn: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   attend: [
     'read-only-storage',
     'read-only-storage',

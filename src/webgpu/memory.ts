@@ -5,11 +5,13 @@ import { BackendError } from '../backend.ts';
 import { blockOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { Arena } from './chunks.ts';
+import { Constants } from './constants.ts';
 import { type Device, USAGE } from './device.ts';
-import { Constants, type LayerPrograms, layerPrograms } from './programs.ts';
+import { LIST_BYTES } from './jobs.ts';
+import { type LayerPrograms, layerPrograms } from './programs.ts';
 import type { Range } from './readback.ts';
 import { Schedule } from './schedule.ts';
-import { JOBS, Staging } from './staging.ts';
+import { Staging } from './staging.ts';
 import { structWords } from './structs.ts';
 
 const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
@@ -17,16 +19,12 @@ const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
 const STAGED_BYTES = 2 ** 22;
 /** Bytes of pages and raw slots that a device is asked for at most: where those of more lie would itself take gigabytes. */
 const MOST_BYTES = 2 ** 38;
-/** Bytes of the largest job: eight words (structs.ts). */
-const JOB_BYTES = 32;
 
 export interface Layer {
   readonly programs: LayerPrograms;
   readonly pages: Arena;
   readonly pageBytes: number;
   readonly pagesPerChunk: number;
-  /** Where the page header lies among the constants, in words. */
-  readonly header: number;
   /** From a head's blocks in a page to the next head's, and where head 0's begin: keys', and values'; in words. */
   readonly headWords: number;
   readonly blocks: readonly [keys: number, values: number];
@@ -42,10 +40,14 @@ export class Memory {
   bytes = 0;
   readonly layers: readonly Layer[];
   readonly slots: Arena;
+  readonly offsets: Constants;
   readonly constants: GPUBuffer;
+  /** Of queries, f32 [layers, sequences, KV heads, headDim / 2], where keys are balanced. */
+  readonly energies: GPUBuffer | undefined;
   readonly staging: Staging;
   readonly jobs: GPUBuffer;
-  readonly copy: GPUBuffer;
+  /** As large as a raw slot: what is copied within a buffer goes by way of it, and what learning needs for a moment. */
+  readonly scratch: GPUBuffer;
   readonly queries: GPUBuffer;
   readonly output: GPUBuffer;
   readonly schedule: Schedule;
@@ -63,7 +65,7 @@ export class Memory {
     if (pageBytes + rawBytes > MOST_BYTES) {
       throw new BackendError('webgpu', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${pageBytes + rawBytes}`);
     }
-    const { headDim, kvHeads, queryHeads, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+    const { layers, sequences, headDim, kvHeads, queryHeads, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
     try {
       this.slots = this.#arena('raw slots', [
         { count: rawSlots, bytes: rawSlotBytes },
@@ -72,15 +74,16 @@ export class Memory {
       const arenas = shape.pages.map(({ bytes }) => this.#arena('pages', [{ count: shape.pagesPerLayer, bytes }]));
       const chunkGroups = Math.ceil(Math.max(this.slots.chunks.length, ...arenas.map(arena => arena.chunks.length)) / 2);
 
-      const constants = new Constants(shape);
-      this.constants = this.#create('constants', constants.words.byteLength);
-      queue.writeBuffer(this.constants, 0, constants.words);
+      this.offsets = new Constants(shape);
+      this.constants = this.#create('constants', 4 * this.offsets.length);
+      queue.writeBuffer(this.constants, 0, this.offsets.words);
+      if (shape.pages[0]!.keys.balanced) this.energies = this.#create('energies', 2 * layers * sequences * kvHeads * headDim);
       const perToken = kvHeads * headDim;
       const staged = 4 * perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / (4 * perToken)));
       const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
       this.staging = new Staging(queue, buffers, perToken, slot => slotTokens(shape, slot));
-      this.jobs = this.#create('jobs', JOB_BYTES * JOBS);
-      this.copy = this.#create('copy', Math.max(rawSlotBytes, sinkBytes));
+      this.jobs = this.#create('jobs', LIST_BYTES);
+      this.scratch = this.#create('scratch', Math.max(rawSlotBytes, sinkBytes));
 
       const partialBytes = 16 * (2 + headDim) * kvHeads * chunkGroups;
       this.schedule = new Schedule(shape, partialBytes, this.#limit);
@@ -93,7 +96,7 @@ export class Memory {
         queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkGroup }]));
         return buffer;
       });
-      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, constants, partials, params));
+      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, partials, params));
     } catch (error) {
       this.dispose();
       throw error;
@@ -122,16 +125,15 @@ export class Memory {
     return new Arena(sizes, this.#limit, bytes => this.#create(label, bytes));
   }
 
-  #layer(layer: number, pages: Arena, constants: Constants, partials: GPUBuffer, params: readonly GPUBuffer[]): Layer {
+  #layer(layer: number, pages: Arena, partials: GPUBuffer, params: readonly GPUBuffer[]): Layer {
     const page = this.#shape.pages[layer]!;
     const sent = new Uint32Array(this.schedule.words.length);
     const schedule = this.#create('schedule', sent.byteLength);
     return {
-      programs: layerPrograms(this.#shape, page, constants),
+      programs: layerPrograms(this.#shape, page, this.offsets),
       pages,
       pageBytes: page.bytes,
       pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
-      header: constants.headers.get(page)!,
       headWords: (page.keys.bytes + page.values.bytes) / 4,
       blocks: [blockOffset(page, 0, 'keys') / 4, blockOffset(page, 0, 'values') / 4],
       schedule,

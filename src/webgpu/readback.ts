@@ -9,6 +9,9 @@ const MAP_READ = 1;
 /** Buffers that are kept for the next reading, in bytes each. */
 const KEPT_BYTES = 2 ** 20;
 
+/** Bytes that one reading copies at most. */
+const READ_BYTES = 2 ** 25;
+
 /** A range of a buffer. */
 export type Range = readonly [buffer: GPUBuffer, offset: number, bytes: number];
 
@@ -55,6 +58,28 @@ export class ReadBack {
       read = this.record(encoder, ranges);
     });
     return read;
+  }
+
+  /** Waits for the bytes of ranges as they are now, each by itself. */
+  async each(ranges: readonly Range[]): Promise<Uint8Array[]> {
+    const copies: Read[] = [];
+    const counts: number[] = [];
+    for (let n = 0; n < ranges.length; ) {
+      const first = n;
+      for (let bytes = 0; n < ranges.length && (n === first || bytes + ranges[n]![2] <= READ_BYTES); n++) bytes += ranges[n]![2];
+      copies.push(this.copy(ranges.slice(first, n)));
+      counts.push(n - first);
+    }
+    const parts: Uint8Array[] = [];
+    await readEach(copies, (bytes, n) => {
+      const all = new Uint8Array(bytes);
+      let at = 0;
+      for (const end = parts.length + counts[n]!; parts.length < end; ) {
+        const size = ranges[parts.length]![2];
+        parts.push(all.slice(at, (at += size)));
+      }
+    });
+    return parts;
   }
 
   /** As copy(), as a part of what `encoder` records; to be read once that is submitted. */

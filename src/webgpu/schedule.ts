@@ -21,6 +21,8 @@ const WORKGROUPS = 1024;
 const SPLIT_WINDOWS = 2;
 /** Rows that may idle for the sake of looking a code up once for more rows, as a share of all. */
 const IDLE_ROWS = 0.25;
+/** What a split of raw windows has in the place of an order of channels. */
+const RAW = 2 ** 32 - 1;
 /** Words of an entry, and of what comes before the first. */
 const ENTRY = 4;
 const HEADER = align(fieldsOf('Schedule').length, ENTRY);
@@ -109,8 +111,15 @@ export class Schedule {
    * Draws the schedule into `words`.
    *
    * @param placeOf  where a raw slot lies
+   * @param orderOf  where among the constants a sequence's order of channels lies
    */
-  draw(requests: readonly Request[], scale: number, limits: Limits, placeOf: (slot: number) => SlotPlace): Dispatches {
+  draw(
+    requests: readonly Request[],
+    scale: number,
+    limits: Limits,
+    placeOf: (slot: number) => SlotPlace,
+    orderOf: (sequence: number) => number
+  ): Dispatches {
     const rawWindowsAt = requests.length;
     const windows = this.#drawWindows(requests, rawWindowsAt, placeOf);
     let rawWindows = 0;
@@ -140,14 +149,14 @@ export class Schedule {
       firstToken += tokens;
       for (let firstRow = 0; firstRow < rowsOf(request); firstRow += tileRows) {
         const firstSplit = splits;
-        const add = (from: number, end: number, coded: 0 | 1): void => {
+        const add = (from: number, end: number, order: number): void => {
           for (let firstWindow = from; firstWindow < end; firstWindow += perSplit) {
             const endWindow = Math.min(firstWindow + perSplit, end);
-            putStruct(this.words, wordAt(splitsAt + splits++), 'Split', { tile, firstWindow, endWindow, coded });
+            putStruct(this.words, wordAt(splitsAt + splits++), 'Split', { tile, firstWindow, endWindow, order });
           }
         };
-        add(0, table.pageCount, 1);
-        add(firstRaw, firstRaw + raws, 0);
+        add(0, table.pageCount, orderOf(table.sequence));
+        add(firstRaw, firstRaw + raws, RAW);
         putStruct(this.words, wordAt(tilesAt + tile++), 'Tile', { request: n, firstRow, firstSplit, splits: splits - firstSplit });
       }
     });

@@ -5,10 +5,8 @@ import type { Write } from '../backend.ts';
 import { isHalf, wordsOf } from '../format/half.ts';
 import { WINDOW } from '../format/layout.ts';
 import { type Input, isGpuTokens } from '../input.ts';
+import { JOBS } from './jobs.ts';
 import type { Struct } from './structs.ts';
-
-/** Jobs that one dispatch does at most. */
-export const JOBS = 1024;
 
 /** Records a copy from an engine's buffer. */
 export type Copy = (encoder: GPUCommandEncoder) => void;

@@ -6,16 +6,16 @@ import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTarget, type GpuTokens, isGpuTokens } from '../input.ts';
 import { type CacheShape, slotTokens } from '../shape.ts';
 import type { Found } from './adapter.ts';
-import { Device, dispatch, type Program, type ShaderName } from './device.ts';
+import { Constants } from './constants.ts';
+import { Device, dispatch, type Program } from './device.ts';
+import { groups, JOBS, Jobs } from './jobs.ts';
+import { Learning } from './learning.ts';
 import { type Layer, Memory } from './memory.ts';
-import { Constants, layerPrograms, mergeProgram, tileTokens, writeProgram } from './programs.ts';
+import { layerPrograms, mergeProgram, tileTokens, writeProgram } from './programs.ts';
 import { type Range, type Read, ReadBack, readEach } from './readback.ts';
 import { quadsFor, type Request, type SlotPlace } from './schedule.ts';
-import { type Copy, DECODED_WINDOW, JOBS, type SlotJob } from './staging.ts';
-import { type Struct, structWords } from './structs.ts';
-
-/** Bytes that one reading copies at most. */
-const READ_BYTES = 2 ** 25;
+import { type Copy, DECODED_WINDOW, type SlotJob } from './staging.ts';
+import type { Struct } from './structs.ts';
 
 /** A backend on a device. Does not test it: open.ts does, before anyone sees it. */
 export function webGpuBackend({ device: gpu, description, own }: Found, reason: string): Backend {
@@ -29,7 +29,7 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
     await device.prepare([
       writeProgram(shape),
       mergeProgram(shape),
-      ...layers.flatMap(({ encode, decode, attend }) => [...encode, ...decode, ...forms(attend)])
+      ...layers.flatMap(({ encode, decode, attend, learning = [] }) => [...encode, ...decode, ...forms(attend), ...learning])
     ]);
   };
   return backendOf(
@@ -51,7 +51,8 @@ class WebGpuStore implements Store {
   readonly #shape: CacheShape;
   readonly #memory: Memory;
   readonly #readBack: ReadBack;
-  readonly #bindings = new Map<string, GPUBindGroup>();
+  readonly #jobs: Jobs;
+  readonly #learning: Learning;
   readonly #write: Program;
   readonly #merge: Program;
   readonly #placeOf: (slot: number) => SlotPlace;
@@ -64,6 +65,8 @@ class WebGpuStore implements Store {
     this.#merge = mergeProgram(shape);
     const { made, refused } = device.attempt(() => new Memory(device, shape));
     this.#memory = made;
+    this.#jobs = new Jobs(device, made.jobs);
+    this.#learning = new Learning(device, shape, made, this.#jobs);
     const { slots } = made;
     this.#placeOf = slot => ({ chunk: slots.chunkOf[slot]!, offset: slots.offsetOf[slot]!, capacity: slotTokens(shape, slot) });
     const readBack = new ReadBack(device);
@@ -92,8 +95,8 @@ class WebGpuStore implements Store {
     const [target, targetOffset] = this.#memory.slotRange(to);
     // By way of another buffer: one cannot be copied into itself.
     this.#device.submit(encoder => {
-      encoder.copyBufferToBuffer(source, sourceOffset, this.#memory.copy, 0, bytes);
-      encoder.copyBufferToBuffer(this.#memory.copy, 0, target, targetOffset, bytes);
+      encoder.copyBufferToBuffer(source, sourceOffset, this.#memory.scratch, 0, bytes);
+      encoder.copyBufferToBuffer(this.#memory.scratch, 0, target, targetOffset, bytes);
     });
   }
 
@@ -107,38 +110,52 @@ class WebGpuStore implements Store {
     this.#device.gpu.queue.writeBuffer(pages.chunk(page), pages.offsetOf[page]!, bytes as Uint8Array<ArrayBuffer>);
   }
 
-  encode(layer: number, slots: readonly number[], pages: readonly number[]): void {
-    const { programs, pages: arena, header, headWords, blocks } = this.#memory.layers[layer]!;
-    const { slots: raw, constants, jobs } = this.#memory;
+  encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
+    const { programs, pages: arena, headWords, blocks } = this.#memory.layers[layer]!;
+    const { slots: raw, constants, offsets } = this.#memory;
     const { kvHeads, headDim } = this.#shape;
     const chunksOf = (n: number): [number, number] => [raw.chunkOf[slots[n]!]!, arena.chunkOf[pages[n]!]!];
     for (const [slotChunk, pageChunk, numbers] of groups(slots.length, chunksOf)) {
-      const buffers = [raw.chunks[slotChunk]!, constants, jobs, arena.chunks[pageChunk]!];
-      const bindings = this.#bind('encode', buffers, layer, slotChunk, pageChunk);
+      const buffers = [raw.chunks[slotChunk]!, constants, this.#jobs.list, arena.chunks[pageChunk]!];
+      const bindings = this.#jobs.bind('encode', buffers, layer, slotChunk, pageChunk);
       for (const side of [0, 1] as const) {
-        const job = (slot: number, page: number): Struct<'EncodeJob'> => ({
-          rows: raw.offsetOf[slot]! / 4 + rawOffset(WINDOW, headDim, 0, side, 0) / 2,
-          page: arena.offsetOf[page]! / 4,
-          block: arena.offsetOf[page]! / 4 + blocks[side],
-          headWords,
-          header
-        });
-        this.#setJobs(
+        this.#jobs.set(
           'EncodeJob',
-          numbers.map(n => job(slots[n]!, pages[n]!))
+          numbers.map(n => ({
+            rows: raw.offsetOf[slots[n]!]! / 4 + rawOffset(WINDOW, headDim, 0, side, 0) / 2,
+            block: arena.offsetOf[pages[n]!]! / 4 + blocks[side],
+            headWords,
+            order: offsets.orderOf(layer, sequences[n]!)
+          }))
         );
-        this.#device.pass('encode', pass => {
-          pass.setPipeline(this.#device.pipeline(programs.encode[side]));
-          pass.setBindGroup(0, bindings);
-          pass.dispatchWorkgroups(kvHeads, numbers.length);
-        });
+        this.#jobs.run(programs.encode[side], bindings, kvHeads, numbers.length);
       }
     }
   }
 
-  decode(layer: number, page: number, slot: number): void {
-    this.#decodePages(layer, [page]);
+  decode(layer: number, page: number, slot: number, sequence: number): void {
+    this.#decodePages(layer, [page], sequence);
     this.#dispatchWrite([{ slot, job: DECODED_WINDOW }]);
+  }
+
+  addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void {
+    this.#learning.addEnergies(layer, sequence, query, first, count);
+  }
+
+  learn(layer: number, sequence: number, slots: readonly number[]): void {
+    this.#learning.learn(layer, sequence, slots);
+  }
+
+  setBalance(layer: number, sequence: number, balance: Uint8Array): void {
+    this.#learning.setBalance(layer, sequence, balance);
+  }
+
+  setEnergies(layer: number, sequence: number, energies?: Uint8Array): void {
+    this.#learning.setEnergies(layer, sequence, energies);
+  }
+
+  copyBalance(layer: number, from: number, to: number): void {
+    this.#learning.copy(layer, from, to);
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
@@ -151,7 +168,7 @@ class WebGpuStore implements Store {
     const decoded: Read[] = [];
     for (let first = 0; first < pageCount; first += windows) {
       const pages = Array.from(table.pages.subarray(first, Math.min(first + windows, pageCount)));
-      this.#decodePages(layer, pages);
+      this.#decodePages(layer, pages, table.sequence);
       const bytes = pages.length * WINDOW * perToken * 4;
       decoded.push(this.#readBack.copy(buffers.map(buffer => [buffer, 0, bytes])));
     }
@@ -190,30 +207,24 @@ class WebGpuStore implements Store {
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { pages, pageBytes } = this.#memory.layers[layer]!;
-    const { pageCount, rawCount } = table;
-    const ranges: Range[] = [
+    const { length, sequence, pageCount, rawCount, sinkSlot } = table;
+    const { balanced } = this.#shape.pages[layer]!.keys;
+    const hasSinks = this.#shape.sinks > 0 && length > 0;
+    const parts = await this.#readBack.each([
       ...Array.from(table.pages.subarray(0, pageCount), (page): Range => [pages.chunk(page), pages.offsetOf[page]!, pageBytes]),
       ...Array.from(table.raws.subarray(0, rawCount), slot => this.#memory.slotRange(slot)),
-      ...(this.#shape.sinks > 0 && table.length > 0 ? [this.#memory.slotRange(table.sinkSlot)] : [])
-    ];
-    const copies: Read[] = [];
-    const counts: number[] = [];
-    for (let n = 0; n < ranges.length; ) {
-      const first = n;
-      for (let bytes = 0; n < ranges.length && (n === first || bytes + ranges[n]![2] <= READ_BYTES); n++) bytes += ranges[n]![2];
-      copies.push(this.#readBack.copy(ranges.slice(first, n)));
-      counts.push(n - first);
-    }
-    const parts: Uint8Array[] = [];
-    await readEach(copies, (bytes, n) => {
-      const all = new Uint8Array(bytes);
-      let at = 0;
-      for (const end = parts.length + counts[n]!; parts.length < end; ) {
-        const size = ranges[parts.length]![2];
-        parts.push(all.slice(at, (at += size)));
-      }
-    });
-    return { pages: parts.slice(0, pageCount), raws: parts.slice(pageCount, pageCount + rawCount), sinks: parts[pageCount + rawCount] };
+      ...(hasSinks ? [this.#memory.slotRange(sinkSlot)] : []),
+      ...(balanced ? [this.#learning.order(layer, sequence), this.#learning.energies(layer, sequence)] : [])
+    ]);
+    const energies = balanced ? parts.pop() : undefined;
+    const order = balanced ? parts.pop() : undefined;
+    return {
+      pages: parts.slice(0, pageCount),
+      raws: parts.slice(pageCount, pageCount + rawCount),
+      sinks: parts[pageCount + rawCount],
+      balance: order && this.#memory.offsets.balanceOf(new Uint32Array(order.buffer)),
+      energies
+    };
   }
 
   attend(
@@ -286,7 +297,8 @@ class WebGpuStore implements Store {
     const at = this.#memory.layers[layer]!;
     const { programs, attend, merge, pagesPerChunk } = at;
     const limits = { quads: programs.attend.length, chunkGroups: attend.length, pagesPerChunk };
-    const { quads, splits, tiles } = schedule.draw(requests, scale, limits, this.#placeOf);
+    const orderOf = (sequence: number): number => this.#memory.offsets.orderOf(layer, sequence);
+    const { quads, splits, tiles } = schedule.draw(requests, scale, limits, this.#placeOf, orderOf);
     // Page numbers change once in 64 tokens: only what differs is sent, the front and the page numbers apart.
     this.#send(at, schedule.words, 0, schedule.used);
     this.#send(at, schedule.words, schedule.pages, schedule.pages + schedule.pageNumbers);
@@ -319,30 +331,25 @@ class WebGpuStore implements Store {
   #dispatchWrite(jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
     const { headDim, kvHeads } = this.#shape;
     const { slots, staging } = this.#memory;
-    const pipeline = this.#device.pipeline(this.#write);
     // What is staged is complete before the first of them reads it.
     if (copies.length > 0) this.#device.submit(encoder => copies.forEach(copy => copy(encoder)));
     for (const [chunk, , numbers] of groups(jobs.length, n => [slots.chunkOf[jobs[n]!.slot]!, 0])) {
       const chosen = numbers.map(n => jobs[n]!);
-      this.#setJobs(
+      this.#jobs.set(
         'WriteJob',
         chosen.map(({ slot, job }) => ({ ...job, slot: slots.offsetOf[slot]! / 4 }))
       );
       const most = chosen.reduce((most, { job }) => Math.max(most, job.tokens), 0);
-      const bindings = this.#bind('write', [...staging.buffers, this.#memory.jobs, slots.chunks[chunk]!], chunk);
-      this.#device.pass('write', pass => {
-        pass.setPipeline(pipeline);
-        pass.setBindGroup(0, bindings);
-        pass.dispatchWorkgroups(Math.ceil((most * headDim) / 2 / 64), numbers.length, kvHeads);
-      });
+      const bindings = this.#jobs.bind('write', [...staging.buffers, this.#jobs.list, slots.chunks[chunk]!], chunk);
+      this.#jobs.run(this.#write, bindings, Math.ceil((most * headDim) / 2 / 64), numbers.length, kvHeads);
     }
   }
 
-  /** Decodes pages into the staging buffers, one after another. */
-  #decodePages(layer: number, numbers: readonly number[]): void {
+  /** Decodes a sequence's pages into the staging buffers, one after another. */
+  #decodePages(layer: number, numbers: readonly number[], sequence: number): void {
     const { pages, programs, headWords, blocks } = this.#memory.layers[layer]!;
     const { kvHeads, headDim } = this.#shape;
-    const { constants, jobs, staging } = this.#memory;
+    const { constants, offsets, staging } = this.#memory;
     // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
     for (let first = 0; first < numbers.length; ) {
       const chunk = pages.chunkOf[numbers[first]!]!;
@@ -352,47 +359,15 @@ class WebGpuStore implements Store {
         const job = (page: number, n: number): Struct<'DecodeJob'> => ({
           block: pages.offsetOf[page]! / 4 + blocks[side],
           headWords,
-          window: first + n
+          window: first + n,
+          order: offsets.orderOf(layer, sequence)
         });
-        this.#setJobs('DecodeJob', numbers.slice(first, end).map(job));
-        const buffers = [pages.chunks[chunk]!, constants, jobs, staging.buffers[side]];
-        const bindings = this.#bind('decode', buffers, layer, chunk, side);
-        this.#device.pass('decode', pass => {
-          pass.setPipeline(this.#device.pipeline(programs.decode[side]));
-          pass.setBindGroup(0, bindings);
-          pass.dispatchWorkgroups(kvHeads, WINDOW / tileTokens(headDim), end - first);
-        });
+        this.#jobs.set('DecodeJob', numbers.slice(first, end).map(job));
+        const buffers = [pages.chunks[chunk]!, constants, this.#jobs.list, staging.buffers[side]];
+        const bindings = this.#jobs.bind('decode', buffers, layer, chunk, side);
+        this.#jobs.run(programs.decode[side], bindings, kvHeads, WINDOW / tileTokens(headDim), end - first);
       }
       first = end;
     }
   }
-
-  #setJobs<Name extends 'WriteJob' | 'EncodeJob' | 'DecodeJob'>(name: Name, jobs: readonly Struct<Name>[]): void {
-    this.#device.gpu.queue.writeBuffer(this.#memory.jobs, 0, structWords(name, jobs));
-  }
-
-  #bind(name: ShaderName, buffers: readonly GPUBuffer[], ...numbers: number[]): GPUBindGroup {
-    const key = `${name} ${numbers.join(' ')}`;
-    let bindings = this.#bindings.get(key);
-    if (!bindings) this.#bindings.set(key, (bindings = this.#device.bind(name, buffers)));
-    return bindings;
-  }
-}
-
-/** Numbers 0 to count − 1 by the pair of chunks that they lie in, JOBS of them at most. */
-function groups(count: number, chunksOf: (n: number) => [number, number]): [number, number, number[]][] {
-  const found = new Map<string, [number, number, number[]]>();
-  const full: [number, number, number[]][] = [];
-  for (let n = 0; n < count; n++) {
-    const [a, b] = chunksOf(n);
-    const key = `${a} ${b}`;
-    let group = found.get(key);
-    if (!group) found.set(key, (group = [a, b, []]));
-    group[2].push(n);
-    if (group[2].length === JOBS) {
-      full.push(group);
-      found.delete(key);
-    }
-  }
-  return [...full, ...found.values()];
 }

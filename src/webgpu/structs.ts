@@ -3,8 +3,11 @@
 
 export const STRUCTS = {
   WriteJob: ['keys', 'values', 'slot', 'tokens', 'firstToken', 'capacity', 'halfKeys', 'halfValues'],
-  EncodeJob: ['rows', 'page', 'block', 'headWords', 'header'],
-  DecodeJob: ['block', 'headWords', 'window'],
+  EncodeJob: ['rows', 'block', 'headWords', 'order'],
+  DecodeJob: ['block', 'headWords', 'window', 'order'],
+  EnergiesJob: ['energies', 'tokens'],
+  LearnJob: ['windows', 'windowWords', 'headWords', 'energies', 'order'],
+  Stage: ['segment', 'channel', 'channels', 'column', 'columns', 'width', 'book', 'halfNorms', 'scale'],
   Schedule: [
     'scale',
     'splits',
@@ -21,7 +24,7 @@ export const STRUCTS = {
   ],
   Request: ['firstToken', 'tokens', 'position', 'firstPage'],
   Tile: ['request', 'firstRow', 'firstSplit', 'splits'],
-  Split: ['tile', 'firstWindow', 'endWindow', 'coded'],
+  Split: ['tile', 'firstWindow', 'endWindow', 'order'],
   RawWindow: ['offset', 'chunk', 'tokens', 'position'],
   Params: ['chunkGroup']
 } as const;

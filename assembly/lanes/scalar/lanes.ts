@@ -67,3 +67,5 @@ export const VECTOR_BYTES: usize = 4;
   return <f32>((<i32>load<u8>(p + (i >> 1)) >> <i32>((i & 1) << 2)) & bits) * scale;
 }
 @inline export function vnibbleScale(scale: f32): Lanes { return scale; }
+/** One 8-bit code as an integer. */
+@inline export function vloadBytes(p: usize): IntLanes { return <i32>load<u8>(p); }

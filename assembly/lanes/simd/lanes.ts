@@ -89,3 +89,7 @@ const UNPACK: usize = memory.data<u32>([0x8fffe000, 0x77800000, 0, 0, 0xf, 0xf0,
 @inline export function vnibbleScale(scale: f32): Lanes {
   return f32x4.mul(f32x4.splat(scale), f32x4(1.0, 0.0625, 0.00390625, 0.000244140625));
 }
+/** VECTOR_BYTES / 4 8-bit codes as integers. */
+@inline export function vloadBytes(p: usize): IntLanes {
+  return i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(v128.load32_zero(p)));
+}

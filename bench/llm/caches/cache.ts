@@ -2,7 +2,7 @@
 import type { Cache } from '../engine/model.ts';
 
 export interface HeldCache extends Cache {
-  /** Bytes held now, everything counted: coded tokens with their metadata, sinks, raw tokens, page tables, codebooks. */
+  /** Bytes held now, everything counted: coded tokens with their metadata, sinks, raw tokens, page tables, what was learned, codebooks. */
   readonly bytes: number;
   /** Bits per element of coded tokens alone, their metadata included; null while there are none. */
   readonly codedBits: number | null;

@@ -18,6 +18,8 @@ export interface MethodOptions {
   readonly recent: number;
   /** Whether the mean of keys is taken before RoPE. Only nsn codecs know the difference. */
   readonly rope: boolean;
+  /** Whether keys are balanced. Only nsnquant's own codecs can be. */
+  readonly balance: boolean;
 }
 
 export interface Method {
@@ -30,11 +32,13 @@ export interface Resources {
   readonly config: Config;
   readonly backend: Backend;
   readonly dense: DenseAttention;
+  /** What keys are balanced by; without, every sequence learns it. */
+  readonly profile?: Uint8Array | undefined;
 }
 
 const codecNames = Object.keys(codecs);
 const PAPER2 = 'paper2';
-export const raw: Method = { keys: 'raw', values: 'raw', options: { sinks: 0, recent: 0, rope: false } };
+export const raw: Method = { keys: 'raw', values: 'raw', options: { sinks: 0, recent: 0, rope: false, balance: false } };
 
 export function parseMethod(text: string): Method {
   const [pair, settings = ''] = text.trim().split('@', 2) as [string, string?];
@@ -53,15 +57,16 @@ export function parseMethod(text: string): Method {
   ) {
     throw new InputError(`"--methods" expected keys and values of one kind, got ${pair}`);
   }
-  const options = { sinks: withMean ? 4 : 0, recent: 0, rope: withMean };
+  const options = { sinks: withMean ? 4 : 0, recent: 0, rope: withMean, balance: nsn };
   for (const setting of settings === '' ? [] : settings.split(',')) {
     const [name, value = ''] = setting.split('=', 2) as [string, string?];
     if (((name === 'sinks' && keys !== 'raw') || (name === 'recent' && nsn)) && /^\d+$/.test(value))
       options[name as 'sinks' | 'recent'] = Number(value);
-    else if (name === 'rope' && withMean && (value === 'on' || value === 'off')) options.rope = value === 'on';
+    else if (((name === 'rope' && withMean) || (name === 'balance' && nsn)) && (value === 'on' || value === 'off'))
+      options[name as 'rope' | 'balance'] = value === 'on';
     else
       throw new InputError(
-        `"--methods" expected options sinks=N, and for codecs of nsnquant recent=N and rope=on or rope=off, got ${text}`
+        `"--methods" expected options sinks=N, and for codecs of nsnquant recent=N, rope=on or rope=off, balance=on or balance=off, got ${text}`
       );
   }
   return { keys, values, options };
@@ -83,7 +88,8 @@ export function methodName({ keys, values, options }: Method): string {
   const settings = [
     ...(options.sinks !== (withMean ? 4 : 0) ? [`sinks=${options.sinks}`] : []),
     ...(options.recent > 0 ? [`recent=${options.recent}`] : []),
-    ...(withMean && !options.rope ? ['rope=off'] : [])
+    ...(withMean && !options.rope ? ['rope=off'] : []),
+    ...(codecNames.includes(keys) && !options.balance ? ['balance=off'] : [])
   ];
   return `${keys === values ? keys : `${keys}/${values}`}${settings.length > 0 ? `@${settings.join(',')}` : ''}`;
 }
@@ -96,7 +102,7 @@ export function isNsn({ keys }: Pick<Method, 'keys'>): boolean {
 /** An empty cache. `maxAppend`: tokens of the longest call. */
 export function openCache(
   { keys, values, options }: Method,
-  { config, backend, dense }: Resources,
+  { config, backend, dense, profile }: Resources,
   capacity: number,
   maxAppend: number
 ): HeldCache {
@@ -112,7 +118,8 @@ export function openCache(
       values: values as CodecName,
       capacity,
       maxAppend: Math.min(maxAppend, capacity),
-      ...options
+      ...options,
+      balance: options.balance ? (profile ?? 'learn') : 'off'
     });
   }
   return new WindowedCache(config, dense, { capacity, keys: keyFormat, values: valueFormat, sinks: options.sinks });

@@ -1,5 +1,6 @@
 // nsnquant's own cache behind the calls that the model makes: one KVCache with one sequence.
-import { type Backend, type CodecName, codecs, KVCache, type Sequence } from 'nsnquant';
+import { type Backend, type CodecName, KVCache, type Sequence } from 'nsnquant';
+import { codebookBytes } from '../../bytes.ts';
 import type { Config } from '../engine/config.ts';
 import type { HeldCache } from './cache.ts';
 
@@ -13,25 +14,21 @@ export interface NsnOptions {
   readonly recent: number;
   /** Whether the cache is told how keys were rotated. */
   readonly rope: boolean;
+  /** As the library's option. */
+  readonly balance: 'learn' | 'off' | Uint8Array;
 }
 
 export class NsnCache implements HeldCache {
   readonly cache: KVCache;
-  readonly #keys: CodecName;
-  readonly #values: CodecName;
   #sequence: Sequence;
 
-  constructor(backend: Backend, config: Config, { keys, values, rope, ...options }: NsnOptions) {
+  constructor(backend: Backend, config: Config, { rope, ...options }: NsnOptions) {
     const { layers, kvHeads, queryHeads, headDim } = config;
-    this.#keys = keys;
-    this.#values = values;
     this.cache = new KVCache(backend, {
       layers,
       kvHeads,
       queryHeads,
       headDim,
-      keys,
-      values,
       ...options,
       sequences: 1,
       ...(rope && { rope: config.rope })
@@ -65,9 +62,8 @@ export class NsnCache implements HeldCache {
     this.#sequence = this.cache.restore(bytes);
   }
 
-  /** The sequence's bytes and the codebooks it needs, f16 [256, channels] each. */
   get bytes(): number {
-    return [...new Set([this.#keys, this.#values])].reduce((sum, name) => sum + 2 * codecs[name].codebook.length, this.#sequence.bytes);
+    return this.#sequence.bytes + codebookBytes(this.cache.shape);
   }
 
   get codedBits(): number | null {

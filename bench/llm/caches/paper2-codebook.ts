@@ -1,7 +1,6 @@
 // The paper's 2-bit codebook for magnitudes, data only, in the form of codebook.ts. Made by `npx tsx bench/codebooks.ts`.
 
 export const paper2Codebook = {
-  channels: 8,
   checksum: 0xfeb6d190,
   base64:
     'UjWPNaE1ajV9NXk1eTV/NXY16jX/NRs2DzytNRM8lTWINeI1ODy9Nfc1izXnNS48jjW5NQ823DvTNRk8wTXjNZc15DWoNaQ1wjUxPCQ8tTWmNd817DU9PPQ1' +

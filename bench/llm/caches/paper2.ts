@@ -1,6 +1,6 @@
 // The paper's own 2-bit code over one head's window, by the specification in f64: no kernel reads it.
 import { codecs } from 'nsnquant';
-import { decode, encode } from 'nsnquant/reference';
+import { type Coding, decode, encode } from 'nsnquant/reference';
 import { blockLayout, type Rope } from '../../../src/format/layout.ts';
 import { WINDOW } from './cache.ts';
 import type { WindowFormat } from './formats.ts';
@@ -12,12 +12,16 @@ export function paper2(rope: Rope | undefined): WindowFormat {
   return {
     name: 'paper2',
     window: WINDOW,
-    // Two bytes for 8 channels are as many as nsn2's one for 4; the metadata is the same.
-    windowBytes: headDim => blockLayout(codecs.nsn2, headDim).bytes,
+    // Two bytes for 8 channels are as many as nsn2's one for 4, and the metadata is that of values: a mean of 4 bits.
+    windowBytes: headDim => blockLayout(codecs.nsn2, headDim, 'values', false).bytes,
     tableBytes: 256 * 8 * 2,
     roundTrip(x, headDim, side) {
-      const known = side === 'keys' ? rope : undefined;
-      x.set(decode(encode(x, headDim, quantizer, known), quantizer, known));
+      const coding: Coding = {
+        segments: [{ channels: headDim, stages: [{ quantizer, scale: 1 }] }],
+        meanBits: 4,
+        rope: side === 'keys' ? rope : undefined
+      };
+      x.set(decode(encode(x, headDim, coding), coding));
     }
   };
 }

@@ -151,7 +151,9 @@ group('methods', test => {
       'nsn4/nsn2',
       'nsn2@sinks=0',
       'nsn2@sinks=0,rope=off',
+      'nsn3/nsn2@balance=off',
       'nsn1@recent=2',
+      'nsn3/nsn2@recent=1,balance=off',
       'q4_0+hadamard@sinks=4',
       'kivi2',
       'kvarn4_g128/kvarn2_g128@sinks=128',
@@ -162,26 +164,26 @@ group('methods', test => {
     assert.equal(parseMethods('nsn2@sinks=0,rope=off,nsn4').map(methodName), ['nsn2@sinks=0,rope=off', 'nsn4']);
   });
   test('what is unknown is named', () => {
-    assert.throws(() => parseMethod('nsn3'), new RegExp(`expected one of ${Object.keys(codecs).join(', ')}, .*, got nsn3`));
+    assert.throws(() => parseMethod('nsn5'), new RegExp(`expected one of ${Object.keys(codecs).join(', ')}, .*, got nsn5`));
     assert.throws(() => parseMethod('nsn4/q8_0'), /expected keys and values of one kind, got nsn4\/q8_0/);
     assert.throws(() => parseMethod('kvarn4_g128/kvarn2'), /expected keys and values of one kind, got kvarn4_g128\/kvarn2$/);
     assert.throws(() => parseMethod('kivi2@rope=on'), /expected options sinks=N/);
+    assert.throws(() => parseMethod('paper2@balance=on'), /expected options sinks=N/);
   });
   test('calls end where windows do', () => {
     assert.equal(
       [...windowChunks(200, 4)],
       [
-        [0, 68],
-        [68, 132],
+        [0, 132],
         [132, 196],
         [196, 200]
       ]
     );
     assert.equal(
-      [...windowChunks(128, 0)],
+      [...windowChunks(192, 0)],
       [
-        [0, 64],
-        [64, 128]
+        [0, 128],
+        [128, 192]
       ]
     );
   });

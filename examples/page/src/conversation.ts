@@ -130,7 +130,7 @@ export class Conversation {
     }
     const { keys, values } = settings;
     const capacity = Math.min(settings.capacity, config.context);
-    const options = { keys, values, capacity, maxAppend: Math.min(MAX_APPEND, capacity), sinks: 4, recent: 0 };
+    const options = { keys, values, capacity, maxAppend: Math.min(MAX_APPEND, capacity), sinks: 4, recent: 0, balance: 'learn' } as const;
     const cache = new PageCache(backend, config, { ...options, rope: true });
     await cache.cache.ready;
     this.#cache?.dispose();

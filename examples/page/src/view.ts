@@ -95,10 +95,8 @@ export function showModel(file: string, facts: ModelFacts | undefined): void {
 }
 
 export function listCodecs(): void {
-  for (const [select, usual] of [
-    [elements.keys, 'nsn4'],
-    [elements.values, 'nsn2']
-  ] as const) {
+  const usual = 'nsn3'; // the library's own
+  for (const select of [elements.keys, elements.values]) {
     const options = Object.values(codecs).map(
       ({ name, bits }) => new Option(`${name}, ${count(bits, 'bit')}`, name, name === usual, name === usual)
     );

@@ -22,7 +22,16 @@ export async function answersInNode(file: File, maxAnswer: number, steps: readon
   const answers: string[] = [];
   let transcript: Transcript = { messages: [], tokens: [] };
   for (const { keys, values, questions } of steps) {
-    const cache = new NsnCache(backend, model.config, { keys, values, capacity, maxAppend: 64, sinks: 4, recent: 0, rope: true });
+    const cache = new NsnCache(backend, model.config, {
+      keys,
+      values,
+      capacity,
+      maxAppend: 64,
+      sinks: 4,
+      recent: 0,
+      rope: true,
+      balance: 'learn'
+    });
     const chat = new Chat(model, cache, { capacity, maxAppend: 64, maxAnswer, temperature: 0, topP: 1, random: Math.random });
     chat.resume({ ...transcript, tokens: [] });
     for (const question of questions) {

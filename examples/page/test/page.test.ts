@@ -41,7 +41,7 @@ group('conversation', test => {
   test('is what the same engine says in Node, in a codec and after switching to another', () =>
     withPage(async driver => {
       const expected = await answersInNode(model, LETTERS, [
-        { keys: 'nsn4', values: 'nsn2', questions: QUESTIONS.slice(0, 2) },
+        { keys: 'nsn3', values: 'nsn3', questions: QUESTIONS.slice(0, 2) },
         { keys: 'nsn1', values: 'nsn1', questions: QUESTIONS.slice(2) }
       ]);
       assert.is(await driver.load(model), '');
@@ -55,7 +55,7 @@ group('conversation', test => {
       assert.not.match(await driver.text('#note'), /next question/);
       await driver.curves('bytes-plot', 2);
       await driver.curves('speed-plot', 2);
-      assert.match(await driver.text('#legend'), /nsn4\/nsn2, WebAssembly.*nsn1\/nsn1, WebAssembly/);
+      assert.match(await driver.text('#legend'), /nsn3\/nsn3, WebAssembly.*nsn1\/nsn1, WebAssembly/);
     }));
   test('comes in pieces, and stops when asked to', () =>
     withPage(async driver => {
@@ -276,7 +276,7 @@ group('WebGPU', test => {
       assert.is(await driver.set('attention', 'webgpu'), '');
       assert.match(await driver.text('#note'), /WebGPU .*swiftshader/i);
       assert.is(await driver.ask(LONG_QUESTION, 12), answer);
-      assert.match(await driver.text('#legend'), /nsn4\/nsn2, WebGPU/);
+      assert.match(await driver.text('#legend'), /nsn3\/nsn3, WebGPU/);
 
       await driver.page.workers()[0]!.evaluate(() => {
         (globalThis as unknown as { devices: GPUDevice[] }).devices.at(-1)!.destroy();

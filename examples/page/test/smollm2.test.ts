@@ -32,7 +32,7 @@ group('SmolLM2', test => {
       assert.match(await driver.ask('And the capital of Italy?'), /Rome/);
       await driver.curves('bytes-plot', 2);
       await driver.curves('speed-plot', 2);
-      assert.match(await driver.text('#legend'), /nsn4\/nsn2, WebAssembly.*nsn2\/nsn2, WebAssembly/);
+      assert.match(await driver.text('#legend'), /nsn3\/nsn3, WebAssembly.*nsn2\/nsn3, WebAssembly/);
       await driver.page.screenshot({ path: join(import.meta.dirname, '../.test/page.png') });
       assert.equal(driver.errors, []);
     })

@@ -1,0 +1,48 @@
+// What sequences have learned of the keys of a layer, in a cache's memory: a record for every sequence of a layer whose keys are balanced.
+//
+//   orders    [kvHeads]                   as assembly/order.ts draws them: u32 channels, f32 scales, f32 inverses, [headDim] each
+//   energies  f32 [kvHeads, headDim / 2]  of queries
+//   balance   u8  [kvHeads, headDim / 2]
+
+import { channelOrder } from '../format/balance.ts';
+import type { CacheShape } from '../shape.ts';
+import { learnedBytes, type WasmMemory } from './memory.ts';
+
+/** A sequence's record of a layer. */
+export class Learned {
+  /** Address of the order of every head. */
+  readonly orders: number;
+  /** f32 [kvHeads, headDim / 2] */
+  readonly energies: Float32Array;
+  /** u8 [kvHeads, headDim / 2] */
+  readonly balance: Uint8Array;
+  readonly #memory: WasmMemory;
+  readonly #shape: CacheShape;
+
+  constructor(memory: WasmMemory, shape: CacheShape, layer: number, sequence: number) {
+    const pairs = (shape.kvHeads * shape.headDim) / 2;
+    this.#memory = memory;
+    this.#shape = shape;
+    this.orders = memory.learned[layer]! + sequence * learnedBytes(shape);
+    const energies = this.orders / 4 + 6 * pairs;
+    this.energies = memory.f32.subarray(energies, energies + pairs);
+    this.balance = memory.u8.subarray(4 * (energies + pairs), 4 * (energies + pairs) + pairs);
+  }
+
+  /** Keeps a balance, and the orders that it stands for. */
+  setBalance(balance: Uint8Array): void {
+    const { kvHeads, headDim, rope } = this.#shape;
+    const { u32, f32 } = this.#memory;
+    this.balance.set(balance);
+    for (let head = 0; head < kvHeads; head++) {
+      const { channels, scales } = channelOrder(balance.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2), headDim, rope);
+      const at = this.orders / 4 + 3 * head * headDim;
+      u32.set(channels, at);
+      f32.set(scales, at + headDim);
+      f32.set(
+        scales.map(scale => 1 / scale),
+        at + 2 * headDim
+      );
+    }
+  }
+}

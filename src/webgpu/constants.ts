@@ -1,0 +1,139 @@
+// The constants of a cache, one buffer for all of its shaders; offsets in words:
+//
+//   codebooks    f16 [128, channels] of 2, 4 and 8 channels; codeword c + 128 is the negation of codeword c
+//   half norms   f32 [128] of each: ‖C‖²/2
+//   powers       f32 [31]: 2^(n/8), n from −15 to 15: scales of channels, by the difference of their levels
+//   thresholds   f32 [15]: energies below the largest times the nth have a level above n
+//   angles       cos, then sin f32 [pairs, 64] of ω·(t − 31.5)
+//   stages       lists of Stage structs (structs.ts): how the channels of a kind of block are coded
+//   orders       u32 [layers, sequences, KV heads, headDim]: channels of balanced keys in their order, from bit 16 on the byte of their
+//                pair (src/format/balance.ts). What sequences learn: this alone changes
+
+import { channelOrder } from '../format/balance.ts';
+import { codebooks } from '../format/codec.ts';
+import { toHalf } from '../format/half.ts';
+import { type BlockLayout, channelPairs } from '../format/layout.ts';
+import { ropeTables } from '../rope.ts';
+import type { CacheShape } from '../shape.ts';
+import { structWords } from './structs.ts';
+
+const CODEWORDS = 128;
+const LEVELS = 16;
+const WIDTHS = [2, 4, 8] as const;
+
+export class Constants {
+  /** All but the orders. */
+  readonly words: Uint32Array<ArrayBuffer>;
+  /** Words with the orders. */
+  readonly length: number;
+  readonly powers: number;
+  readonly thresholds: number;
+  readonly angles: number;
+  readonly #shape: CacheShape;
+  readonly #books = new Map<number, number>();
+  /** By codec and whether keys are balanced. */
+  readonly #stages = new Map<string, number>();
+
+  constructor(shape: CacheShape) {
+    const words: number[] = [];
+    const floats = (numbers: ArrayLike<number>): number => {
+      const at = words.length;
+      for (const word of new Uint32Array(Float32Array.from(numbers).buffer)) words.push(word);
+      return at;
+    };
+    for (const width of WIDTHS) {
+      this.#books.set(width, words.length);
+      const { codewords } = codebooks[width];
+      for (let i = 0; i < CODEWORDS * width; i += 2) words.push(toHalf(codewords[i]!) + toHalf(codewords[i + 1]!) * 65536);
+    }
+    const halfNorms = new Map(
+      WIDTHS.map(width => {
+        const { codewords } = codebooks[width];
+        const normOf = (c: number): number => codewords.subarray(c * width, (c + 1) * width).reduce((sum, x) => sum + x * x, 0);
+        return [width, floats(Array.from({ length: CODEWORDS }, (_, c) => normOf(c) / 2))];
+      })
+    );
+    this.powers = floats(Array.from({ length: 2 * LEVELS - 1 }, (_, n) => 2 ** ((n - LEVELS + 1) / 8)));
+    this.thresholds = floats(Array.from({ length: LEVELS - 1 }, (_, n) => 2 ** (-(n + 0.5) / 2)));
+    const { cos, sin } = ropeTables(shape.rope);
+    this.angles = floats(cos);
+    floats(sin);
+    for (const block of shape.pages.flatMap(({ keys, values }) => [keys, values])) {
+      if (this.#stages.has(kindOf(block))) continue;
+      this.#stages.set(kindOf(block), words.length);
+      const stages = block.segments.flatMap(({ channel, channels, stages }, segment) =>
+        stages.map(({ column, columns, codebook: { channels: width }, scale }) => {
+          const [book, norms] = [this.#books.get(width)!, halfNorms.get(width)!];
+          return { segment, channel, channels, column, columns, width, book, halfNorms: norms, scale: floatBits(scale) };
+        })
+      );
+      words.push(...structWords('Stage', stages));
+    }
+    this.#shape = shape;
+    this.words = Uint32Array.from(words);
+    const { kvHeads, headDim, sequences, pages } = shape;
+    this.length = words.length + (pages[0]!.keys.balanced ? pages.length * sequences * kvHeads * headDim : 0);
+  }
+
+  /** Where the stages of a block's codes are listed, and how many there are. */
+  stagesOf(block: BlockLayout): { readonly at: number; readonly count: number } {
+    return { at: this.#stages.get(kindOf(block))!, count: block.segments.reduce((sum, { stages }) => sum + stages.length, 0) };
+  }
+
+  /** The words that hold all codebooks which these blocks choose from. */
+  booksOf(blocks: readonly BlockLayout[]): { readonly at: number; readonly words: number } {
+    const widths = blocks.flatMap(({ segments }) => segments.flatMap(({ stages }) => stages.map(({ codebook }) => codebook.channels)));
+    const [least, most] = [Math.min(...widths), Math.max(...widths)];
+    const at = this.#books.get(least)!;
+    return { at, words: this.#books.get(most)! + (CODEWORDS * most) / 2 - at };
+  }
+
+  /** Where the order of the channels of a sequence's first KV head lies; 0 in a layer that has none. */
+  orderOf(layer: number, sequence: number): number {
+    const { kvHeads, headDim, sequences, pages } = this.#shape;
+    return pages[layer]!.keys.balanced ? this.words.length + (layer * sequences + sequence) * kvHeads * headDim : 0;
+  }
+
+  /** The words of an order: of a balance u8 [kvHeads, headDim / 2]. */
+  wordsOf(balance: Uint8Array): Uint32Array<ArrayBuffer> {
+    const { kvHeads, headDim, rope } = this.#shape;
+    const words = new Uint32Array(kvHeads * headDim);
+    for (let head = 0; head < kvHeads; head++) {
+      const bytes = balance.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2);
+      const pairs = this.#pairs();
+      channelOrder(bytes, headDim, rope).channels.forEach((channel, i) => {
+        words[head * headDim + i] = channel + bytes[pairs[channel]!]! * 65536;
+      });
+    }
+    return words;
+  }
+
+  /** The balance u8 [kvHeads, headDim / 2] of an order's words. */
+  balanceOf(words: Uint32Array): Uint8Array {
+    const { headDim } = this.#shape;
+    const balance = new Uint8Array(words.length / 2);
+    const pairs = this.#pairs();
+    words.forEach((word, i) => {
+      balance[(Math.floor(i / headDim) * headDim) / 2 + pairs[word & 0xffff]!] = word >>> 16;
+    });
+    return balance;
+  }
+
+  /** Every channel's pair. */
+  #pairs(): Uint16Array {
+    const { headDim, rope } = this.#shape;
+    const pairs = new Uint16Array(headDim);
+    channelPairs(headDim, rope).forEach((channels, pair) => {
+      for (const channel of channels) pairs[channel] = pair;
+    });
+    return pairs;
+  }
+}
+
+function kindOf({ codec, balanced }: BlockLayout): string {
+  return `${codec.name} ${balanced}`;
+}
+
+function floatBits(x: number): number {
+  return new Uint32Array(Float32Array.of(x).buffer)[0]!;
+}

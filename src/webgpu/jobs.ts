@@ -1,0 +1,61 @@
+// Dispatches of shaders over lists of jobs: one list at a time in a buffer, a job a struct (structs.ts).
+
+import type { Device, Program, ShaderName } from './device.ts';
+import { type Struct, structWords } from './structs.ts';
+
+/** Jobs that one dispatch does at most. */
+export const JOBS = 1024;
+/** Bytes of the largest job: eight words. */
+const JOB_BYTES = 32;
+/** Bytes of the list. */
+export const LIST_BYTES = JOB_BYTES * JOBS;
+
+export class Jobs {
+  readonly list: GPUBuffer;
+  readonly #device: Device;
+  readonly #bindings = new Map<string, GPUBindGroup>();
+
+  constructor(device: Device, list: GPUBuffer) {
+    this.#device = device;
+    this.list = list;
+  }
+
+  /** Replaces the list. */
+  set<Name extends 'WriteJob' | 'EncodeJob' | 'DecodeJob' | 'EnergiesJob' | 'LearnJob'>(name: Name, jobs: readonly Struct<Name>[]): void {
+    this.#device.gpu.queue.writeBuffer(this.list, 0, structWords(name, jobs));
+  }
+
+  /** Bindings of a shader, which these numbers stand for from now on. */
+  bind(name: ShaderName, buffers: readonly GPUBuffer[], ...numbers: number[]): GPUBindGroup {
+    const key = `${name} ${numbers.join(' ')}`;
+    let bindings = this.#bindings.get(key);
+    if (!bindings) this.#bindings.set(key, (bindings = this.#device.bind(name, buffers)));
+    return bindings;
+  }
+
+  run(program: Program, bindings: GPUBindGroup, x: number, y = 1, z = 1): void {
+    this.#device.pass(program.name, pass => {
+      pass.setPipeline(this.#device.pipeline(program));
+      pass.setBindGroup(0, bindings);
+      pass.dispatchWorkgroups(x, y, z);
+    });
+  }
+}
+
+/** Numbers 0 to count − 1 by the pair of chunks that they lie in, JOBS of them at most. */
+export function groups(count: number, chunksOf: (n: number) => [number, number]): [number, number, number[]][] {
+  const found = new Map<string, [number, number, number[]]>();
+  const full: [number, number, number[]][] = [];
+  for (let n = 0; n < count; n++) {
+    const [a, b] = chunksOf(n);
+    const key = `${a} ${b}`;
+    let group = found.get(key);
+    if (!group) found.set(key, (group = [a, b, []]));
+    group[2].push(n);
+    if (group[2].length === JOBS) {
+      full.push(group);
+      found.delete(key);
+    }
+  }
+  return [...full, ...found.values()];
+}

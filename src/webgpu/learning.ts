@@ -1,0 +1,102 @@
+// What sequences learn of their keys, without reading it back: energies of queries, and the order of channels that follows.
+
+import { rawOffset, WINDOW } from '../format/layout.ts';
+import { type GpuTokens, isGpuTokens } from '../input.ts';
+import type { CacheShape } from '../shape.ts';
+import type { Device } from './device.ts';
+import { groups, type Jobs } from './jobs.ts';
+import type { Memory } from './memory.ts';
+import type { Range } from './readback.ts';
+
+export class Learning {
+  readonly #device: Device;
+  readonly #shape: CacheShape;
+  readonly #memory: Memory;
+  readonly #jobs: Jobs;
+
+  constructor(device: Device, shape: CacheShape, memory: Memory, jobs: Jobs) {
+    this.#device = device;
+    this.#shape = shape;
+    this.#memory = memory;
+    this.#jobs = jobs;
+  }
+
+  addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void {
+    const { kvHeads, queryHeads, headDim } = this.#shape;
+    const { queries, schedule, layers } = this.#memory;
+    const [energies, offset] = this.energies(layer, sequence);
+    const tokenBytes = 4 * queryHeads * headDim;
+    const bindings = this.#jobs.bind('energies', [queries, this.#jobs.list, energies]);
+    for (let from = first; from < first + count; from += schedule.callTokens) {
+      const tokens = Math.min(first + count - from, schedule.callTokens);
+      if (isGpuTokens(query)) {
+        const begin = (query.offset ?? 0) + from * tokenBytes;
+        this.#device.submit(encoder => encoder.copyBufferToBuffer(query.buffer as GPUBuffer, begin, queries, 0, tokens * tokenBytes));
+      } else {
+        const rows = query.subarray((from * tokenBytes) / 4, ((from + tokens) * tokenBytes) / 4);
+        this.#device.gpu.queue.writeBuffer(queries, 0, rows as Float32Array<ArrayBuffer>);
+      }
+      this.#jobs.set('EnergiesJob', [{ energies: offset / 4, tokens }]);
+      this.#jobs.run(layers[layer]!.programs.learning![1], bindings, Math.ceil(headDim / 2 / 64), kvHeads);
+    }
+  }
+
+  learn(layer: number, sequence: number, slots: readonly number[]): void {
+    const { kvHeads, headDim, pages } = this.#shape;
+    const { slots: raw, scratch, constants, offsets, layers } = this.#memory;
+    const [ofKeys, , learn] = layers[layer]!.programs.learning!;
+    const headWords = pages[layer]!.keys.bytes / 4;
+    const windowWords = kvHeads * headWords;
+    for (const [chunk, , numbers] of groups(slots.length, n => [raw.chunkOf[slots[n]!]!, 0])) {
+      this.#jobs.set(
+        'EncodeJob',
+        numbers.map(n => {
+          const rows = raw.offsetOf[slots[n]!]! / 4 + rawOffset(WINDOW, headDim, 0, 0, 0) / 2;
+          return { rows, block: n * windowWords, headWords, order: 0 };
+        })
+      );
+      const bindings = this.#jobs.bind('encode', [raw.chunks[chunk]!, constants, this.#jobs.list, scratch], chunk);
+      this.#jobs.run(ofKeys, bindings, kvHeads, numbers.length);
+    }
+    const [energies, offset] = this.energies(layer, sequence);
+    const order = offsets.orderOf(layer, sequence);
+    this.#jobs.set('LearnJob', [{ windows: slots.length, windowWords, headWords, energies: offset / 4, order }]);
+    this.#jobs.run(learn, this.#jobs.bind('learn', [scratch, energies, this.#jobs.list, constants]), kvHeads);
+  }
+
+  setBalance(layer: number, sequence: number, balance: Uint8Array): void {
+    const [buffer, offset] = this.order(layer, sequence);
+    this.#device.gpu.queue.writeBuffer(buffer, offset, this.#memory.offsets.wordsOf(balance));
+  }
+
+  setEnergies(layer: number, sequence: number, bytes?: Uint8Array): void {
+    const [buffer, offset, size] = this.energies(layer, sequence);
+    this.#device.gpu.queue.writeBuffer(buffer, offset, (bytes ?? new Uint8Array(size)) as Uint8Array<ArrayBuffer>);
+  }
+
+  copy(layer: number, from: number, to: number): void {
+    const { scratch } = this.#memory;
+    this.#device.submit(encoder => {
+      for (const rangeOf of [(sequence: number) => this.order(layer, sequence), (sequence: number) => this.energies(layer, sequence)]) {
+        const [buffer, source, bytes] = rangeOf(from);
+        const [, target] = rangeOf(to);
+        encoder.copyBufferToBuffer(buffer, source, scratch, 0, bytes);
+        encoder.copyBufferToBuffer(scratch, 0, buffer, target, bytes);
+      }
+    });
+  }
+
+  /** Where a sequence's order of channels lies, u32 [kvHeads, headDim]. */
+  order(layer: number, sequence: number): Range {
+    const { kvHeads, headDim } = this.#shape;
+    const { constants, offsets } = this.#memory;
+    return [constants, 4 * offsets.orderOf(layer, sequence), 4 * kvHeads * headDim];
+  }
+
+  /** Where the energies of a sequence's queries lie, f32 [kvHeads, headDim / 2]. */
+  energies(layer: number, sequence: number): Range {
+    const { kvHeads, headDim, sequences } = this.#shape;
+    const bytes = 2 * kvHeads * headDim;
+    return [this.#memory.energies!, (layer * sequences + sequence) * bytes, bytes];
+  }
+}
