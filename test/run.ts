@@ -50,7 +50,7 @@ const secondsOf: Readonly<Record<string, number>> = {
   shapes: 180,
   attend: 120,
   webgpu: 60,
-  examples: 70,
+  examples: 120,
   selftest: 50,
   refusals: 30,
   odd: 30,
