@@ -35,7 +35,7 @@ export const lanes: readonly Lane[] = [
     ...command('node', process.execPath, sourceMaps, vulkan),
     // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter. What asks for arithmetic over many
     // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
-    gpuElsewhere: { lane: 'chromium', files: ['attend', 'cache', 'odd', 'refusals', 'shapes'] }
+    gpuElsewhere: { lane: 'chromium', files: ['attend', 'cache', 'learning', 'lessons', 'odd', 'profiles', 'refusals', 'shapes'] }
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
   // verbs and attention; all the rest runs on it in Deno, in Bun and in Chromium.
@@ -51,12 +51,16 @@ export const lanes: readonly Lane[] = [
     : []),
   // manual, cached-only: imports are found in node_modules as it lies there and nothing is fetched. To read fixtures, and the
   // environment for uvu's NO_COLOR, are all the permissions given: a library that wanted more would fail here.
-  command(
-    'deno',
-    bin('deno'),
-    ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
-    vulkan
-  ),
+  {
+    ...command(
+      'deno',
+      bin('deno'),
+      ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
+      vulkan
+    ),
+    // What they say is of sequences; `learning` has the arithmetic, which another compiler of shaders could get wrong.
+    gpuElsewhere: { lane: 'chromium', files: ['lessons', 'profiles'] }
+  },
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
   chromium
 ];
