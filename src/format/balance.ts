@@ -8,7 +8,7 @@ import { channelPairs, type Rope } from './layout.ts';
 
 /** The order and the scales that a balance stands for. */
 export interface ChannelOrder {
-  /** [headDim]: the channels of keys in the order in which they are coded. */
+  /** u16 [headDim]: the channels of keys in the order in which they are coded. */
   readonly channels: Uint16Array;
   /** f32 [headDim]: what they are multiplied by, in that order: (energy of queries / energy of keys)^¼. */
   readonly scales: Float32Array;

@@ -9,7 +9,7 @@ export interface CodedWindow {
   readonly tokens: number;
   /** Channels of a token. */
   readonly headDim: number;
-  /** [tokens, codes of a token]: segment by segment, stage by stage. */
+  /** u16 [tokens, codes of a token]: segment by segment, stage by stage. */
   readonly codes: Uint16Array;
   /** [tokens], dequantized */
   readonly s1: Float64Array;
