@@ -41,13 +41,14 @@ function casesOf(kind: keyof typeof KINDS, headDims: readonly number[], chosen: 
 
 /**
  * 40 and 72 have rows of codes that end in padding, groups of 8 channels, and segments whose transforms are of several sizes. Segments
- * meet within eight columns in every way that any head dimension has: most differ at 32 to 128, others at 144 and 184.
+ * meet within eight columns in every way: most differ at 32 to 128, others at 144 and 184, of which Node alone takes all.
  */
+const inNode = typeof process === 'object' && !('Bun' in globalThis) && !('Deno' in globalThis);
 const cases: readonly Case[] = [
   ...casesOf('plain keys', [40, 64], all),
   ...casesOf('plain keys', [32, 72, 80, 96, 128, 256, 512], few),
   ...casesOf('balanced keys', [40, 64], all),
-  ...casesOf('balanced keys', [32, 48, 56, 72, 80, 88, 96, 104, 112, 120, 128, 144, 184, 256, 512], few),
+  ...casesOf('balanced keys', inNode ? [32, 48, 56, 72, 80, 88, 96, 104, 112, 120, 128, 144, 184, 256, 512] : [32, 56, 128, 512], few),
   ...casesOf('values', [40, 64, 128], few),
   ...Object.keys(ropes(64)).flatMap(rope => [
     { codec: 'nsn2', headDim: 64, ...KINDS['plain keys'], rope, inputs: all } as const,

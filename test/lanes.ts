@@ -35,7 +35,10 @@ export const lanes: readonly Lane[] = [
     ...command('node', process.execPath, sourceMaps, vulkan),
     // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter. What asks for arithmetic over many
     // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
-    gpuElsewhere: { lane: 'chromium', files: ['attend', 'cache', 'learning', 'lessons', 'odd', 'profiles', 'refusals', 'shapes'] }
+    gpuElsewhere: {
+      lane: 'chromium',
+      files: ['attend', 'cache', 'histories', 'learning', 'lessons', 'magnitudes', 'odd', 'profiles', 'refusals', 'shapes']
+    }
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
   // verbs and attention; all the rest runs on it in Deno, in Bun and in Chromium.
@@ -58,8 +61,8 @@ export const lanes: readonly Lane[] = [
       ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
       vulkan
     ),
-    // What they say is of sequences; `learning` has the arithmetic, which another compiler of shaders could get wrong.
-    gpuElsewhere: { lane: 'chromium', files: ['lessons', 'profiles'] }
+    // `attend`, `cache`, `learning` and `webgpu` have the arithmetic, which another compiler of shaders could get wrong.
+    gpuElsewhere: { lane: 'chromium', files: ['lessons', 'odd', 'profiles', 'refusals', 'shapes'] }
   },
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
   chromium

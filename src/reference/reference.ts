@@ -241,6 +241,8 @@ export function decode(window: CodedWindow, coding: Coding): Float64Array {
 /**
  * Scores: logits of one query against a coded window, read without decoding it:
  * logit(t) = s1·(Σ over segments s2·Σⱼ ⟨q'ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩) with q' = H·A⁻¹·q.
+ * Not worth it: logits less ½·s1²·Σ ‖q'‖²·s2²·(1/c² − 1), the mean that errors add to exp. It takes 17 and 3 % off the KL divergence of
+ * attention at plain 1 and 2 bits, but 0.3, 1.4, 0.6 and 0 % with keys balanced at 1 to 4 (recorded keys of SmolLM2-135M).
  *
  * @param query  [headDim], already multiplied by the query scale
  */
