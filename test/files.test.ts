@@ -177,7 +177,7 @@ group('hostile files, whose checksum is right', test => {
     [
       'nests too deep for engines',
       text.replace(good, `${'['.repeat(100000)}${']'.repeat(100000)}`),
-      'file expected a safetensors header, got no JSON'
+      /^file expected (a safetensors header, got no JSON$|layers\.0\.pages \{)/ // what some engines write they compare
     ]
   ];
   const words: Readonly<Record<string, string>> = {
