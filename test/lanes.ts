@@ -61,8 +61,11 @@ export const lanes: readonly Lane[] = [
       ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
       vulkan
     ),
-    // `attend`, `cache`, `learning` and `webgpu` have the arithmetic, which another compiler of shaders could get wrong.
-    gpuElsewhere: { lane: 'chromium', files: ['lessons', 'odd', 'profiles', 'refusals', 'shapes'] }
+    // `attend`, `learning` and `webgpu` have the arithmetic, which another compiler of shaders could get wrong.
+    gpuElsewhere: {
+      lane: 'chromium',
+      files: ['cache', 'choose', 'histories', 'lessons', 'magnitudes', 'odd', 'profiles', 'refusals', 'shapes']
+    }
   },
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
   chromium
