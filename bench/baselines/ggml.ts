@@ -74,7 +74,7 @@ export function withHadamard(format: Format): Format {
   };
 }
 
-/** x ← x · H / √n in place, in blocks of the largest power of two that divides the head dimension, as the cache does. */
+/** x ← x · H / √n in place, in blocks of the largest power of two that divides the head dimension. */
 function hadamard(x: Float32Array): void {
   const n = x.length & -x.length;
   const y = Float64Array.from(x);

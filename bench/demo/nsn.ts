@@ -1,6 +1,8 @@
 // The library behind the demo's calls: one KVCache with one sequence.
 import { type Backend, type CodecName, KVCache, type Sequence } from 'nsnquant';
 import { fromHalf, toHalf } from '../../src/format/half.ts';
+import { WINDOW } from '../../src/format/layout.ts';
+import { LEARNED_WINDOWS } from '../../src/shape.ts';
 import { codebookBytes } from '../bytes.ts';
 import { queryAt } from './quality.ts';
 import type { Recording } from './recording.ts';
@@ -12,10 +14,6 @@ export interface NsnOptions {
   balance: Balance;
   sinks: number;
 }
-
-const WINDOW = 64; // tokens that are sealed together
-/** Windows that a sequence learns from. */
-const LEARNED_WINDOWS = 2;
 
 export function openCache(backend: Backend, recording: Recording, { keys, values, balance, sinks }: NsnOptions): KVCache {
   const { layers, kvHeads, queryHeads, headDim, rope, tokens } = recording;

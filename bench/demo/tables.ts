@@ -1,4 +1,6 @@
 // The demo's results and the tables that show them, once for the terminal and the report.
+import { WINDOW } from '../../src/format/layout.ts';
+import { LEARNED_WINDOWS } from '../../src/shape.ts';
 import { short, type Table } from '../table.ts';
 import type { Recording } from './recording.ts';
 import type { Balance } from './row.ts';
@@ -106,7 +108,7 @@ export function notes(recording: Recording, sinks: number, passes: number): stri
 
 /** What nsn rows learn from. */
 function taught({ tokens, queryTokens }: Recording, sinks: number): string {
-  const learned = sinks + 128;
+  const learned = sinks + LEARNED_WINDOWS * WINDOW;
   const standIns = Math.min(learned, tokens - queryTokens);
   const queries =
     standIns === 0

@@ -1,9 +1,8 @@
 // The formats that nsnquant is compared with, each a round trip over one head's window. Exact rather than fast.
-import { hadamard } from 'nsnquant/reference';
-import { fromHalf, toHalf } from '../../../src/format/half.ts';
-import { type Format, f32, q4_0, q8_0, withHadamard } from '../../baselines/ggml.ts';
+import { type Format, f32, half, q4_0, q8_0, withHadamard } from '../../baselines/ggml.ts';
 import { WINDOW } from './cache.ts';
 import { kvarn } from './kvarn.ts';
+import { transformed } from './transformed.ts';
 import { trellis2 } from './trellis.ts';
 
 export type Side = 'keys' | 'values';
@@ -63,8 +62,8 @@ function round2(x: Float32Array, at: number, stride: number): void {
     low = Math.min(low, x[p]!);
     high = Math.max(high, x[p]!);
   }
-  const min = fromHalf(toHalf(low));
-  const scale = fromHalf(toHalf((high - low) / 3));
+  const min = half(low);
+  const scale = half((high - low) / 3);
   for (let i = 0, p = at; i < 32; i++, p += stride) {
     const code = scale === 0 ? 0 : Math.max(0, Math.min(3, Math.round((x[p]! - min) / scale)));
     x[p] = code * scale + min;
@@ -91,24 +90,20 @@ function turbo(bits: number): WindowFormat {
     windowBytes: headDim => WINDOW * ((headDim * bits) / 8 + 2),
     tableBytes: 2 * 2 ** bits,
     roundTrip(x, headDim) {
-      const y = Float64Array.from(x);
-      hadamard(y, headDim);
-      const rows = y.length / headDim;
-      const norms = new Float64Array(rows);
-      for (let row = 0; row < rows; row++) {
-        let sum = 0;
-        for (let i = row * headDim; i < (row + 1) * headDim; i++) sum += y[i]! * y[i]!;
-        const exact = Math.sqrt(sum / headDim);
-        norms[row] = fromHalf(toHalf(exact));
-        for (let i = row * headDim; i < (row + 1) * headDim; i++) {
-          const magnitude = exact === 0 ? 0 : Math.abs(y[i]!) / exact;
-          let code = 0;
-          while (code < edges.length && magnitude > edges[code]!) code++;
-          y[i] = Math.sign(y[i]!) * levels[code]! * norms[row]!;
+      transformed(x, headDim, y => {
+        for (let row = 0; row < y.length; row += headDim) {
+          let sum = 0;
+          for (let i = row; i < row + headDim; i++) sum += y[i]! * y[i]!;
+          const exact = Math.sqrt(sum / headDim);
+          const norm = half(exact);
+          for (let i = row; i < row + headDim; i++) {
+            const magnitude = exact === 0 ? 0 : Math.abs(y[i]!) / exact;
+            let code = 0;
+            while (code < edges.length && magnitude > edges[code]!) code++;
+            y[i] = Math.sign(y[i]!) * levels[code]! * norm;
+          }
         }
-      }
-      hadamard(y, headDim);
-      x.set(y);
+      });
     }
   };
 }

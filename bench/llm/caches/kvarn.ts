@@ -7,9 +7,9 @@
 // with the row's scale in it, and the column's scale. Tiles have 128 or 64 tokens; raw stay the first 128, and the tile that is not
 // full yet. Assumed: that 2 bits for keys, which the code knows and its presets (4 for keys, 2 or 4 for values) do not use, are
 // the paper's 2 bits.
-import { hadamard } from 'nsnquant/reference';
 import { half } from '../../baselines/ggml.ts';
 import type { WindowFormat } from './formats.ts';
+import { transformed } from './transformed.ts';
 
 const ROUNDS = 16;
 const DEVIATION = { low: 1e-3, high: 1e3 };
@@ -28,16 +28,14 @@ export function kvarn(name: string, bits: number, window: number): WindowFormat 
     },
     tableBytes: 0,
     roundTrip(x, headDim, side) {
-      const y = Float64Array.from(x);
-      hadamard(y, headDim);
-      if (side === 'values') roundRows(y, window, headDim, bits);
-      else {
-        const channels = transposed(y, window, headDim);
-        roundRows(channels, headDim, window, bits);
-        y.set(transposed(channels, headDim, window));
-      }
-      hadamard(y, headDim);
-      x.set(y);
+      transformed(x, headDim, y => {
+        if (side === 'values') roundRows(y, window, headDim, bits);
+        else {
+          const channels = transposed(y, window, headDim);
+          roundRows(channels, headDim, window, bits);
+          y.set(transposed(channels, headDim, window));
+        }
+      });
     }
   };
 }

@@ -2,10 +2,10 @@
 // a Hadamard transform, the bitshift trellis (a state is the last bits of the stream, and every step shifts two in), Viterbi's
 // algorithm, and tail-biting, by which the first state needs no bits of its own. Ours: 256 states, the order of the codebook, a
 // scale for every 64 channels. QTIP keeps nothing raw, as weights have no newest ones.
-import { hadamard } from 'nsnquant/reference';
 import { half } from '../../baselines/ggml.ts';
 import { WINDOW } from './cache.ts';
 import type { WindowFormat } from './formats.ts';
+import { transformed } from './transformed.ts';
 
 const STATES = 256;
 const BITS = 2; // a step, and a step is one channel
@@ -128,12 +128,10 @@ export const trellis2: WindowFormat = {
   windowBytes: headDim => WINDOW * ((headDim * BITS) / 8 + 2 * Math.ceil(headDim / GROUP)),
   tableBytes: 2 * STATES,
   roundTrip(x, headDim) {
-    const y = Float64Array.from(x);
-    hadamard(y, headDim);
-    for (let row = 0; row < y.length; row += headDim) {
-      for (let at = row; at < row + headDim; at += GROUP) roundTrip(y.subarray(at, Math.min(at + GROUP, row + headDim)));
-    }
-    hadamard(y, headDim);
-    x.set(y);
+    transformed(x, headDim, y => {
+      for (let row = 0; row < y.length; row += headDim) {
+        for (let at = row; at < row + headDim; at += GROUP) roundTrip(y.subarray(at, Math.min(at + GROUP, row + headDim)));
+      }
+    });
   }
 };
