@@ -56,13 +56,13 @@ struct Stage {
 const WG = 128u;
 const WINDOW = 64u;
 const MEAN_GROUP = 32u;
-const SEGMENTS_MOST = 3u;
+const MAX_SEGMENTS = 3u;
 
 var<workgroup> tile: array<f32, TILE * HEAD_DIM>;
 var<workgroup> codes: array<atomic<u32>, TILE * ROW_WORDS>;
 var<workgroup> o: array<f32, HEAD_DIM>;
 var<workgroup> inverse: array<f32, WINDOW>;           // norms, then 1/s1
-var<workgroup> s2: array<f32, SEGMENTS_MOST * WINDOW>;
+var<workgroup> s2: array<f32, MAX_SEGMENTS * WINDOW>;
 var<workgroup> factor: array<f32, WINDOW>;            // 1/s2 of the tile's tokens, before the adjustment
 var<workgroup> sums: array<f32, WG>;
 var<workgroup> scales: array<f32, 17>;                // of s1, then of every 32 channels of o
@@ -209,12 +209,12 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
       if (LEARNS == 1) {
         workgroupBarrier();
         for (var pair = thread; pair < HEAD_DIM / 2; pair += WG) {
-          let channels = pairOf(pair);
+          let both = pairOf(pair);
           var energy = 0.0;
           if (first > 0) { energy = bitcast<f32>(pages[block + pair]); }
           for (var t = 0u; t < TILE; t++) {
-            let xa = tile[t * HEAD_DIM + channels.x] * factor[t];
-            let xb = tile[t * HEAD_DIM + channels.y] * factor[t];
+            let xa = tile[t * HEAD_DIM + both.x] * factor[t];
+            let xb = tile[t * HEAD_DIM + both.y] * factor[t];
             energy += xa * xa + xb * xb;
           }
           pages[block + pair] = bitcast<u32>(energy);

@@ -5,7 +5,7 @@ import { plural } from './check.ts';
 import { isFiniteHalf } from './format/half.ts';
 import { checkPage, FORMAT, type Rope, rawOffset, WINDOW } from './format/layout.ts';
 import { type FileShape, fieldsOf, type Header, readHeader, tensorsOf, windowsOf, writeChecksum, writeHeader } from './header.ts';
-import { type CacheShape, type CodecPair, LEARNED_WINDOWS } from './shape.ts';
+import { type CacheShape, type CodecPair, completeRaw } from './shape.ts';
 
 /** @internal A layer's bytes. It has a balance where it has pages of balanced keys, and energies where it has still to learn from them. */
 export interface LayerContents extends Dump {
@@ -90,7 +90,7 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
   const layers = shape.pages.map((page, layer): LayerContents => {
     const [[sinks], pages, raws, [balance], [energies]] = [rows(), rows(), rows(), rows(), rows()] as const; // in the order of a file
     const uncoded = complete - pageCounts[layer]!;
-    const most = page.keys.balanced && pages.length === 0 ? Math.max(shape.recent, LEARNED_WINDOWS - 1) : shape.recent;
+    const most = completeRaw(page.keys.balanced && pages.length === 0, shape.recent);
     if (uncoded > most) {
       throw new RangeError(
         `file expected at most ${plural(most, 'complete raw window')} in layer ${layer} (option "recent"), got ${uncoded}`

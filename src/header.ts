@@ -87,10 +87,8 @@ export function fieldsOf(shape: FileShape): Record<string, string> {
 }
 
 /** The format's own metadata, in their order, without the checksum, which comes before them. */
-function metadataOf({ shape, length, pageCounts, counted }: Header): Record<string, string> {
-  const learns = (layer: number): boolean => shape.pages[layer]!.keys.balanced && pageCounts[layer] === 0;
-  const positions = counted.map((position, layer) => (learns(layer) ? position : 0));
-  return { format: String(FORMAT), ...fieldsOf(shape), length: String(length), counted: positions.join(' ') };
+function metadataOf({ shape, length, counted }: Header): Record<string, string> {
+  return { format: String(FORMAT), ...fieldsOf(shape), length: String(length), counted: counted.join(' ') };
 }
 
 /** @internal Every tensor of a file in its order: layer by layer, tokens as they follow each other, then what was learned of them. */
@@ -117,7 +115,7 @@ export function tensorsOf({ shape, length, pageCounts, counted }: Header): Tenso
     add('pages', 'U8', pages, page.bytes);
     add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - pages, kvHeads, 2, WINDOW, headDim);
     add('balance', 'U8', Number(page.keys.balanced && pages > 0), kvHeads, headDim / 2);
-    add('energies', 'F32', Number(page.keys.balanced && pages === 0 && counted[layer]! > 0), kvHeads, headDim / 2);
+    add('energies', 'F32', Number(counted[layer]! > 0), kvHeads, headDim / 2);
   });
   return tensors;
 }
@@ -218,7 +216,10 @@ function headerOf(json: Record<string, unknown>, metadata: Record<string, unknow
   });
   const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
   const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
-  return { shape, length, pageCounts, counted: countedOf(metadata, shape.layers, length), metadata: Object.freeze(words) };
+  // Only a layer that has still to learn counts; what else is there is refused when the header is compared.
+  const learns = (layer: number): boolean => shape.pages[layer]!.keys.balanced && pageCounts[layer] === 0;
+  const counted = countedOf(metadata, shape.layers, length).map((position, layer) => (learns(layer) ? position : 0));
+  return { shape, length, pageCounts, counted, metadata: Object.freeze(words) };
 }
 
 function countedOf(metadata: Record<string, unknown>, layers: number, length: number): number[] {

@@ -121,7 +121,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
   checkInteger('maxAppend', maxAppend, 1, capacity);
   const layerCodecs = codecsOf(options, layers);
   const rope = ropeOf(options, headDim);
-  const balance = balanceOf(options);
+  const balance = balanceOption(options);
   const balanced = balance !== 'off';
 
   // A prompt's own tokens stay raw until the next call: room for the tokens that all sequences can hold raw at once.
@@ -138,7 +138,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
     recent,
     sequences,
     maxAppend,
-    pages: Object.freeze(layerCodecs.map(({ keys, values }) => pageLayout(keys, values, kvHeads, headDim, rope !== undefined, balanced))),
+    pages: Object.freeze(layerCodecs.map(({ keys, values }) => pageLayout(keys, values, kvHeads, headDim, balanced))),
     pagesPerLayer: Math.floor(capacity / WINDOW),
     rawSlots: sequences * layers * baseSlots({ balance, recent }) + staged,
     rawSlotBytes: rawBytes(kvHeads, headDim, WINDOW),
@@ -169,9 +169,14 @@ export function shapeWithoutSize(shape: StepShape): CacheShape {
 /** @internal Complete windows of keys that a sequence learns from, which stay raw until it has them all. */
 export const LEARNED_WINDOWS = 2;
 
+/** @internal Complete windows that a layer of a sequence keeps raw: the newest, or while it has still to learn all but the last it needs. */
+export function completeRaw(learns: boolean, recent: number): number {
+  return learns ? Math.max(recent, LEARNED_WINDOWS - 1) : recent;
+}
+
 /** @internal Raw windows that a layer of a sequence may need whatever happens: those that are not to be sealed, and one that is partial. */
 export function baseSlots({ balance, recent }: Pick<CacheShape, 'balance' | 'recent'>): number {
-  return 1 + (balance === 'learn' ? Math.max(recent, LEARNED_WINDOWS - 1) : recent);
+  return 1 + completeRaw(balance === 'learn', recent);
 }
 
 /** @internal Bytes of all coded pages, of all raw slots, and of all that sequences learn. */
@@ -223,7 +228,7 @@ function codecOf(name: string, codec: CodecName): Codec {
 }
 
 /** What keys are balanced by; a profile is copied. */
-function balanceOf({ balance = 'learn', layers, kvHeads, headDim }: CacheOptions): 'learn' | 'off' | Uint8Array {
+function balanceOption({ balance = 'learn', layers, kvHeads, headDim }: CacheOptions): 'learn' | 'off' | Uint8Array {
   if (balance === 'learn' || balance === 'off') return balance;
   const expected = '"balance" expected learn, off or Uint8Array';
   if (typeof balance === 'string') throw new RangeError(`${expected}, got ${balance}`);

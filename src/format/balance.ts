@@ -14,7 +14,23 @@ export interface ChannelOrder {
   readonly scales: Float32Array;
 }
 
-const LEVELS = 16;
+/** @internal Levels of an energy. */
+export const LEVELS = 16;
+
+/** @internal What a level is above: energies below the largest times this have a higher one. */
+export function threshold(level: number): number {
+  return 2 ** (-(level + 0.5) / 2);
+}
+
+/** @internal What channels are multiplied by, by how much farther the energy of their keys lies below the largest than that of queries. */
+export function scaleOf(levels: number): number {
+  return 2 ** (levels / 8);
+}
+
+/** @internal One head's of numbers [kvHeads, headDim / 2]: a balance, or energies. */
+export function ofHead<T extends Uint8Array | Float32Array>(numbers: T, head: number, headDim: number): T {
+  return numbers.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2) as T;
+}
 
 /**
  * The order of a head's channels: pairs by the product of both energies, descending, the first among equals.
@@ -32,7 +48,7 @@ export function channelOrder(balance: Uint8Array, headDim: number, rope: Rope | 
       if (keys + queries !== sum) return;
       for (const channel of pairs[pair]!) {
         channels[n] = channel;
-        scales[n++] = 2 ** ((keys - queries) / 8);
+        scales[n++] = scaleOf(keys - queries);
       }
     });
   }
@@ -56,7 +72,7 @@ function levelsOf(energies: ArrayLike<number>): number[] {
   const most = Math.max(...all);
   return all.map(energy => {
     let level = 0;
-    while (level < LEVELS - 1 && energy < most * 2 ** (-(level + 0.5) / 2)) level++;
+    while (level < LEVELS - 1 && energy < most * threshold(level)) level++;
     return level;
   });
 }

@@ -133,6 +133,15 @@ export function balancedSegments({ name }: Codec, headDim: number): readonly Seg
   return Object.freeze(segments);
 }
 
+/** @internal f32 [256]: ‖C‖²/2, by which the nearest codeword is found. */
+export function halfNormsOf({ channels, codewords }: Codebook): Float32Array {
+  return Float32Array.from({ length: 256 }, (_, c) => {
+    let sum = 0;
+    for (let k = 0; k < channels; k++) sum += codewords[c * channels + k]! ** 2;
+    return sum / 2;
+  });
+}
+
 function codebook(channels: 8 | 4 | 2): Codebook {
   const { checksum, base64 } = data[channels];
   const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));

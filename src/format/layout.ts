@@ -88,8 +88,6 @@ export interface PageLayout {
   readonly headDim: number;
   /** Heads of keys and values. */
   readonly kvHeads: number;
-  /** Whether the mean of keys is taken before RoPE. */
-  readonly rope: boolean;
   /** Sections of one head's keys. */
   readonly keys: BlockLayout;
   /** Sections of one head's values. */
@@ -144,11 +142,11 @@ export function blockLayout(codec: Codec, headDim: number, side: 'keys' | 'value
 }
 
 /** @internal @param balanced  whether keys are */
-export function pageLayout(keys: Codec, values: Codec, kvHeads: number, headDim: number, rope: boolean, balanced: boolean): PageLayout {
+export function pageLayout(keys: Codec, values: Codec, kvHeads: number, headDim: number, balanced: boolean): PageLayout {
   const keyBlock = blockLayout(keys, headDim, 'keys', balanced);
   const valueBlock = blockLayout(values, headDim, 'values', false);
   const bytes = kvHeads * (keyBlock.bytes + valueBlock.bytes);
-  return Object.freeze({ headDim, kvHeads, rope, keys: keyBlock, values: valueBlock, bytes });
+  return Object.freeze({ headDim, kvHeads, keys: keyBlock, values: valueBlock, bytes });
 }
 
 /** @internal Offset of a head's block in its page. */
@@ -158,7 +156,7 @@ export function blockOffset(page: PageLayout, head: number, side: 'keys' | 'valu
 
 /** @internal Bytes of a raw page of `tokens` tokens. */
 export function rawBytes(kvHeads: number, headDim: number, tokens: number): number {
-  return align(kvHeads * 2 * tokens * headDim * 2, 16);
+  return kvHeads * 2 * tokens * headDim * 2;
 }
 
 /** @internal Element offset of one token's channels in a raw page of `tokens` tokens. */

@@ -13,7 +13,7 @@ import {
   type Tokens,
   type Write
 } from '../backend.ts';
-import { balanceOf, channelOrder } from '../format/balance.ts';
+import { balanceOf, channelOrder, ofHead } from '../format/balance.ts';
 import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, channelPairs, rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
@@ -128,11 +128,10 @@ class ReferenceStore implements Store {
   learn(layer: number, sequence: number, slots: readonly number[]): void {
     const { kvHeads, headDim, rope } = this.#shape;
     const { balance, energies } = this.#learned[layer]![sequence]!;
-    const pairs = headDim / 2;
     for (let head = 0; head < kvHeads; head++) {
       const windows = slots.map(slot => this.#rawRows(slot, head, 0));
-      const queries = energies.subarray(head * pairs, (head + 1) * pairs);
-      balance.set(balanceOf(keyEnergies(windows, headDim, rope), queries), head * pairs);
+      const queries = ofHead(energies, head, headDim);
+      ofHead(balance, head, headDim).set(balanceOf(keyEnergies(windows, headDim, rope), queries));
     }
   }
 
@@ -244,6 +243,6 @@ class ReferenceStore implements Store {
     if (side === 'values') return codingOf(layout);
     if (!layout.balanced) return codingOf(layout, rope);
     const { balance } = this.#learned[layer]![sequence]!;
-    return codingOf(layout, rope, channelOrder(balance.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2), headDim, rope));
+    return codingOf(layout, rope, channelOrder(ofHead(balance, head, headDim), headDim, rope));
   }
 }

@@ -4,9 +4,9 @@
 //   energies  f32 [kvHeads, headDim / 2]  of queries
 //   balance   u8  [kvHeads, headDim / 2]
 
-import { channelOrder } from '../format/balance.ts';
+import { channelOrder, ofHead } from '../format/balance.ts';
 import type { CacheShape } from '../shape.ts';
-import { learnedBytes, type WasmMemory } from './memory.ts';
+import { recordBytes, type WasmMemory } from './memory.ts';
 
 /** A sequence's record of a layer. */
 export class Learned {
@@ -23,7 +23,7 @@ export class Learned {
     const pairs = (shape.kvHeads * shape.headDim) / 2;
     this.#memory = memory;
     this.#shape = shape;
-    this.orders = memory.learned[layer]! + sequence * learnedBytes(shape);
+    this.orders = memory.learned[layer]! + sequence * recordBytes(shape);
     const energies = this.orders / 4 + 6 * pairs;
     this.energies = memory.f32.subarray(energies, energies + pairs);
     this.balance = memory.u8.subarray(4 * (energies + pairs), 4 * (energies + pairs) + pairs);
@@ -35,7 +35,7 @@ export class Learned {
     const { u32, f32 } = this.#memory;
     this.balance.set(balance);
     for (let head = 0; head < kvHeads; head++) {
-      const { channels, scales } = channelOrder(balance.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2), headDim, rope);
+      const { channels, scales } = channelOrder(ofHead(balance, head, headDim), headDim, rope);
       const at = this.orders / 4 + 3 * head * headDim;
       u32.set(channels, at);
       f32.set(scales, at + headDim);

@@ -14,7 +14,7 @@ const WASM_PAGE = 65536;
 const MEMORY_LIMIT = WASM_PAGE * 65535;
 
 /** Bytes of what a sequence has learned of a layer (learned.ts draws them). */
-export function learnedBytes({ kvHeads, headDim }: Pick<CacheShape, 'kvHeads' | 'headDim'>): number {
+export function recordBytes({ kvHeads, headDim }: Pick<CacheShape, 'kvHeads' | 'headDim'>): number {
   const pairs = (kvHeads * headDim) / 2;
   return align(24 * pairs + 4 * pairs + pairs, 16);
 }
@@ -109,7 +109,7 @@ export class WasmMemory {
 
     this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
     this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
-    this.learned = shape.pages.map(page => (page.keys.balanced ? arena.take(shape.sequences * learnedBytes(shape)) : 0));
+    this.learned = shape.pages.map(page => (page.keys.balanced ? arena.take(shape.sequences * recordBytes(shape)) : 0));
     this.shapes = shape.pages.map((page, layer) =>
       constant(
         struct(SHAPE, {

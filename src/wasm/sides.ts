@@ -1,10 +1,10 @@
 // The structs by which kernels know codebooks, and how a side of a page is coded, with the tables that they point at.
 
-import type { Codebook } from '../format/codec.ts';
+import { type Codebook, halfNormsOf } from '../format/codec.ts';
 import { type BlockLayout, WINDOW } from '../format/layout.ts';
 import { CODEBOOK, SEGMENT, SIDE, STAGE, struct } from './abi.ts';
 import { gridOf } from './cells.ts';
-import { halfNormsOf, marginOf, roundedOf } from './tables.ts';
+import { marginOf, roundedOf } from './tables.ts';
 
 /** Sets aside memory that will hold this data; its address. */
 export type Constant = (data: ArrayBufferView) => number;

@@ -1,13 +1,13 @@
 // The CPU backend: a store in one WebAssembly.Memory, over which kernels compiled from assembly/ run.
 
 import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
-import { balanceOf } from '../format/balance.ts';
+import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
 import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { Learned } from './learned.ts';
-import { learnedBytes, WasmMemory } from './memory.ts';
+import { recordBytes, WasmMemory } from './memory.ts';
 
 /**
  * Rows (query tokens × query heads per KV head) from which the SIMD binaries decode pages for all of them. At headDim 64 and 2,048
@@ -92,8 +92,8 @@ export class WasmStore implements Store {
     for (const slot of slots) kernels.addKeyEnergies(this.#layer(layer), this.#slot(slot), output);
     const balance = new Uint8Array(learned.balance.length);
     for (let head = 0; head < kvHeads; head++) {
-      const [from, to] = [(head * headDim) / 2, ((head + 1) * headDim) / 2];
-      balance.set(balanceOf(keys.subarray(from, to), learned.energies.subarray(from, to)), from);
+      const queries = ofHead(learned.energies, head, headDim);
+      ofHead(balance, head, headDim).set(balanceOf(ofHead(keys, head, headDim), queries));
     }
     learned.setBalance(balance);
   }
@@ -110,7 +110,7 @@ export class WasmStore implements Store {
 
   copyBalance(layer: number, from: number, to: number): void {
     const source = this.#orders(layer, from);
-    this.#memory.u8.copyWithin(this.#orders(layer, to), source, source + learnedBytes(this.#shape));
+    this.#memory.u8.copyWithin(this.#orders(layer, to), source, source + recordBytes(this.#shape));
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
@@ -258,7 +258,7 @@ export class WasmStore implements Store {
   /** The order of every head's keys, which a sequence has learned; 0 where keys are not balanced. */
   #orders(layer: number, sequence: number): number {
     const first = this.#memory.learned[layer]!;
-    return first && first + sequence * learnedBytes(this.#shape);
+    return first && first + sequence * recordBytes(this.#shape);
   }
 
   #layer(layer: number): number {

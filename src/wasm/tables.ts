@@ -1,15 +1,6 @@
 // Tables of a codebook that coding reads besides its codewords (assembly/quantize.ts).
 
-import type { Codebook } from '../format/codec.ts';
-
-/** f32 [256]: ‖C‖²/2 */
-export function halfNormsOf({ channels, codewords }: Codebook): Float32Array {
-  return Float32Array.from({ length: 256 }, (_, c) => {
-    let sum = 0;
-    for (let k = 0; k < channels; k++) sum += codewords[c * channels + k]! ** 2;
-    return sum / 2;
-  });
-}
+import { type Codebook, halfNormsOf } from '../format/codec.ts';
 
 /** i16 [4, 128, 2] codewords · 2¹², then i32 [128] ‖C‖²/2 · 2²⁴: the half of 256 codewords of 8 channels that the rest negates. */
 export function roundedOf(book: Codebook): Uint8Array {

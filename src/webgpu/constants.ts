@@ -9,8 +9,8 @@
 //   orders       u32 [layers, sequences, KV heads, headDim]: channels of balanced keys in their order, from bit 16 on the byte of their
 //                pair (src/format/balance.ts). What sequences learn: this alone changes
 
-import { channelOrder } from '../format/balance.ts';
-import { codebooks } from '../format/codec.ts';
+import { channelOrder, LEVELS, ofHead, scaleOf, threshold } from '../format/balance.ts';
+import { codebooks, halfNormsOf } from '../format/codec.ts';
 import { toHalf } from '../format/half.ts';
 import { type BlockLayout, channelPairs } from '../format/layout.ts';
 import { ropeTables } from '../rope.ts';
@@ -18,7 +18,6 @@ import type { CacheShape } from '../shape.ts';
 import { structWords } from './structs.ts';
 
 const CODEWORDS = 128;
-const LEVELS = 16;
 const WIDTHS = [2, 4, 8] as const;
 
 export class Constants {
@@ -46,15 +45,9 @@ export class Constants {
       const { codewords } = codebooks[width];
       for (let i = 0; i < CODEWORDS * width; i += 2) words.push(toHalf(codewords[i]!) + toHalf(codewords[i + 1]!) * 65536);
     }
-    const halfNorms = new Map(
-      WIDTHS.map(width => {
-        const { codewords } = codebooks[width];
-        const normOf = (c: number): number => codewords.subarray(c * width, (c + 1) * width).reduce((sum, x) => sum + x * x, 0);
-        return [width, floats(Array.from({ length: CODEWORDS }, (_, c) => normOf(c) / 2))];
-      })
-    );
-    this.powers = floats(Array.from({ length: 2 * LEVELS - 1 }, (_, n) => 2 ** ((n - LEVELS + 1) / 8)));
-    this.thresholds = floats(Array.from({ length: LEVELS - 1 }, (_, n) => 2 ** (-(n + 0.5) / 2)));
+    const halfNorms = new Map(WIDTHS.map(width => [width, floats(halfNormsOf(codebooks[width]).subarray(0, CODEWORDS))]));
+    this.powers = floats(Array.from({ length: 2 * LEVELS - 1 }, (_, n) => scaleOf(n - LEVELS + 1)));
+    this.thresholds = floats(Array.from({ length: LEVELS - 1 }, (_, n) => threshold(n)));
     const { cos, sin } = ropeTables(shape.rope);
     this.angles = floats(cos);
     floats(sin);
@@ -98,9 +91,9 @@ export class Constants {
   wordsOf(balance: Uint8Array): Uint32Array<ArrayBuffer> {
     const { kvHeads, headDim, rope } = this.#shape;
     const words = new Uint32Array(kvHeads * headDim);
+    const pairs = this.#pairs();
     for (let head = 0; head < kvHeads; head++) {
-      const bytes = balance.subarray((head * headDim) / 2, ((head + 1) * headDim) / 2);
-      const pairs = this.#pairs();
+      const bytes = ofHead(balance, head, headDim);
       channelOrder(bytes, headDim, rope).channels.forEach((channel, i) => {
         words[head * headDim + i] = channel + bytes[pairs[channel]!]! * 65536;
       });

@@ -1,6 +1,5 @@
 // What sequences learn of their keys, without reading it back: energies of queries, and the order of channels that follows.
 
-import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTokens, isGpuTokens } from '../input.ts';
 import type { CacheShape } from '../shape.ts';
 import type { Device } from './device.ts';
@@ -37,26 +36,25 @@ export class Learning {
         this.#device.gpu.queue.writeBuffer(queries, 0, rows as Float32Array<ArrayBuffer>);
       }
       this.#jobs.set('EnergiesJob', [{ energies: offset / 4, tokens }]);
-      this.#jobs.run(layers[layer]!.programs.learning![1], bindings, Math.ceil(headDim / 2 / 64), kvHeads);
+      this.#jobs.run(layers[layer]!.programs.learning!.queries, bindings, Math.ceil(headDim / 2 / 64), kvHeads);
     }
   }
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
-    const { kvHeads, headDim, pages } = this.#shape;
+    const { kvHeads, pages } = this.#shape;
     const { slots: raw, scratch, constants, offsets, layers } = this.#memory;
-    const [ofKeys, , learn] = layers[layer]!.programs.learning!;
+    const { keys, learn } = layers[layer]!.programs.learning!;
     const headWords = pages[layer]!.keys.bytes / 4;
     const windowWords = kvHeads * headWords;
     for (const [chunk, , numbers] of groups(slots.length, n => [raw.chunkOf[slots[n]!]!, 0])) {
       this.#jobs.set(
         'EncodeJob',
         numbers.map(n => {
-          const rows = raw.offsetOf[slots[n]!]! / 4 + rawOffset(WINDOW, headDim, 0, 0, 0) / 2;
-          return { rows, block: n * windowWords, headWords, order: 0 };
+          return { rows: raw.offsetOf[slots[n]!]! / 4, block: n * windowWords, headWords, order: 0 };
         })
       );
       const bindings = this.#jobs.bind('encode', [raw.chunks[chunk]!, constants, this.#jobs.list, scratch], chunk);
-      this.#jobs.run(ofKeys, bindings, kvHeads, numbers.length);
+      this.#jobs.run(keys, bindings, kvHeads, numbers.length);
     }
     const [energies, offset] = this.energies(layer, sequence);
     const order = offsets.orderOf(layer, sequence);

@@ -19,7 +19,7 @@ export interface LayerPrograms {
   /** By quads less 1: for row tiles of 4, 8, … query rows. */
   readonly attend: readonly Program[];
   /** Where keys are balanced: what windows of keys have to say of it, what queries have, and what follows. */
-  readonly learning: readonly [keys: Program, queries: Program, learn: Program] | undefined;
+  readonly learning: { readonly keys: Program; readonly queries: Program; readonly learn: Program } | undefined;
 }
 
 type Overrides = Readonly<Record<string, number>>;
@@ -84,12 +84,12 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
       ORDERED: Number(balanced)
     }),
     learning: balanced
-      ? [
-          // Keys as they come, in one segment as values are.
-          { name: 'encode', constants: { ...keys, ...codes(page.values), ORDERED: 0, LEARNS: 1 } },
-          { name: 'energies', constants: { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads, ...rotated } },
-          { name: 'learn', constants: { HEAD_DIM: headDim, THRESHOLDS: thresholds, ...rotated } }
-        ]
+      ? {
+          // As they come, in one segment as values are.
+          keys: { name: 'encode', constants: { ...keys, ...codes(page.values), ORDERED: 0, LEARNS: 1 } },
+          queries: { name: 'energies', constants: { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads, ...rotated } },
+          learn: { name: 'learn', constants: { HEAD_DIM: headDim, THRESHOLDS: thresholds, ...rotated } }
+        }
       : undefined
   };
 }

@@ -29,7 +29,7 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
     await device.prepare([
       writeProgram(shape),
       mergeProgram(shape),
-      ...layers.flatMap(({ encode, decode, attend, learning = [] }) => [...encode, ...decode, ...forms(attend), ...learning])
+      ...layers.flatMap(({ encode, decode, attend, learning = {} }) => [...encode, ...decode, ...forms(attend), ...Object.values(learning)])
     ]);
   };
   return backendOf(
