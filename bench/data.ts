@@ -119,7 +119,7 @@ export function exactAttention(queries: Float32Array, { keys, values }: Pick<Hea
         Float64Array.from(query, x => x / Math.sqrt(headDim)),
         keys,
         values
-      )
+      ).out
     );
   }).flat();
 }

@@ -3,19 +3,12 @@
 
 import type { Rope } from 'nsnquant';
 import { type Codebook, codebooks } from 'nsnquant/reference';
+import { array, dot, f64, type Numbers, type Round } from './brute-attention.ts';
 import { nearestHalf } from './half.ts';
 import { type Block, groupValues, meanOf, normsOf, type Segment } from './pages.ts';
 import { LEAST_SHARE } from './tolerance.ts';
 
-/** Applied after every operation. */
-export type Round = (x: number) => number;
-export const f64: Round = x => x;
-export const f32: Round = Math.fround;
-
-type Numbers = ArrayLike<number>;
-
-/** Rounded to f32 or not, as the operations are. */
-const array = (length: number) => new Float64Array(length);
+export { type AttentionShape, attention, f32, f64, type Round, type Slack, sees } from './brute-attention.ts';
 
 /** The sizes of Hadamard blocks: the binary digits of a number of channels, the highest first. */
 export function blockSizes(channels: number): number[] {
@@ -240,12 +233,6 @@ export function decode({ at, codes, s2, ...block }: Block, rope: Rope | undefine
   return x.map((value, i) => round(value * s1[Math.floor(i / headDim)]!));
 }
 
-function dot(x: Numbers, xAt: number, y: Numbers, yAt: number, length: number, round: Round): number {
-  let sum = 0;
-  for (let i = 0; i < length; i++) sum = round(sum + round(x[xAt + i]! * y[yAt + i]!));
-  return sum;
-}
-
 /** Logits of queries [heads, headDim] against tokens [n, headDim]: [heads, n]. */
 export function scores(queries: Numbers, tokens: Numbers, headDim: number, round: Round): Float64Array {
   const count = tokens.length / headDim;
@@ -278,94 +265,6 @@ export function meanTerm(query: Numbers, at: number, o: Numbers, headDim: number
   }
   for (let i = 2 * pairs; i < headDim; i++) rest += query[at + i]! * o[i]!;
   return most + Math.abs(rest);
-}
-
-export interface AttentionShape {
-  readonly kvHeads: number;
-  readonly queryHeads: number;
-  readonly headDim: number;
-}
-
-/** What a kernel's rounding may be off by, besides that of f32. */
-export interface Slack {
-  /** Of the logit of query row r (token · queryHeads + head) and token t. */
-  logit(row: number, token: number): number;
-  /** Of weights and values that are rounded to integers, in windows that a row sees all of. */
-  readonly windows?: { readonly first: number; readonly count: number; readonly share: number };
-  /** Of the sums that values are mixed from: the first coded token, the norms and the mean of every window and KV head, a share. */
-  readonly means?: {
-    readonly first: number;
-    readonly windows: readonly (readonly { readonly s1: Numbers; readonly o: Numbers }[])[];
-    readonly share: number;
-  };
-}
-
-/**
- * Causal attention of the newest queries [n, queryHeads, headDim] over keys and values [tokens, kvHeads, headDim].
- *
- * @returns  the output and, to first order, how far `slack` can move it: Σ p·logit·|v − out|, and for every window
- *           share · √(Σp · max p) · ‖V‖₂ of the channel's tokens, and share · (Σ p·s1) · |o|
- */
-export function attention(
-  queries: Numbers,
-  keys: Numbers,
-  values: Numbers,
-  { kvHeads, queryHeads, headDim }: AttentionShape,
-  scale: number,
-  round: Round,
-  slack?: Slack
-): { out: Float64Array; moved: Float64Array } {
-  const tokens = keys.length / (kvHeads * headDim);
-  const rows = queries.length / headDim;
-  const out = array(queries.length);
-  const moved = array(queries.length);
-  const p = array(tokens);
-  for (let row = 0; row < rows; row++) {
-    const visible = tokens - rows / queryHeads + Math.floor(row / queryHeads) + 1;
-    const head = Math.floor((row % queryHeads) / (queryHeads / kvHeads));
-    const rowAt = (t: number) => (t * kvHeads + head) * headDim;
-    const query = Float64Array.from({ length: headDim }, (_, i) => round(queries[row * headDim + i]! * scale));
-    let most = -Infinity;
-    for (let t = 0; t < visible; t++) {
-      p[t] = dot(query, 0, keys, rowAt(t), headDim, round);
-      most = Math.max(most, p[t]!);
-    }
-    let sum = 0;
-    for (let t = 0; t < visible; t++) {
-      p[t] = round(Math.exp(round(p[t]! - most)));
-      sum = round(sum + p[t]!);
-    }
-    const to = row * headDim;
-    for (let t = 0; t < visible; t++) {
-      for (let i = 0; i < headDim; i++) out[to + i] = round(out[to + i]! + round(p[t]! * values[rowAt(t) + i]!));
-    }
-    for (let i = 0; i < headDim; i++) out[to + i] = round(out[to + i]! / sum);
-    if (!slack) continue;
-    for (let t = 0; t < visible; t++) {
-      const by = (p[t]! / sum) * slack.logit(row, t);
-      if (by === 0) continue;
-      for (let i = 0; i < headDim; i++) moved[to + i]! += by * Math.abs(values[rowAt(t) + i]! - out[to + i]!);
-    }
-    for (let window = 0; window < (slack.windows?.count ?? 0); window++) {
-      const begin = slack.windows!.first + 64 * window;
-      if (visible < begin + 64) break;
-      const weights = p.subarray(begin, begin + 64);
-      const by = (slack.windows!.share * Math.sqrt(weights.reduce((a, b) => a + b) * Math.max(...weights))) / sum;
-      for (let i = 0; i < headDim; i++) {
-        let squares = 0;
-        for (let t = begin; t < begin + 64; t++) squares += values[rowAt(t) + i]! ** 2;
-        moved[to + i]! += by * Math.sqrt(squares);
-      }
-    }
-    slack.means?.windows.forEach((heads, window) => {
-      const begin = slack.means!.first + 64 * window;
-      const { s1, o } = heads[head]!;
-      let weight = 0;
-      for (let t = begin; t < Math.min(begin + 64, visible); t++) weight += (p[t]! / sum) * s1[t - begin]!;
-      for (let i = 0; i < headDim; i++) moved[to + i]! += slack.means!.share * weight * Math.abs(o[i]!);
-    });
-  }
-  return { out, moved };
 }
 
 /** Rounding of a group to 4 or 8 bits by its definition, in f64; `half` rounds to f16. */

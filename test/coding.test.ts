@@ -132,7 +132,7 @@ for (const name of names) {
         const most = Math.max(...logits);
         const weights = logits.map(logit => Math.exp(logit - most));
         const sum = weights.reduce((a, b) => a + b);
-        const out = reference.attend(query, tokens, tokens);
+        const { out } = reference.attend(query, tokens, tokens);
         equals(
           'scores and mix',
           reference.mix(

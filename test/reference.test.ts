@@ -209,3 +209,67 @@ group('reference verbs', test => {
     });
   }
 });
+
+group('reference attention', test => {
+  const [tokens, headDim] = [40, 16];
+  const shape = { kvHeads: 1, queryHeads: 1, headDim, valueDim: 24 };
+  const query = normal(1, headDim, 30).map(x => 2 * x);
+  const [keys, values] = [normal(tokens, headDim, 31), normal(tokens, shape.valueDim, 32)];
+  const cases: Readonly<Record<string, { readonly told: reference.LogitOptions; readonly by: Partial<brute.AttentionShape> }>> = {
+    'all keys': { told: {}, by: {} },
+    'a window': { told: { window: 7 }, by: { window: 7 } },
+    'a window, and the first tokens': { told: { window: 7, sinks: 3 }, by: { window: 7, keptSinks: 3 } },
+    'logits capped': { told: { softcap: 1.5 }, by: { softcap: 1.5 } },
+    'logits that fall with distance': { told: { slope: 0.25 }, by: { slopes: [0.25] } },
+    'a sink logit': { told: { sinkLogit: 3 }, by: { sinkLogits: [3] } },
+    everything: {
+      told: { window: 20, sinks: 2, softcap: 2, slope: 0.1, sinkLogit: -1 },
+      by: { window: 20, keptSinks: 2, softcap: 2, slopes: [0.1], sinkLogits: [-1] }
+    }
+  };
+  for (const [title, { told, by }] of Object.entries(cases)) {
+    test(`attend() is the definition: ${title}`, () => {
+      const { out, lse } = reference.attend(query, keys, values, told);
+      const expected = brute.attention(query, keys, values, { ...shape, ...by }, 1, brute.f64);
+      equals('out', out, expected.out);
+      equals('lse', [lse], expected.lse);
+    });
+  }
+
+  test('attend() of keys that are somewhere is attention of all, those that are nowhere hidden', () => {
+    const at = [0, 1, 5, 6, 7, 30, 39];
+    const pick = (x: Float32Array, width: number) => Float32Array.from(at.flatMap(t => [...x.subarray(t * width, (t + 1) * width)]));
+    const told = { positions: at, position: 32, window: 28, sinks: 1, slope: 0.2, softcap: 3 };
+    const { out, lse } = reference.attend(query, pick(keys, headDim), pick(values, 24), told);
+    const seen = [0, 5, 6, 7, 30];
+    const logits = seen.map(t => {
+      const dot = query.reduce((sum, x, i) => sum + x * keys[t * headDim + i]!, 0);
+      return 3 * Math.tanh(dot / 3) + 0.2 * (t - 32);
+    });
+    const sum = logits.reduce((total, logit) => total + Math.exp(logit), 0);
+    equals('lse', [lse], [Math.log(sum)]);
+    const mixed = Array.from({ length: 24 }, (_, i) =>
+      seen.reduce((total, t, n) => total + (Math.exp(logits[n]!) / sum) * values[t * 24 + i]!, 0)
+    );
+    equals('out', out, mixed);
+  });
+
+  test('attend() where nothing is seen gives 0, and the sink logit', () => {
+    const nothing = reference.attend(query, keys, values, { position: 100, window: 10 });
+    assert.equal(nothing, { out: new Float64Array(24), lse: -Infinity });
+    assert.equal(reference.attend(query, keys, values, { position: 100, window: 10, sinkLogit: 2 }), { out: new Float64Array(24), lse: 2 });
+  });
+
+  test('out and lse of two parts of the keys merge into those of all', () => {
+    const half = (from: number, to: number) =>
+      reference.attend(query, keys.subarray(from * headDim, to * headDim), values.subarray(from * 24, to * 24));
+    const [a, b, all] = [half(0, 15), half(15, tokens), half(0, tokens)];
+    const lse = Math.log(Math.exp(a.lse) + Math.exp(b.lse));
+    equals('lse', [lse], [all.lse]);
+    equals(
+      'out',
+      a.out.map((x, i) => Math.exp(a.lse - lse) * x + Math.exp(b.lse - lse) * b.out[i]!),
+      all.out
+    );
+  });
+});

@@ -27,6 +27,7 @@ import {
 export { balanceOf, type ChannelOrder, channelOrder } from '../format/balance.ts';
 export { type Codebook, type Codec, type CodecName, codebooks, codecs, type Segment, type Stage } from '../format/codec.ts';
 export { type BlockLayout, blockLayout, type Rope, type SegmentLayout, type StageLayout } from '../format/layout.ts';
+export { type Attended, attend, type LogitOptions } from './attention.ts';
 export { type CodedWindow, type FloatGroup, pack, type RtnGroup, unpack } from './coded.ts';
 export { type Coding, codebookQuantizer, codingOf, type QuantizedSegment, type Quantizer } from './coding.ts';
 
@@ -326,32 +327,6 @@ function pairEnergies(x: ArrayLike<number>, headDim: number, rope: Rope | undefi
   const sums = new Float64Array(headDim);
   for (let i = 0; i < x.length; i++) sums[i % headDim]! += x[i]! ** 2;
   return Float64Array.from(channelPairs(headDim, rope), ([a, b]) => sums[a]! + sums[b]!);
-}
-
-/**
- * Attention of one query over plain keys and values, f64: softmax(q·K)·V.
- *
- * @param query   [headDim], already multiplied by the query scale
- * @param keys    [tokens, headDim]
- * @param values  [tokens, headDim]
- */
-export function attend(query: ArrayLike<number>, keys: ArrayLike<number>, values: ArrayLike<number>): Float64Array {
-  const headDim = query.length;
-  const tokens = keys.length / headDim;
-  const logits = new Float64Array(tokens);
-  for (let t = 0; t < tokens; t++) {
-    for (let i = 0; i < headDim; i++) logits[t]! += query[i]! * keys[t * headDim + i]!;
-  }
-  let max = -Infinity;
-  for (const logit of logits) max = Math.max(max, logit);
-  const out = new Float64Array(headDim);
-  let sum = 0;
-  for (let t = 0; t < tokens; t++) {
-    const p = Math.exp(logits[t]! - max);
-    sum += p;
-    for (let i = 0; i < headDim; i++) out[i]! += p * values[t * headDim + i]!;
-  }
-  return out.map(x => x / sum);
 }
 
 /** RoPE by `tokens` positions, in place. */

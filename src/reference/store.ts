@@ -198,7 +198,7 @@ class ReferenceStore implements Store {
               Float64Array.from(query, x => x * scale),
               keys!.subarray(0, visible),
               values!.subarray(0, visible)
-            ),
+            ).out,
             to
           );
         }
