@@ -2,8 +2,10 @@
 import type { CacheShape } from 'nsnquant';
 
 /** Bytes of the codebooks that a cache's layers read, f16 [256, channels] each. */
-export function codebookBytes({ pages }: CacheShape): number {
-  const stages = pages.flatMap(({ keys, values }) => [keys, values].flatMap(({ segments }) => segments.flatMap(segment => segment.stages)));
+export function codebookBytes({ layers }: CacheShape): number {
+  const stages = layers.flatMap(({ page: { keys, values } }) =>
+    [keys, values].flatMap(({ segments }) => segments.flatMap(segment => segment.stages))
+  );
   const codebooks = new Set(stages.map(({ codebook }) => codebook));
   return [...codebooks].reduce((bytes, { codewords }) => bytes + 2 * codewords.length, 0);
 }

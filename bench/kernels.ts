@@ -113,7 +113,7 @@ class Window {
       sinks: 0,
       sequences: 1
     });
-    this.page = shape.pages[0]!;
+    this.page = shape.layers[0]!.page;
     this.memory = new WasmMemory(module, shape, Object.values(codebooks));
     this.keysBlock = this.memory.pages[0]!;
     this.valuesBlock = this.keysBlock + this.page.keys.bytes;

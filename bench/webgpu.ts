@@ -211,7 +211,7 @@ async function cell(
 function cacheEntry(name: string, cache: KVCache, sequences: readonly Sequence[], queries: Float32Array, bytes: number): Entry {
   const perSequence = queries.length / sequences.length;
   const each = sequences.map((_, n) => queries.subarray(n * perSequence, (n + 1) * perSequence));
-  const { queryHeads, kvHeads, headDim } = cache.shape;
+  const { queryHeads, kvHeads, headDim } = cache.shape.layers[0]!;
   let outputs: Output[] = [];
   return {
     name,

@@ -1,6 +1,6 @@
 """Reads the file of a sequence by the words of docs/format.md, with numpy: what decode() gives, of every layer.
 
-python3 examples/read.py FILE > NUMBERS    f32 [layers, 2 (keys, values), tokens, kvHeads, headDim]
+python3 examples/read.py FILE > NUMBERS    of every layer keys f32 [tokens, kvHeads, headDim], then values f32 [tokens, kvHeads, valueDim]
 """
 import base64, json, pathlib, re, sys, zlib
 import numpy as np
@@ -42,22 +42,25 @@ def read(path):
     assert about['checksum'] == f"{zlib.crc32(file[:37] + b'00000000' + file[45:]):08x}", 'file is damaged or cut off'
     for channels, checksum in (book.split(':') for book in about['codebooks'].split()):
         assert CODEBOOKS[int(channels)][0] == checksum, f'file was made with another codebook of {channels} channels'
-    heads, d, length = int(about['kvHeads']), int(about['headDim']), int(about['length'])
-    rope = None if about['rope'] == 'unknown' else json.loads(about['rope'])
+    length, sinks, ropes = int(about['length']), int(about['sinks']), json.loads(about['ropes'])
 
     def tensor(name):
         entry = header[name]
         first, end = entry['data_offsets']
         return np.frombuffer(file[begin + first : begin + end], {'U8': 'u1', 'F16': '<f2', 'F32': '<f4'}[entry['dtype']]).reshape(entry['shape'])
 
-    def layer(n, codecs):
+    def layer(n, shape, codecs, rope):
+        heads, d, dv = (int(number) for number in re.split('[×/]', shape))
         balance = tensor(f'layers.{n}.balance')
         orders = [order_of(head, d, rope) for head in balance[0]] if len(balance) else [None] * heads
-        pages = decode_pages(tensor(f'layers.{n}.pages'), codecs.split('/'), orders, d, rope)
-        rows = [tensor(f'layers.{n}.sinks'), pages, tensor(f'layers.{n}.raw')]  # each [rows, heads, 2, tokens, d]
-        return np.concatenate([row.transpose(2, 0, 3, 1, 4).reshape(2, -1, heads, d) for row in rows], 1)[:, :length]
+        pages = decode_pages(tensor(f'layers.{n}.pages'), codecs.split('/'), orders, d, dv, rope)
+        for side, channels in enumerate((d, dv)):
+            sides = lambda raw, tokens: np.split(raw, [tokens * d], -1)[side].reshape(-1, heads, tokens, channels)
+            rows = [sides(tensor(f'layers.{n}.sinks'), sinks), pages[side], sides(tensor(f'layers.{n}.raw'), 64)]
+            yield np.concatenate([row.transpose(0, 2, 1, 3).reshape(-1, heads, channels) for row in rows])[:length].astype('<f4')
 
-    return np.stack([layer(n, codecs) for n, codecs in enumerate(about['codecs'].split())]).astype('<f4')
+    layers = zip(about['heads'].split(), about['codecs'].split(), about['rope'].split())
+    return [side for n, (shape, codecs, rope) in enumerate(layers) for side in layer(n, shape, codecs, ropes[int(rope)])]
 
 
 def order_of(balance, d, rope):
@@ -71,14 +74,16 @@ def order_of(balance, d, rope):
     return pairs[order].ravel(), np.repeat(2.0 ** ((keys - queries)[order] / 8), 2)
 
 
-def decode_pages(pages, codecs, orders, d, rope):
-    blocks, at = [], 0
+def decode_pages(pages, codecs, orders, d, dv, rope):
+    """Keys, f64 [pages, heads, 64, d], and values, f64 [pages, heads, 64, dv]."""
+    sides, at = ([], []), 0
     for order in orders:
-        for codec, keys in zip(codecs, (True, False)):
-            tokens, size = decode_block(pages[:, at:], codec, d, keys, order if keys else None, rope if keys else None)
+        for side, blocks in enumerate(sides):
+            keys = side == 0
+            tokens, size = decode_block(pages[:, at:], codecs[side], d if keys else dv, keys, order if keys else None, rope if keys else None)
             blocks.append(tokens)
             at += size
-    return np.stack(blocks, 1).reshape(-1, len(orders), 2, 64, d)
+    return [np.stack(blocks, 1) for blocks in sides]
 
 
 def decode_block(b, codec, d, keys, order, rope):
@@ -129,4 +134,4 @@ def hadamard(x):
 
 
 if __name__ == '__main__':
-    sys.stdout.buffer.write(read(sys.argv[1]).tobytes())
+    sys.stdout.buffer.write(b''.join(numbers.tobytes() for numbers in read(sys.argv[1])))

@@ -3,6 +3,7 @@
 import { checkObject, kind } from './check.ts';
 import { dispose } from './dispose.ts';
 import type { GpuTarget, GpuTokens, Input } from './input.ts';
+import type { LayerShape } from './layer.ts';
 import type { CacheShape } from './shape.ts';
 
 /** Where kernels run: f64 in JavaScript, WebAssembly, or WebGPU. */
@@ -36,7 +37,10 @@ export interface Backend {
  *
  * @param release  gives back what opening it took
  */
-export function backendOf(parts: Omit<Backend, 'dispose' | typeof dispose | 'checkOpen'>, release: () => void = () => {}): Backend {
+export function backendOf(
+  parts: Omit<Backend, 'dispose' | typeof dispose | 'checkOpen'> & { readonly lacks?: readonly Feature[] },
+  release: () => void = () => {}
+): Backend {
   let open = true;
   const checkOpen = (): void => {
     if (!open) throw disposedError();
@@ -45,11 +49,12 @@ export function backendOf(parts: Omit<Backend, 'dispose' | typeof dispose | 'che
     if (open) release();
     open = false;
   };
-  const { prepare } = parts;
+  const { prepare, lacks = [], ...rest } = parts;
   return {
-    ...parts,
+    ...rest,
     createStore(shape) {
       checkOpen();
+      checkFeatures(parts.name, lacks, shape);
       return parts.createStore(shape);
     },
     ...(prepare && {
@@ -62,6 +67,25 @@ export function backendOf(parts: Omit<Backend, 'dispose' | typeof dispose | 'che
     [dispose]: end,
     checkOpen
   };
+}
+
+/** What of a layer's attention not every backend computes. */
+const FEATURES = {
+  window: ({ window }: LayerShape) => window !== Infinity,
+  softcap: ({ softcap }: LayerShape) => softcap > 0,
+  slopes: ({ slopes }: LayerShape) => slopes !== undefined,
+  sinkLogits: ({ sinkLogits }: LayerShape) => sinkLogits !== undefined,
+  valueDim: ({ valueDim, headDim }: LayerShape) => valueDim !== headDim,
+  'headDim above 512': ({ headDim }: LayerShape) => headDim > 512
+} as const;
+
+type Feature = keyof typeof FEATURES;
+
+function checkFeatures(name: BackendName, lacks: readonly Feature[], { layers }: CacheShape): void {
+  for (const feature of lacks) {
+    const layer = layers.findIndex(FEATURES[feature]);
+    if (layer >= 0) throw new BackendError(name, `expected no ${feature}, which it cannot compute, got one in layer ${layer}`);
+  }
 }
 
 /** @internal */
@@ -95,7 +119,7 @@ export class BackendError extends Error {
 
 /** The result of `attend`: queued when it returns; only `read` waits. */
 export interface Output {
-  /** f32 [tokens, queryHeads, headDim], sequences one after another. Where it goes into a GPUBuffer, a copy of that. */
+  /** f32 [tokens, queryHeads, valueDim], sequences one after another. Where it goes into a GPUBuffer, a copy of that. */
   read(): Promise<Float32Array>;
 }
 
@@ -129,7 +153,7 @@ export interface Write {
 export interface Tokens {
   /** f32 [tokens, kvHeads, headDim] */
   readonly keys: Float32Array;
-  /** f32 [tokens, kvHeads, headDim] */
+  /** f32 [tokens, kvHeads, valueDim] */
   readonly values: Float32Array;
 }
 
@@ -171,7 +195,7 @@ export interface Store {
   /** Where GPUBuffers are taken for inputs, queries and results. */
   readonly takesBuffers: boolean;
   /** Tokens into raw slots, rounded to f16. */
-  write(writes: readonly Write[]): void;
+  write(layer: number, writes: readonly Write[]): void;
   copySlot(from: number, to: number): void;
   setSlot(slot: number, bytes: Uint8Array): void;
   setPage(layer: number, page: number, bytes: Uint8Array): void;
@@ -202,7 +226,7 @@ export interface Store {
    * Attention of the newest queries of every sequence: queries[n] is f32 [tokens, queryHeads, headDim], its last token at
    * the table's last position.
    *
-   * @param out  f32, the length of all queries together
+   * @param out  f32 [all tokens, queryHeads, valueDim]
    */
   attend(
     layer: number,

@@ -118,7 +118,7 @@ export class KVCache {
   /** The page tables of distinct sequences of this cache, with one of every list for each. */
   #batch(sequences: readonly Sequence[], layer: number, lists: Record<string, readonly unknown[]>): PageTables[] {
     this.#core.checkOpen();
-    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    checkInteger('layer', layer, 0, this.shape.layers.length - 1);
     checkArray('sequences', sequences);
     for (const [name, list] of Object.entries(lists)) {
       checkArray(name, list);

@@ -7,8 +7,9 @@ import { readFile, writeFile } from './file.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
 import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
+import type { LayerShape } from './layer.ts';
 import { PageTables, Pool } from './pagetable.ts';
-import { baseSlots, type CacheShape } from './shape.ts';
+import { balanceBytes, baseSlots, type CacheShape, ofLayer } from './shape.ts';
 
 /** What `attend` may be told. */
 export interface AttendOptions {
@@ -60,7 +61,7 @@ export class Core {
     const store = backend.createStore(shape); // first: it refuses what does not fit, of which there may be too many to number
     try {
       this.#pool = new Pool(shape);
-      this.#pending = shape.pages.map(() => new Set());
+      this.#pending = shape.layers.map(() => new Set());
     } catch (error) {
       store.dispose();
       throw error;
@@ -85,7 +86,7 @@ export class Core {
   open(): PageTables {
     this.checkOpen();
     const tables = new PageTables(this.#pool);
-    return this.#orRelease(tables, () => this.shape.pages.forEach((_, layer) => this.#forget(tables, layer)));
+    return this.#orRelease(tables, () => this.shape.layers.forEach((_, layer) => this.#forget(tables, layer)));
   }
 
   /** A sequence of what a file holds, and the application's words in it. */
@@ -118,16 +119,17 @@ export class Core {
 
   /** Appends to a layer of every sequence. */
   append(batch: readonly PageTables[], layer: number, keys: readonly Input[], values: readonly Input[], nameOf: NameOf): void {
-    const { kvHeads, headDim, maxAppend } = this.shape;
+    const { maxAppend } = this.shape;
     const store = this.store();
-    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    const { kvHeads, headDim, valueDim } = this.#layer(layer);
     const counts = batch.map((tables, n) => {
       this.checkOpen(tables);
       const [keysName, valuesName] = [nameOf('keys', n), nameOf('values', n)];
       const length = checkInput(keysName, keys[n]!, store.takesBuffers, kvHeads * headDim);
       const tokens = wholeTokens(keysName, length, kvHeads, headDim);
-      const valuesLength = checkInput(valuesName, values[n]!, store.takesBuffers, kvHeads * headDim);
-      checkLength(valuesName, valuesLength, length, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${headDim}`);
+      const valuesLength = checkInput(valuesName, values[n]!, store.takesBuffers, kvHeads * valueDim);
+      const expected = tokens * kvHeads * valueDim;
+      checkLength(valuesName, valuesLength, expected, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${valueDim}`);
       if (tokens > maxAppend) {
         throw new RangeError(`"${keysName}" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
       }
@@ -146,7 +148,10 @@ export class Core {
     this.#seal(waiting, slots, { newest: layer });
     const before = batch.map(tables => tables.layers[layer]!.length);
     try {
-      store.write(batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, runs: tables.extend(layer, counts[n]!) })));
+      store.write(
+        layer,
+        batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, runs: tables.extend(layer, counts[n]!) }))
+      );
     } catch (error) {
       batch.forEach((tables, n) => tables.crop(layer, before[n]!));
       throw error;
@@ -166,11 +171,9 @@ export class Core {
     nameOf: NameOf,
     options: AttendOptions = {}
   ): Output {
-    const { queryHeads, headDim } = this.shape;
     const store = this.store();
-    const perToken = queryHeads * headDim;
     checkOptions('options', options, ATTEND_OPTIONS);
-    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    const { queryHeads, headDim, valueDim } = this.#layer(layer);
     let total = 0;
     const counts: number[] = [];
     const tables = batch.map((sequence, n) => {
@@ -181,7 +184,7 @@ export class Core {
       if (tokens > table.length) {
         throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
       }
-      total += tokens * perToken;
+      total += tokens * queryHeads * valueDim;
       counts.push(tokens);
       return table;
     });
@@ -206,7 +209,7 @@ export class Core {
   /** What a layer holds. */
   decode(tables: PageTables, layer: number): Promise<Tokens> {
     const store = this.store(tables);
-    checkInteger('layer', layer, 0, this.shape.layers - 1);
+    this.#layer(layer);
     return store.read(layer, tables.layers[layer]!);
   }
 
@@ -281,16 +284,15 @@ export class Core {
   /** What a sequence has learned, u8 [layers, kvHeads, headDim / 2]. */
   async balance(tables: PageTables): Promise<Uint8Array> {
     const store = this.store(tables);
-    const { balance, layers, kvHeads, headDim } = this.shape;
+    const { balance, layers } = this.shape;
     if (balance === 'off') throw new RangeError('"balance" expected learn or Uint8Array (option of the cache), got off');
     const unlearned = tables.layers.findIndex((_, layer) => tables.learns(layer));
     if (unlearned >= 0) throw new RangeError(`layer ${unlearned} expected a coded window (by the first it has learned), got none`);
     const dumps = await Promise.all(
       tables.layers.map((table, layer) => store.dump(layer, { ...table, length: 0, pageCount: 0, rawCount: 0 }))
     );
-    const bytes = kvHeads * (headDim / 2);
-    const profile = new Uint8Array(layers * bytes);
-    dumps.forEach((dump, layer) => profile.set(dump.balance!, layer * bytes));
+    const profile = new Uint8Array(balanceBytes(layers));
+    dumps.forEach((dump, layer) => ofLayer(profile, layers, layer).set(dump.balance!));
     return profile;
   }
 
@@ -304,6 +306,12 @@ export class Core {
   dispose(): void {
     this.#store?.dispose();
     this.#store = undefined;
+  }
+
+  /** What a layer is, if there is one of this number. */
+  #layer(layer: number): LayerShape {
+    checkInteger('layer', layer, 0, this.shape.layers.length - 1);
+    return this.shape.layers[layer]!;
   }
 
   /** Where a sequence holds complete windows raw. */
@@ -362,10 +370,9 @@ export class Core {
 
   /** A layer of a sequence has learned nothing, or what the cache was told. */
   #forget(tables: PageTables, layer: number): void {
-    const { balance, kvHeads, headDim } = this.shape;
-    const bytes = kvHeads * (headDim / 2);
+    const { balance, layers } = this.shape;
     if (balance === 'learn') this.store().setEnergies(layer, tables.number);
-    else if (balance !== 'off') this.store().setBalance(layer, tables.number, balance.subarray(layer * bytes, (layer + 1) * bytes));
+    else if (balance !== 'off') this.store().setBalance(layer, tables.number, ofLayer(balance, layers, layer));
   }
 
   /** A new sequence once `fill` has filled it; where that throws, nothing is left of it. */

@@ -2,10 +2,11 @@
 
 import type { Dump } from './backend.ts';
 import { plural } from './check.ts';
+import type { CodecName } from './format/codec.ts';
 import { isFiniteHalf } from './format/half.ts';
-import { checkPage, FORMAT, type Rope, rawOffset, WINDOW } from './format/layout.ts';
+import { checkPage, FORMAT, type Heads, type Rope, rawOffset, WINDOW } from './format/layout.ts';
 import { type FileShape, fieldsOf, type Header, readHeader, tensorsOf, windowsOf, writeChecksum, writeHeader } from './header.ts';
-import { type CacheShape, type CodecPair, completeRaw } from './shape.ts';
+import { type CacheShape, completeRaw } from './shape.ts';
 
 /** @internal A layer's bytes. It has a balance where it has pages of balanced keys, and energies where it has still to learn from them. */
 export interface LayerContents extends Dump {
@@ -18,26 +19,34 @@ export interface FileContents extends Pick<Header, 'length' | 'metadata'> {
   readonly layers: readonly LayerContents[];
 }
 
+/** What a saved sequence says of one layer: options of the cache that it was saved from. */
+export interface SavedLayer {
+  /** Heads of keys and values. */
+  readonly kvHeads: number;
+  /** Channels of a head's keys. */
+  readonly headDim: number;
+  /** Channels of a head's values. */
+  readonly valueDim: number;
+  /** Codec of the keys. */
+  readonly keys: CodecName;
+  /** Codec of the values. */
+  readonly values: CodecName;
+  /** How keys were rotated, where that was known. */
+  readonly rope: Rope | 'none';
+}
+
 /** What a saved sequence says of itself: all that a cache must have to restore it, and the application's own words. */
 export interface SavedSequence {
   /** Version of the format. */
   readonly format: number;
   /** Tokens. */
   readonly length: number;
-  /** Layers of the model. */
-  readonly layers: number;
-  /** Heads of keys and values. */
-  readonly kvHeads: number;
-  /** Channels of a head. */
-  readonly headDim: number;
+  /** Every layer: with heads of queries beside it, what the option `layers` takes. */
+  readonly layers: readonly SavedLayer[];
   /** First tokens that are raw. */
   readonly sinks: number;
-  /** Codecs of every layer: what the option `overrides` takes. */
-  readonly codecs: readonly Required<CodecPair>[];
   /** Whether keys are balanced: whether the option `balance` was another than `'off'`. */
   readonly balanced: boolean;
-  /** How keys were rotated, where that was known. */
-  readonly rope: Rope | undefined;
   /** What `save` was given to keep beside the tokens. */
   readonly metadata: Readonly<Record<string, string>>;
   /** Bytes of the file. */
@@ -60,9 +69,10 @@ export function writeFile(shape: CacheShape, { length, metadata, layers }: FileC
   const file = new Uint8Array(head.length + tensorsOf(header).at(-1)!.end);
   file.set(head);
   let at = head.length;
-  for (const { sinks, pages, raws, balance, energies } of layers) {
-    raws.forEach((raw, n) => clearBeyond(raw, shape, length - shape.sinks - (pages.length + n) * WINDOW, WINDOW));
-    if (sinks) clearBeyond(sinks, shape, length, shape.sinks);
+  for (const [layer, { sinks, pages, raws, balance, energies }] of layers.entries()) {
+    const heads = shape.layers[layer]!;
+    raws.forEach((raw, n) => clearBeyond(raw, heads, length - shape.sinks - (pages.length + n) * WINDOW, WINDOW));
+    if (sinks) clearBeyond(sinks, heads, length, shape.sinks);
     for (const row of [sinks, ...pages, ...raws, balance, energies].filter(bytes => bytes !== undefined)) {
       file.set(row, at);
       at += row.length;
@@ -87,7 +97,7 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
     const { begin, rows, rowBytes } = tensors.next().value!;
     return Array.from({ length: rows }, (_, n) => data.subarray(begin + n * rowBytes, begin + (n + 1) * rowBytes));
   };
-  const layers = shape.pages.map((page, layer): LayerContents => {
+  const layers = shape.layers.map(({ page }, layer): LayerContents => {
     const [[sinks], pages, raws, [balance], [energies]] = [rows(), rows(), rows(), rows(), rows()] as const; // in the order of a file
     const uncoded = complete - pageCounts[layer]!;
     const most = completeRaw(page.keys.balanced && pages.length === 0, shape.recent);
@@ -121,36 +131,34 @@ export function inspect(bytes: Uint8Array): SavedSequence {
   const {
     header: { shape, length, metadata }
   } = readHeader(bytes);
-  const { layers, kvHeads, headDim, sinks, rope } = shape;
-  const codecs = shape.pages.map(({ keys, values }) => Object.freeze({ keys: keys.codec.name, values: values.codec.name }));
+  const { layers, sinks } = shape;
+  const saved = layers.map(
+    ({ kvHeads, headDim, valueDim, rope, page: { keys, values } }): SavedLayer =>
+      Object.freeze({ kvHeads, headDim, valueDim, keys: keys.codec.name, values: values.codec.name, rope: rope ?? ('none' as const) })
+  );
   return Object.freeze({
     format: FORMAT,
     length,
-    layers,
-    kvHeads,
-    headDim,
+    layers: Object.freeze(saved),
     sinks,
-    codecs: Object.freeze(codecs),
-    balanced: shape.pages[0]!.keys.balanced,
-    rope,
+    balanced: layers[0]!.page.keys.balanced,
     metadata,
     bytes: bytes.length
   });
 }
 
 /** Refuses a file of another shape by the first field that differs. */
-function checkShape(shape: FileShape, { rope, ...rest }: FileShape): void {
-  const { rope: _, ...got } = fieldsOf({ ...rest, rope: undefined });
-  const expected = fieldsOf(shape);
-  for (const [field, text] of Object.entries(got)) {
-    if (text !== expected[field]) throw new RangeError(`file expected ${field} ${expected[field]}, got ${text}`);
+function checkShape(shape: FileShape, file: FileShape): void {
+  const [{ ropes: _, rope: __, ...expected }, got] = [fieldsOf(shape), fieldsOf(file)];
+  for (const [field, text] of Object.entries(expected)) {
+    if (text !== got[field]) throw new RangeError(`file expected ${field} ${text}, got ${got[field]}`);
   }
-  checkRope(shape.rope, rope);
+  shape.layers.forEach(({ rope }, layer) => checkRope(layer, rope, file.layers[layer]!.rope));
 }
 
-function checkRope(expected: Rope | undefined, got: Rope | undefined): void {
+function checkRope(layer: number, expected: Rope | undefined, got: Rope | undefined): void {
   const same = (what: string, a: unknown, b: unknown): void => {
-    if (a !== b) throw new RangeError(`file expected rope ${what}${a}, got ${b}`);
+    if (a !== b) throw new RangeError(`file expected rope of layer ${layer} ${what}${a}, got ${b}`);
   };
   same('', expected ? 'known' : 'unknown', got ? 'known' : 'unknown');
   if (!expected || !got) return;
@@ -176,11 +184,11 @@ function checkEnergies(bytes: Uint8Array, layer: number): void {
   }
 }
 
-function clearBeyond(bytes: Uint8Array, { kvHeads, headDim }: CacheShape, tokens: number, capacity: number): void {
-  for (let head = 0; head < kvHeads; head++) {
+function clearBeyond(bytes: Uint8Array, heads: Heads, tokens: number, capacity: number): void {
+  for (let head = 0; head < heads.kvHeads; head++) {
     for (const side of [0, 1] as const) {
-      const from = rawOffset(capacity, headDim, head, side, Math.min(tokens, capacity));
-      bytes.fill(0, 2 * from, 2 * rawOffset(capacity, headDim, head, side, capacity));
+      const from = rawOffset(heads, capacity, head, side, Math.min(tokens, capacity));
+      bytes.fill(0, 2 * from, 2 * rawOffset(heads, capacity, head, side, capacity));
     }
   }
 }

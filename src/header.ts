@@ -8,10 +8,12 @@ import { crc32 } from './format/checksum.ts';
 import { type Codebook, codebooks } from './format/codec.ts';
 import { typedArrayName } from './format/half.ts';
 import { FORMAT, type Rope, WINDOW } from './format/layout.ts';
-import { CAPACITY_MOST, type CacheShape, type CodecPair, shapeWithoutSize } from './shape.ts';
+import { CAPACITY_MOST, type LayerOptions } from './layer.ts';
+import { ropeText } from './rope.ts';
+import { type CacheShape, shapeWithoutSize } from './shape.ts';
 
 /** @internal What gives pages and positions their meaning. */
-export type FileShape = Pick<CacheShape, 'layers' | 'kvHeads' | 'headDim' | 'sinks' | 'rope' | 'pages'>;
+export type FileShape = Pick<CacheShape, 'layers' | 'sinks'>;
 
 /** @internal The application's own words, frozen. */
 export type Metadata = Readonly<Record<string, string>>;
@@ -70,20 +72,27 @@ export function checkMetadata(metadata: unknown): Metadata {
 }
 
 /** @internal What must be equal for a file to be read, as text, and what a reader needs besides. */
-export function fieldsOf(shape: FileShape): Record<string, string> {
-  const stages = shape.pages.flatMap(({ keys, values }) => [...keys.segments, ...values.segments]).flatMap(segment => segment.stages);
+export function fieldsOf({ layers, sinks }: FileShape): Record<string, string> {
+  const pages = layers.map(({ page }) => page);
+  const stages = pages.flatMap(({ keys, values }) => [...keys.segments, ...values.segments]).flatMap(segment => segment.stages);
   const used = Object.values(codebooks).filter(codebook => stages.some(stage => stage.codebook === codebook));
   const digits = ({ checksum }: Codebook): string => checksum.toString(16).padStart(8, '0');
   return {
-    layers: String(shape.layers),
-    kvHeads: String(shape.kvHeads),
-    headDim: String(shape.headDim),
-    sinks: String(shape.sinks),
-    codecs: shape.pages.map(({ keys, values }) => `${keys.codec.name}/${values.codec.name}`).join(' '),
-    balance: shape.pages.some(({ keys }) => keys.balanced) ? 'on' : 'off',
+    layers: String(layers.length),
+    heads: layers.map(({ kvHeads, headDim, valueDim }) => `${kvHeads}×${headDim}/${valueDim}`).join(' '),
+    sinks: String(sinks),
+    codecs: pages.map(({ keys, values }) => `${keys.codec.name}/${values.codec.name}`).join(' '),
+    balance: pages.some(({ keys }) => keys.balanced) ? 'on' : 'off',
     codebooks: used.map(codebook => `${codebook.channels}:${digits(codebook)}`).join(' '),
-    rope: shape.rope ? JSON.stringify({ invFreq: Array.from(shape.rope.invFreq), interleaved: shape.rope.interleaved }) : 'unknown'
+    ...ropeFields(layers)
   };
+}
+
+/** Every rotation once, in the order of the first layers that have them, and every layer's number among them. */
+function ropeFields(layers: FileShape['layers']): Record<string, string> {
+  const texts = layers.map(({ rope }) => ropeText(rope));
+  const ropes = [...new Set(texts)];
+  return { ropes: `[${ropes.join(',')}]`, rope: texts.map(text => ropes.indexOf(text)).join(' ') };
 }
 
 /** The format's own metadata, in their order, without the checksum, which comes before them. */
@@ -93,10 +102,10 @@ function metadataOf({ shape, length, counted }: Header): Record<string, string> 
 
 /** @internal Every tensor of a file in its order: layer by layer, tokens as they follow each other, then what was learned of them. */
 export function tensorsOf({ shape, length, pageCounts, counted }: Header): Tensor[] {
-  const { kvHeads, headDim, sinks } = shape;
+  const { layers, sinks } = shape;
   const tensors: Tensor[] = [];
   let end = 0;
-  shape.pages.forEach((page, layer) => {
+  layers.forEach(({ kvHeads, headDim, valueDim, page }, layer) => {
     const pages = pageCounts[layer]!;
     const add = (name: string, dtype: keyof typeof ELEMENT_BYTES, rows: number, ...row: number[]): void => {
       const rowBytes = row.reduce((a, b) => a * b, ELEMENT_BYTES[dtype]);
@@ -111,9 +120,9 @@ export function tensorsOf({ shape, length, pageCounts, counted }: Header): Tenso
         entry: { dtype, shape: [rows, ...row], data_offsets: [begin, end] }
       });
     };
-    add('sinks', 'F16', Number(sinks > 0 && length > 0), kvHeads, 2, sinks, headDim);
+    add('sinks', 'F16', Number(sinks > 0 && length > 0), kvHeads, sinks * (headDim + valueDim));
     add('pages', 'U8', pages, page.bytes);
-    add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - pages, kvHeads, 2, WINDOW, headDim);
+    add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - pages, kvHeads, WINDOW * (headDim + valueDim));
     add('balance', 'U8', Number(page.keys.balanced && pages > 0), kvHeads, headDim / 2);
     add('energies', 'F32', Number(counted[layer]! > 0), kvHeads, headDim / 2);
   });
@@ -207,7 +216,7 @@ function headerOf(json: Record<string, unknown>, metadata: Record<string, unknow
   }
   // A page is 64 tokens, so that a window which is not complete is raw.
   const complete = Math.floor(windowsOf(length, shape.sinks));
-  const pageCounts = shape.pages.map((_, layer) => {
+  const pageCounts = shape.layers.map((_, layer) => {
     const { shape: rows } = record(json[`layers.${layer}.pages`]);
     const count: unknown = Array.isArray(rows) ? rows[0] : undefined;
     if (!Number.isInteger(count) || (count as number) < 0) return 0; // the tensor is refused then, by its name
@@ -217,8 +226,8 @@ function headerOf(json: Record<string, unknown>, metadata: Record<string, unknow
   const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
   const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
   // Only a layer that has still to learn counts; what else is there is refused when the header is compared.
-  const learns = (layer: number): boolean => shape.pages[layer]!.keys.balanced && pageCounts[layer] === 0;
-  const counted = countedOf(metadata, shape.layers, length).map((position, layer) => (learns(layer) ? position : 0));
+  const learns = (layer: number): boolean => shape.layers[layer]!.page.keys.balanced && pageCounts[layer] === 0;
+  const counted = countedOf(metadata, shape.layers.length, length).map((position, layer) => (learns(layer) ? position : 0));
   return { shape, length, pageCounts, counted, metadata: Object.freeze(words) };
 }
 
@@ -233,28 +242,37 @@ function countedOf(metadata: Record<string, unknown>, layers: number, length: nu
 
 /** The shape that metadata tell, which a cache must be able to have. */
 function shapeOf(metadata: Record<string, unknown>): FileShape {
-  const number = (field: string): number => Number(textOf(metadata, field));
-  const options = {
-    layers: number('layers'),
-    kvHeads: number('kvHeads'),
-    queryHeads: number('kvHeads'),
-    headDim: number('headDim'),
-    sinks: number('sinks'),
-    balance: textOf(metadata, 'balance') === 'off' ? ('off' as const) : ('learn' as const),
-    overrides: textOf(metadata, 'codecs')
+  const list = (field: string, separator: string | RegExp): string[][] =>
+    textOf(metadata, field)
       .split(' ')
-      .map(pair => {
-        const [keys, values] = pair.split('/');
-        return { keys, values } as CodecPair;
-      })
-  };
-  const rope = textOf(metadata, 'rope');
+      .map(text => text.split(separator));
+  const heads = list('heads', /[×/]/);
+  const codecs = list('codecs', '/');
+  const rope = list('rope', ' ');
+  const [sinks, balance, rotations] = [textOf(metadata, 'sinks'), textOf(metadata, 'balance'), textOf(metadata, 'ropes')];
   try {
-    return shapeWithoutSize({ ...options, ...(rope !== 'unknown' && { rope: JSON.parse(rope) as Rope }) });
+    const ropes = JSON.parse(rotations) as Record<string, Rope | null>;
+    const layers = heads.map(([kvHeads, headDim, valueDim], layer) => {
+      const [keys, values] = codecs[layer] ?? [];
+      const options: Record<keyof StoredOptions, unknown> = {
+        kvHeads: Number(kvHeads),
+        queryHeads: Number(kvHeads),
+        headDim: Number(headDim),
+        valueDim: Number(valueDim),
+        keys,
+        values,
+        rope: ropes[String(rope[layer])] ?? 'none'
+      };
+      return options as StoredOptions;
+    });
+    return shapeWithoutSize({ layers, sinks: Number(sinks), balance: balance === 'off' ? 'off' : 'learn' });
   } catch (cause) {
     throw new RangeError(`file expected the shape of a cache, got another: ${(cause as Error).message}`, { cause });
   }
 }
+
+/** What a file says of a layer. */
+type StoredOptions = Required<Pick<LayerOptions, 'kvHeads' | 'queryHeads' | 'headDim' | 'valueDim' | 'keys' | 'values' | 'rope'>>;
 
 function textOf(metadata: Record<string, unknown>, field: string): string {
   const text = metadata[field];

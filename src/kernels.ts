@@ -88,7 +88,7 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
     balance: balance ?? 'off'
   });
   const profile = typeof cache.balance === 'string' ? undefined : cache.balance;
-  const shape = { headDim, rope: cache.rope, layout: cache.pages[0]![side], balance: profile, cache };
+  const shape = { headDim, rope: cache.layers[0]!.rope, layout: cache.layers[0]!.page[side], balance: profile, cache };
   const verbs = prefer === 'reference' ? referenceVerbs(shape) : await openWasmVerbs(options, shape);
   return checkedVerbs(verbs, shape.layout, headDim);
 }

@@ -20,11 +20,11 @@ export class Pool {
 
   constructor(shape: CacheShape) {
     this.shape = shape;
-    this.held = new Uint32Array(shape.layers);
+    this.held = new Uint32Array(shape.layers.length);
     this.slots = new FreeList(shape.rawSlots);
     this.sequences = new FreeList(shape.sequences);
-    this.#pages = shape.pages.map(() => new FreeList(shape.pagesPerLayer));
-    this.#refCounts = shape.pages.map(() => new Uint32Array(shape.pagesPerLayer));
+    this.#pages = shape.layers.map(() => new FreeList(shape.pagesPerLayer));
+    this.#refCounts = shape.layers.map(() => new Uint32Array(shape.pagesPerLayer));
   }
 
   /** Refuses tokens that would not fit in a layer. */
@@ -120,7 +120,7 @@ export class PageTables {
   constructor(pool: Pool) {
     pool.checkSequences();
     const { layers, rawSlots, pagesPerLayer, sinks, maxAppend } = pool.shape;
-    const arrays = Array.from({ length: layers }, () => ({
+    const arrays = layers.map(() => ({
       pages: new Uint32Array(pagesPerLayer),
       raws: new Uint32Array(1 + baseSlots(pool.shape) + Math.ceil(maxAppend / WINDOW))
     }));
@@ -128,11 +128,11 @@ export class PageTables {
     const number = pool.sequences.allocate();
     this.#pool = pool;
     this.number = number;
-    this.#counted = new Uint32Array(layers);
+    this.#counted = new Uint32Array(layers.length);
     this.#tables = arrays.map(({ pages, raws }, layer) => ({
       length: 0,
       sequence: number,
-      sinkSlot: sinks === 0 ? -1 : rawSlots + number * layers + layer,
+      sinkSlot: sinks === 0 ? -1 : rawSlots + number * layers.length + layer,
       pages,
       pageCount: 0,
       raws,

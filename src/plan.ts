@@ -78,8 +78,8 @@ export function plan(options: CacheOptions, grid?: PlanGrid): Plan | Promise<Tim
 
 function planBytes(options: CacheOptions): Plan {
   const shape = cacheShape(options);
-  const elements = 2 * shape.layers * shape.kvHeads * shape.headDim;
-  const bytesPerToken = shape.pages.reduce((sum, page) => sum + page.bytes, 0) / WINDOW;
+  const elements = shape.layers.reduce((sum, { kvHeads, headDim, valueDim }) => sum + kvHeads * (headDim + valueDim), 0);
+  const bytesPerToken = shape.layers.reduce((sum, { page }) => sum + page.bytes, 0) / WINDOW;
   const { pageBytes, rawBytes, learnedBytes } = tokenBytes(shape);
   return {
     bytesPerToken,

@@ -26,6 +26,11 @@ const POWERS = 4;
 /** Largest angle ω·31.5 that 4, 2 and 1 powers fit with an error below 1e-4, near that of the i16 basis. */
 const ANGLES = { 4: 2, 2: 0.35, 1: 0.01 } as const;
 
+/** A rotation as JSON, by which equal ones are known: `null` for none. */
+export function ropeText(rope: Rope | undefined): string {
+  return rope ? JSON.stringify({ invFreq: Array.from(rope.invFreq), interleaved: rope.interleaved }) : 'null';
+}
+
 export function ropeTables(rope: Rope | undefined): RopeTables {
   const invFreq = Float64Array.from(rope?.invFreq ?? []);
   const pairs = invFreq.length;

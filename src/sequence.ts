@@ -3,7 +3,7 @@
 import type { Backend, Output, Tokens } from './backend.ts';
 import type { AttendOptions, Core, NameOf, SaveOptions } from './core.ts';
 import { dispose } from './dispose.ts';
-import { WINDOW } from './format/layout.ts';
+import { rawBytes, WINDOW } from './format/layout.ts';
 import type { Metadata } from './header.ts';
 import type { GpuTokens, Input } from './input.ts';
 import type { PageTables } from './pagetable.ts';
@@ -78,20 +78,20 @@ export class Sequence {
    * counts for each.
    */
   get bytes(): number {
-    const { pages, rawSlotBytes, sinkBytes, learnedBytes } = this.#core.shape;
-    return this.#tables.layers.reduce(
-      (sum, { length, pageCount, rawCount }, layer) =>
-        sum + pageCount * (pages[layer]!.bytes + 4) + rawCount * rawSlotBytes + (length > 0 ? sinkBytes + learnedBytes : 0),
-      0
-    );
+    const { layers, sinks } = this.#core.shape;
+    return this.#tables.layers.reduce((sum, { length, pageCount, rawCount }, n) => {
+      const layer = layers[n]!;
+      const once = length > 0 ? rawBytes(layer, sinks) + layer.learnedBytes : 0;
+      return sum + pageCount * (layer.page.bytes + 4) + rawCount * rawBytes(layer, WINDOW) + once;
+    }, 0);
   }
 
   /** Bytes of the coded pages alone, and how many tokens they stand for: what a long context costs. */
   get sealed(): Sealed {
     const { layers } = this.#tables;
-    const { pages } = this.#core.shape;
+    const shapes = this.#core.shape.layers;
     return {
-      bytes: layers.reduce((sum, table, layer) => sum + table.pageCount * pages[layer]!.bytes, 0),
+      bytes: layers.reduce((sum, table, layer) => sum + table.pageCount * shapes[layer]!.page.bytes, 0),
       tokens: layers.reduce((sum, table) => sum + table.pageCount * WINDOW, 0) / layers.length
     };
   }

@@ -2,7 +2,8 @@
 
 import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
-import { CAPACITY_MOST, type CacheShape, cacheShape, type StepShape } from './shape.ts';
+import { CAPACITY_MOST, type LayerShape } from './layer.ts';
+import { balanceBytes, type CacheShape, cacheShape, type StepShape } from './shape.ts';
 
 /** Bytes of distinct pages, or one sequence's; beyond them sequences share, so that a large batch needs no large memory to be timed. */
 const PAGE_BYTES = 2 ** 28;
@@ -16,30 +17,31 @@ const STEPS = 2;
  * Milliseconds of a decoding step of one layer, the mean of several: a token is appended to every sequence, all are attended
  * to, and the result is read as an array.
  *
- * @param shape    one of its layers, that with the default codecs, is timed
+ * @param shape    the first of its layers is timed
  * @param batch    sequences
  * @param context  tokens of each
  * @throws {BackendError} if the backend has no memory for it
  */
 export async function timeStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number> {
   const { cache, pageCount } = contextsOf(shape, batch, context);
-  const { kvHeads, queryHeads, headDim } = cache;
+  const layer = cache.layers[0]!;
+  const { kvHeads, queryHeads, headDim, valueDim } = layer;
   await backend.prepare?.(cache);
   const store = backend.createStore(cache);
   try {
     await store.ready;
     const tables = tablesOf(cache, pageCount); // once their memory is granted: there may be too many
-    if (cache.pages[0]!.keys.balanced) {
-      store.setBalance(0, 0, new Uint8Array((kvHeads * headDim) / 2));
+    if (layer.page.keys.balanced) {
+      store.setBalance(0, 0, new Uint8Array(balanceBytes([layer])));
       for (const { sequence } of tables.slice(1)) store.copyBalance(0, 0, sequence);
     }
-    await fill(store, kvHeads * headDim, cache.pagesPerLayer);
-    const token = noise(kvHeads * headDim);
-    const writes = tables.map((_, slot) => ({ keys: token, values: token, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
+    await fill(store, layer, cache.pagesPerLayer);
+    const [keys, values] = [noise(kvHeads * headDim), noise(kvHeads * valueDim)];
+    const writes = tables.map((_, slot) => ({ keys, values, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
     const queries = tables.map(() => noise(queryHeads * headDim));
-    const out = new Float32Array(batch * queryHeads * headDim);
+    const out = new Float32Array(batch * queryHeads * valueDim);
     return await meanMs(async () => {
-      store.write(writes);
+      store.write(0, writes);
       await store.attend(0, tables, queries, 1 / Math.sqrt(headDim), out).read();
     });
   } finally {
@@ -49,13 +51,17 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
 
 /** A cache of one layer for sequences of `context` tokens, and how many pages these are. */
 function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly pageCount: number } {
-  const { overrides: _, ...layer } = shape;
+  const { layers, ...common } = shape;
+  const first = Array.isArray(layers) ? layers.slice(0, 1) : 1;
   const balance = shape.balance === 'off' ? 'off' : 'learn'; // a profile is one of all layers, and no time depends on what it says
   const sized = (pages: number): CacheShape =>
-    cacheShape({ ...layer, balance, layers: 1, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
-  const { sinks, pages } = sized(1);
+    cacheShape({ ...common, balance, layers: first, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
+  const {
+    sinks,
+    layers: [layer]
+  } = sized(1);
   const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
-  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / pages[0]!.bytes)), CAPACITY_MOST / WINDOW);
+  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / layer!.page.bytes)), CAPACITY_MOST / WINDOW);
   return { cache: sized(distinct), pageCount };
 }
 
@@ -97,12 +103,12 @@ export async function tryStep(backend: Backend, shape: StepShape, batch: number,
 }
 
 /** Fills all pages, of which only a few are coded: coding is what takes long. */
-async function fill(store: Store, perToken: number, pages: number): Promise<void> {
+async function fill(store: Store, { kvHeads, headDim, valueDim }: LayerShape, pages: number): Promise<void> {
   const coded = Math.min(WINDOWS, pages);
-  const x = noise(WINDOW * perToken * WINDOWS);
+  const keys = noise(WINDOWS * WINDOW * kvHeads * headDim);
+  const values = noise(WINDOWS * WINDOW * kvHeads * valueDim);
   for (let n = 0; n < coded; n++) {
-    const rows = x.subarray(n * WINDOW * perToken, (n + 1) * WINDOW * perToken);
-    store.write([{ keys: rows, values: rows, runs: [{ slot: 0, at: 0, from: 0, tokens: WINDOW }] }]);
+    store.write(0, [{ keys, values, runs: [{ slot: 0, at: 0, from: n * WINDOW, tokens: WINDOW }] }]);
     store.encode(0, [0], [n], [0]);
   }
   const table = {

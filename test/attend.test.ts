@@ -9,7 +9,7 @@ import { backends } from './backends.ts';
 import * as brute from './brute.ts';
 import { atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { halfBits, rounded } from './half.ts';
-import { type Input, inputs, keyLike, normal, ropes } from './inputs.ts';
+import { type Input, inputs, keyLike, normal, queryWidth, ropes } from './inputs.ts';
 import { DECODED_ROWS, LOWERED } from './tolerance.ts';
 import { reference, scalar, simd128, type Tested } from './verbs.ts';
 
@@ -19,11 +19,12 @@ const base = { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 32, capacity: 320,
 
 /** A sequence of `counts` tokens, appended one count after another; keys of seed, values of seed + 1. */
 function filled(cache: KVCache, counts: readonly number[], seed: number, keys: Input = keyLike, values: Input = normal): Sequence {
-  const { layers, kvHeads, headDim } = cache.shape;
+  const { layers } = cache.shape;
+  const { kvHeads, headDim } = layers[0]!;
   const width = kvHeads * headDim;
   const tokens = counts.reduce((sum, count) => sum + count, 0);
   const sequence = cache.sequence();
-  for (let layer = 0; layer < layers; layer++) {
+  for (let layer = 0; layer < layers.length; layer++) {
     const k = keys(tokens, width, seed + 2 * layer);
     const v = values(tokens, width, seed + 2 * layer + 1);
     let from = 0;
@@ -111,7 +112,7 @@ for (const tested of backends) {
         const cache = new KVCache(tested.backend, { ...base, ...options });
         const sequence = filled(cache, counts, 1, keys, values);
         if (seal) sequence.seal();
-        const { queryHeads, headDim } = cache.shape;
+        const { queryHeads, headDim } = cache.shape.layers[0]!;
         const out = await attendWithinRule(title, sequence, normal(queries, queryHeads * headDim, 99));
         outputs.set(`${tested.name} ${title}`, out);
         cache.dispose();
@@ -157,7 +158,7 @@ group('attend', test => {
 
 for (const tested of backends) {
   const open = (options: Partial<Options> = {}) => new KVCache(tested.backend, { ...base, ...options });
-  const query = (cache: KVCache, tokens: number, seed: number) => normal(tokens, cache.shape.queryHeads * cache.shape.headDim, seed);
+  const query = (cache: KVCache, tokens: number, seed: number) => normal(tokens, queryWidth(cache.shape), seed);
 
   group(`attention on ${tested.name}`, test => {
     test('a prompt attends to its own tokens exactly: they are raw f16 until the next call', async () => {
@@ -168,7 +169,8 @@ for (const tested of backends) {
       assert.is(sequence.sealed.tokens, 0);
       const q = query(cache, 150, 4);
       const out = await sequence.attend(0, q).read();
-      const by = (round: brute.Round) => brute.attention(q, rounded(keys), rounded(values), cache.shape, 1 / Math.sqrt(32), round).out;
+      const by = (round: brute.Round) =>
+        brute.attention(q, rounded(keys), rounded(values), cache.shape.layers[0]!, 1 / Math.sqrt(32), round).out;
       withinFloatRule('out', out, by(brute.f64), by(brute.f32), 32);
       cache.dispose();
     });
@@ -290,12 +292,11 @@ for (const tested of backends) {
     test('what was attended to before leaves no trace: layers of other codecs, zeros, the largest numbers', async () => {
       // headDim 80: rows of nsn1 end in two bytes of padding, at which nsn2 has codes.
       const cache = open({
-        layers: 3,
         headDim: 80,
         capacity: 256,
         keys: 'nsn2',
         values: 'nsn2',
-        overrides: { 0: { keys: 'nsn1', values: 'nsn1' }, 1: { keys: 'nsn4', values: 'nsn4' } }
+        layers: [{ keys: 'nsn1', values: 'nsn1' }, { keys: 'nsn4', values: 'nsn4' }, {}]
       });
       const sequence = filled(cache, [140, 1], 17);
       sequence.seal();
@@ -315,12 +316,11 @@ for (const tested of backends) {
       cache.dispose();
     });
 
-    test('overrides give single layers codecs of their own', async () => {
+    test('a list gives layers codecs of their own', async () => {
       const cache = open({
-        layers: 3,
         keys: 'nsn1',
         values: 'nsn1',
-        overrides: { 0: { keys: 'nsn4', values: 'nsn4' }, 2: { values: 'nsn2' } }
+        layers: [{ keys: 'nsn4', values: 'nsn4' }, {}, { values: 'nsn2' }]
       });
       const sequence = cache.sequence();
       const [keys, values] = [keyLike(130, 64, 19), normal(130, 64, 20)];

@@ -24,7 +24,7 @@ export async function expectedAttention(
   layer: number,
   query: Float32Array,
   pages: number,
-  scale = 1 / Math.sqrt(sequence.shape.headDim)
+  scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim)
 ): Promise<Expected> {
   const held = await sequence.decode(layer);
   return expectedOver(sequence, layer, query, held, readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages), scale);
@@ -41,7 +41,7 @@ export function expectedOver(
   query: Float32Array,
   { keys, values }: Tokens,
   pages: readonly Uint8Array[],
-  scale = 1 / Math.sqrt(sequence.shape.headDim)
+  scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim)
 ): Expected {
   const { backend, shape } = sequence;
   const mean = meanSlack(sequence, pages, layer, query, scale);
@@ -57,13 +57,14 @@ export function expectedOver(
           logit: (row: number, token: number) => mean(row, token) + integers(row, token),
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
-  const { out: exact, moved: extra } = brute.attention(query, keys, values, shape, scale, brute.f64, slack);
-  return { exact, extra, naive: brute.attention(query, keys, values, shape, scale, brute.f32).out };
+  const heads = shape.layers[layer]!;
+  const { out: exact, moved: extra } = brute.attention(query, keys, values, heads, scale, brute.f64, slack);
+  return { exact, extra, naive: brute.attention(query, keys, values, heads, scale, brute.f32).out };
 }
 
 /** The norms and the mean of every page and KV head. */
 function meansOf(sequence: Sequence, pages: readonly Uint8Array[], layer: number, side: 0 | 1) {
-  const { kvHeads } = sequence.shape;
+  const { kvHeads } = sequence.shape.layers[layer]!;
   const sides = sidesOf(sequence, layer);
   return pages.map(page =>
     Array.from({ length: kvHeads }, (_, head) => {
@@ -75,7 +76,8 @@ function meansOf(sequence: Sequence, pages: readonly Uint8Array[], layer: number
 
 /** How far a query row's logit of a token may be off where codes are looked up: nothing but for coded tokens, whose mean is summed in i16. */
 function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
-  const { kvHeads, queryHeads, headDim, sinks, rope } = sequence.shape;
+  const { sinks, layers } = sequence.shape;
+  const { kvHeads, queryHeads, headDim, rope } = layers[layer]!;
   const blocks = meansOf(sequence, pages, layer, 0);
   const share = scale * meanTermShare(headDim);
   const terms = new Map<number, number>();
@@ -92,7 +94,8 @@ function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: numb
 
 /** The same where pages are decoded for many rows: keys and queries are rounded to integers. */
 function integerSlack(sequence: Sequence, layer: number, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
-  const { kvHeads, queryHeads, headDim, sinks } = sequence.shape;
+  const { sinks, layers } = sequence.shape;
+  const { kvHeads, queryHeads, headDim } = layers[layer]!;
   const groups = queryHeads / kvHeads;
   if (!decodesPages(sequence, layer, query)) return undefined;
   const norms = (x: Float32Array) => brute.norms(x, headDim, brute.f64).map(norm => norm * Math.sqrt(headDim));
@@ -106,9 +109,10 @@ function integerSlack(sequence: Sequence, layer: number, pages: number, query: F
 /** Whether pages are decoded for these rows: by the SIMD binaries, for many of them, and not where both codecs are nsn1. */
 function decodesPages({ backend, shape }: Sequence, layer: number, query: Float32Array): boolean {
   const simd = backend.name === 'wasm' && backend.variant !== 'scalar';
-  const { keys, values } = shape.pages[layer]!;
+  const { kvHeads, headDim, page } = shape.layers[layer]!;
+  const { keys, values } = page;
   const nsn1 = [keys, values].every(({ codec }) => codec.name === 'nsn1');
-  return simd && !nsn1 && query.length / (shape.kvHeads * shape.headDim) >= DECODED_ROWS;
+  return simd && !nsn1 && query.length / (kvHeads * headDim) >= DECODED_ROWS;
 }
 
 /** Attends and holds the output to the float rule. The sequence is sealed afterwards. */
@@ -121,7 +125,7 @@ export async function attendWithinRule(
   const pages = sequence.sealed.tokens / 64;
   const out = await sequence.attend(layer, query, scale === undefined ? {} : { scale }).read();
   const { exact, naive, extra } = await expectedAttention(sequence, layer, query, pages, scale);
-  withinFloatRule(what, out, exact, naive, sequence.shape.headDim, extra);
+  withinFloatRule(what, out, exact, naive, sequence.shape.layers[layer]!.headDim, extra);
   return out;
 }
 

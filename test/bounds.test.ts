@@ -24,12 +24,13 @@ const base = {
 
 /** Appends to the layers in turn, as a model does. Each gets the same tokens. */
 function append(sequence: Sequence, tokens: number, seed = 1): { readonly keys: Float32Array; readonly values: Float32Array } {
-  const { layers, kvHeads, headDim, maxAppend } = sequence.shape;
+  const { layers, maxAppend } = sequence.shape;
+  const { kvHeads, headDim } = layers[0]!;
   const width = kvHeads * headDim;
   const [keys, values] = [keyLike(tokens, width, seed), normal(tokens, width, seed + 1)];
   for (let from = 0; from < tokens; from += maxAppend) {
     const part = (x: Float32Array) => x.subarray(from * width, (from + maxAppend) * width);
-    for (let layer = 0; layer < layers; layer++) sequence.append(layer, part(keys), part(values));
+    for (let layer = 0; layer < layers.length; layer++) sequence.append(layer, part(keys), part(values));
   }
   return { keys, values };
 }
@@ -60,8 +61,9 @@ group('options at their bounds', test => {
   for (const [what, options, tokens, coded] of bounds) {
     test(`a cache of ${what} holds, attends, crops, saves and restores`, async () => {
       const cache = new KVCache(backend, { ...base, ...options });
-      const { layers, kvHeads, queryHeads, headDim, sinks, capacity } = cache.shape;
-      const last = layers - 1;
+      const { layers, sinks, capacity } = cache.shape;
+      const { kvHeads, queryHeads, headDim } = layers[0]!;
+      const last = layers.length - 1;
       const width = kvHeads * headDim;
       let sequence = cache.sequence();
       const { keys } = append(sequence, tokens);

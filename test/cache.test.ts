@@ -7,7 +7,7 @@ import { attendWithinRule, expectedAttention, sameAttention } from './attention.
 import { backends } from './backends.ts';
 import { atMost, refuses, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { rounded } from './half.ts';
-import { exactRope, inputs, keyLike, normal } from './inputs.ts';
+import { exactRope, inputs, keyLike, normal, queryWidth } from './inputs.ts';
 import { checksumOf, readSaved } from './pages.ts';
 import { NEARLY } from './tolerance.ts';
 import { simd128, wasm } from './verbs.ts';
@@ -28,9 +28,11 @@ function stream(layer: number, width: number, from: number, to: number): [keys: 
 
 /** Appends tokens [from, to) of the stream to every layer, in pieces of `size`. */
 function extend(sequence: Sequence, from: number, to: number, size = Infinity): Sequence {
-  const { layers, kvHeads, headDim } = sequence.shape;
+  const { layers } = sequence.shape;
+  const { kvHeads, headDim } = layers[0]!;
   for (let at = from; at < to; at += size) {
-    for (let layer = 0; layer < layers; layer++) sequence.append(layer, ...stream(layer, kvHeads * headDim, at, Math.min(to, at + size)));
+    for (let layer = 0; layer < layers.length; layer++)
+      sequence.append(layer, ...stream(layer, kvHeads * headDim, at, Math.min(to, at + size)));
   }
   return sequence;
 }
@@ -50,7 +52,7 @@ const seen = async (sequence: Sequence) => sequence.save();
 for (const tested of backends) {
   const { name, backend } = tested;
   const open = (options: Partial<Options> = {}) => new KVCache(backend, { ...base, ...options });
-  const query = (cache: KVCache, tokens = 1) => normal(tokens, cache.shape.queryHeads * cache.shape.headDim, 70);
+  const query = (cache: KVCache, tokens = 1) => normal(tokens, queryWidth(cache.shape), 70);
 
   group(`append on ${name}`, test => {
     for (const sinks of [0, 4, 64]) {
@@ -375,7 +377,7 @@ for (const tested of backends) {
   group(`files on ${name}`, test => {
     for (const tokens of [0, 1, 4, 5, 67, 68, 69, 200]) {
       test(`restore() gives back what save() took: ${tokens} tokens`, async () => {
-        const cache = open({ rope: exactRope(32), overrides: { 1: { keys: 'nsn1' } }, capacity: 700 });
+        const cache = open({ rope: exactRope(32), layers: [{}, { keys: 'nsn1' }], capacity: 700 });
         const chat = extend(cache.sequence(), 0, tokens);
         const file = await seen(chat);
         const back = cache.restore(file);
@@ -407,13 +409,13 @@ for (const tested of backends) {
         ['checksum', checksumOf(file)],
         ['format', '2'],
         ['layers', '2'],
-        ['kvHeads', '1'],
-        ['headDim', '32'],
+        ['heads', '1×32/32 1×32/32'],
         ['sinks', '4'],
         ['codecs', 'nsn3/nsn3 nsn3/nsn3'],
         ['balance', 'on'],
         ['codebooks', '2:7a0f9cd9 4:1438f011 8:419f5e95'],
-        ['rope', 'unknown'],
+        ['ropes', '[null]'],
+        ['rope', '0 0'],
         ['length', '200'],
         ['counted', '0 0']
       ]);

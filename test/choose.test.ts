@@ -70,7 +70,7 @@ group('openBackend() without a GPU to choose', test => {
     await refuses(() => openBackend({ batch: 0 }), RangeError, '"batch" expected integer from 1 to 65536, got 0');
     await refuses(() => openBackend({ context: 1.5 }), RangeError, '"context" expected integer from 1 to 16777216, got 1.5');
     await refuses(() => openBackend({ shape: 3 as never }), TypeError, '"shape" expected object, got number');
-    await refuses(() => openBackend({ shape: { ...shape, headDim: 31 } }), RangeError, '"headDim" expected integer from 32 to 512, got 31');
+    await refuses(() => openBackend({ shape: { ...shape, headDim: 31 } }), RangeError, '"headDim" expected integer from 32 to 576, got 31');
   });
 });
 
@@ -207,7 +207,7 @@ group('plan() with a grid', test => {
   test('times a layer of any number of them, whatever balances their keys', async () => {
     for (const balance of ['learn', 'off', new Uint8Array(3 * 2 * 16)] as const) {
       const { steps } = await plan(
-        { ...options, layers: 3, balance, overrides: { 2: { keys: 'nsn1' } } },
+        { ...options, layers: [{}, {}, { keys: 'nsn1' }], balance },
         { backends: [simd128.backend], batch: [2], context: [200] }
       );
       assert.ok(steps[0]!.milliseconds[0]! > 0);
@@ -246,6 +246,6 @@ group('plan() with a grid', test => {
       RangeError,
       '"grid.context[0]" expected integer from 1 to 16777216, got 0'
     );
-    await refuses(() => plan({ ...options, headDim: 7 }, grid), RangeError, '"headDim" expected integer from 32 to 512, got 7');
+    await refuses(() => plan({ ...options, headDim: 7 }, grid), RangeError, '"headDim" expected integer from 32 to 576, got 7');
   });
 });

@@ -17,7 +17,7 @@ const base = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: WIDTH, capacity: 6
 const shapes: readonly (readonly [what: string, options: Partial<CacheOptions>, tokens: readonly number[]])[] = [
   ['4 sinks', { keys: 'nsn4', values: 'nsn4' }, [140, 3, 68]],
   ['no sinks, 1 recent window', { keys: 'nsn4', values: 'nsn4', sinks: 0, recent: 1 }, [200, 65]],
-  ['RoPE, other codecs in a layer', { rope: exactRope(WIDTH), overrides: { 1: { keys: 'nsn2', values: 'nsn1' } } }, [140, 200]]
+  ['RoPE, other codecs in a layer', { rope: exactRope(WIDTH), layers: [{}, { keys: 'nsn2', values: 'nsn1' }] }, [140, 200]]
 ];
 
 const variables: Record<string, string | undefined> = globalThis.process?.env ?? {};

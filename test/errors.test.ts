@@ -11,8 +11,8 @@ group('options of a cache', test => {
   const integers: readonly (readonly [name: keyof CacheOptions, low: number, high: number])[] = [
     ['layers', 1, 4096],
     ['kvHeads', 1, 1024],
-    ['queryHeads', 1, 64],
-    ['headDim', 32, 512],
+    ['queryHeads', 1, 128],
+    ['headDim', 32, 576],
     ['capacity', 1, 2 ** 24],
     ['sinks', 0, 64],
     ['recent', 0, 1024],
@@ -36,6 +36,7 @@ group('options of a cache', test => {
         [[8], 'Array'],
         [() => 8, 'function']
       ] as const) {
+        if (name === 'layers' && Array.isArray(value)) continue; // a list: below
         await optionRefuses({ [name]: value }, TypeError, `"${name}" expected integer, got ${kind}`);
       }
       for (const value of [low - 1, high + 1, low + 0.5, 2 ** 53, 1e308, 5e-324, NaN, Infinity, -Infinity]) {
@@ -61,12 +62,12 @@ group('options of a cache', test => {
 
   test('query heads must be a multiple of the KV heads', async () => {
     await optionRefuses({ kvHeads: 2, queryHeads: 3 }, RangeError, '"queryHeads" expected multiple of kvHeads (2), got 3');
-    await optionRefuses({ kvHeads: 4, queryHeads: 2 }, RangeError, '"queryHeads" expected integer from 4 to 256, got 2');
+    await optionRefuses({ kvHeads: 4, queryHeads: 2 }, RangeError, '"queryHeads" expected integer from 4 to 512, got 2');
   });
 
   test('the head dimension must be a multiple of 8', async () => {
     for (const headDim of [33, 36, 100, 511]) {
-      await optionRefuses({ headDim }, RangeError, `"headDim" expected multiple of 8 from 32 to 512, got ${headDim}`);
+      await optionRefuses({ headDim }, RangeError, `"headDim" expected multiple of 8 from 32 to 576, got ${headDim}`);
     }
   });
 
@@ -81,19 +82,49 @@ group('options of a cache', test => {
     }
   });
 
-  test('overrides must be objects under layer numbers, with codecs', async () => {
-    await optionRefuses({ overrides: 'nsn4' }, TypeError, '"overrides" expected object, got string');
-    await optionRefuses({ overrides: null }, TypeError, '"overrides" expected object, got null');
-    await optionRefuses({ overrides: { 2: {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got 2');
-    await optionRefuses({ overrides: { '-1': {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got -1');
-    await optionRefuses({ overrides: { first: {} } }, RangeError, '"overrides" expected layer numbers from 0 to 1, got first');
-    await optionRefuses({ overrides: { 1: 'nsn4' } }, TypeError, '"overrides[1]" expected object, got string');
+  test('a list of layers has an object for each, with options of a layer', async () => {
+    const two = (layer: unknown) => ({ layers: [{}, layer] });
+    await optionRefuses({ layers: [] }, RangeError, '"layers.length" expected integer from 1 to 4096, got 0');
+    await optionRefuses({ layers: new Array(4097).fill({}) }, RangeError, '"layers.length" expected integer from 1 to 4096, got 4097');
+    await optionRefuses(two('nsn4'), TypeError, '"layers[1]" expected object, got string');
+    await optionRefuses(two(null), TypeError, '"layers[1]" expected object, got null');
+    await optionRefuses({ layers: new Array(2) }, TypeError, '"layers[0]" expected object, got undefined');
+    await optionRefuses(two({ keys: 'nsn5' }), RangeError, '"layers[1].keys" expected nsn1, nsn2, nsn3 or nsn4, got nsn5');
+    await optionRefuses(two({ values: 2 }), TypeError, '"layers[1].values" expected string, got number');
+    await optionRefuses(two({ headDim: 40.5 }), RangeError, '"layers[1].headDim" expected integer from 32 to 576, got 40.5');
+    await optionRefuses(two({ queryHeads: 3, kvHeads: 2 }), RangeError, '"layers[1].queryHeads" expected multiple of kvHeads (2), got 3');
+    await optionRefuses(two({ rope: 'all' }), TypeError, '"layers[1].rope" expected object, got string');
     await optionRefuses(
-      { overrides: { 1: { keys: 'nsn5' } } },
-      RangeError,
-      '"overrides[1].keys" expected nsn1, nsn2, nsn3 or nsn4, got nsn5'
+      two({ capacity: 64 }),
+      TypeError,
+      '"layers[1]" expected only kvHeads, queryHeads, headDim, valueDim, keys, values, rope, window, keepSinks, softcap, slopes and sinkLogits, got capacity'
     );
-    await optionRefuses({ overrides: { 0: { values: 2 } } }, TypeError, '"overrides[0].values" expected string, got number');
+  });
+
+  test('what is added to logits has a number for every query head', async () => {
+    for (const [option, most] of [
+      ['slopes', 2 ** 8],
+      ['sinkLogits', 2 ** 32]
+    ] as const) {
+      await optionRefuses({ [option]: 1 }, TypeError, `"${option}" expected array of numbers, got number`);
+      await optionRefuses({ [option]: [] }, RangeError, `"${option}" expected length ${options.queryHeads} (query heads), got 0`);
+      for (const value of [NaN, Infinity, 2 * most, -2 * most]) {
+        const list = new Array(options.queryHeads).fill(0);
+        list[1] = value;
+        await optionRefuses({ [option]: list }, RangeError, `"${option}[1]" expected number from ${-most} to ${most}, got ${value}`);
+      }
+    }
+  });
+
+  test('windows, caps and sinks are of their kind', async () => {
+    for (const window of [0, -1, 1.5, 2 ** 24 + 1])
+      await optionRefuses({ window }, RangeError, `"window" expected integer from 1 to 16777216, got ${window}`);
+    await optionRefuses({ window: '512' }, TypeError, '"window" expected integer, got string');
+    await optionRefuses({ keepSinks: 1, window: 8 }, TypeError, '"keepSinks" expected boolean, got number');
+    await optionRefuses({ keepSinks: true }, RangeError, '"keepSinks" expected false (there is no window), got true');
+    for (const softcap of [0, -1, NaN, Infinity])
+      await optionRefuses({ softcap }, RangeError, `"softcap" expected number from ${2 ** -32} to ${2 ** 32}, got ${softcap}`);
+    await optionRefuses({ softcap: '50' }, TypeError, '"softcap" expected number, got string');
   });
 
   test('a rope must have finite frequencies, at most one for each pair, and a flag', async () => {

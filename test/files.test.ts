@@ -13,8 +13,9 @@ const base = { layers: 2, kvHeads: 1, queryHeads: 1, headDim: WIDTH, capacity: 4
 const cacheOf = (more: Partial<CacheOptions> = {}) => new KVCache(simd128.backend, { ...base, ...more });
 
 function append(sequence: Sequence, tokens: number): Sequence {
-  const { layers, kvHeads } = sequence.shape;
-  for (let layer = 0; tokens > 0 && layer < layers; layer++)
+  const { layers } = sequence.shape;
+  const { kvHeads } = layers[0]!;
+  for (let layer = 0; tokens > 0 && layer < layers.length; layer++)
     sequence.append(layer, keyLike(tokens, kvHeads * WIDTH, layer), normal(tokens, kvHeads * WIDTH, layer));
   return sequence;
 }
@@ -26,7 +27,7 @@ const cases = await Promise.all(
       ['of no tokens', {}, 0, {}],
       ['of sinks', {}, 3, { model: 'smollm2-135m' }],
       ['of pages', { sinks: 0 }, 140, {}],
-      ['with RoPE, words and other codecs', { rope: exactRope(WIDTH), overrides: { 1: { keys: 'nsn1' } } }, 200, { 'é "\\': '\ud800' }]
+      ['with RoPE, words and other codecs', { rope: exactRope(WIDTH), layers: [{}, { keys: 'nsn1' }] }, 200, { 'é "\\': '\ud800' }]
     ] as const
   ).map(async ([what, options, tokens, metadata]) => {
     const cache = cacheOf(options);
@@ -156,7 +157,7 @@ group('hostile files, whose checksum is right', test => {
       'file expected app.x as text, got number'
     ],
     ['a number is no text', text.replace('"length":"140"', '"length":140'), 'file expected length as text, got number'],
-    ['text is an array', text.replace('"layers":"2"', '"layers":["2"]'), 'file expected layers as text, got Array'],
+    ['text is an array', text.replace('"length":"140"', '"length":["140"]'), 'file expected length as text, got Array'],
     ['a tensor is there twice', text.replace(/\}$/, `,"layers.0.pages":${good}}`), 'other text'],
     ['a tensor is there twice, the first another', text.replace('"layers.0.pages"', '"layers.0.pages":7,"layers.0.pages"'), 'other text'],
     ['metadata are there twice', text.replace('"length"', '"length":"140","length"'), 'other text'],
@@ -167,7 +168,7 @@ group('hostile files, whose checksum is right', test => {
     ['more white space behind it', `${text}${' '.repeat(8)}`, 'other text'],
     ['a name with an escape', text.replace('"layers.0.raw"', '"layers.0.r\\u0061w"'), 'other text'],
     ['another order', text.replace(/("layers.0.pages":\{.+?\}),("layers.0.raw":\{.+?\})/, '$2,$1'), 'other text'],
-    ['metadata in another order', text.replace('"kvHeads":"1","headDim":"32"', '"headDim":"32","kvHeads":"1"'), 'other text'],
+    ['metadata in another order', text.replace(/("heads":"[^"]+"),("sinks":"[^"]+")/, '$2,$1'), 'other text'],
     ['another spelling of a number', text.replace('"data_offsets":[0,0]', '"data_offsets":[0,-0]'), 'other text'],
     [
       'a checksum behind other metadata',
@@ -199,18 +200,28 @@ group('hostile files, whose checksum is right', test => {
   }
 
   const fields: readonly (readonly [field: string, other: string, message?: string])[] = [
-    ['layers', '0', 'file expected the shape of a cache, got another: "layers" expected integer from 1 to 4096, got 0'],
+    ['layers', '0', 'file expected layers 2, got 0'],
     ['layers', '2.0', 'file expected layers 2, got 2.0'],
-    ['layers', '1e0', 'file expected the shape of a cache, got another: "overrides" expected layer numbers from 0 to 0, got 1'],
-    ['kvHeads', '01', 'file expected kvHeads 1, got 01'],
-    ['kvHeads', '', 'file expected the shape of a cache, got another: "kvHeads" expected integer from 1 to 1024, got 0'],
-    ['headDim', '33', 'file expected the shape of a cache, got another: "headDim" expected multiple of 8 from 32 to 512, got 33'],
+    ['heads', '1×32/32', 'file expected counted 1 integer from 0 to 140, got 0 0'],
+    ['heads', '01×32/32 1×32/32', 'file expected heads 1×32/32 1×32/32, got 01×32/32 1×32/32'],
+    ['heads', '1/32×32 1×32/32', 'file expected heads 1×32/32 1×32/32, got 1/32×32 1×32/32'],
+    [
+      'heads',
+      '1×32 1×32',
+      'file expected the shape of a cache, got another: "layers[0].valueDim" expected integer from 32 to 576, got NaN'
+    ],
+    ['heads', '', 'file expected the shape of a cache, got another: "layers[0].kvHeads" expected integer from 1 to 1024, got 0'],
+    [
+      'heads',
+      '1×32/32 1×33/32',
+      'file expected the shape of a cache, got another: "layers[1].headDim" expected multiple of 8 from 32 to 576, got 33'
+    ],
     ['sinks', '65', 'file expected the shape of a cache, got another: "sinks" expected integer from 0 to 64, got 65'],
     ['sinks', 'null', 'file expected the shape of a cache, got another: "sinks" expected integer from 0 to 64, got NaN'],
     [
       'codecs',
       'nsn4/nsn5 nsn4/nsn2',
-      'file expected the shape of a cache, got another: "overrides[0].values" expected nsn1, nsn2, nsn3 or nsn4, got nsn5'
+      'file expected the shape of a cache, got another: "layers[0].values" expected nsn1, nsn2, nsn3 or nsn4, got nsn5'
     ],
     ['codecs', 'nsn3/nsn3', 'file expected codecs nsn3/nsn3 nsn3/nsn3, got nsn3/nsn3'],
     ['codecs', 'nsn3/nsn3/x nsn3/nsn3', 'file expected codecs nsn3/nsn3 nsn3/nsn3, got nsn3/nsn3/x nsn3/nsn3'],
@@ -230,18 +241,26 @@ group('hostile files, whose checksum is right', test => {
     ['counted', '0 141', 'file expected counted 2 integers from 0 to 140, got 0 141'],
     ['counted', '0  0', 'file expected counted 2 integers from 0 to 140, got 0  0'],
     ['counted', '0 00', 'file expected counted 0 0, got 0 00'],
-    ['rope', 'known'],
-    ['rope', 'null'],
-    ['rope', '{"invFreq":[1],"interleaved":1}'],
-    ['rope', '{"invFreq":["1"],"interleaved":true}'],
-    ['rope', '{"invFreq":[9],"interleaved":true}'],
-    ['rope', '{"invFreq":[],"interleaved":true}'],
-    ['rope', '{"invFreq":[1],"interleaved":true,"theta":1}'],
+    ['ropes', 'known'],
+    ['ropes', 'null'],
+    ['ropes', '[]', 'file expected ropes [null], got []'],
+    ['ropes', '{"0":null}', 'file expected ropes [null], got {"0":null}'],
+    ['ropes', '[{"invFreq":[1],"interleaved":1}]'],
+    ['ropes', '[{"invFreq":["1"],"interleaved":true}]'],
+    ['ropes', '[{"invFreq":[9],"interleaved":true}]'],
+    ['ropes', '[{"invFreq":[],"interleaved":true}]'],
+    ['ropes', '[{"invFreq":[1],"interleaved":true,"theta":1}]'],
+    ['ropes', '["none"]', 'file expected ropes [null], got ["none"]'],
     [
-      'rope',
-      '{"interleaved":true,"invFreq":[1]}',
-      'file expected rope {"invFreq":[1],"interleaved":true}, got {"interleaved":true,"invFreq":[1]}'
+      'ropes',
+      '[{"interleaved":true,"invFreq":[1]}]',
+      'file expected ropes [{"invFreq":[1],"interleaved":true}], got [{"interleaved":true,"invFreq":[1]}]'
     ],
+    ['ropes', '[null,null]', 'file expected ropes [null], got [null,null]'],
+    ['rope', '0', 'file expected rope 0 0, got 0'],
+    ['rope', '0 1', 'file expected rope 0 0, got 0 1'],
+    ['rope', '0 -0', 'file expected rope 0 0, got 0 -0'],
+    ['rope', '-1 0', 'file expected rope 0 0, got -1 0'],
     ...['x', '-1', '1.5', 'NaN', '16777217', 'Infinity'].map(
       length => ['length', length, `file expected length an integer from 0 to 16777216, got ${length}`] as const
     ),

@@ -68,7 +68,7 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
   return {
     ...backend,
     createStore(shape) {
-      const stride = Math.max(...shape.pages.map(page => Math.floor(bytes / page.bytes)));
+      const stride = Math.max(...shape.layers.map(({ page }) => Math.floor(bytes / page.bytes)));
       const store = backend.createStore({ ...shape, pagesPerLayer: shape.pagesPerLayer * stride });
       const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
       const changes: Partial<Store> = {

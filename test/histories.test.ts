@@ -14,7 +14,7 @@ const shapes: readonly (readonly [what: string, options: Partial<CacheOptions>])
   ['no sinks, 1 recent window, RoPE', { sinks: 0, recent: 1, maxAppend: 70, rope: exactRope(WIDTH) }],
   [
     '64 sinks, RoPE, other codecs in a layer',
-    { sinks: 64, maxAppend: 130, rope: exactRope(WIDTH), overrides: { 1: { keys: 'nsn2', values: 'nsn1' } } }
+    { sinks: 64, maxAppend: 130, rope: exactRope(WIDTH), layers: [{}, { keys: 'nsn2', values: 'nsn1' }] }
   ],
   ['a profile, 2 recent windows', { sinks: 4, recent: 2, maxAppend: 200, balance: Uint8Array.from({ length: 32 }, (_, n) => 37 * n) }],
   ['plain keys', { sinks: 4, maxAppend: 300, balance: 'off' }]

@@ -80,7 +80,7 @@ export class History {
     this.cache = new KVCache(watched, this.#options);
     this.#other = new KVCache(backend, this.#options);
     this.#foreign = this.#other.sequence();
-    this.#model = new ModelCache(this.cache.shape);
+    this.#model = new ModelCache({ ...this.cache.shape, queryHeads: this.cache.shape.layers[0]!.queryHeads, layers: 2 });
   }
 
   #watched(store: Store): Store {
@@ -357,7 +357,7 @@ export class History {
 
   /** Lengths and bytes of all sequences, and what `share` of them hold. */
   async #check(share: number): Promise<void> {
-    const { pages, sinks, rawSlotBytes, sinkBytes, learnedBytes } = this.cache.shape;
+    const { layers, sinks, rawSlotBytes, sinkBytes } = this.cache.shape;
     for (const { sequence, model } of this.#open) {
       assert.is(sequence.length, model.length);
       const count = (bytesOf: (layer: number) => number) => bytesOf(0) + bytesOf(1);
@@ -366,15 +366,15 @@ export class History {
         sequence.bytes,
         count(
           layer =>
-            pagesOf(layer) * (pages[layer]!.bytes + 4) +
+            pagesOf(layer) * (layers[layer]!.page.bytes + 4) +
             model.rawWindows(layer) * rawSlotBytes +
-            (model.layers[layer]!.tokens.length > 0 ? sinkBytes + learnedBytes : 0)
+            (model.layers[layer]!.tokens.length > 0 ? sinkBytes + layers[layer]!.learnedBytes : 0)
         )
       );
-      assert.equal(sequence.sealed, { bytes: count(layer => pagesOf(layer) * pages[layer]!.bytes), tokens: 32 * count(pagesOf) });
+      assert.equal(sequence.sealed, { bytes: count(layer => pagesOf(layer) * layers[layer]!.page.bytes), tokens: 32 * count(pagesOf) });
       if (this.#next() >= share) continue;
       for (const layer of [0, 1])
-        checkTokens(`layer ${layer}`, await sequence.decode(layer), model, layer, pages[layer]!.keys.codec.name === 'nsn4', sinks);
+        checkTokens(`layer ${layer}`, await sequence.decode(layer), model, layer, layers[layer]!.page.keys.codec.name === 'nsn4', sinks);
     }
   }
 
@@ -384,7 +384,8 @@ export class History {
    */
   async #checkFile(file: Uint8Array, { layers, length }: ModelSequence): Promise<void> {
     const saved = readSaved(file).layers;
-    const { balance, headDim, maxAppend } = this.cache.shape;
+    const { balance, maxAppend } = this.cache.shape;
+    const { headDim, rope } = this.cache.shape.layers[0]!;
     const profile = typeof balance === 'string' ? new Uint8Array(headDim) : balance.slice();
     layers.forEach(({ pages, asked, lesson }, layer) => {
       const from = (layer * headDim) / 2;
@@ -392,7 +393,7 @@ export class History {
       assert.is(found !== undefined, balance !== 'off' && pages.length > 0);
       assert.is(energies !== undefined, asked.length > 0);
       if (energies) checkEnergies(energies, this.#energiesOf(asked));
-      if (lesson) checkLesson(`balance of layer ${layer}`, found!, lesson, this.#energiesOf(lesson.asked), this.cache.shape.rope);
+      if (lesson) checkLesson(`balance of layer ${layer}`, found!, lesson, this.#energiesOf(lesson.asked), rope);
       else if (found) sameBits('profile', found, profile.subarray(from, from + headDim / 2));
       if (found) profile.set(found, from);
     });
@@ -416,7 +417,7 @@ export class History {
 
   /** Σ q² of pairs. */
   #energiesOf(asked: readonly Float32Array[]): Float64Array {
-    const { headDim, rope } = this.cache.shape;
+    const { headDim, rope } = this.cache.shape.layers[0]!;
     const pairs = pairsOf(headDim, rope);
     const energies = new Float64Array(pairs.length);
     for (const query of asked) {

@@ -1,7 +1,7 @@
 // Seeded inputs, all within f16's range. Where bytes are compared between engines only `bell` and what is made of it, or of
 // integers, will do: engines differ in the last bit of log and exp.
 
-import type { Rope } from 'nsnquant';
+import type { CacheShape, Rope } from 'nsnquant';
 import { type Random, random } from '../tools/numbers.ts';
 
 export { type Random, random };
@@ -145,4 +145,9 @@ export function turned(x: Float32Array, headDim: number, { invFreq, interleaved 
 export function anyBalance(headDim: number, seed: number): Uint8Array {
   const next = random(seed);
   return Uint8Array.from({ length: headDim / 2 }, () => below(next, 256));
+}
+
+/** Elements of a token's queries, of a cache whose layers are alike. */
+export function queryWidth({ layers }: CacheShape): number {
+  return layers[0]!.queryHeads * layers[0]!.headDim;
 }

@@ -19,22 +19,23 @@ const allowed: Record<string, readonly string[]> = {
   // What a backend is, and what it is asked for.
   check: ['format'],
   dispose: [],
-  shape: ['check', 'format'],
+  layer: ['check', 'format'],
+  shape: ['check', 'format', 'layer'],
   input: ['check', 'format'],
-  backend: ['check', 'dispose', 'input', 'shape'],
-  header: ['check', 'format', 'shape'],
+  backend: ['check', 'dispose', 'input', 'layer', 'shape'],
+  header: ['check', 'format', 'layer', 'rope', 'shape'],
   file: ['backend', 'check', 'format', 'header', 'shape'],
-  timing: ['backend', 'format', 'shape'],
+  timing: ['backend', 'format', 'layer', 'shape'],
   verbs: ['backend', 'check', 'format', 'input', 'shape'],
 
   // Where kernels run. Backends never see each other, and the reference is built from nothing generated.
   reference: ['backend', 'format', 'input', 'shape', 'verbs'],
-  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'rope', 'shape', 'verbs'],
-  webgpu: ['backend', 'format', 'input', 'rope', 'shape', 'timing'],
+  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'layer', 'rope', 'shape', 'verbs'],
+  webgpu: ['backend', 'format', 'input', 'layer', 'rope', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
   pagetable: ['backend', 'format', 'shape'],
-  core: ['backend', 'check', 'file', 'format', 'header', 'input', 'pagetable', 'shape'],
+  core: ['backend', 'check', 'file', 'format', 'header', 'input', 'layer', 'pagetable', 'shape'],
   sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'pagetable', 'shape'],
   cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
 
@@ -42,7 +43,7 @@ const allowed: Record<string, readonly string[]> = {
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
   kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
-  cpu: ['backend', 'cache', 'check', 'core', 'file', 'format', 'input', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
+  cpu: ['backend', 'cache', 'check', 'core', 'file', 'format', 'input', 'layer', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
   index: ['cpu', 'open']
 };
 

@@ -100,7 +100,7 @@ const profileOf = (balanced: boolean, kvHeads: number, headDim: number) => (bala
 function layoutOf(name: CodecName, headDim: number, side: 'keys' | 'values', balanced: boolean) {
   const cache = new KVCache(referenceBackend.backend, optionsOf(headDim, name, name, 1, { balance: balanced ? 'learn' : 'off' }));
   cache.dispose();
-  return cache.shape.pages[0]![side];
+  return cache.shape.layers[0]!.page[side];
 }
 
 /** [64, kvHeads, headDim], every head's tokens its own. */
@@ -236,7 +236,7 @@ group('page layout', test => {
       ] as const) {
         const options = optionsOf(64, name, name, 3, { balance });
         const cache = new KVCache(referenceBackend.backend, options);
-        const { bytes } = cache.shape.pages[0]!;
+        const { bytes } = cache.shape.layers[0]!.page;
         cache.dispose();
         assert.is(bytes, 3 * (drawn[name][kind][5] + drawn[name]['plain values'][5]));
         const perElement = (bytes * 8) / (2 * 3 * 64 * 64);
@@ -256,7 +256,7 @@ group('page layout', test => {
               sectionsOf(codecs[keys], headDim, 'keys', balance !== 'off').bytes,
               sectionsOf(codecs[values], headDim, 'values', false).bytes
             ];
-            assert.is(shape.pages[0]!.bytes, 2 * (blocks[0]! + blocks[1]!));
+            assert.is(shape.layers[0]!.page.bytes, 2 * (blocks[0]! + blocks[1]!));
           }
         }
       }

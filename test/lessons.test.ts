@@ -1,6 +1,6 @@
 // What sequences learn of their keys: from which tokens and queries, when, and until when; the same however calls are split.
 
-import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
+import { type CacheOptions, KVCache, type Rope, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { backends as all, scatteredWebgpu } from './backends.ts';
@@ -47,7 +47,7 @@ function talk(sequence: Sequence, from: number, to: number, talk = 0): Sequence 
 }
 
 /** Σ q² of every head's pairs, of queries [tokens, queryHeads, headDim]. */
-function energiesOf(all: readonly Float32Array[], rope?: CacheOptions['rope']): Float64Array[] {
+function energiesOf(all: readonly Float32Array[], rope?: Rope): Float64Array[] {
   const { kvHeads, queryHeads, headDim } = base;
   const pairs = pairsOf(headDim, rope);
   const energies = Array.from({ length: kvHeads }, () => new Float64Array(headDim / 2));
@@ -63,7 +63,7 @@ function energiesOf(all: readonly Float32Array[], rope?: CacheOptions['rope']): 
 }
 
 /** Refuses a profile that is not what tokens 4 to 131 of the stream and these queries of each layer teach. */
-function teaches(what: string, profile: Uint8Array, all: (layer: number) => readonly Float32Array[], rope?: CacheOptions['rope']): void {
+function teaches(what: string, profile: Uint8Array, all: (layer: number) => readonly Float32Array[], rope?: Rope): void {
   const { kvHeads, headDim, sinks } = base;
   assert.is(profile.length, 2 * kvHeads * (headDim / 2));
   for (const layer of [0, 1]) {

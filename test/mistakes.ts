@@ -18,8 +18,9 @@ export interface Scene {
 
 /** Some of the arguments are drawn anew for each list. */
 export function mistakesIn({ cache, sequence, open, foreign, disposed, file, next }: Scene): readonly (() => unknown)[] {
-  const { headDim, queryHeads, capacity, maxAppend, layers } = cache.shape;
-  const layer = below(next, layers);
+  const { capacity, maxAppend, layers } = cache.shape;
+  const { headDim, queryHeads } = layers[0]!;
+  const layer = below(next, layers.length);
   const pick = <T>(list: readonly T[]): T => list[below(next, list.length)]!;
   const x = new Float32Array(2 * headDim).fill(0.5);
   const wrong = x.slice();

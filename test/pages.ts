@@ -186,9 +186,8 @@ export function blockOf(
 
 /** What a cache's layer has for keys and for values. */
 export function sidesOf({ shape }: Pick<KVCache, 'shape'>, layer: number): readonly [keys: Sections, values: Sections] {
-  const { headDim, balance, pages } = shape;
-  const page = pages[layer]!;
-  return [sectionsOf(page.keys.codec, headDim, 'keys', balance !== 'off'), sectionsOf(page.values.codec, headDim, 'values', false)];
+  const { headDim, valueDim, page } = shape.layers[layer]!;
+  return [sectionsOf(page.keys.codec, headDim, 'keys', shape.balance !== 'off'), sectionsOf(page.values.codec, valueDim, 'values', false)];
 }
 
 export interface SavedLayer {

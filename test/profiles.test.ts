@@ -24,7 +24,7 @@ const part = (x: Float32Array, from: number, to: number, width: number) => x.sub
 
 /** Appends tokens [from, to) to every layer, and attends to them. */
 function talk(sequence: Sequence, from: number, to: number): Sequence {
-  for (let layer = 0; layer < sequence.shape.layers; layer++) {
+  for (let layer = 0; layer < sequence.shape.layers.length; layer++) {
     sequence.append(layer, part(keys, from, to, width), part(values, from, to, width));
     sequence.attend(layer, part(queries, from, to, 2 * width));
   }

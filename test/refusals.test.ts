@@ -549,14 +549,14 @@ for (const tested of backends) {
     test('a file of a cache of another shape is refused, whichever of the two it differs in', async () => {
       const unlike: readonly (readonly [more: Partial<CacheOptions>, message: string])[] = [
         [{ layers: 3 }, 'file expected layers 3, got 2'],
-        [{ kvHeads: 2 }, 'file expected kvHeads 2, got 1'],
-        [{ headDim: 64 }, 'file expected headDim 64, got 32'],
+        [{ kvHeads: 2 }, 'file expected heads 2×32/32 2×32/32, got 1×32/32 1×32/32'],
+        [{ headDim: 64 }, 'file expected heads 1×64/64 1×64/64, got 1×32/32 1×32/32'],
         [{ sinks: 0 }, 'file expected sinks 0, got 4'],
         [{ keys: 'nsn1' }, 'file expected codecs nsn1/nsn3 nsn1/nsn3, got nsn3/nsn3 nsn3/nsn3'],
         [{ values: 'nsn4' }, 'file expected codecs nsn3/nsn4 nsn3/nsn4, got nsn3/nsn3 nsn3/nsn3'],
-        [{ overrides: { 1: { keys: 'nsn2' } } }, 'file expected codecs nsn3/nsn3 nsn2/nsn3, got nsn3/nsn3 nsn3/nsn3'],
+        [{ layers: [{}, { keys: 'nsn2' }] }, 'file expected codecs nsn3/nsn3 nsn2/nsn3, got nsn3/nsn3 nsn3/nsn3'],
         [{ balance: 'off' }, 'file expected balance off, got on'],
-        [{ rope }, 'file expected rope known, got unknown'],
+        [{ rope }, 'file expected rope of layer 0 known, got unknown'],
         [{ capacity: 139 }, '"capacity" expected at most 139 tokens, got 140 (0 held + 140 more)']
       ];
       for (const [more, message] of unlike) {
@@ -565,7 +565,7 @@ for (const tested of backends) {
         for (let n = 0; n < 3; n++) assert.is(cache.sequence().length, 0);
       }
       const turned = await filled(tested, 70, { rope }).sequence.save();
-      await refuses(() => cacheOn(tested).restore(turned), RangeError, 'file expected rope unknown, got known');
+      await refuses(() => cacheOn(tested).restore(turned), RangeError, 'file expected rope of layer 0 unknown, got known');
     });
 
     test('a file that contradicts itself is refused though its checksum is right, and nothing changes', () =>
@@ -575,7 +575,7 @@ for (const tested of backends) {
             header.__metadata__.length = '200';
           }),
           RangeError,
-          `file expected layers.0.raw {"dtype":"F16","shape":[2,1,2,64,32],"data_offsets":[${512 + 2 * pageBytes},${512 + 2 * pageBytes + 16384}]}, got {"dtype":"F16","shape":[1,1,2,64,32],"data_offsets":[${512 + 2 * pageBytes},${512 + 2 * pageBytes + 8192}]}`
+          `file expected layers.0.raw {"dtype":"F16","shape":[2,1,4096],"data_offsets":[${512 + 2 * pageBytes},${512 + 2 * pageBytes + 16384}]}, got {"dtype":"F16","shape":[1,1,4096],"data_offsets":[${512 + 2 * pageBytes},${512 + 2 * pageBytes + 8192}]}`
         ],
         [
           withHeader(file, header => {
@@ -633,7 +633,7 @@ for (const tested of backends) {
     });
 
     test('a page whose scales are infinite or no number is refused, and nothing changes', () => {
-      const { keys, values } = cacheOn(tested).shape.pages[1]!;
+      const { keys, values } = cacheOn(tested).shape.layers[1]!.page;
       const half = (at: number, bits: number) => withPage(file, at, bits & 255, bits >> 8);
       const scales = (of: string) => `page expected finite scales of ${of} of head 0, got infinity or NaN`;
       const exponents = (of: string, got: number) => `page expected exponents of ${of} of head 0 up to 140, got ${got}`;

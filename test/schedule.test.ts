@@ -60,7 +60,7 @@ group('schedule', test => {
         });
         const placeOf = (slot: number) => ({ offset: 4 * slot, chunk: slot % 6, capacity: slot < shape.rawSlots ? 64 : shape.sinks });
         const orderOf = (sequence: number) => 1000 + 3 * sequence;
-        const dispatches = schedule.draw(requests, 0.125, limits, placeOf, orderOf);
+        const dispatches = schedule.draw(requests, heads / kvHeads, 0.125, limits, placeOf, orderOf);
 
         const { words } = schedule;
         const header = structAt(words, 0, 'Schedule');

@@ -1,6 +1,6 @@
 // Every number that a test forgives, with its reason. A test that needs another one adds it here.
 
-import type { CacheOptions } from 'nsnquant';
+import type { CacheShape } from 'nsnquant';
 
 /**
  * A kernel's largest error against f64, over an output row, may be this many times that of the naive f32 implementation
@@ -210,9 +210,10 @@ export const OTHER_TIES = 0.02;
  * windows of all KV heads coming in; page numbers and raw runs; for every sequence and layer the order of channels, with its scales and
  * their inverses.
  */
-export function memoryBound({ layers, headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
+export function memoryBound({ layers, capacity, sequences }: CacheShape): number {
+  const { headDim, kvHeads, queryHeads } = layers[0]!; // all are alike
   const tokens = Math.max((256 * kvHeads) / queryHeads, sequences);
-  const orders = sequences * layers * (12 * kvHeads * headDim + 16);
+  const orders = sequences * layers.length * (12 * kvHeads * headDim + 16);
   return (
     2 ** 19 + headDim * (6144 + 40 * 64 + 8 * tokens * queryHeads + 512 * kvHeads) + 16 * sequences * Math.ceil(capacity / 64) + orders
   );
@@ -224,7 +225,8 @@ export function memoryBound({ layers, headDim, kvHeads, queryHeads, capacity, se
  * results, a coded and a raw one for each of these tokens' blocks of four rows and a quarter more, and of 1024 workgroups besides;
  * for every layer the list of such work, raw runs and page numbers.
  */
-export function gpuMemoryBound({ layers, headDim, kvHeads, queryHeads, capacity, sequences = 4 }: CacheOptions): number {
+export function gpuMemoryBound({ layers, capacity, sequences }: CacheShape): number {
+  const { headDim, kvHeads, queryHeads } = layers[0]!; // all are alike
   const tokens = Math.max(128, sequences);
   const splits = 2.5 * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
   const windows = sequences * Math.ceil(capacity / 64);
@@ -233,7 +235,7 @@ export function gpuMemoryBound({ layers, headDim, kvHeads, queryHeads, capacity,
     2 ** 16 +
     headDim * (256 + 8 * tokens * queryHeads + 512 * kvHeads) +
     16 * splits * kvHeads * (2 + headDim) +
-    layers * 16 * (3 + tokens + 1.5 * splits + 3 * windows)
+    layers.length * 16 * (3 + tokens + 1.5 * splits + 3 * windows)
   );
 }
 

@@ -11,7 +11,7 @@ import { allFinite, atMost, refuses, sameBits, withinFloatRule } from './compare
 import { encodedFrom, learnedFrom } from './encoded.ts';
 import { altered, bindingAtMost, type Gpu, refusesDevice, untested } from './gpu.ts';
 import { rounded } from './half.ts';
-import { bells, type Input, keyLike, ropes, uneven } from './inputs.ts';
+import { bells, type Input, keyLike, queryWidth, ropes, uneven } from './inputs.ts';
 import { blockOf, readBlock, readSaved, sidesOf } from './pages.ts';
 import { NEAR_TIES, TOKEN_ERROR } from './tolerance.ts';
 import { simd128 } from './verbs.ts';
@@ -38,14 +38,15 @@ const magnitudes: readonly Input[] = [
     bells(tokens, headDim, seed).map((x, i) => (Math.floor(i / headDim) === 9 ? x * 2 ** -10 : Math.sign(x) * 65504))
 ];
 
-const queriesOf = ({ shape }: KVCache, tokens: number, seed = 9) => bells(tokens, shape.queryHeads * shape.headDim, seed);
+const queriesOf = ({ shape }: KVCache, tokens: number, seed = 9) => bells(tokens, queryWidth(shape), seed);
 
 /** A sealed sequence of `tokens` tokens. */
 function filled(cache: KVCache, tokens: number, seed = 1): Sequence {
-  const { layers, kvHeads, headDim, maxAppend } = cache.shape;
+  const { layers, maxAppend } = cache.shape;
+  const { kvHeads, headDim } = layers[0]!;
   const width = kvHeads * headDim;
   const sequence = cache.sequence();
-  for (let layer = 0; layer < layers; layer++) {
+  for (let layer = 0; layer < layers.length; layer++) {
     const [keys, values] = [keyLike(tokens, width, seed + layer), bells(tokens, width, seed + 10 + layer)];
     for (let from = 0; from < tokens; from += maxAppend) {
       const rows = (x: Float32Array) => x.subarray(from * width, Math.min(from + maxAppend, tokens) * width);
@@ -274,8 +275,8 @@ function limitTests(test: Register, gpu: Gpu): void {
     test(`with bindings of ${name} pages and raw windows lie in several buffers, and all is as elsewhere`, async () => {
       const cache = new KVCache(untested(bindingAtMost(bytes, gpu)), shape);
       const there = new KVCache(simd128.backend, shape);
-      const { pagesPerLayer, pages, rawSlots, rawSlotBytes } = cache.shape;
-      assert.ok(pagesPerLayer * pages[0]!.bytes > 2 * bytes, 'pages fill more than two buffers');
+      const { pagesPerLayer, layers, rawSlots, rawSlotBytes } = cache.shape;
+      assert.ok(pagesPerLayer * layers[0]!.page.bytes > 2 * bytes, 'pages fill more than two buffers');
       assert.ok(rawSlots * rawSlotBytes > 2 * bytes, 'raw windows fill more than two buffers');
 
       // The long sequence's pages come from a file, to which some are added beyond the first buffer.

@@ -19,37 +19,28 @@ function filled(cache: KVCache, tokens: number): Sequence {
 
 group('inspect()', test => {
   test('says what the file holds and what a cache must be to restore it', async () => {
-    const cache = cacheOf({ keys: 'nsn2', overrides: { 1: { values: 'nsn1' } }, sinks: 2 });
+    const cache = cacheOf({ keys: 'nsn2', layers: [{}, { values: 'nsn1' }], sinks: 2 });
     const file = await filled(cache, 140).save({ metadata: { model: 'm' } });
     assert.equal(inspect(file), {
       format: 2,
       length: 140,
-      layers: 2,
-      kvHeads: 2,
-      headDim: 32,
-      sinks: 2,
-      codecs: [
-        { keys: 'nsn2', values: 'nsn3' },
-        { keys: 'nsn2', values: 'nsn1' }
+      layers: [
+        { kvHeads: 2, headDim: 32, valueDim: 32, keys: 'nsn2', values: 'nsn3', rope: 'none' },
+        { kvHeads: 2, headDim: 32, valueDim: 32, keys: 'nsn2', values: 'nsn1', rope: 'none' }
       ],
+      sinks: 2,
       balanced: true,
-      rope: undefined,
       metadata: { model: 'm' },
       bytes: file.length
     });
   });
 
   test('is enough to make the cache', async () => {
-    const file = await filled(cacheOf({ rope: exactRope(32), overrides: { 1: { keys: 'nsn1' } } }), 140).save();
-    const { layers, kvHeads, headDim, sinks, codecs, rope, length } = inspect(file);
+    const file = await filled(cacheOf({ rope: exactRope(32), layers: [{}, { keys: 'nsn1' }] }), 140).save();
+    const { layers, sinks, length } = inspect(file);
     const cache = new KVCache(simd128.backend, {
-      layers,
-      kvHeads,
-      queryHeads: kvHeads,
-      headDim,
+      layers: layers.map(layer => ({ ...layer, queryHeads: 3 * layer.kvHeads })),
       sinks,
-      overrides: codecs,
-      ...(rope && { rope }),
       capacity: length
     });
     sameBits('file', await cache.restore(file).save(), file);
@@ -57,7 +48,7 @@ group('inspect()', test => {
 
   test('gives nothing that can be changed', async () => {
     const saved = inspect(await filled(cacheOf({ rope: exactRope(32) }), 3).save({ metadata: { a: 'b' } }));
-    for (const object of [saved, saved.codecs, saved.codecs[0], saved.rope, saved.metadata]) assert.ok(Object.isFrozen(object));
+    for (const object of [saved, saved.layers, saved.layers[0], saved.layers[0]!.rope, saved.metadata]) assert.ok(Object.isFrozen(object));
   });
 
   test('refuses what is no Uint8Array', async () => {
@@ -192,14 +183,14 @@ group('frequencies of RoPE in files', test => {
     for (const share of [1 + 1.1e-6, 1 - 1.1e-6, 1.01, 0, -1, 2]) {
       const other = ropeOf(x => x);
       other.invFreq[last]! *= share;
-      await refused(other, `file expected rope invFreq[${last}] ${other.invFreq[last]}, got ${invFreq[last]}`);
+      await refused(other, `file expected rope of layer 0 invFreq[${last}] ${other.invFreq[last]}, got ${invFreq[last]}`);
     }
-    await refused({ ...rope, interleaved: true }, 'file expected rope interleaved true, got false');
-    await refused({ ...rope, invFreq: rope.invFreq.slice(1) }, `file expected rope of pairs ${last}, got ${last + 1}`);
-    await refuses(() => cacheOf().restore(file), RangeError, 'file expected rope unknown, got known');
+    await refused({ ...rope, interleaved: true }, 'file expected rope of layer 0 interleaved true, got false');
+    await refused({ ...rope, invFreq: rope.invFreq.slice(1) }, `file expected rope of layer 0 of pairs ${last}, got ${last + 1}`);
+    await refuses(() => cacheOf().restore(file), RangeError, 'file expected rope of layer 0 unknown, got known');
     const unknown = withHeader(file, header => {
-      header.__metadata__.rope = 'unknown';
+      header.__metadata__.ropes = '[null]';
     });
-    await refuses(() => cacheOf({ rope }).restore(unknown), RangeError, 'file expected rope known, got unknown');
+    await refuses(() => cacheOf({ rope }).restore(unknown), RangeError, 'file expected rope of layer 0 known, got unknown');
   });
 });

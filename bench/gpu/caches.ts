@@ -86,7 +86,7 @@ export async function filledCache(
 export function sequenceBytes({ keys, values, balanced }: Format, { context, kvHeads, headDim }: CellShape): number {
   const pages = Math.floor(Math.max(0, context - SINKS) / WINDOW);
   return (
-    pages * pageLayout(codecs[keys], codecs[values], kvHeads, headDim, balanced).bytes +
+    pages * pageLayout(codecs[keys], codecs[values], { kvHeads, headDim, valueDim: headDim }, balanced).bytes +
     (context - pages * WINDOW) * tokenBytes(2, kvHeads, headDim)
   );
 }

@@ -28,7 +28,7 @@ export function bytesTable({ print }: Context): void {
     (dense[0]! + bytes).toFixed(1)
   ];
   const rows = formats.map(({ name, keys, values, balanced }) =>
-    row(name, pageLayout(codecs[keys], codecs[values], 1, headDim, balanced).bytes / WINDOW)
+    row(name, pageLayout(codecs[keys], codecs[values], { kvHeads: 1, headDim, valueDim: headDim }, balanced).bytes / WINDOW)
   );
   print(
     `\n#### Bytes of a token\n\nBytes of keys and values of one token and KV head, headDim ${headDim}, once coded, all metadata counted; computed from the ` +

@@ -144,8 +144,10 @@ async function answer(question: string, { cache, chat }: Conversation, endings: 
     process.stdout.write(step.value);
   }
   const { length, bytes } = cache;
-  const { layers, kvHeads, headDim } = cache.cache.shape;
-  const f16 = length * layers * kvHeads * headDim * 2 * 2;
+  const f16 = cache.cache.shape.layers.reduce(
+    (sum, { kvHeads, headDim, valueDim }) => sum + 2 * length * kvHeads * (headDim + valueDim),
+    0
+  );
   const speed = first
     ? `, first after ${((first.ms - begin) / 1000).toFixed(1)} s, then ${(((length - first.length) / (performance.now() - first.ms)) * 1000).toFixed(1)} tokens/s`
     : '';

@@ -13,8 +13,8 @@
 //   scales     f16 [1 + groups, 2]        (scale, minimum) of s1, then of every 32 channels of o
 //   exponents  u8  [segments]             of s2
 //
-// A raw page holds the same window before it is coded: f16 [kvHeads, 2 (keys, values), 64, headDim]. The sinks of one
-// sequence and layer are a raw page of `sinks` tokens.
+// A raw page holds the same window before it is coded: of every head keys f16 [64, headDim], then values f16 [64, valueDim]. The sinks of
+// one sequence and layer are a raw page of `sinks` tokens.
 
 import { balancedSegments, type Codec, plainSegments, type Segment, type Stage } from './codec.ts';
 import { isFiniteHalf } from './half.ts';
@@ -82,12 +82,18 @@ export interface BlockLayout {
   readonly bytes: number;
 }
 
-/** How a page of one layer is laid out: keys and values of every KV head. */
-export interface PageLayout {
-  /** Channels of a head. */
-  readonly headDim: number;
+/** Heads of one layer's keys and values, and their channels. */
+export interface Heads {
   /** Heads of keys and values. */
   readonly kvHeads: number;
+  /** Channels of a head's keys. */
+  readonly headDim: number;
+  /** Channels of a head's values. */
+  readonly valueDim: number;
+}
+
+/** How a page of one layer is laid out: keys and values of every KV head. */
+export interface PageLayout extends Heads {
   /** Sections of one head's keys. */
   readonly keys: BlockLayout;
   /** Sections of one head's values. */
@@ -118,10 +124,10 @@ export function hadamardSizes(channels: number): number[] {
 }
 
 /** How one head's keys or values are cut into segments, and where the bytes of a window of them lie. */
-export function blockLayout(codec: Codec, headDim: number, side: 'keys' | 'values', balanced: boolean): BlockLayout {
+export function blockLayout(codec: Codec, channels: number, side: 'keys' | 'values', balanced: boolean): BlockLayout {
   let channel = 0;
   let column = 0;
-  const segments = (balanced ? balancedSegments(codec, headDim) : plainSegments(codec, headDim)).map(segment => {
+  const segments = (balanced ? balancedSegments(codec, channels) : plainSegments(codec, channels)).map(segment => {
     const stages = segment.stages.map(stage => {
       const columns = segment.channels / stage.codebook.channels;
       column += columns;
@@ -135,18 +141,18 @@ export function blockLayout(codec: Codec, headDim: number, side: 'keys' | 'value
   const s2 = WINDOW * rowBytes;
   const s1 = s2 + WINDOW * segments.length;
   const o = s1 + WINDOW / 2;
-  const scales = o + (headDim * meanBits) / 8;
-  const exponents = scales + 4 * (1 + Math.ceil(headDim / MEAN_GROUP));
+  const scales = o + (channels * meanBits) / 8;
+  const exponents = scales + 4 * (1 + Math.ceil(channels / MEAN_GROUP));
   const bytes = align(exponents + segments.length, 4);
   return Object.freeze({ codec, balanced, segments: Object.freeze(segments), meanBits, rowBytes, s2, s1, o, scales, exponents, bytes });
 }
 
 /** @internal @param balanced  whether keys are */
-export function pageLayout(keys: Codec, values: Codec, kvHeads: number, headDim: number, balanced: boolean): PageLayout {
+export function pageLayout(keys: Codec, values: Codec, { kvHeads, headDim, valueDim }: Heads, balanced: boolean): PageLayout {
   const keyBlock = blockLayout(keys, headDim, 'keys', balanced);
-  const valueBlock = blockLayout(values, headDim, 'values', false);
+  const valueBlock = blockLayout(values, valueDim, 'values', false);
   const bytes = kvHeads * (keyBlock.bytes + valueBlock.bytes);
-  return Object.freeze({ headDim, kvHeads, keys: keyBlock, values: valueBlock, bytes });
+  return Object.freeze({ kvHeads, headDim, valueDim, keys: keyBlock, values: valueBlock, bytes });
 }
 
 /** @internal Offset of a head's block in its page. */
@@ -155,13 +161,13 @@ export function blockOffset(page: PageLayout, head: number, side: 'keys' | 'valu
 }
 
 /** @internal Bytes of a raw page of `tokens` tokens. */
-export function rawBytes(kvHeads: number, headDim: number, tokens: number): number {
-  return kvHeads * 2 * tokens * headDim * 2;
+export function rawBytes({ kvHeads, headDim, valueDim }: Heads, tokens: number): number {
+  return 2 * kvHeads * tokens * (headDim + valueDim);
 }
 
 /** @internal Element offset of one token's channels in a raw page of `tokens` tokens. */
-export function rawOffset(tokens: number, headDim: number, head: number, side: 0 | 1, token: number): number {
-  return ((head * 2 + side) * tokens + token) * headDim;
+export function rawOffset({ headDim, valueDim }: Heads, tokens: number, head: number, side: 0 | 1, token: number): number {
+  return head * tokens * (headDim + valueDim) + (side === 0 ? token * headDim : tokens * headDim + token * valueDim);
 }
 
 /**

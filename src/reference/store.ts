@@ -15,12 +15,18 @@ import {
 } from '../backend.ts';
 import { balanceOf, channelOrder, ofHead } from '../format/balance.ts';
 import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
-import { blockOffset, channelPairs, rawOffset, WINDOW } from '../format/layout.ts';
+import { blockOffset, channelPairs, rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { attend, type Coding, codingOf, decode, encode, keyEnergies, pack, unpack } from './reference.ts';
 
 export function openReference(): Backend {
-  return backendOf({ name: 'reference', variant: 'f64', reason: 'it was asked for', createStore: shape => new ReferenceStore(shape) });
+  return backendOf({
+    name: 'reference',
+    variant: 'f64',
+    reason: 'it was asked for',
+    lacks: ['window', 'softcap', 'slopes', 'sinkLogits', 'valueDim', 'headDim above 512'],
+    createStore: shape => new ReferenceStore(shape)
+  });
 }
 
 const SIDES = ['keys', 'values'] as const;
@@ -50,29 +56,31 @@ class ReferenceStore implements Store {
     this.bytes = pageBytes + rawBytes + learnedBytes;
     if (this.bytes > MOST_BYTES)
       throw new BackendError('reference', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${this.bytes}`);
-    this.#pages = shape.pages.map(page => Array.from({ length: shape.pagesPerLayer }, () => new Uint8Array(page.bytes)));
+    this.#pages = shape.layers.map(({ page }) => Array.from({ length: shape.pagesPerLayer }, () => new Uint8Array(page.bytes)));
     this.#slots = Array.from({ length: shape.rawSlots + shape.sinkSlots }, (_, slot) => new Uint16Array(slotBytes(shape, slot) / 2));
-    const pairs = (shape.kvHeads * shape.headDim) / 2;
-    this.#learned = shape.pages.map(() =>
-      Array.from({ length: shape.sequences }, () => ({ balance: new Uint8Array(pairs), energies: new Float32Array(pairs) }))
-    );
+    this.#learned = shape.layers.map(({ kvHeads, headDim }) => {
+      const pairs = (kvHeads * headDim) / 2;
+      return Array.from({ length: shape.sequences }, () => ({ balance: new Uint8Array(pairs), energies: new Float32Array(pairs) }));
+    });
   }
 
-  write(writes: readonly Write[]): void {
+  write(layer: number, writes: readonly Write[]): void {
     for (const { keys, values, runs } of writes) {
-      for (const run of runs) this.#writeRun(run, keys as Data, values as Data);
+      for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data);
     }
   }
 
-  #writeRun({ slot, at, from, tokens }: Run, keys: Data, values: Data): void {
-    const { kvHeads, headDim } = this.#shape;
+  #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data): void {
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim, valueDim } = heads;
     [keys, values].forEach((data, side) => {
+      const channels = side === 0 ? headDim : valueDim;
       const words = wordsOf(data);
       const halfAt = isHalf(data) ? (i: number) => words[i]! : (i: number) => toHalf(words[i]!);
       for (let t = 0; t < tokens; t++) {
         for (let head = 0; head < kvHeads; head++) {
-          const to = rawOffset(slotTokens(this.#shape, slot), headDim, head, side as 0 | 1, at + t);
-          for (let i = 0; i < headDim; i++) this.#slots[slot]![to + i] = halfAt(((from + t) * kvHeads + head) * headDim + i);
+          const to = rawOffset(heads, slotTokens(this.#shape, slot), head, side as 0 | 1, at + t);
+          for (let i = 0; i < channels; i++) this.#slots[slot]![to + i] = halfAt(((from + t) * kvHeads + head) * channels + i);
         }
       }
     });
@@ -91,30 +99,31 @@ class ReferenceStore implements Store {
   }
 
   #encodePage(layer: number, slot: number, page: number, sequence: number): void {
-    const { kvHeads, headDim, pages } = this.#shape;
+    const { kvHeads, headDim, valueDim, page: layout } = this.#shape.layers[layer]!;
     for (let head = 0; head < kvHeads; head++) {
       SIDES.forEach((side, n) => {
-        const window = encode(this.#rawRows(slot, head, n as 0 | 1), headDim, this.#coding(layer, sequence, head, side));
-        this.#pages[layer]![page]!.set(pack(window, pages[layer]![side]), blockOffset(pages[layer]!, head, side));
+        const rows = this.#rawRows(layer, slot, head, n as 0 | 1);
+        const window = encode(rows, n === 0 ? headDim : valueDim, this.#coding(layer, sequence, head, side));
+        this.#pages[layer]![page]!.set(pack(window, layout[side]), blockOffset(layout, head, side));
       });
     }
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
-    const { kvHeads, headDim } = this.#shape;
-    for (let head = 0; head < kvHeads; head++) {
+    const heads = this.#shape.layers[layer]!;
+    for (let head = 0; head < heads.kvHeads; head++) {
       for (const side of [0, 1] as const) {
         const rows = this.#pageRows(layer, page, sequence, head, side);
         this.#slots[slot]!.set(
           Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))),
-          rawOffset(WINDOW, headDim, head, side, 0)
+          rawOffset(heads, WINDOW, head, side, 0)
         );
       }
     }
   }
 
   addEnergies(layer: number, sequence: number, query: Float32Array, first: number, count: number): void {
-    const { kvHeads, queryHeads, headDim, rope } = this.#shape;
+    const { kvHeads, queryHeads, headDim, rope } = this.#shape.layers[layer]!;
     const { energies } = this.#learned[layer]![sequence]!;
     const pairs = channelPairs(headDim, rope);
     for (let row = first * queryHeads; row < (first + count) * queryHeads; row++) {
@@ -126,10 +135,10 @@ class ReferenceStore implements Store {
   }
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
-    const { kvHeads, headDim, rope } = this.#shape;
+    const { kvHeads, headDim, rope } = this.#shape.layers[layer]!;
     const { balance, energies } = this.#learned[layer]![sequence]!;
     for (let head = 0; head < kvHeads; head++) {
-      const windows = slots.map(slot => this.#rawRows(slot, head, 0));
+      const windows = slots.map(slot => this.#rawRows(layer, slot, head, 0));
       const queries = ofHead(energies, head, headDim);
       ofHead(balance, head, headDim).set(balanceOf(keyEnergies(windows, headDim, rope), queries));
     }
@@ -152,12 +161,13 @@ class ReferenceStore implements Store {
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
-    const { kvHeads, headDim } = this.#shape;
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const gather = (side: 0 | 1): Float32Array => {
-      const out = new Float32Array(table.length * kvHeads * headDim);
+      const channels = side === 0 ? headDim : valueDim;
+      const out = new Float32Array(table.length * kvHeads * channels);
       for (let head = 0; head < kvHeads; head++) {
         const rows = this.#rows(layer, table, head, side);
-        for (let t = 0; t < table.length; t++) out.set(rows.subarray(t * headDim, (t + 1) * headDim), (t * kvHeads + head) * headDim);
+        for (let t = 0; t < table.length; t++) out.set(rows.subarray(t * channels, (t + 1) * channels), (t * kvHeads + head) * channels);
       }
       return out;
     };
@@ -165,9 +175,11 @@ class ReferenceStore implements Store {
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
-    const slot = (number: number): Uint8Array => new Uint8Array(this.#slots[number]!.slice().buffer);
+    const heads = this.#shape.layers[layer]!;
+    const slot = (number: number): Uint8Array =>
+      new Uint8Array(this.#slots[number]!.slice(0, rawBytes(heads, slotTokens(this.#shape, number)) / 2).buffer);
     const { balance, energies } = this.#learned[layer]![table.sequence]!;
-    const { balanced } = this.#shape.pages[layer]!.keys;
+    const { balanced } = heads.page.keys;
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page => this.#pages[layer]![page]!.slice()),
       raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
@@ -182,22 +194,22 @@ class ReferenceStore implements Store {
   }
 
   attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
-    const { kvHeads, queryHeads, headDim } = this.#shape;
+    const { kvHeads, queryHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     let to = 0;
     tables.forEach((table, n) => {
       const heads = Array.from({ length: kvHeads }, (_, head) => SIDES.map((_, side) => this.#rows(layer, table, head, side as 0 | 1)));
       const tokens = queries[n]!.length / (queryHeads * headDim);
       for (let t = 0; t < tokens; t++) {
-        const visible = (table.length - tokens + t + 1) * headDim;
-        for (let h = 0; h < queryHeads; h++, to += headDim) {
+        const visible = table.length - tokens + t + 1;
+        for (let h = 0; h < queryHeads; h++, to += valueDim) {
           const [keys, values] = heads[Math.floor(h / (queryHeads / kvHeads))]!;
           const from = (t * queryHeads + h) * headDim;
           const query = queries[n]!.subarray(from, from + headDim);
           out.set(
             attend(
               Float64Array.from(query, x => x * scale),
-              keys!.subarray(0, visible),
-              values!.subarray(0, visible)
+              keys!.subarray(0, visible * headDim),
+              values!.subarray(0, visible * valueDim)
             ).out,
             to
           );
@@ -211,35 +223,36 @@ class ReferenceStore implements Store {
     // Nothing outlives this object.
   }
 
-  /** All of a layer's tokens of one head and side, f64 [length, headDim]. */
+  /** All of a layer's tokens of one head and side, f64 [length, channels]. */
   #rows(layer: number, table: PageTable, head: number, side: 0 | 1): Float64Array {
-    const { sinks, headDim } = this.#shape;
-    const rows = new Float64Array(table.length * headDim);
-    const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * headDim), at * headDim);
-    if (sinks > 0) put(this.#rawRows(table.sinkSlot, head, side), 0);
+    const { sinks, layers } = this.#shape;
+    const channels = layers[layer]![side === 0 ? 'headDim' : 'valueDim'];
+    const rows = new Float64Array(table.length * channels);
+    const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * channels), at * channels);
+    if (sinks > 0) put(this.#rawRows(layer, table.sinkSlot, head, side), 0);
     for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, table.sequence, head, side), sinks + i * WINDOW);
-    for (let i = 0; i < table.rawCount; i++) put(this.#rawRows(table.raws[i]!, head, side), sinks + (table.pageCount + i) * WINDOW);
+    for (let i = 0; i < table.rawCount; i++) put(this.#rawRows(layer, table.raws[i]!, head, side), sinks + (table.pageCount + i) * WINDOW);
     return rows;
   }
 
-  #rawRows(slot: number, head: number, side: 0 | 1): Float64Array {
-    const { headDim } = this.#shape;
+  #rawRows(layer: number, slot: number, head: number, side: 0 | 1): Float64Array {
+    const heads = this.#shape.layers[layer]!;
     const tokens = slotTokens(this.#shape, slot);
-    const from = rawOffset(tokens, headDim, head, side, 0);
-    return Float64Array.from(this.#slots[slot]!.subarray(from, from + tokens * headDim), fromHalf);
+    const from = rawOffset(heads, tokens, head, side, 0);
+    return Float64Array.from(this.#slots[slot]!.subarray(from, from + tokens * (side === 0 ? heads.headDim : heads.valueDim)), fromHalf);
   }
 
   #pageRows(layer: number, page: number, sequence: number, head: number, side: 0 | 1): Float64Array {
-    const { headDim, pages } = this.#shape;
-    const layout = pages[layer]![SIDES[side]];
-    const at = blockOffset(pages[layer]!, head, SIDES[side]);
-    const window = unpack(this.#pages[layer]![page]!.subarray(at, at + layout.bytes), layout, headDim);
+    const { headDim, valueDim, page: layout } = this.#shape.layers[layer]!;
+    const block = layout[SIDES[side]];
+    const at = blockOffset(layout, head, SIDES[side]);
+    const window = unpack(this.#pages[layer]![page]!.subarray(at, at + block.bytes), block, side === 0 ? headDim : valueDim);
     return decode(window, this.#coding(layer, sequence, head, SIDES[side]));
   }
 
   #coding(layer: number, sequence: number, head: number, side: 'keys' | 'values'): Coding {
-    const { headDim, pages, rope } = this.#shape;
-    const layout = pages[layer]![side];
+    const { headDim, page, rope } = this.#shape.layers[layer]!;
+    const layout = page[side];
     if (side === 'values') return codingOf(layout);
     if (!layout.balanced) return codingOf(layout, rope);
     const { balance } = this.#learned[layer]![sequence]!;

@@ -5,6 +5,7 @@
 //   balance   u8  [kvHeads, headDim / 2]
 
 import { channelOrder, ofHead } from '../format/balance.ts';
+import type { LayerShape } from '../layer.ts';
 import type { CacheShape } from '../shape.ts';
 import { recordBytes, type WasmMemory } from './memory.ts';
 
@@ -17,13 +18,14 @@ export class Learned {
   /** u8 [kvHeads, headDim / 2] */
   readonly balance: Uint8Array;
   readonly #memory: WasmMemory;
-  readonly #shape: CacheShape;
+  readonly #layer: LayerShape;
 
   constructor(memory: WasmMemory, shape: CacheShape, layer: number, sequence: number) {
-    const pairs = (shape.kvHeads * shape.headDim) / 2;
+    const heads = shape.layers[layer]!;
+    const pairs = (heads.kvHeads * heads.headDim) / 2;
     this.#memory = memory;
-    this.#shape = shape;
-    this.orders = memory.learned[layer]! + sequence * recordBytes(shape);
+    this.#layer = heads;
+    this.orders = memory.learned[layer]! + sequence * recordBytes(heads);
     const energies = this.orders / 4 + 6 * pairs;
     this.energies = memory.f32.subarray(energies, energies + pairs);
     this.balance = memory.u8.subarray(4 * (energies + pairs), 4 * (energies + pairs) + pairs);
@@ -31,7 +33,7 @@ export class Learned {
 
   /** Keeps a balance, and the orders that it stands for. */
   setBalance(balance: Uint8Array): void {
-    const { kvHeads, headDim, rope } = this.#shape;
+    const { kvHeads, headDim, rope } = this.#layer;
     const { u32, f32 } = this.#memory;
     this.balance.set(balance);
     for (let head = 0; head < kvHeads; head++) {

@@ -4,7 +4,8 @@ import { instantiateSync } from '@assemblyscript/loader';
 import { BackendError } from '../backend.ts';
 import type { Codebook } from '../format/codec.ts';
 import { align, type BlockLayout, WINDOW } from '../format/layout.ts';
-import { ropeTables } from '../rope.ts';
+import type { LayerShape } from '../layer.ts';
+import { ropeTables, ropeText } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
 import { type Kernels, SHAPE, struct } from './abi.ts';
 import { placeCodebook, placeSide } from './sides.ts';
@@ -14,7 +15,7 @@ const WASM_PAGE = 65536;
 const MEMORY_LIMIT = WASM_PAGE * 65535;
 
 /** Bytes of what a sequence has learned of a layer (learned.ts draws them). */
-export function recordBytes({ kvHeads, headDim }: Pick<CacheShape, 'kvHeads' | 'headDim'>): number {
+export function recordBytes({ kvHeads, headDim }: Pick<LayerShape, 'kvHeads' | 'headDim'>): number {
   const pairs = (kvHeads * headDim) / 2;
   return align(24 * pairs + 4 * pairs + pairs, 16);
 }
@@ -65,8 +66,9 @@ export class WasmMemory {
 
   /** @param more  codebooks that are used besides those of the shape */
   constructor(module: WebAssembly.Module, shape: CacheShape, more: readonly Codebook[] = []) {
-    const { headDim, kvHeads, queryHeads } = shape;
-    const blocks = shape.pages.flatMap(page => [page.keys, page.values]);
+    const { layers, sequences } = shape;
+    const blocks = layers.flatMap(({ page }) => [page.keys, page.values]);
+    const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
     const stages = blocks.flatMap(block => block.segments).flatMap(segment => segment.stages);
 
     const sizes = sizesOf(module);
@@ -84,49 +86,55 @@ export class WasmMemory {
     const sides = new Map<string, number>();
     this.sides = new Map(
       blocks.map(block => {
-        const name = `${block.codec.name} ${block.meanBits} ${block.balanced}`; // layers that are coded alike share a struct
+        const { codec, meanBits, balanced, bytes } = block;
+        const name = `${codec.name} ${meanBits} ${balanced} ${bytes}`; // layers that are coded alike share a struct
         const side = sides.get(name) ?? placeSide(block, books, constant);
         sides.set(name, side);
         return [block, side];
       })
     );
-    const rope = ropeTables(shape.rope);
-    const cos = constant(rope.cos);
-    const sin = constant(rope.sin);
-    const powers = constant(rope.powers);
-    const basis = constant(rope.basis);
+    const ropes = new Map(layers.map(({ rope }) => [ropeText(rope), rope] as const));
+    const tablesOf = new Map(
+      [...ropes].map(([text, rope]) => {
+        const { cos, sin, powers, basis, ...tables } = ropeTables(rope);
+        return [text, { ...tables, cos: constant(cos), sin: constant(sin), powers: constant(powers), basis: constant(basis) }];
+      })
+    );
 
+    const headDim = most(layer => layer.headDim);
     this.tile = arena.take(sizes.tileBytes(headDim));
     this.scratch = arena.take(sizes.scratchBytes());
     const scores = arena.take(sizes.scoresBytes());
     const states = arena.take(sizes.statesBytes(headDim));
-    this.callTokens = Math.max(Math.floor(sizes.callRows() / (queryHeads / kvHeads)), shape.sequences);
-    this.input = arena.take(4 * headDim * Math.max(this.callTokens * queryHeads, 2 * WINDOW * kvHeads));
-    this.output = arena.take(4 * headDim * this.callTokens * queryHeads);
+    this.callTokens = Math.max(Math.floor(sizes.callRows() / most(({ queryHeads, kvHeads }) => queryHeads / kvHeads)), sequences);
+    const queries = 4 * this.callTokens * most(({ queryHeads, headDim }) => queryHeads * headDim);
+    this.input = arena.take(Math.max(queries, 8 * WINDOW * most(({ kvHeads, headDim }) => kvHeads * headDim)));
+    this.output = arena.take(queries);
     this.items = arena.take(sizes.itemBytes() * this.callTokens);
-    this.pageNumbers = arena.take(4 * shape.sequences * shape.pagesPerLayer);
+    this.pageNumbers = arena.take(4 * sequences * shape.pagesPerLayer);
     this.rawRecords = arena.take(sizes.rawBytes() * (shape.rawSlots + this.callTokens));
 
     this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
-    this.pages = shape.pages.map(page => arena.take(shape.pagesPerLayer * page.bytes));
-    this.learned = shape.pages.map(page => (page.keys.balanced ? arena.take(shape.sequences * recordBytes(shape)) : 0));
-    this.shapes = shape.pages.map((page, layer) =>
-      constant(
+    this.pages = layers.map(({ page }) => arena.take(shape.pagesPerLayer * page.bytes));
+    this.learned = layers.map(layer => (layer.page.keys.balanced ? arena.take(sequences * recordBytes(layer)) : 0));
+    this.shapes = layers.map(({ headDim, kvHeads, queryHeads, rope, page }, layer) => {
+      const tables = tablesOf.get(ropeText(rope))!;
+      return constant(
         struct(SHAPE, {
           headDim,
           kvHeads,
           queryHeadsPerKvHead: queryHeads / kvHeads,
-          pairs: rope.pairs,
-          pairStep: shape.rope?.interleaved ? 8 : 4,
-          pairOffset: shape.rope?.interleaved ? 4 : rope.pairs * 4,
-          cos,
-          sin,
-          trigPairs: rope.trigPairs,
-          tier2: rope.tier2,
-          tier3: rope.tier3,
-          powers,
-          basisPairs: rope.basisPairs,
-          basis,
+          pairs: tables.pairs,
+          pairStep: rope?.interleaved ? 8 : 4,
+          pairOffset: rope?.interleaved ? 4 : tables.pairs * 4,
+          cos: tables.cos,
+          sin: tables.sin,
+          trigPairs: tables.trigPairs,
+          tier2: tables.tier2,
+          tier3: tables.tier3,
+          powers: tables.powers,
+          basisPairs: tables.basisPairs,
+          basis: tables.basis,
           keys: this.sides.get(page.keys)!,
           values: this.sides.get(page.values)!,
           pageBytes: page.bytes,
@@ -136,8 +144,8 @@ export class WasmMemory {
           scores,
           states
         })
-      )
-    );
+      );
+    });
 
     const pages = Math.ceil(arena.end / WASM_PAGE);
     if (pages * WASM_PAGE > MEMORY_LIMIT) {

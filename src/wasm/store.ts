@@ -3,7 +3,7 @@
 import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
-import { rawOffset, WINDOW } from '../format/layout.ts';
+import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { Learned } from './learned.ts';
@@ -30,21 +30,22 @@ export class WasmStore implements Store {
     return this.#memory.bytes;
   }
 
-  write(writes: readonly Write[]): void {
+  write(layer: number, writes: readonly Write[]): void {
     for (const { keys, values, runs } of writes) {
-      for (const run of runs) this.#writeRun(run, keys as Data, values as Data);
+      for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data);
     }
   }
 
-  #writeRun({ slot, at, from, tokens }: Run, keys: Data, values: Data): void {
-    const { kvHeads, headDim } = this.#shape;
+  #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data): void {
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim } = heads;
     const capacity = slotTokens(this.#shape, slot);
     const perToken = kvHeads * headDim;
     for (const [side, data] of [keys, values].entries()) {
       const half = isHalf(data);
       const view = half ? this.#memory.u16 : this.#memory.f32;
       view.set(wordsOf(data).subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
-      const to = this.#slot(slot) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, at);
+      const to = this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side as 0 | 1, at);
       this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, headDim, to, capacity);
     }
   }
@@ -65,17 +66,19 @@ export class WasmStore implements Store {
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
-    const { kvHeads, headDim } = this.#shape;
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim } = heads;
     const rows = this.#decodePage(layer, page, sequence);
     for (const side of [0, 1] as const) {
-      const to = this.#slot(slot) + 2 * rawOffset(WINDOW, headDim, 0, side, 0);
+      const to = this.#slot(slot) + 2 * rawOffset(heads, WINDOW, 0, side, 0);
       this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, headDim, to, WINDOW);
     }
   }
 
   addEnergies(layer: number, sequence: number, query: Float32Array, first: number, count: number): void {
     const { kernels, f32, input, callTokens } = this.#memory;
-    const perToken = this.#shape.queryHeads * this.#shape.headDim;
+    const { queryHeads, headDim } = this.#shape.layers[layer]!;
+    const perToken = queryHeads * headDim;
     const energies = this.#learned(layer, sequence).energies.byteOffset;
     for (let from = first; from < first + count; from += callTokens) {
       const tokens = Math.min(callTokens, first + count - from);
@@ -85,7 +88,7 @@ export class WasmStore implements Store {
   }
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
-    const { kvHeads, headDim } = this.#shape;
+    const { kvHeads, headDim } = this.#shape.layers[layer]!;
     const { kernels, f32, output } = this.#memory;
     const learned = this.#learned(layer, sequence);
     const keys = f32.subarray(output / 4, output / 4 + learned.energies.length).fill(0);
@@ -110,18 +113,20 @@ export class WasmStore implements Store {
 
   copyBalance(layer: number, from: number, to: number): void {
     const source = this.#orders(layer, from);
-    this.#memory.u8.copyWithin(this.#orders(layer, to), source, source + recordBytes(this.#shape));
+    this.#memory.u8.copyWithin(this.#orders(layer, to), source, source + recordBytes(this.#shape.layers[layer]!));
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
-    const { sinks, kvHeads, headDim } = this.#shape;
+    const { sinks } = this.#shape;
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim } = heads;
     const { kernels, input, f32 } = this.#memory;
     const perToken = kvHeads * headDim;
     const tokens = { keys: new Float32Array(table.length * perToken), values: new Float32Array(table.length * perToken) };
     const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
         const capacity = slotTokens(this.#shape, slot);
-        const from = this.#slot(slot) + 2 * rawOffset(capacity, headDim, 0, side as 0 | 1, 0);
+        const from = this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side as 0 | 1, 0);
         kernels.readRows(from, capacity, count, kvHeads, headDim, input);
         out.set(f32.subarray(input / 4, input / 4 + count * perToken), at * perToken);
       }
@@ -141,11 +146,13 @@ export class WasmStore implements Store {
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { u8 } = this.#memory;
-    const learned = this.#shape.pages[layer]!.keys.balanced ? this.#learned(layer, table.sequence) : undefined;
-    const slot = (number: number): Uint8Array => u8.slice(this.#slot(number), this.#slot(number) + slotBytes(this.#shape, number));
+    const heads = this.#shape.layers[layer]!;
+    const learned = heads.page.keys.balanced ? this.#learned(layer, table.sequence) : undefined;
+    const slot = (number: number): Uint8Array =>
+      u8.slice(this.#slot(number), this.#slot(number) + rawBytes(heads, slotTokens(this.#shape, number)));
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
-        u8.slice(this.#page(layer, page), this.#page(layer, page) + this.#shape.pages[layer]!.bytes)
+        u8.slice(this.#page(layer, page), this.#page(layer, page) + heads.page.bytes)
       ),
       raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
       sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined,
@@ -159,10 +166,10 @@ export class WasmStore implements Store {
   }
 
   attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
-    const { queryHeads, kvHeads, headDim, pages } = this.#shape;
+    const { queryHeads, kvHeads, headDim, page } = this.#shape.layers[layer]!;
     const perToken = queryHeads * headDim;
     const rowsPerToken = queryHeads / kvHeads;
-    const { keys, values } = pages[layer]!;
+    const { keys, values } = page;
     const call = { items: 0, tokens: 0, pages: 0, raws: 0, done: 0 };
     const flush = (): void => {
       this.#memory.kernels.attend(this.#layer(layer), this.#memory.items, call.items, scale * Math.LOG2E);
@@ -203,7 +210,8 @@ export class WasmStore implements Store {
     position: number,
     decoded: boolean
   ): void {
-    const { sinks, queryHeads, headDim } = this.#shape;
+    const { sinks } = this.#shape;
+    const { queryHeads, headDim } = this.#shape.layers[layer]!;
     const tokenBytes = 4 * call.tokens * queryHeads * headDim;
     const sinkTokens = Math.min(table.length, sinks);
     const rawBytes = this.#memory.kernels.rawBytes();
@@ -245,7 +253,8 @@ export class WasmStore implements Store {
   /** Decodes a page into the input region; addresses of its keys and values, f32 [64, kvHeads, headDim]. */
   #decodePage(layer: number, page: number, sequence: number): [keys: number, values: number] {
     const { kernels, input } = this.#memory;
-    const values = input + 4 * WINDOW * this.#shape.kvHeads * this.#shape.headDim;
+    const { kvHeads, headDim } = this.#shape.layers[layer]!;
+    const values = input + 4 * WINDOW * kvHeads * headDim;
     kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#page(layer, page), input, values);
     return [input, values];
   }
@@ -258,7 +267,7 @@ export class WasmStore implements Store {
   /** The order of every head's keys, which a sequence has learned; 0 where keys are not balanced. */
   #orders(layer: number, sequence: number): number {
     const first = this.#memory.learned[layer]!;
-    return first && first + sequence * recordBytes(this.#shape);
+    return first && first + sequence * recordBytes(this.#shape.layers[layer]!);
   }
 
   #layer(layer: number): number {
@@ -266,7 +275,7 @@ export class WasmStore implements Store {
   }
 
   #page(layer: number, page: number): number {
-    return this.#memory.pages[layer]! + page * this.#shape.pages[layer]!.bytes;
+    return this.#memory.pages[layer]! + page * this.#shape.layers[layer]!.page.bytes;
   }
 
   #slot(slot: number): number {

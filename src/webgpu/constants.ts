@@ -4,16 +4,17 @@
 //   half norms   f32 [128] of each: ‖C‖²/2
 //   powers       f32 [31]: 2^(n/8), n from −15 to 15: scales of channels, by the difference of their levels
 //   thresholds   f32 [15]: energies below the largest times the nth have a level above n
-//   angles       cos, then sin f32 [pairs, 64] of ω·(t − 31.5)
+//   angles       of every rotation cos, then sin f32 [pairs, 64] of ω·(t − 31.5)
 //   stages       lists of Stage structs (structs.ts): how the channels of a kind of block are coded
-//   orders       u32 [layers, sequences, KV heads, headDim]: channels of balanced keys in their order, from bit 16 on the byte of their
+//   orders       u32 [layers][sequences, KV heads, headDim]: channels of balanced keys in their order, from bit 16 on the byte of their
 //                pair (src/format/balance.ts). What sequences learn: this alone changes
 
 import { channelOrder, LEVELS, ofHead, scaleOf, threshold } from '../format/balance.ts';
 import { codebooks, halfNormsOf } from '../format/codec.ts';
 import { toHalf } from '../format/half.ts';
 import { type BlockLayout, channelPairs } from '../format/layout.ts';
-import { ropeTables } from '../rope.ts';
+import type { LayerShape } from '../layer.ts';
+import { ropeTables, ropeText } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
 import { structWords } from './structs.ts';
 
@@ -27,10 +28,12 @@ export class Constants {
   readonly length: number;
   readonly powers: number;
   readonly thresholds: number;
-  readonly angles: number;
   readonly #shape: CacheShape;
+  readonly #angles = new Map<string, number>();
+  /** Where the orders of every layer begin. */
+  readonly #orders: readonly number[];
   readonly #books = new Map<number, number>();
-  /** By codec and whether keys are balanced. */
+  /** By kind of block. */
   readonly #stages = new Map<string, number>();
 
   constructor(shape: CacheShape) {
@@ -48,10 +51,13 @@ export class Constants {
     const halfNorms = new Map(WIDTHS.map(width => [width, floats(halfNormsOf(codebooks[width]).subarray(0, CODEWORDS))]));
     this.powers = floats(Array.from({ length: 2 * LEVELS - 1 }, (_, n) => scaleOf(n - LEVELS + 1)));
     this.thresholds = floats(Array.from({ length: LEVELS - 1 }, (_, n) => threshold(n)));
-    const { cos, sin } = ropeTables(shape.rope);
-    this.angles = floats(cos);
-    floats(sin);
-    for (const block of shape.pages.flatMap(({ keys, values }) => [keys, values])) {
+    for (const { rope } of shape.layers) {
+      if (this.#angles.has(ropeText(rope))) continue;
+      const { cos, sin } = ropeTables(rope);
+      this.#angles.set(ropeText(rope), floats(cos));
+      floats(sin);
+    }
+    for (const block of shape.layers.flatMap(({ page: { keys, values } }) => [keys, values])) {
       if (this.#stages.has(kindOf(block))) continue;
       this.#stages.set(kindOf(block), words.length);
       const stages = block.segments.flatMap(({ channel, channels, stages }, segment) =>
@@ -64,8 +70,18 @@ export class Constants {
     }
     this.#shape = shape;
     this.words = Uint32Array.from(words);
-    const { kvHeads, headDim, sequences, pages } = shape;
-    this.length = words.length + (pages[0]!.keys.balanced ? pages.length * sequences * kvHeads * headDim : 0);
+    let end = words.length;
+    this.#orders = shape.layers.map(({ kvHeads, headDim, page }) => {
+      const at = end;
+      if (page.keys.balanced) end += shape.sequences * kvHeads * headDim;
+      return at;
+    });
+    this.length = end;
+  }
+
+  /** Where the angles of a layer's rotation are. */
+  anglesOf({ rope }: LayerShape): number {
+    return this.#angles.get(ropeText(rope))!;
   }
 
   /** Where the stages of a block's codes are listed, and how many there are. */
@@ -83,15 +99,15 @@ export class Constants {
 
   /** Where the order of the channels of a sequence's first KV head lies; 0 in a layer that has none. */
   orderOf(layer: number, sequence: number): number {
-    const { kvHeads, headDim, sequences, pages } = this.#shape;
-    return pages[layer]!.keys.balanced ? this.words.length + (layer * sequences + sequence) * kvHeads * headDim : 0;
+    const { kvHeads, headDim, page } = this.#shape.layers[layer]!;
+    return page.keys.balanced ? this.#orders[layer]! + sequence * kvHeads * headDim : 0;
   }
 
-  /** The words of an order: of a balance u8 [kvHeads, headDim / 2]. */
-  wordsOf(balance: Uint8Array): Uint32Array<ArrayBuffer> {
-    const { kvHeads, headDim, rope } = this.#shape;
+  /** The words of a layer's order: of a balance u8 [kvHeads, headDim / 2]. */
+  wordsOf(layer: number, balance: Uint8Array): Uint32Array<ArrayBuffer> {
+    const { kvHeads, headDim, rope } = this.#shape.layers[layer]!;
     const words = new Uint32Array(kvHeads * headDim);
-    const pairs = this.#pairs();
+    const pairs = pairsOf(this.#shape.layers[layer]!);
     for (let head = 0; head < kvHeads; head++) {
       const bytes = ofHead(balance, head, headDim);
       channelOrder(bytes, headDim, rope).channels.forEach((channel, i) => {
@@ -101,30 +117,29 @@ export class Constants {
     return words;
   }
 
-  /** The balance u8 [kvHeads, headDim / 2] of an order's words. */
-  balanceOf(words: Uint32Array): Uint8Array {
-    const { headDim } = this.#shape;
+  /** The balance u8 [kvHeads, headDim / 2] of the words of a layer's order. */
+  balanceOf(layer: number, words: Uint32Array): Uint8Array {
+    const { headDim } = this.#shape.layers[layer]!;
     const balance = new Uint8Array(words.length / 2);
-    const pairs = this.#pairs();
+    const pairs = pairsOf(this.#shape.layers[layer]!);
     words.forEach((word, i) => {
       balance[(Math.floor(i / headDim) * headDim) / 2 + pairs[word & 0xffff]!] = word >>> 16;
     });
     return balance;
   }
-
-  /** Every channel's pair. */
-  #pairs(): Uint16Array {
-    const { headDim, rope } = this.#shape;
-    const pairs = new Uint16Array(headDim);
-    channelPairs(headDim, rope).forEach((channels, pair) => {
-      for (const channel of channels) pairs[channel] = pair;
-    });
-    return pairs;
-  }
 }
 
-function kindOf({ codec, balanced }: BlockLayout): string {
-  return `${codec.name} ${balanced}`;
+/** Every channel's pair. */
+function pairsOf({ headDim, rope }: LayerShape): Uint16Array {
+  const pairs = new Uint16Array(headDim);
+  channelPairs(headDim, rope).forEach((channels, pair) => {
+    for (const channel of channels) pairs[channel] = pair;
+  });
+  return pairs;
+}
+
+function kindOf({ codec, balanced, bytes }: BlockLayout): string {
+  return `${codec.name} ${balanced} ${bytes}`;
 }
 
 function floatBits(x: number): number {

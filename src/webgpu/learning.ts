@@ -21,7 +21,7 @@ export class Learning {
   }
 
   addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void {
-    const { kvHeads, queryHeads, headDim } = this.#shape;
+    const { kvHeads, queryHeads, headDim } = this.#shape.layers[layer]!;
     const { queries, schedule, layers } = this.#memory;
     const [energies, offset] = this.energies(layer, sequence);
     const tokenBytes = 4 * queryHeads * headDim;
@@ -41,10 +41,10 @@ export class Learning {
   }
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
-    const { kvHeads, pages } = this.#shape;
+    const { kvHeads, page } = this.#shape.layers[layer]!;
     const { slots: raw, scratch, constants, offsets, layers } = this.#memory;
     const { keys, learn } = layers[layer]!.programs.learning!;
-    const headWords = pages[layer]!.keys.bytes / 4;
+    const headWords = page.keys.bytes / 4;
     const windowWords = kvHeads * headWords;
     for (const [chunk, , numbers] of groups(slots.length, n => [raw.chunkOf[slots[n]!]!, 0])) {
       this.#jobs.set(
@@ -64,7 +64,7 @@ export class Learning {
 
   setBalance(layer: number, sequence: number, balance: Uint8Array): void {
     const [buffer, offset] = this.order(layer, sequence);
-    this.#device.gpu.queue.writeBuffer(buffer, offset, this.#memory.offsets.wordsOf(balance));
+    this.#device.gpu.queue.writeBuffer(buffer, offset, this.#memory.offsets.wordsOf(layer, balance));
   }
 
   setEnergies(layer: number, sequence: number, bytes?: Uint8Array): void {
@@ -86,15 +86,15 @@ export class Learning {
 
   /** Where a sequence's order of channels lies, u32 [kvHeads, headDim]. */
   order(layer: number, sequence: number): Range {
-    const { kvHeads, headDim } = this.#shape;
+    const { kvHeads, headDim } = this.#shape.layers[layer]!;
     const { constants, offsets } = this.#memory;
     return [constants, 4 * offsets.orderOf(layer, sequence), 4 * kvHeads * headDim];
   }
 
   /** Where the energies of a sequence's queries lie, f32 [kvHeads, headDim / 2]. */
   energies(layer: number, sequence: number): Range {
-    const { kvHeads, headDim, sequences } = this.#shape;
+    const { kvHeads, headDim } = this.#shape.layers[layer]!;
     const bytes = 2 * kvHeads * headDim;
-    return [this.#memory.energies!, (layer * sequences + sequence) * bytes, bytes];
+    return [this.#memory.energies!, this.#memory.layers[layer]!.energies + sequence * bytes, bytes];
   }
 }

@@ -3,6 +3,7 @@
 
 import { BackendError } from '../backend.ts';
 import { blockOffset, WINDOW } from '../format/layout.ts';
+import type { LayerShape } from '../layer.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { Arena } from './chunks.ts';
 import { Constants } from './constants.ts';
@@ -28,6 +29,8 @@ export interface Layer {
   /** From a head's blocks in a page to the next head's, and where head 0's begin: keys', and values'; in words. */
   readonly headWords: number;
   readonly blocks: readonly [keys: number, values: number];
+  /** Where the energies of its queries begin, in bytes. */
+  readonly energies: number;
   readonly schedule: GPUBuffer;
   /** What `schedule` holds, so that only what changed is sent. */
   readonly sent: Uint32Array<ArrayBuffer>;
@@ -42,7 +45,7 @@ export class Memory {
   readonly slots: Arena;
   readonly offsets: Constants;
   readonly constants: GPUBuffer;
-  /** Of queries, f32 [layers, sequences, KV heads, headDim / 2], where keys are balanced. */
+  /** Of queries, f32 [layers][sequences, KV heads, headDim / 2], where keys are balanced. */
   readonly energies: GPUBuffer | undefined;
   readonly staging: Staging;
   readonly jobs: GPUBuffer;
@@ -65,29 +68,34 @@ export class Memory {
     if (pageBytes + rawBytes > MOST_BYTES) {
       throw new BackendError('webgpu', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${pageBytes + rawBytes}`);
     }
-    const { layers, sequences, headDim, kvHeads, queryHeads, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+    const { layers, sequences, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+    const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
     try {
       this.slots = this.#arena('raw slots', [
         { count: rawSlots, bytes: rawSlotBytes },
         { count: sinkSlots, bytes: sinkBytes }
       ]);
-      const arenas = shape.pages.map(({ bytes }) => this.#arena('pages', [{ count: shape.pagesPerLayer, bytes }]));
+      const arenas = layers.map(({ page: { bytes } }) => this.#arena('pages', [{ count: shape.pagesPerLayer, bytes }]));
       const chunkGroups = Math.ceil(Math.max(this.slots.chunks.length, ...arenas.map(arena => arena.chunks.length)) / 2);
 
       this.offsets = new Constants(shape);
       this.constants = this.#create('constants', 4 * this.offsets.length);
       queue.writeBuffer(this.constants, 0, this.offsets.words);
-      if (shape.pages[0]!.keys.balanced) this.energies = this.#create('energies', 2 * layers * sequences * kvHeads * headDim);
-      const perToken = kvHeads * headDim;
+      let energyBytes = 0;
+      const energies = layers.map(
+        ({ kvHeads, headDim }) => (energyBytes += 2 * sequences * kvHeads * headDim) - 2 * sequences * kvHeads * headDim
+      );
+      if (layers[0]!.page.keys.balanced) this.energies = this.#create('energies', energyBytes);
+      const perToken = most(({ kvHeads, headDim }) => kvHeads * headDim);
       const staged = 4 * perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / (4 * perToken)));
       const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
-      this.staging = new Staging(queue, buffers, perToken, slot => slotTokens(shape, slot));
+      this.staging = new Staging(queue, buffers, slot => slotTokens(shape, slot));
       this.jobs = this.#create('jobs', LIST_BYTES);
       this.scratch = this.#create('scratch', Math.max(rawSlotBytes, sinkBytes));
 
-      const partialBytes = 16 * (2 + headDim) * kvHeads * chunkGroups;
+      const partialBytes = most(({ kvHeads, headDim }) => 16 * (2 + headDim) * kvHeads) * chunkGroups;
       this.schedule = new Schedule(shape, partialBytes, this.#limit);
-      const callBytes = 4 * this.schedule.callTokens * queryHeads * headDim;
+      const callBytes = this.schedule.callTokens * most(({ queryHeads, headDim }) => 4 * queryHeads * headDim);
       this.queries = this.#create('queries', callBytes);
       this.output = this.#create('output', callBytes);
       const partials = this.#create('partials', this.schedule.partials * partialBytes);
@@ -96,7 +104,7 @@ export class Memory {
         queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkGroup }]));
         return buffer;
       });
-      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, partials, params));
+      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, energies[layer]!, partials, params));
     } catch (error) {
       this.dispose();
       throw error;
@@ -125,17 +133,19 @@ export class Memory {
     return new Arena(sizes, this.#limit, bytes => this.#create(label, bytes));
   }
 
-  #layer(layer: number, pages: Arena, partials: GPUBuffer, params: readonly GPUBuffer[]): Layer {
-    const page = this.#shape.pages[layer]!;
+  #layer(layer: number, pages: Arena, energies: number, partials: GPUBuffer, params: readonly GPUBuffer[]): Layer {
+    const heads = this.#shape.layers[layer]!;
+    const { page } = heads;
     const sent = new Uint32Array(this.schedule.words.length);
     const schedule = this.#create('schedule', sent.byteLength);
     return {
-      programs: layerPrograms(this.#shape, page, this.offsets),
+      programs: layerPrograms(heads, this.offsets),
       pages,
       pageBytes: page.bytes,
       pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
       headWords: (page.keys.bytes + page.values.bytes) / 4,
       blocks: [blockOffset(page, 0, 'keys') / 4, blockOffset(page, 0, 'values') / 4],
+      energies,
       schedule,
       sent,
       attend: params.map((uniform, group) => {

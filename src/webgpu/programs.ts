@@ -1,7 +1,7 @@
 // What a cache's shape makes of the shaders: the overrides that specialize them.
 
-import { type BlockLayout, type PageLayout, WINDOW } from '../format/layout.ts';
-import type { CacheShape } from '../shape.ts';
+import { type BlockLayout, WINDOW } from '../format/layout.ts';
+import type { LayerShape } from '../layer.ts';
 import type { Constants } from './constants.ts';
 import type { Program } from './device.ts';
 
@@ -14,6 +14,8 @@ const WORKGROUP_BYTES = 16384;
 
 /** What one layer's kernels are made of. Where two sides or layers have the same codec and RoPE, they share a pipeline. */
 export interface LayerPrograms {
+  readonly write: Program;
+  readonly merge: Program;
   readonly encode: readonly [keys: Program, values: Program];
   readonly decode: readonly [keys: Program, values: Program];
   /** By quads less 1: for row tiles of 4, 8, … query rows. */
@@ -24,11 +26,11 @@ export interface LayerPrograms {
 
 type Overrides = Readonly<Record<string, number>>;
 
-export function writeProgram({ headDim }: CacheShape): Program {
+function writeProgram({ headDim }: LayerShape): Program {
   return { name: 'write', constants: { HEAD_DIM: headDim } };
 }
 
-export function mergeProgram({ headDim, kvHeads, queryHeads }: CacheShape): Program {
+function mergeProgram({ headDim, kvHeads, queryHeads }: LayerShape): Program {
   return { name: 'merge', constants: { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads } };
 }
 
@@ -37,9 +39,9 @@ export function tileTokens(headDim: number): number {
   return Math.min(WINDOW, 2 ** Math.floor(Math.log2(TILE_ELEMENTS / headDim)));
 }
 
-export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Constants): LayerPrograms {
-  const { headDim, kvHeads, queryHeads, rope } = shape;
-  const { angles, powers, thresholds } = constants;
+export function layerPrograms(layer: LayerShape, constants: Constants): LayerPrograms {
+  const { headDim, kvHeads, queryHeads, rope, page } = layer;
+  const { powers, thresholds } = constants;
   const { balanced } = page.keys;
   const pairs = rope?.invFreq.length ?? 0;
   const rotated = { PAIRS: pairs, PAIR_STEP: rope?.interleaved ? 2 : 1, PAIR_OFFSET: rope?.interleaved ? 1 : pairs };
@@ -58,7 +60,7 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
     MEAN_BITS: layout.meanBits,
     ...codes(layout)
   });
-  const common = { HEAD_DIM: headDim, ANGLES: angles, POWERS: powers };
+  const common = { HEAD_DIM: headDim, ANGLES: constants.anglesOf(layer), POWERS: powers };
   const side = (layout: BlockLayout, pairs: Overrides): Overrides => ({
     ...common,
     ...section(layout),
@@ -68,6 +70,8 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
   });
   const [keys, values] = [side(page.keys, rotated), side(page.values, unrotated)];
   return {
+    write: writeProgram(layer),
+    merge: mergeProgram(layer),
     encode: [
       { name: 'encode', constants: { ...keys, LEARNS: 0 } },
       { name: 'encode', constants: { ...values, LEARNS: 0 } }
@@ -76,7 +80,7 @@ export function layerPrograms(shape: CacheShape, page: PageLayout, constants: Co
       { name: 'decode', constants: keys },
       { name: 'decode', constants: values }
     ],
-    attend: attendPrograms(shape, page, constants, {
+    attend: attendPrograms(layer, constants, {
       ...common,
       ...rotated,
       ...prefixed('KEY', section(page.keys)),
@@ -100,8 +104,7 @@ function prefixed(prefix: string, overrides: Overrides): Overrides {
 
 /** Attention for every number of quads that a workgroup can hold. */
 function attendPrograms(
-  { headDim, kvHeads, queryHeads }: CacheShape,
-  { keys, values }: PageLayout,
+  { headDim, kvHeads, queryHeads, page: { keys, values } }: LayerShape,
   constants: Constants,
   overrides: Overrides
 ): Program[] {

@@ -9,6 +9,7 @@
 
 import { BackendError, type PageTable } from '../backend.ts';
 import { align, WINDOW } from '../format/layout.ts';
+import type { LayerShape } from '../layer.ts';
 import type { CacheShape } from '../shape.ts';
 import { QUAD } from './programs.ts';
 import { fieldsOf, putStruct } from './structs.ts';
@@ -79,24 +80,24 @@ export class Schedule {
   pageNumbers = 0;
   readonly pages: number;
   readonly #shape: CacheShape;
-  readonly #queryHeadsPerKvHead: number;
 
   /**
-   * @param partialBytes  of one partial result, of all chunk groups and KV heads
+   * @param partialBytes  of one partial result, of all chunk groups and KV heads of any layer
    * @param limit         bytes of one buffer: as many splits as it holds, down to one token a call
    * @throws {BackendError} if it cannot hold the page numbers of every sequence
    */
   constructor(shape: CacheShape, partialBytes: number, limit: number) {
-    const { headDim, kvHeads, queryHeads, sequences } = shape;
+    const { layers, sequences } = shape;
     this.#shape = shape;
-    this.#queryHeadsPerKvHead = queryHeads / kvHeads;
-    const quadsPerToken = Math.ceil(this.#queryHeadsPerKvHead / QUAD);
+    const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
+    const quadsPerToken = most(({ queryHeads, kvHeads }) => Math.ceil(queryHeads / kvHeads / QUAD));
+    const tokenBytes = most(({ queryHeads, headDim }) => 4 * queryHeads * headDim);
     let tokens = Math.max(CALL_TOKENS, sequences);
-    let extra = Math.ceil(WORKGROUPS / kvHeads);
+    let extra = Math.ceil(WORKGROUPS / Math.min(...layers.map(({ kvHeads }) => kvHeads)));
     // A coded and a raw split for every quad.
     const partials = (): number => Math.ceil(2 * (1 + IDLE_ROWS) * tokens * quadsPerToken) + extra;
     while (extra > 0 && partials() * partialBytes > limit) extra = Math.floor(extra / 2);
-    while (tokens > 1 && Math.max(partials() * partialBytes, 4 * tokens * queryHeads * headDim) > limit) tokens = Math.ceil(tokens / 2);
+    while (tokens > 1 && Math.max(partials() * partialBytes, tokens * tokenBytes) > limit) tokens = Math.ceil(tokens / 2);
     this.callTokens = tokens;
     this.partials = partials();
     const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
@@ -110,11 +111,13 @@ export class Schedule {
   /**
    * Draws the schedule into `words`.
    *
-   * @param placeOf  where a raw slot lies
-   * @param orderOf  where among the constants a sequence's order of channels lies
+   * @param rowsPerToken  query heads of a KV head
+   * @param placeOf       where a raw slot lies
+   * @param orderOf       where among the constants a sequence's order of channels lies
    */
   draw(
     requests: readonly Request[],
+    rowsPerToken: number,
     scale: number,
     limits: Limits,
     placeOf: (slot: number) => SlotPlace,
@@ -125,7 +128,7 @@ export class Schedule {
     let rawWindows = 0;
     for (const { raws } of windows.values()) rawWindows += raws;
 
-    const rowsOf = ({ tokens }: Request): number => tokens * this.#queryHeadsPerKvHead;
+    const rowsOf = ({ tokens }: Request): number => tokens * rowsPerToken;
     const quads = quadsFor(requests.map(rowsOf), limits.quads);
     const tileRows = QUAD * quads;
     const tilesOf = (request: Request): number => Math.ceil(rowsOf(request) / tileRows);

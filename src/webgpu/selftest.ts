@@ -49,6 +49,7 @@ export async function selfTest(backend: Backend, reference: Backend): Promise<st
 
 /** What differs over tokens of noise times `size`: sinks, two pages and a raw window. */
 async function difference(shape: CacheShape, tested: Store, expected: Store, size: number): Promise<string | undefined> {
+  const { queryHeads, headDim } = shape.layers[0]!;
   const subnormal = size === SUBNORMAL;
   const of = subnormal ? ' of subnormal halves' : '';
   const table: PageTable = {
@@ -75,14 +76,14 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
 
   // Attention is compared over the same bytes.
   got.pages.forEach((page, n) => {
-    const bytes = subnormal && n === 1 ? withSubnormals(page, shape.pages[0]!) : page;
+    const bytes = subnormal && n === 1 ? withSubnormals(page, shape.layers[0]!.page) : page;
     for (const store of [tested, expected]) store.setPage(0, table.pages[n]!, bytes);
   });
   // One token, as in decoding, and a prompt's several: a GPU has a pipeline for each.
   for (const count of [1, 7]) {
-    const query = noise(count * shape.queryHeads * shape.headDim).map(q => q / (2 * size));
+    const query = noise(count * queryHeads * headDim).map(q => q / (2 * size));
     const attend = (store: Store): Promise<Float32Array> =>
-      store.attend(0, [table], [query], 1 / Math.sqrt(shape.headDim), new Float32Array(query.length)).read();
+      store.attend(0, [table], [query], 1 / Math.sqrt(headDim), new Float32Array(query.length)).read();
     const error = relativeError(...(await Promise.all([attend(tested), attend(expected)])));
     if (!(error <= OUTPUT_TOLERANCE)) return `attend${of} differs from the reference by ${error.toPrecision(2)}`;
   }
@@ -93,7 +94,8 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
 }
 
 /** Learns from two windows and a few queries whose channels have energies of their own. */
-function learn(store: Store, { queryHeads, headDim, kvHeads, sinks }: CacheShape, { sequence, length }: PageTable, size: number): void {
+function learn(store: Store, { layers, sinks }: CacheShape, { sequence, length }: PageTable, size: number): void {
+  const { queryHeads, headDim, kvHeads } = layers[0]!;
   const uneven = (x: Float32Array): Float32Array => x.map((element, i) => element / (1 + ((i >> 1) % 4)));
   const perToken = kvHeads * headDim;
   const keys = uneven(noise(length * perToken)).map(element => element * size);
@@ -104,17 +106,18 @@ function learn(store: Store, { queryHeads, headDim, kvHeads, sinks }: CacheShape
     [3, 4]
   ] as const)
     store.addEnergies(0, sequence, queries, first, count);
-  for (const slot of [0, 1]) store.write([{ keys, values: keys, runs: [{ slot, at: 0, from: sinks + slot * WINDOW, tokens: WINDOW }] }]);
+  for (const slot of [0, 1]) store.write(0, [{ keys, values: keys, runs: [{ slot, at: 0, from: sinks + slot * WINDOW, tokens: WINDOW }] }]);
   store.learn(0, sequence, [0, 1]);
 }
 
 /** Writes the tokens that a table tells of, and encodes its pages. */
-function fill(store: Store, { kvHeads, headDim, sinks }: CacheShape, table: PageTable, size: number): void {
+function fill(store: Store, { layers, sinks }: CacheShape, table: PageTable, size: number): void {
+  const { kvHeads, headDim } = layers[0]!;
   const perToken = kvHeads * headDim;
   const x = noise(2 * table.length * perToken).map(element => element * size);
   const [keys, values] = [x.subarray(0, x.length / 2), x.subarray(x.length / 2)];
   const write = (slot: number, from: number, tokens: number): void =>
-    store.write([{ keys, values, runs: [{ slot, at: 0, from, tokens }] }]);
+    store.write(0, [{ keys, values, runs: [{ slot, at: 0, from, tokens }] }]);
   write(table.sinkSlot, 0, sinks);
   for (let n = 0; n < table.pageCount; n++) {
     write(0, sinks + n * WINDOW, WINDOW);

@@ -31,30 +31,31 @@ export const DECODED_WINDOW: SlotJob['job'] = {
 export class Staging {
   /** f32 [tokens, kvHeads, headDim], or f16 from the same beginnings on. */
   readonly buffers: readonly [keys: GPUBuffer, values: GPUBuffer];
-  /** Tokens that they hold. */
-  readonly tokens: number;
   readonly #queue: GPUQueue;
-  readonly #perToken: number;
   readonly #capacityOf: (slot: number) => number;
 
   /**
-   * @param perToken    elements of a token's keys
    * @param capacityOf  tokens that a slot holds
    */
-  constructor(queue: GPUQueue, buffers: readonly [GPUBuffer, GPUBuffer], perToken: number, capacityOf: (slot: number) => number) {
+  constructor(queue: GPUQueue, buffers: readonly [GPUBuffer, GPUBuffer], capacityOf: (slot: number) => number) {
     this.buffers = buffers;
-    this.tokens = Math.floor(buffers[0].size / (4 * perToken));
     this.#queue = queue;
-    this.#perToken = perToken;
     this.#capacityOf = capacityOf;
+  }
+
+  /** Tokens of `perToken` elements that they hold. */
+  tokens(perToken: number): number {
+    return Math.floor(this.buffers[0].size / (4 * perToken));
   }
 
   /**
    * Stages everything, part by part.
    *
+   * @param perToken  elements of a token's keys
    * @param flush  queues a part's copies and jobs, after which the buffers may be written anew
    */
-  write(writes: readonly Write[], flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void): void {
+  write(writes: readonly Write[], perToken: number, flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void): void {
+    const most = this.tokens(perToken);
     let used = 0; // tokens
     let jobs: SlotJob[] = [];
     let copies: Copy[] = [];
@@ -67,13 +68,13 @@ export class Staging {
     for (const { keys, values, runs } of writes) {
       const [halfKeys, halfValues] = [holdsHalves(keys), holdsHalves(values)];
       for (let n = 0; n < runs.length; ) {
-        if (used + runs[n]!.tokens > this.tokens || jobs.length === JOBS) next();
+        if (used + runs[n]!.tokens > most || jobs.length === JOBS) next();
         const { from } = runs[n]!;
         let staged = 0;
-        for (; n < runs.length && used + staged + runs[n]!.tokens <= this.tokens && jobs.length < JOBS; n++) {
+        for (; n < runs.length && used + staged + runs[n]!.tokens <= most && jobs.length < JOBS; n++) {
           const { slot, at, tokens } = runs[n]!;
           // Rows of f16 lie at the beginning of the room for f32.
-          const word = (half: boolean): number => used * this.#perToken + (staged * this.#perToken) / (half ? 2 : 1);
+          const word = (half: boolean): number => used * perToken + (staged * perToken) / (half ? 2 : 1);
           jobs.push({
             slot,
             job: {
@@ -88,7 +89,7 @@ export class Staging {
           });
           staged += tokens;
         }
-        for (const [side, input] of [keys, values].entries()) this.#stage(this.buffers[side]!, used, input, from, staged, copies);
+        for (const [side, input] of [keys, values].entries()) this.#stage(this.buffers[side]!, used, input, perToken, from, staged, copies);
         used += staged;
       }
     }
@@ -96,14 +97,14 @@ export class Staging {
   }
 
   /** Tokens of an input, from `from` on, into a buffer from token `at` on: now, or by a copy that is added. */
-  #stage(buffer: GPUBuffer, at: number, input: Input, from: number, tokens: number, copies: Copy[]): void {
-    const to = at * this.#perToken * 4;
+  #stage(buffer: GPUBuffer, at: number, input: Input, perToken: number, from: number, tokens: number, copies: Copy[]): void {
+    const to = at * perToken * 4;
     if (isGpuTokens(input)) {
-      const tokenBytes = this.#perToken * (input.format === 'f16' ? 2 : 4);
+      const tokenBytes = perToken * (input.format === 'f16' ? 2 : 4);
       const begin = (input.offset ?? 0) + from * tokenBytes;
       copies.push(encoder => encoder.copyBufferToBuffer(input.buffer as GPUBuffer, begin, buffer, to, tokens * tokenBytes));
     } else {
-      const rows = wordsOf(input).subarray(from * this.#perToken, (from + tokens) * this.#perToken);
+      const rows = wordsOf(input).subarray(from * perToken, (from + tokens) * perToken);
       this.#queue.writeBuffer(buffer, to, rows as Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>);
     }
   }

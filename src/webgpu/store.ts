@@ -2,8 +2,9 @@
 
 import { type Backend, backendOf, type Dump, type Output, type PageTable, type Store, type Tokens, type Write } from '../backend.ts';
 import { fromHalf } from '../format/half.ts';
-import { rawOffset, WINDOW } from '../format/layout.ts';
+import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTarget, type GpuTokens, isGpuTokens } from '../input.ts';
+import type { LayerShape } from '../layer.ts';
 import { type CacheShape, slotTokens } from '../shape.ts';
 import type { Found } from './adapter.ts';
 import { Constants } from './constants.ts';
@@ -11,7 +12,7 @@ import { Device, dispatch, type Program } from './device.ts';
 import { groups, JOBS, Jobs } from './jobs.ts';
 import { Learning } from './learning.ts';
 import { type Layer, Memory } from './memory.ts';
-import { layerPrograms, mergeProgram, tileTokens, writeProgram } from './programs.ts';
+import { layerPrograms, tileTokens } from './programs.ts';
 import { type Range, type Read, ReadBack, readEach } from './readback.ts';
 import { quadsFor, type Request, type SlotPlace } from './schedule.ts';
 import { type Copy, DECODED_WINDOW, type SlotJob } from './staging.ts';
@@ -22,20 +23,21 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
   const device = new Device(gpu);
   const prepare = async (shape: CacheShape): Promise<void> => {
     const constants = new Constants(shape);
-    const layers = shape.pages.map(page => layerPrograms(shape, page, constants));
+    const layers = shape.layers.map(layer => layerPrograms(layer, constants));
     // Of attend's forms those for one token and for a long prompt.
-    const forms = (attend: readonly Program[]): Program[] =>
-      [...new Set([quadsFor([shape.queryHeads / shape.kvHeads], attend.length), attend.length])].map(quads => attend[quads - 1]!);
-    await device.prepare([
-      writeProgram(shape),
-      mergeProgram(shape),
-      ...layers.flatMap(({ encode, decode, attend, learning = {} }) => [...encode, ...decode, ...forms(attend), ...Object.values(learning)])
-    ]);
+    const forms = (attend: readonly Program[], { queryHeads, kvHeads }: LayerShape): Program[] =>
+      [...new Set([quadsFor([queryHeads / kvHeads], attend.length), attend.length])].map(quads => attend[quads - 1]!);
+    await device.prepare(
+      layers.flatMap(({ write, merge, encode, decode, attend, learning = {} }, layer) => {
+        return [write, merge, ...encode, ...decode, ...forms(attend, shape.layers[layer]!), ...Object.values(learning)];
+      })
+    );
   };
   return backendOf(
     {
       name: 'webgpu',
       variant: 'baseline',
+      lacks: ['window', 'softcap', 'slopes', 'sinkLogits', 'valueDim', 'headDim above 512'],
       reason: `${reason}; adapter ${description}`,
       createStore: shape => new WebGpuStore(device, shape),
       prepare
@@ -53,16 +55,12 @@ class WebGpuStore implements Store {
   readonly #readBack: ReadBack;
   readonly #jobs: Jobs;
   readonly #learning: Learning;
-  readonly #write: Program;
-  readonly #merge: Program;
   readonly #placeOf: (slot: number) => SlotPlace;
 
   constructor(device: Device, shape: CacheShape) {
     if (device.lost) throw device.lost;
     this.#device = device;
     this.#shape = shape;
-    this.#write = writeProgram(shape);
-    this.#merge = mergeProgram(shape);
     const { made, refused } = device.attempt(() => new Memory(device, shape));
     this.#memory = made;
     this.#jobs = new Jobs(device, made.jobs);
@@ -86,8 +84,9 @@ class WebGpuStore implements Store {
     return this.#memory.bytes;
   }
 
-  write(writes: readonly Write[]): void {
-    this.#memory.staging.write(writes, (jobs, copies) => this.#dispatchWrite(jobs, copies));
+  write(layer: number, writes: readonly Write[]): void {
+    const { kvHeads, headDim } = this.#shape.layers[layer]!;
+    this.#memory.staging.write(writes, kvHeads * headDim, (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
   }
 
   copySlot(from: number, to: number): void {
@@ -113,7 +112,7 @@ class WebGpuStore implements Store {
   encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
     const { programs, pages: arena, headWords, blocks } = this.#memory.layers[layer]!;
     const { slots: raw, constants, offsets } = this.#memory;
-    const { kvHeads, headDim } = this.#shape;
+    const heads = this.#shape.layers[layer]!;
     const chunksOf = (n: number): [number, number] => [raw.chunkOf[slots[n]!]!, arena.chunkOf[pages[n]!]!];
     for (const [slotChunk, pageChunk, numbers] of groups(slots.length, chunksOf)) {
       const buffers = [raw.chunks[slotChunk]!, constants, this.#jobs.list, arena.chunks[pageChunk]!];
@@ -122,20 +121,20 @@ class WebGpuStore implements Store {
         this.#jobs.set(
           'EncodeJob',
           numbers.map(n => ({
-            rows: raw.offsetOf[slots[n]!]! / 4 + rawOffset(WINDOW, headDim, 0, side, 0) / 2,
+            rows: raw.offsetOf[slots[n]!]! / 4 + rawOffset(heads, WINDOW, 0, side, 0) / 2,
             block: arena.offsetOf[pages[n]!]! / 4 + blocks[side],
             headWords,
             order: offsets.orderOf(layer, sequences[n]!)
           }))
         );
-        this.#jobs.run(programs.encode[side], bindings, kvHeads, numbers.length);
+        this.#jobs.run(programs.encode[side], bindings, heads.kvHeads, numbers.length);
       }
     }
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
     this.#decodePages(layer, [page], sequence);
-    this.#dispatchWrite([{ slot, job: DECODED_WINDOW }]);
+    this.#dispatchWrite(layer, [{ slot, job: DECODED_WINDOW }]);
   }
 
   addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void {
@@ -159,12 +158,15 @@ class WebGpuStore implements Store {
   }
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
-    const { sinks, kvHeads, headDim } = this.#shape;
+    const { sinks } = this.#shape;
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim } = heads;
     const perToken = kvHeads * headDim;
     const { length, pageCount } = table;
     // All is queued before the first is awaited: tokens are those of the time of the call.
-    const { buffers, tokens: staged } = this.#memory.staging;
-    const windows = Math.min(Math.floor(staged / WINDOW), JOBS);
+    const { staging } = this.#memory;
+    const { buffers } = staging;
+    const windows = Math.min(Math.floor(staging.tokens(perToken) / WINDOW), JOBS);
     const decoded: Read[] = [];
     for (let first = 0; first < pageCount; first += windows) {
       const pages = Array.from(table.pages.subarray(first, Math.min(first + windows, pageCount)));
@@ -192,7 +194,7 @@ class WebGpuStore implements Store {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
         for (let head = 0; head < kvHeads; head++) {
           for (let t = 0; t < Math.min(capacity, length - at); t++) {
-            const from = rawOffset(capacity, headDim, head, side as 0 | 1, t);
+            const from = rawOffset(heads, capacity, head, side as 0 | 1, t);
             for (let i = 0; i < headDim; i++) out[((at + t) * kvHeads + head) * headDim + i] = fromHalf(rows[from + i]!);
           }
         }
@@ -208,12 +210,12 @@ class WebGpuStore implements Store {
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { pages, pageBytes } = this.#memory.layers[layer]!;
     const { length, sequence, pageCount, rawCount, sinkSlot } = table;
-    const { balanced } = this.#shape.pages[layer]!.keys;
+    const { balanced } = this.#shape.layers[layer]!.page.keys;
     const hasSinks = this.#shape.sinks > 0 && length > 0;
     const parts = await this.#readBack.each([
       ...Array.from(table.pages.subarray(0, pageCount), (page): Range => [pages.chunk(page), pages.offsetOf[page]!, pageBytes]),
-      ...Array.from(table.raws.subarray(0, rawCount), slot => this.#memory.slotRange(slot)),
-      ...(hasSinks ? [this.#memory.slotRange(sinkSlot)] : []),
+      ...Array.from(table.raws.subarray(0, rawCount), slot => this.#rawRange(layer, slot)),
+      ...(hasSinks ? [this.#rawRange(layer, sinkSlot)] : []),
       ...(balanced ? [this.#learning.order(layer, sequence), this.#learning.energies(layer, sequence)] : [])
     ]);
     const energies = balanced ? parts.pop() : undefined;
@@ -222,7 +224,7 @@ class WebGpuStore implements Store {
       pages: parts.slice(0, pageCount),
       raws: parts.slice(pageCount, pageCount + rawCount),
       sinks: parts[pageCount + rawCount],
-      balance: order && this.#memory.offsets.balanceOf(new Uint32Array(order.buffer)),
+      balance: order && this.#memory.offsets.balanceOf(layer, new Uint32Array(order.buffer)),
       energies
     };
   }
@@ -234,7 +236,8 @@ class WebGpuStore implements Store {
     scale: number,
     out: Float32Array | GpuTarget
   ): Output {
-    const tokenBytes = 4 * this.#shape.queryHeads * this.#shape.headDim;
+    const { queryHeads, headDim } = this.#shape.layers[layer]!;
+    const tokenBytes = 4 * queryHeads * headDim;
     const target = ArrayBuffer.isView(out) ? undefined : out;
     const { queries: rows, output } = this.#memory;
     const { callTokens } = this.#memory.schedule;
@@ -284,6 +287,12 @@ class WebGpuStore implements Store {
     this.#readBack.dispose();
   }
 
+  /** What a layer has in a slot, which may be larger. */
+  #rawRange(layer: number, slot: number): Range {
+    const [buffer, offset] = this.#memory.slotRange(slot);
+    return [buffer, offset, rawBytes(this.#shape.layers[layer]!, slotTokens(this.#shape, slot))];
+  }
+
   /** One dispatch of attend for every pair of chunks, and one of merge. */
   #dispatchAttend(
     layer: number,
@@ -292,13 +301,13 @@ class WebGpuStore implements Store {
     copies: readonly Copy[],
     finish: (encoder: GPUCommandEncoder) => void
   ): void {
-    const { kvHeads } = this.#shape;
+    const { kvHeads, queryHeads } = this.#shape.layers[layer]!;
     const { schedule } = this.#memory;
     const at = this.#memory.layers[layer]!;
     const { programs, attend, merge, pagesPerChunk } = at;
     const limits = { quads: programs.attend.length, chunkGroups: attend.length, pagesPerChunk };
     const orderOf = (sequence: number): number => this.#memory.offsets.orderOf(layer, sequence);
-    const { quads, splits, tiles } = schedule.draw(requests, scale, limits, this.#placeOf, orderOf);
+    const { quads, splits, tiles } = schedule.draw(requests, queryHeads / kvHeads, scale, limits, this.#placeOf, orderOf);
     // Page numbers change once in 64 tokens: only what differs is sent, the front and the page numbers apart.
     this.#send(at, schedule.words, 0, schedule.used);
     this.#send(at, schedule.words, schedule.pages, schedule.pages + schedule.pageNumbers);
@@ -310,7 +319,7 @@ class WebGpuStore implements Store {
         pass.setBindGroup(0, bindings);
         dispatch(pass, splits, kvHeads);
       }
-      pass.setPipeline(this.#device.pipeline(this.#merge));
+      pass.setPipeline(this.#device.pipeline(programs.merge));
       pass.setBindGroup(0, merge);
       dispatch(pass, tiles, kvHeads);
       pass.end();
@@ -328,9 +337,9 @@ class WebGpuStore implements Store {
   }
 
   /** What is staged into slots. */
-  #dispatchWrite(jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
-    const { headDim, kvHeads } = this.#shape;
-    const { slots, staging } = this.#memory;
+  #dispatchWrite(layer: number, jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
+    const { headDim, kvHeads } = this.#shape.layers[layer]!;
+    const { slots, staging, layers } = this.#memory;
     // What is staged is complete before the first of them reads it.
     if (copies.length > 0) this.#device.submit(encoder => copies.forEach(copy => copy(encoder)));
     for (const [chunk, , numbers] of groups(jobs.length, n => [slots.chunkOf[jobs[n]!.slot]!, 0])) {
@@ -341,14 +350,14 @@ class WebGpuStore implements Store {
       );
       const most = chosen.reduce((most, { job }) => Math.max(most, job.tokens), 0);
       const bindings = this.#jobs.bind('write', [...staging.buffers, this.#jobs.list, slots.chunks[chunk]!], chunk);
-      this.#jobs.run(this.#write, bindings, Math.ceil((most * headDim) / 2 / 64), numbers.length, kvHeads);
+      this.#jobs.run(layers[layer]!.programs.write, bindings, Math.ceil((most * headDim) / 2 / 64), numbers.length, kvHeads);
     }
   }
 
   /** Decodes a sequence's pages into the staging buffers, one after another. */
   #decodePages(layer: number, numbers: readonly number[], sequence: number): void {
     const { pages, programs, headWords, blocks } = this.#memory.layers[layer]!;
-    const { kvHeads, headDim } = this.#shape;
+    const { kvHeads, headDim } = this.#shape.layers[layer]!;
     const { constants, offsets, staging } = this.#memory;
     // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
     for (let first = 0; first < numbers.length; ) {

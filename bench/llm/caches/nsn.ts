@@ -67,9 +67,9 @@ export class NsnCache implements HeldCache {
   }
 
   get codedBits(): number | null {
-    const { layers, kvHeads, headDim } = this.cache.shape;
+    const elements = this.cache.shape.layers.reduce((sum, { kvHeads, headDim, valueDim }) => sum + kvHeads * (headDim + valueDim), 0);
     const { bytes, tokens } = this.#sequence.sealed;
-    return tokens === 0 ? null : (8 * bytes) / (2 * tokens * layers * kvHeads * headDim);
+    return tokens === 0 ? null : (8 * bytes) / (tokens * elements);
   }
 
   dispose(): void {
