@@ -6,7 +6,7 @@
 //   constants       what src/webgpu/constants.ts draws
 //   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
 //   queries         f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM]
-//   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + HEAD_DIM]: m, d and o of the online softmax
+//   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + VALUE_DIM]: m, d and o of the online softmax
 //
 // A row is a query token and a query head of the KV head. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
 // workgroup. A code is looked up once for all rows of a tile, into registers: one quad serves decoding, several a prompt or many query
@@ -14,8 +14,14 @@
 // brings log₂ e.
 
 override HEAD_DIM: u32;
+override VALUE_DIM: u32;
+override ROW_DIM: u32;           // the larger of the two
 override QUERY_HEADS_PER_KV_HEAD: u32;
-override QUADS: u32;             // 1 to 4, and QUADS · HEAD_DIM ≤ 512, rounded up to 128
+override QUADS: u32;             // 1 to 4: what workgroup memory and `o` hold
+override SLIDING_WINDOW: u32;    // positions that a row sees, its own among them; 0 where there is no such limit
+override KEPT: u32;              // first positions, which it sees however far behind
+override SOFTCAP: f32;           // of logits in base 2; 0 where there is none
+override SLOPES: u32;            // 1 where the distance to a key is added to logits (ALiBi)
 override HEAD_WORDS: u32;        // from head to head in a page
 override VALUE_BLOCK: u32;       // word offset of values in a head's blocks; keys are at 0
 override KEY_ROW_WORDS: u32;
@@ -44,7 +50,7 @@ override PAIR_STEP: u32;         // pair p is channels p · PAIR_STEP and p · P
 override PAIR_OFFSET: u32;
 override BOOKS: u32;             // word offset in constants of the codebooks that keys or values choose from
 override BOOK_WORDS: u32;
-override COLUMNS: u32;           // threads side by side over a value's pairs of channels: min(64, HEAD_DIM / 2)
+override COLUMNS: u32;           // threads side by side over a value's pairs of channels: min(64, VALUE_DIM / 2)
 override SPLIT: u32;             // threads that share a pair's tokens: ⌊64 / COLUMNS⌋
 
 // Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
@@ -57,18 +63,21 @@ struct Schedule {
   requestsAt: u32,
   rawWindowsAt: u32,
   pagesAt: u32,          // page numbers, four to an entry
+  windowsAt: u32,        // window numbers of the same pages: a page's first position is sinks + 64 · its window
   chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
   pagesPerChunk: u32,
   quads: u32,            // of a row tile
   sinks: u32,            // position of the first coded token
+  slopesAt: u32,         // word offsets in constants of f32 [query heads], times log₂ e
+  sinkLogitsAt: u32,
   entries: array<vec4u>,
 }
 // Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
 struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
 // Rows of a request that share a workgroup, and the splits of their windows.
 struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
-// Windows that a workgroup passes over: the request's pages, with the word offset of their order of channels in constants, or raw
-// windows of the schedule where that is RAW.
+// Windows that a workgroup passes over, of those that some row of the tile sees: the request's pages, with the word offset of their order
+// of channels in constants, or raw windows of the schedule where that is RAW.
 struct Split { tile: u32, firstWindow: u32, endWindow: u32, order: u32 }
 // Word offset in its chunk, and position of the first token: one below `sinks` is theirs.
 struct RawWindow { offset: u32, chunk: u32, tokens: u32, position: u32 }
@@ -101,11 +110,12 @@ const WG = 64u;
 const WINDOW = 64u;
 const LOWEST = -3e38;
 const RAW = 0xffffffffu;
+override SUMS: u32 = 2 * QUADS * ((VALUE_DIM / 2 + COLUMNS - 1) / COLUMNS);   // of `o` in use
 
 // 16 KiB at most, which src/webgpu/programs.ts counts to choose QUADS.
 var<workgroup> queryAt: array<vec4u, QUADS>;            // where a quad's queries begin
 var<workgroup> causalEnd: array<vec4u, QUADS>;          // causal mask: rows see the positions below; a row beyond the last sees none
-var<workgroup> rows: array<vec4f, HEAD_DIM * QUADS>;    // [channel, quad]: q, or H·A⁻¹·q where windows are coded; o at the end
+var<workgroup> rows: array<vec4f, ROW_DIM * QUADS>;     // [channel, quad]: q, or H·A⁻¹·q where windows are coded; o at the end
 var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs; codeword c + 128 is the negation of c
 var<workgroup> coefs: array<vec4f, WINDOW * QUADS>;     // of cos and of sin for 32 pairs; then p·s1
 var<workgroup> logits: array<vec4f, WINDOW * QUADS>;    // [quad, token]; then weights: p, or p·s1·s2 where windows are coded
@@ -167,9 +177,19 @@ fn attend(
   // o is in the Hadamard domain, and what the windows' means add is apart.
   var m: array<vec4f, 4>;
   var d: array<vec4f, 4>;     // of this thread's tokens only
-  var o: array<vec4f, 8>;
-  var oMean: array<vec4f, 8>;
+  var o: array<vec4f, 10>;
+  var oMean: array<vec4f, 10>;
   for (var quad = 0u; quad < QUADS; quad++) { m[quad] = vec4f(LOWEST); }
+  var slopes: array<vec4f, 4>;
+  if (SLOPES == 1) {
+    for (var quad = 0u; quad < QUADS; quad++) {
+      var four: vec4f;
+      for (var r = 0u; r < 4; r++) {
+        four[r] = bitcast<f32>(constants[schedule.slopesAt + head * perKvHead + (tile.firstRow + 4 * quad + r) % perKvHead]);
+      }
+      slopes[quad] = four;
+    }
+  }
   let column = thread % COLUMNS;
   let part = thread / COLUMNS;
 
@@ -183,7 +203,7 @@ fn attend(
     if (coded) {
       let page = pageNumber(request.firstPage + window);
       chunk = page / schedule.pagesPerChunk;
-      first = schedule.sinks + window * WINDOW;
+      first = schedule.sinks + windowNumber(request.firstPage + window) * WINDOW;
       keys = page % schedule.pagesPerChunk * pageWords + head * HEAD_WORDS;
       values = keys + VALUE_BLOCK;
     } else {
@@ -192,7 +212,7 @@ fn attend(
       chunk = raw.chunk;
       first = raw.position;
       count = raw.tokens;
-      keys = raw.offset + head * 2 * capacity * (HEAD_DIM / 2);
+      keys = raw.offset + head * capacity * ((HEAD_DIM + VALUE_DIM) / 2);
       values = keys + capacity * (HEAD_DIM / 2);
     }
     if (chunk / 2 != params.chunkGroup) { continue; }
@@ -284,9 +304,15 @@ fn attend(
       }
     }
 
-    // 3. Online softmax: the causal mask, then m, p and d.
+    // 3. Online softmax: cap, slope and mask of logits, then m, p and d.
+    let position = first + thread;
     for (var quad = 0u; quad < QUADS; quad++) {
-      let seen = (vec4u(first + thread) < causalEnd[quad]) & vec4<bool>(thread < count);
+      if (SOFTCAP > 0) { logit[quad] = SOFTCAP * hyperbolicTangent(logit[quad] / SOFTCAP); }
+      if (SLOPES == 1) { logit[quad] += slopes[quad] * vec4f(vec4i(i32(position + 1)) - vec4i(causalEnd[quad])); }
+      var seen = (vec4u(position) < causalEnd[quad]) & vec4<bool>(thread < count);
+      if (SLIDING_WINDOW > 0) {
+        seen &= (vec4u(position + SLIDING_WINDOW) >= causalEnd[quad]) | vec4<bool>(position < KEPT);
+      }
       logit[quad] = select(vec4f(LOWEST), logit[quad], seen);
       logits[quad * WINDOW + thread] = logit[quad];
     }
@@ -312,7 +338,7 @@ fn attend(
       d[quad] = d[quad] * fade + p;
       coefs[quad * WINDOW + thread] = p * s1;
       logits[quad * WINDOW + thread] = p * s1 * s2;
-      for (var i = quad; i < 8; i += QUADS) {
+      for (var i = quad; i < SUMS; i += QUADS) {
         o[i] *= fade;
         oMean[i] *= fade;
       }
@@ -325,7 +351,7 @@ fn attend(
         let stage = stageOf(VALUE_STAGES_AT, n);
         let factor = select(1.0, stage.scale, coded);
         var mine = 0u;    // where this thread holds a pair's sums
-        for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+        for (var pair = column; pair < VALUE_DIM / 2; pair += COLUMNS) {
           let at = stage.column + 2 * pair / stage.width;
           let within = 2 * pair % stage.width;
           for (var t = part; t < count; t += SPLIT) {
@@ -334,7 +360,7 @@ fn attend(
               let code = (pageWord(odd, values + t * VALUE_ROW_WORDS + at / 4) >> (8 * (at & 3))) & 255;
               two = unpack2x16float(book[stage.book - BOOKS + ((code & 127) * stage.width + within) / 2] ^ ((code >> 7) * 0x80008000));
             } else {
-              two = halves(rawWord(odd, values + t * (HEAD_DIM / 2) + pair));
+              two = halves(rawWord(odd, values + t * (VALUE_DIM / 2) + pair));
             }
             for (var quad = 0u; quad < QUADS; quad++) {
               let weight = logits[quad * WINDOW + t] * factor;
@@ -354,7 +380,7 @@ fn attend(
           var total = vec4f();
           for (var i = 0u; i < 8; i++) { total += eighths[quad * 8 + i]; }
           var mine = quad;
-          for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+          for (var pair = column; pair < VALUE_DIM / 2; pair += COLUMNS) {
             oMean[mine] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, VALUE_MEAN_BITS, 2 * pair);
             oMean[mine + QUADS] += total * mean(odd, values + VALUE_SCALES, values + VALUE_O, VALUE_MEAN_BITS, 2 * pair + 1);
             mine += 2 * QUADS;
@@ -370,7 +396,7 @@ fn attend(
   for (var sharer = 0u; sharer < SPLIT; sharer++) {
     if (part == sharer) {
       var mine = 0u;
-      for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+      for (var pair = column; pair < VALUE_DIM / 2; pair += COLUMNS) {
         for (var i = 0u; i < 2 * QUADS; i++) {
           let before = select(rows[2 * pair * QUADS + i], vec4f(), sharer == 0);
           rows[2 * pair * QUADS + i] = before + o[mine + i];
@@ -384,18 +410,18 @@ fn attend(
     hadamardRows(thread, VALUE_STAGES_AT, VALUE_STAGES);
     workgroupBarrier();
   }
-  let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * kvHeads + head) * QUADS * (2 + HEAD_DIM);
+  let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * kvHeads + head) * QUADS * (2 + VALUE_DIM);
   if (thread < QUADS) {
     var total = vec4f();
     for (var t = 0u; t < WG; t++) { total += logits[thread * WINDOW + t]; }
-    partials[at + thread * (2 + HEAD_DIM) + 1] = total;
+    partials[at + thread * (2 + VALUE_DIM) + 1] = total;
   }
   if (part == 0) {
     for (var quad = 0u; quad < QUADS; quad++) {
-      let to = at + quad * (2 + HEAD_DIM);
+      let to = at + quad * (2 + VALUE_DIM);
       if (thread == 0) { partials[to] = m[quad]; }
       var mine = quad;
-      for (var pair = column; pair < HEAD_DIM / 2; pair += COLUMNS) {
+      for (var pair = column; pair < VALUE_DIM / 2; pair += COLUMNS) {
         partials[to + 2 + 2 * pair] = rows[2 * pair * QUADS + quad] + oMean[mine];
         partials[to + 3 + 2 * pair] = rows[(2 * pair + 1) * QUADS + quad] + oMean[mine + QUADS];
         mine += 2 * QUADS;
@@ -458,6 +484,10 @@ fn pageNumber(n: u32) -> u32 {
   return schedule.entries[schedule.pagesAt + n / 4][n & 3];
 }
 
+fn windowNumber(n: u32) -> u32 {
+  return schedule.entries[schedule.windowsAt + n / 4][n & 3];
+}
+
 fn queryChannel(at: vec4u, channel: u32) -> vec4f {
   return vec4f(queries[at.x + channel], queries[at.y + channel], queries[at.z + channel], queries[at.w + channel]);
 }
@@ -515,6 +545,23 @@ fn hadamardScale(channel: u32, channels: u32) -> f32 {
 // 2^((up − down) / 8): of levels of keys and queries the scale of their channels.
 fn power(up: u32, down: u32) -> f32 {
   return bitcast<f32>(constants[POWERS + 15 + up - down]);
+}
+
+// To 7 ulps, near 0 too, where WGSL promises less than logits need: a quotient of polynomials, as others' libraries have it; beyond 7.9
+// it is 1.
+fn hyperbolicTangent(logits: vec4f) -> vec4f {
+  let x = clamp(logits, vec4f(-7.9053111), vec4f(7.9053111));
+  let s = x * x;
+  var p = 2.00018790482477e-13 - 2.76076847742355e-16 * s;
+  p = p * s - 8.60467152213735e-11;
+  p = p * s + 5.12229709037114e-8;
+  p = p * s + 1.48572235717979e-5;
+  p = p * s + 6.37261928875436e-4;
+  p = p * s + 4.89352455891786e-3;
+  var q = 1.18534705686654e-4 + 1.19825839466702e-6 * s;
+  q = q * s + 2.26843463243900e-3;
+  q = q * s + 4.89352518554385e-3;
+  return x * p / q;
 }
 
 // The value of the low half of a word. In integers: WGSL does not promise subnormals.

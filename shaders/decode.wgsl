@@ -5,9 +5,9 @@
 //   pages      pages, this side's blocks of each from word job.block on, the job.window-th window of rows
 //   jobs       a page each
 //   constants  what src/webgpu/constants.ts draws
-//   rows       f32 [windows, 64, KV heads, HEAD_DIM]
+//   rows       f32 [windows, 64, KV heads, DIM]
 
-override HEAD_DIM: u32;
+override DIM: u32;         // channels of this side
 override ROW_WORDS: u32;     // of codes, for one token
 override S2: u32;            // word offsets in a block; codes are at 0
 override S1: u32;
@@ -23,7 +23,7 @@ override ORDERED: u32;       // 1 where channels are ordered and scaled
 override PAIRS: u32;         // RoPE pairs of this side; 0 where there is none
 override PAIR_STEP: u32;     // pair p is channels p · PAIR_STEP and p · PAIR_STEP + PAIR_OFFSET
 override PAIR_OFFSET: u32;
-override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DIM ≤ 2048
+override TILE: u32;          // tokens; a power of two up to 64, TILE · DIM ≤ 2048
 
 // Words, by what src/webgpu/structs.ts names alike.
 struct DecodeJob {
@@ -53,7 +53,7 @@ struct Stage {
 const WG = 64u;
 const WINDOW = 64u;
 
-var<workgroup> tile: array<f32, TILE * HEAD_DIM>;    // 0 at first: channels beyond the last segment were dropped
+var<workgroup> tile: array<f32, TILE * DIM>;    // 0 at first: channels beyond the last segment were dropped
 
 @compute @workgroup_size(WG)
 fn decode(
@@ -82,8 +82,8 @@ fn decode(
         // Codeword c + 128 is the negation of c. No codeword is subnormal: unpack2x16float is exact.
         let two = unpack2x16float(constants[stage.book + ((code & 127) * stage.width + k % stage.width) / 2] ^ ((code >> 7) * 0x80008000));
         let factor = secondNorm(block, segment, first + t) * stage.scale * hadamardScale(k, channels);
-        tile[t * HEAD_DIM + channel + k] += two.x * factor;
-        tile[t * HEAD_DIM + channel + k + 1] += two.y * factor;
+        tile[t * DIM + channel + k] += two.x * factor;
+        tile[t * DIM + channel + k + 1] += two.y * factor;
       }
     }
 
@@ -93,7 +93,7 @@ fn decode(
       let pairs = (channels & ~(2 * h - 1)) / 2;   // of blocks wider than h
       for (var i = thread; i < TILE * pairs; i += WG) {
         let pair = i % pairs;
-        let j = i / pairs * HEAD_DIM + channel + (pair & ~(h - 1)) * 2 + (pair & (h - 1));   // insert a zero at bit log2(h)
+        let j = i / pairs * DIM + channel + (pair & ~(h - 1)) * 2 + (pair & (h - 1));   // insert a zero at bit log2(h)
         let a = tile[j];
         let b = tile[j + h];
         tile[j] = a + b;
@@ -105,17 +105,17 @@ fn decode(
 
   // 3. Add the rotated mean, and multiply by s1.
   let norms = pages[block + SCALES];
-  for (var i = thread; i < TILE * HEAD_DIM; i += WG) {
-    let t = first + i / HEAD_DIM;
-    var channel = i % HEAD_DIM;
+  for (var i = thread; i < TILE * DIM; i += WG) {
+    let t = first + i / DIM;
+    var channel = i % DIM;
     var scale = 1.0;
     if (ORDERED == 1) {
-      let place = constants[job.order + head * HEAD_DIM + channel];
+      let place = constants[job.order + head * DIM + channel];
       channel = place & 0xffff;
       scale = power(place >> 20, (place >> 16) & 15);
     }
     let s1 = f32((pages[block + S1 + t / 8] >> (4 * (t & 7))) & 15) * fromHalf(norms) + fromHalf(norms >> 16);
-    rows[((job.window * WINDOW + t) * groups.x + head) * HEAD_DIM + channel] = s1 * (tile[i] * scale + rotatedMean(block, t, channel));
+    rows[((job.window * WINDOW + t) * groups.x + head) * DIM + channel] = s1 * (tile[i] * scale + rotatedMean(block, t, channel));
   }
 }
 

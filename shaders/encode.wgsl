@@ -1,15 +1,16 @@
 // Encode: one side of raw slots of 64 tokens into the blocks of pages. One workgroup per KV head and window. Specification:
 // `encode` in src/reference/reference.ts; src/format/layout.ts draws the block. Where LEARNS is 1, what keys have to say of a balance
-// instead: a window's energies, Σ x² of every pair of channels of its normal tokens, f32 [HEAD_DIM / 2] in the place of its codes.
+// instead: a window's energies, Σ x² of every pair of channels of its normal tokens, f32 [DIM / 2] in the place of its codes.
 //
-//   raw        f16 [KV heads, 2 (keys, values), 64, HEAD_DIM], this side's from word job.rows on
+//   raw        f16 [64, DIM] of every KV head, RAW_WORDS apart, from word job.rows on
 //   constants  what src/webgpu/constants.ts draws
 //   jobs       a window each
 //   pages      pages, this side's blocks of each from word job.block on
 //
 // Tokens pass through workgroup memory TILE at a time, and there segment by segment. A thread owns whole words of the page.
 
-override HEAD_DIM: u32;
+override DIM: u32;         // channels of this side
+override RAW_WORDS: u32;     // of a head in a raw slot, both sides
 override ROW_WORDS: u32;     // of codes, for one token
 override S2: u32;            // word offsets in a block; codes are at 0
 override S1: u32;
@@ -26,7 +27,7 @@ override LEARNS: u32;
 override PAIRS: u32;         // RoPE pairs of this side; 0 where there is none
 override PAIR_STEP: u32;     // pair p is channels p · PAIR_STEP and p · PAIR_STEP + PAIR_OFFSET
 override PAIR_OFFSET: u32;
-override TILE: u32;          // tokens; a power of two up to 64, TILE · HEAD_DIM ≤ 2048
+override TILE: u32;          // tokens; a power of two up to 64, TILE · DIM ≤ 2048
 
 // Words, by what src/webgpu/structs.ts names alike.
 struct EncodeJob {
@@ -58,33 +59,33 @@ const WINDOW = 64u;
 const MEAN_GROUP = 32u;
 const MAX_SEGMENTS = 3u;
 
-var<workgroup> tile: array<f32, TILE * HEAD_DIM>;
+var<workgroup> tile: array<f32, TILE * DIM>;
 var<workgroup> codes: array<atomic<u32>, TILE * ROW_WORDS>;
-var<workgroup> o: array<f32, HEAD_DIM>;
+var<workgroup> o: array<f32, DIM>;
 var<workgroup> inverse: array<f32, WINDOW>;           // norms, then 1/s1
 var<workgroup> s2: array<f32, MAX_SEGMENTS * WINDOW>;
 var<workgroup> factor: array<f32, WINDOW>;            // 1/s2 of the tile's tokens, before the adjustment
 var<workgroup> sums: array<f32, WG>;
-var<workgroup> scales: array<f32, 17>;                // of s1, then of every 32 channels of o
-var<workgroup> minima: array<f32, 17>;
+var<workgroup> scales: array<f32, 19>;                // of s1, then of every 32 channels of o
+var<workgroup> minima: array<f32, 19>;
 
 // One function: every phase works on what the one before left in workgroup memory.
 @compute @workgroup_size(WG)
 fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
   let job = jobs[group.y];
-  let rows = job.rows + head * 2 * WINDOW * (HEAD_DIM / 2);
+  let rows = job.rows + head * RAW_WORDS;
   let block = job.block + head * job.headWords;
 
   // 1. Normalize: two threads per token.
   var sum = 0.0;
-  for (var i = thread & 1; i < HEAD_DIM; i += 2) {
+  for (var i = thread & 1; i < DIM; i += 2) {
     let x = rawAt(rows, thread / 2, i);
     sum += x * x;
   }
   sums[thread] = sum;
   workgroupBarrier();
-  if (thread < WINDOW) { inverse[thread] = sqrt((sums[2 * thread] + sums[2 * thread + 1]) / f32(HEAD_DIM)); }
+  if (thread < WINDOW) { inverse[thread] = sqrt((sums[2 * thread] + sums[2 * thread + 1]) / f32(DIM)); }
   workgroupBarrier();
   if (thread == 0) {
     var low = inverse[0];
@@ -130,18 +131,18 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
     o[a] = sumA / f32(WINDOW);
     o[b] = sumB / f32(WINDOW);
   }
-  for (var i = 2 * PAIRS + thread; i < HEAD_DIM; i += WG) {
+  for (var i = 2 * PAIRS + thread; i < DIM; i += WG) {
     var total = 0.0;
     for (var t = 0u; t < WINDOW; t++) { total += rawAt(rows, t, i) * inverse[t]; }
     o[i] = total / f32(WINDOW);
   }
   workgroupBarrier();
   let most = f32((1u << MEAN_BITS) - 1);
-  if (thread < (HEAD_DIM + MEAN_GROUP - 1) / MEAN_GROUP) {
+  if (thread < (DIM + MEAN_GROUP - 1) / MEAN_GROUP) {
     let first = thread * MEAN_GROUP;
     var low = o[first];
     var high = low;
-    for (var i = first; i < min(first + MEAN_GROUP, HEAD_DIM); i++) {
+    for (var i = first; i < min(first + MEAN_GROUP, DIM); i++) {
       low = min(low, o[i]);
       high = max(high, o[i]);
     }
@@ -149,7 +150,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
   }
   workgroupBarrier();
   let perWord = 32 / MEAN_BITS;
-  for (var n = thread; n < HEAD_DIM / perWord; n += WG) {
+  for (var n = thread; n < DIM / perWord; n += WG) {
     var word = 0u;
     for (var k = 0u; k < perWord; k++) {
       let i = n * perWord + k;
@@ -163,12 +164,12 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
 
   for (var first = 0u; first < WINDOW; first += TILE) {
     workgroupBarrier();
-    for (var i = thread; i < TILE * HEAD_DIM; i += WG) {
-      let t = first + i / HEAD_DIM;
-      var channel = i % HEAD_DIM;
+    for (var i = thread; i < TILE * DIM; i += WG) {
+      let t = first + i / DIM;
+      var channel = i % DIM;
       var scale = 1.0;
       if (ORDERED == 1) {
-        let place = constants[job.order + head * HEAD_DIM + channel];
+        let place = constants[job.order + head * DIM + channel];
         channel = place & 0xffff;
         scale = power(((place >> 16) & 15), place >> 20);
       }
@@ -192,7 +193,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
       let lanes = WG / TILE;
       var squares = 0.0;
       for (var i = thread % lanes; i < channels; i += lanes) {
-        let x = tile[thread / lanes * HEAD_DIM + channel + i];
+        let x = tile[thread / lanes * DIM + channel + i];
         squares += x * x;
       }
       sums[thread] = squares;
@@ -208,13 +209,13 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
       }
       if (LEARNS == 1) {
         workgroupBarrier();
-        for (var pair = thread; pair < HEAD_DIM / 2; pair += WG) {
+        for (var pair = thread; pair < DIM / 2; pair += WG) {
           let both = pairOf(pair);
           var energy = 0.0;
           if (first > 0) { energy = bitcast<f32>(pages[block + pair]); }
           for (var t = 0u; t < TILE; t++) {
-            let xa = tile[t * HEAD_DIM + both.x] * factor[t];
-            let xb = tile[t * HEAD_DIM + both.y] * factor[t];
+            let xa = tile[t * DIM + both.x] * factor[t];
+            let xb = tile[t * DIM + both.y] * factor[t];
             energy += xa * xa + xb * xb;
           }
           pages[block + pair] = bitcast<u32>(energy);
@@ -230,7 +231,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
         let pairs = (channels & ~(2 * h - 1)) / 2;
         for (var i = thread; i < TILE * pairs; i += WG) {
           let pair = i % pairs;
-          let j = i / pairs * HEAD_DIM + channel + (pair & ~(h - 1)) * 2 + (pair & (h - 1));   // insert a zero at bit log2(h)
+          let j = i / pairs * DIM + channel + (pair & ~(h - 1)) * 2 + (pair & (h - 1));   // insert a zero at bit log2(h)
           let a = tile[j];
           let b = tile[j + h];
           tile[j] = a + b;
@@ -244,7 +245,7 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
       let units = channels / unit;
       for (var i = thread; i < TILE * units; i += WG) {
         let t = i / units;
-        let at = t * HEAD_DIM + channel + i % units * unit;
+        let at = t * DIM + channel + i % units * unit;
         let scale = factor[t] * hadamardScale(i % units * unit, channels);
         var y = mat2x4f(vec4f(tile[at], tile[at + 1], 0, 0), vec4f());
         if (unit > 2) { y[0] = vec4f(y[0].xy, tile[at + 2], tile[at + 3]); }
@@ -274,8 +275,8 @@ fn encode(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) 
         var yy = 0.0;
         var yc = 0.0;
         for (var i = 0u; i < channels; i += unit) {
-          yy += tile[thread * HEAD_DIM + channel + i];
-          yc += tile[thread * HEAD_DIM + channel + i + 1];
+          yy += tile[thread * DIM + channel + i];
+          yc += tile[thread * DIM + channel + i + 1];
         }
         let at = segment * WINDOW + first + thread;
         var adjusted = 0.0;
@@ -372,7 +373,7 @@ fn pairOf(pair: u32) -> vec2u {
 }
 
 fn rawAt(rows: u32, token: u32, channel: u32) -> f32 {
-  return fromHalf(raw[rows + (token * HEAD_DIM + channel) / 2] >> (16 * (channel & 1)));
+  return fromHalf(raw[rows + (token * DIM + channel) / 2] >> (16 * (channel & 1)));
 }
 
 // cos and sin of a pair's angle at a token.

@@ -1,11 +1,14 @@
 // The second half of attend: partial results of a row tile's splits into its output rows. One workgroup per row tile and KV head.
 //
-//   schedule  as attend.wgsl reads it
-//   partials  f32 × 4 rows [splits, chunk groups, KV heads, quads, 2 + HEAD_DIM]: m, d and o of the online softmax
-//   output    f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM]
+//   schedule   as attend.wgsl reads it
+//   constants  what src/webgpu/constants.ts draws
+//   partials   f32 × 4 rows [splits, chunk groups, KV heads, quads, 2 + VALUE_DIM]: m, d and o of the online softmax
+//   output     f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, VALUE_DIM]
+//   lse        f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD], as bits: natural logarithm of the softmax's denominator
 
-override HEAD_DIM: u32;
+override VALUE_DIM: u32;
 override QUERY_HEADS_PER_KV_HEAD: u32;
+override SINK_LOGITS: u32;   // 1 where query heads have sink logits, whose exp is part of the denominator
 
 // Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
 struct Schedule {
@@ -17,10 +20,13 @@ struct Schedule {
   requestsAt: u32,
   rawWindowsAt: u32,
   pagesAt: u32,          // page numbers, four to an entry
+  windowsAt: u32,        // window numbers of the same pages: a page's first position is sinks + 64 · its window
   chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
   pagesPerChunk: u32,
   quads: u32,            // of a row tile
   sinks: u32,            // position of the first coded token
+  slopesAt: u32,         // word offsets in constants of f32 [query heads], times log₂ e
+  sinkLogitsAt: u32,
   entries: array<vec4u>,
 }
 // Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
@@ -30,10 +36,14 @@ struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
 
 @group(0) @binding(0) var<storage, read> schedule: Schedule;
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> output: array<f32>;
+@group(0) @binding(2) var<storage, read> constants: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<f32>;
+@group(0) @binding(4) var<storage, read_write> lse: array<u32>;
 
 const WG = 64u;
-override PARTIAL: u32 = 2 + HEAD_DIM;
+const LN2 = 0.69314718f;
+const MINUS_INFINITY = 0xff800000u;   // WGSL has no f32 for it
+override PARTIAL: u32 = 2 + VALUE_DIM;
 
 @compute @workgroup_size(WG)
 fn merge(
@@ -56,26 +66,40 @@ fn merge(
     let first = tile.firstRow + 4 * quad;
     if (first >= request.tokens * perKvHead) { break; }
     var m = vec4f(-3e38);
+    if (SINK_LOGITS == 1) {
+      for (var r = 0u; r < 4; r++) {
+        m[r] = bitcast<f32>(constants[schedule.sinkLogitsAt + head * perKvHead + (first + r) % perKvHead]);
+      }
+    }
+    let sink = m;
     for (var part = begin; part < end; part++) { m = max(m, partials[partialAt(part * kvHeads + head, quad, quads)]); }
     var d = vec4f();
+    if (SINK_LOGITS == 1) { d = exp2(sink - m); }
     for (var part = begin; part < end; part++) {
       let at = partialAt(part * kvHeads + head, quad, quads);
       d += partials[at + 1] * exp2(partials[at] - m);
     }
     let rows = min(request.tokens * perKvHead - first, 4);
-    for (var i = thread; i < HEAD_DIM; i += WG) {
+    for (var i = thread; i < VALUE_DIM; i += WG) {
       var o = vec4f();
       for (var part = begin; part < end; part++) {
         let at = partialAt(part * kvHeads + head, quad, quads);
         o += partials[at + 2 + i] * exp2(partials[at] - m);
       }
-      let out = o / d;
-      for (var r = 0u; r < rows; r++) {
-        let row = first + r;
-        output[(((request.firstToken + row / perKvHead) * kvHeads + head) * perKvHead + row % perKvHead) * HEAD_DIM + i] = out[r];
-      }
+      let out = o / select(d, vec4f(1), d == vec4f());   // 0 where nothing is seen
+      for (var r = 0u; r < rows; r++) { output[rowOf(request, head, kvHeads, first + r) * VALUE_DIM + i] = out[r]; }
+    }
+    if (thread < rows) {
+      let sum = bitcast<u32>((m[thread] + log2(d[thread])) * LN2);
+      lse[rowOf(request, head, kvHeads, first + thread)] = select(sum, MINUS_INFINITY, d[thread] == 0);
     }
   }
+}
+
+// Of all rows of output.
+fn rowOf(request: Request, head: u32, kvHeads: u32, row: u32) -> u32 {
+  let perKvHead = QUERY_HEADS_PER_KV_HEAD;
+  return ((request.firstToken + row / perKvHead) * kvHeads + head) * perKvHead + row % perKvHead;
 }
 
 fn partialAt(part: u32, quad: u32, quads: u32) -> u32 {

@@ -1,11 +1,13 @@
-// Write: tokens of keys and values into raw slots, rounded to f16. One thread per two channels; jobs along y, KV heads along z.
-// Specification: `write` in src/reference/store.ts.
+// Write: tokens of keys and values into raw slots, rounded to f16. One thread per two channels, a token's keys before its values; jobs
+// along y, KV heads along z. Specification: `write` in src/reference/store.ts.
 //
-//   keys, values  f32, or f16 two to a word [tokens, KV heads, HEAD_DIM]
-//   jobs          a run of tokens each
-//   slots         f16 [KV heads, 2 (keys, values), tokens it holds, HEAD_DIM] each
+//   keys    f32, or f16 two to a word [tokens, KV heads, HEAD_DIM]
+//   values  f32, or f16 two to a word [tokens, KV heads, VALUE_DIM]
+//   jobs    a run of tokens each
+//   slots   of every KV head keys f16 [tokens it holds, HEAD_DIM], then values f16 [tokens it holds, VALUE_DIM]
 
 override HEAD_DIM: u32;
+override VALUE_DIM: u32;
 
 // Words, by what src/webgpu/structs.ts names alike.
 struct WriteJob {
@@ -27,27 +29,35 @@ struct WriteJob {
 @compute @workgroup_size(64)
 fn write(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let job = jobs[thread.y];
-  let pair = thread.x % (HEAD_DIM / 2);
-  let token = thread.x / (HEAD_DIM / 2);
+  let keyPairs = HEAD_DIM / 2;
+  let valuePairs = VALUE_DIM / 2;
+  let pair = thread.x % (keyPairs + valuePairs);
+  let token = thread.x / (keyPairs + valuePairs);
   let head = thread.z;
   if (token >= job.tokens) { return; }
 
-  let row = (token * groups.z + head) * HEAD_DIM / 2 + pair;   // in pairs
-  let to = job.slot + (head * 2 * job.capacity + job.firstToken + token) * (HEAD_DIM / 2) + pair;
-  var key: u32;
-  if (job.halfKeys == 1) {
-    key = keys[job.keys + row];
+  let row = token * groups.z + head;
+  let slot = job.slot + head * job.capacity * (keyPairs + valuePairs);
+  let at = job.firstToken + token;
+  if (pair < keyPairs) {
+    let source = row * keyPairs + pair;   // in pairs
+    var key: u32;
+    if (job.halfKeys == 1) {
+      key = keys[job.keys + source];
+    } else {
+      key = toHalf(keys[job.keys + 2 * source]) | (toHalf(keys[job.keys + 2 * source + 1]) << 16);
+    }
+    slots[slot + at * keyPairs + pair] = key;
   } else {
-    key = toHalf(keys[job.keys + 2 * row]) | (toHalf(keys[job.keys + 2 * row + 1]) << 16);
+    let source = row * valuePairs + pair - keyPairs;
+    var value: u32;
+    if (job.halfValues == 1) {
+      value = values[job.values + source];
+    } else {
+      value = toHalf(values[job.values + 2 * source]) | (toHalf(values[job.values + 2 * source + 1]) << 16);
+    }
+    slots[slot + job.capacity * keyPairs + at * valuePairs + pair - keyPairs] = value;
   }
-  slots[to] = key;
-  var value: u32;
-  if (job.halfValues == 1) {
-    value = values[job.values + row];
-  } else {
-    value = toHalf(values[job.values + 2 * row]) | (toHalf(values[job.values + 2 * row + 1]) << 16);
-  }
-  slots[to + job.capacity * (HEAD_DIM / 2)] = value;
 }
 
 // The half nearest to an f32, both as bits, ties to even; beyond f16's range its end. In integers: WGSL promises neither a rounding

@@ -1,4 +1,5 @@
-// The schedule of attend on a GPU: every row meets every window once, and what is written stays within what is allocated.
+// The schedule of attend on a GPU: every row meets every window that it sees once, none that no row beside it sees is passed over, and
+// what is written stays within what is allocated.
 
 import * as assert from 'uvu/assert';
 import { BackendError, type PageTable } from '../src/backend.ts';
@@ -8,38 +9,44 @@ import { fieldsOf } from '../src/webgpu/structs.ts';
 import { group } from '../tools/group.ts';
 import { random } from './inputs.ts';
 
-const limits = { quads: 4, chunkGroups: 3, pagesPerChunk: 5 };
+const limits = { quads: 4, chunkGroups: 3, pagesPerChunk: 5, slopesAt: 7, sinkLogitsAt: 11 };
+
+/** Words before the first entry. */
+const HEADER = 4 * Math.ceil(fieldsOf('Schedule').length / 4);
 
 group('schedule', test => {
   test('that no buffer could hold is refused before it is made', () => {
     // Page numbers of 65,536 sequences, 262,144 each: 64 GiB.
     const shape = cacheShape({ layers: 1, kvHeads: 1, queryHeads: 1, headDim: 32, capacity: 2 ** 24, sequences: 65536 });
     assert.throws(
-      () => new Schedule(shape, 512, 2 ** 27),
+      () => new Schedule(shape, 1, 2 ** 27),
       (error: unknown) =>
         error instanceof BackendError &&
-        /^webgpu backend expected at most 134217728 bytes for schedule \(.+\), got 68\d{9}$/.test(error.message)
+        /^webgpu backend expected at most 134217728 bytes for schedule \(.+\), got 137\d{9}$/.test(error.message)
     );
   });
 
-  for (const [kvHeads, heads, sequences, capacity, limit] of [
-    [1, 1, 1, 64, 2 ** 27],
-    [2, 6, 5, 4096, 2 ** 27],
-    [8, 32, 200, 20_000, 2 ** 27],
-    [1, 64, 3, 2048, 2 ** 20],
-    [4, 20, 9, 30_000, 2 ** 20]
+  for (const [kvHeads, heads, sequences, capacity, limit, masks] of [
+    [1, 1, 1, 64, 2 ** 27, {}],
+    [2, 6, 5, 4096, 2 ** 27, { window: 500 }],
+    [8, 32, 200, 20_000, 2 ** 27, {}],
+    [1, 64, 3, 2048, 2 ** 20, { window: 70, keepSinks: true }],
+    [2, 8, 4, 3000, 2 ** 27, { window: 1, sinks: 0 }],
+    [4, 20, 9, 30_000, 2 ** 20, { window: 128, keepSinks: true, sinks: 64 }]
   ] as const) {
-    test(`draw() covers every window of every row once: ${heads}/${kvHeads} heads, ${sequences} sequences, bindings of ${limit} bytes`, () => {
-      const shape = cacheShape({ layers: 1, kvHeads, queryHeads: heads, headDim: 64, capacity, sequences });
+    const what = `${heads}/${kvHeads} heads, ${sequences} sequences, bindings of ${limit} bytes, ${JSON.stringify(masks)}`;
+    test(`draw() covers every window that a row sees once: ${what}`, () => {
+      const shape = cacheShape({ layers: 1, kvHeads, queryHeads: heads, headDim: 64, capacity, sequences, ...masks });
+      const layer = shape.layers[0]!;
       const next = random(1);
       const below = (n: number) => Math.floor(next() * n);
-      const partialBytes = 16 * 66 * kvHeads * limits.chunkGroups;
-      const schedule = new Schedule(shape, partialBytes, limit);
-      assert.ok(schedule.partials * partialBytes <= limit);
+      const schedule = new Schedule(shape, limits.chunkGroups, limit);
+      assert.is(schedule.partialBytes, 16 * 66 * kvHeads * limits.chunkGroups);
+      assert.ok(schedule.partials * schedule.partialBytes <= limit);
       for (let round = 0; round < 60; round++) {
         const tables = Array.from({ length: 1 + below(Math.min(sequences, schedule.callTokens)) }, (_, n): PageTable => {
           const pageCount = below(shape.pagesPerLayer + 1);
-          const rawCount = below(Math.min(4, Math.floor(shape.rawSlots / sequences) + 1));
+          const rawCount = Math.max(Number(pageCount === 0), below(Math.min(4, Math.floor(shape.rawSlots / sequences) + 1)));
           const length = shape.sinks + 64 * pageCount + 64 * rawCount - (rawCount > 0 ? below(64) : 0);
           return {
             length,
@@ -60,21 +67,23 @@ group('schedule', test => {
         });
         const placeOf = (slot: number) => ({ offset: 4 * slot, chunk: slot % 6, capacity: slot < shape.rawSlots ? 64 : shape.sinks });
         const orderOf = (sequence: number) => 1000 + 3 * sequence;
-        const dispatches = schedule.draw(requests, heads / kvHeads, 0.125, limits, placeOf, orderOf);
+        const dispatches = schedule.draw(layer, requests, 0.125, limits, placeOf, orderOf);
 
         const { words } = schedule;
         const header = structAt(words, 0, 'Schedule');
-        const entry = (name: 'Request' | 'Tile' | 'Split' | 'RawWindow', n: number) => structAt(words, 12 + 4 * n, name);
+        const entry = (name: 'Request' | 'Tile' | 'Split' | 'RawWindow', n: number) => structAt(words, HEADER + 4 * n, name);
         assert.equal(
           [header['splits'], header['tiles'], header['chunkGroups'], header['pagesPerChunk'], header['quads']],
           [dispatches.splits, dispatches.tiles, limits.chunkGroups, limits.pagesPerChunk, dispatches.quads]
         );
+        assert.equal([header['slopesAt'], header['sinkLogitsAt']], [limits.slopesAt, limits.sinkLogitsAt]);
         assert.is(new Float32Array(words.buffer)[0], Math.fround(0.125 * Math.LOG2E));
         assert.ok(dispatches.splits * dispatches.quads <= schedule.partials);
         const seen = requests.map(() => new Set<number>());
         let splitsMet = 0;
         for (let t = 0; t < header['tiles']!; t++) {
           const tile = entry('Tile', header['tilesAt']! + t);
+          assert.ok(tile['splits']! > 0);
           const n = tile['request']!;
           const { table, tokens, position } = requests[n]!;
           const request = entry('Request', header['requestsAt']! + n);
@@ -82,7 +91,7 @@ group('schedule', test => {
           assert.equal([request['firstToken'], request['tokens'], request['position']], [firstToken, tokens, position]);
           assert.is.not(seen[n]!.has(tile['firstRow']!), true);
           seen[n]!.add(tile['firstRow']!);
-          const coded: number[] = [];
+          const coded: number[][] = [];
           const raw: number[][] = [];
           for (let s = tile['firstSplit']!; s < tile['firstSplit']! + tile['splits']!; s++, splitsMet++) {
             const split = entry('Split', header['splitsAt']! + s);
@@ -91,20 +100,28 @@ group('schedule', test => {
               if (split['order'] === 2 ** 32 - 1) raw.push(Object.values(entry('RawWindow', header['rawWindowsAt']! + window)));
               else {
                 assert.is(split['order'], orderOf(table.sequence));
-                coded.push(words[12 + 4 * header['pagesAt']! + request['firstPage']! + window]!);
+                const of = (list: string) => words[HEADER + 4 * header[list]! + request['firstPage']! + window]!;
+                coded.push([of('pagesAt'), of('windowsAt')]);
               }
             }
           }
-          assert.equal(coded, Array.from(table.pages.subarray(0, table.pageCount)));
-          const rawWindow = (slot: number, position: number, capacity: number) => [
-            slot,
-            slot % 6,
-            Math.min(capacity, table.length - position),
-            position
-          ];
+          const perToken = heads / kvHeads;
+          const [firstRow, endRow] = [tile['firstRow']!, Math.min(tile['firstRow']! + 4 * dispatches.quads, tokens * perToken)];
+          const queries = Array.from({ length: endRow - firstRow }, (_, n) => position + Math.floor((firstRow + n) / perToken));
+          /** Whether a row of the tile sees one of these positions. */
+          const sees = (first: number, count: number) =>
+            queries.some(at => first <= at && (first + count > at + 1 - layer.window || (layer.keepSinks && first < shape.sinks)));
+          assert.equal(
+            coded,
+            Array.from(table.pages.subarray(0, table.pageCount), (page, n) => [page, n]).filter(([, n]) => sees(shape.sinks + 64 * n!, 64))
+          );
+          const rawWindow = (slot: number, position: number, capacity: number) => {
+            const count = Math.min(capacity, table.length - position);
+            return sees(position, capacity) ? [[slot, slot % 6, count, position]] : [];
+          };
           assert.equal(raw, [
-            rawWindow(table.sinkSlot, 0, shape.sinks),
-            ...Array.from(table.raws.subarray(0, table.rawCount), (slot, i) =>
+            ...(shape.sinks > 0 ? rawWindow(table.sinkSlot, 0, shape.sinks) : []),
+            ...Array.from(table.raws.subarray(0, table.rawCount)).flatMap((slot, i) =>
               rawWindow(slot, shape.sinks + 64 * (table.pageCount + i), 64)
             )
           ]);
@@ -113,7 +130,8 @@ group('schedule', test => {
         const rows = 4 * dispatches.quads;
         for (const [n, { tokens }] of requests.entries()) assert.is(seen[n]!.size, Math.ceil((tokens * heads) / kvHeads / rows));
         assert.ok(schedule.used <= schedule.pages);
-        assert.ok(schedule.pages + schedule.pageNumbers <= schedule.words.length);
+        assert.ok(schedule.pages + schedule.pageCount <= schedule.windows);
+        assert.ok(schedule.windows + schedule.pageCount <= schedule.words.length);
       }
     });
   }

@@ -23,7 +23,7 @@ const mistakes: readonly (readonly [shader: string, what: string, from: string, 
   ['attend', 'f16 as 0', 'unpack2x16float(book', '0 * unpack2x16float(book', numbers('attend')],
   ['attend', 'one s2 for all segments', 'stage.segment, thread', '0, thread', numbers('attend')],
   ['attend', 'subnormal halves as 0', '* 0x1p-24f', '* 0', numbers('attend of subnormal halves')],
-  ['merge', 'a quotient off by 1 %', 'o / d', 'o * 1.01 / d', numbers('attend')],
+  ['merge', 'a quotient off by 1 %', 'o / select', 'o * 1.01 / select', numbers('attend')],
   ['decode', 'a sign', 'scale + rotatedMean', 'scale - rotatedMean', numbers('decode')],
   ['decode', 'subnormal halves as 0', '* 0x1p-24f', '* 0', numbers('decode of subnormal halves')]
 ];

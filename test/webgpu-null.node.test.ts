@@ -1,16 +1,16 @@
 // Compiles every shader for every pair of codecs, head dimension, kind of keys and size of query group on Dawn's null backend,
 // with the default limits and no optional feature. Nothing is executed there.
 
-import { codecs as all, type CodecName, KVCache } from 'nsnquant';
+import { codecs as all, type CacheOptions, type CodecName, KVCache } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { dawn } from '../tools/gpu.ts';
 import { group } from '../tools/group.ts';
 import { altered, required, untested, without } from './gpu.ts';
 
 const names = Object.keys(all) as CodecName[];
-const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
+const headDims = Array.from({ length: (576 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
 /** Query heads of a KV head: those of models, and what fills a workgroup's blocks of four rows by one, and not. */
-const groups = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 32, 64];
+const groups = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 32, 64, 128];
 
 const gpu = without || (await dawn('backend=null'));
 const device = typeof gpu === 'string' ? gpu : ((await (await gpu.requestAdapter())?.requestDevice()) ?? 'Dawn has no null backend');
@@ -42,7 +42,8 @@ group('webgpu on the null backend', test => {
     balance: 'learn' | 'off',
     pairs: number,
     interleaved = false,
-    queryHeads = 3
+    queryHeads = 3,
+    more: Partial<CacheOptions> = {}
   ) => {
     const cache = new KVCache(backend, {
       layers: 1,
@@ -54,7 +55,8 @@ group('webgpu on the null backend', test => {
       balance,
       capacity: 64,
       sequences: 1,
-      ...(pairs > 0 && { rope: { invFreq: new Float32Array(pairs).fill(0.1), interleaved } })
+      ...(pairs > 0 && { rope: { invFreq: new Float32Array(pairs).fill(0.1), interleaved } }),
+      ...more
     });
     await backend.prepare!(cache.shape);
     await cache.ready;
@@ -78,6 +80,31 @@ group('webgpu on the null backend', test => {
     for (const headDim of [32, 64, 80, 128, 512]) {
       for (const queryHeads of groups) await prepare(headDim, 'nsn2', 'nsn2', 'learn', headDim / 2, false, queryHeads);
     }
+  });
+
+  test('every pipeline compiles for values of another dimension', async () => {
+    for (const [n, valueDim] of headDims.entries()) {
+      const headDim = headDims[(7 * n + 3) % headDims.length]!;
+      await prepare(headDim, names[n % names.length]!, names[(n >> 2) % names.length]!, 'learn', headDim / 2, false, 3, { valueDim });
+    }
+    const latents: readonly (readonly [keys: CodecName, values: CodecName])[] = [
+      ['nsn1', 'nsn2'],
+      ['nsn2', 'nsn1'],
+      ['nsn2', 'nsn3']
+    ];
+    for (const [keys, values] of latents) await prepare(576, keys, values, 'learn', 32, true, 128, { valueDim: 512 });
+  });
+
+  test('every pipeline compiles with masks, caps, slopes and sink logits', async () => {
+    const perHead = [1, 2, 3];
+    const features: readonly Partial<CacheOptions>[] = [
+      { window: 100 },
+      { window: 100, keepSinks: true },
+      { softcap: 5 },
+      { slopes: perHead },
+      { sinkLogits: perHead }
+    ];
+    for (const more of [...features, Object.assign({}, ...features)]) await prepare(64, 'nsn2', 'nsn2', 'learn', 32, false, 3, more);
   });
 
   test('layers of the same codecs share pipelines: 30 compile as many as one', async () => {

@@ -5,6 +5,7 @@
 //   powers       f32 [31]: 2^(n/8), n from −15 to 15: scales of channels, by the difference of their levels
 //   thresholds   f32 [15]: energies below the largest times the nth have a level above n
 //   angles       of every rotation cos, then sin f32 [pairs, 64] of ω·(t − 31.5)
+//   logits       of every layer that has such slopes, and sink logits, f32 [query heads], times log₂ e
 //   stages       lists of Stage structs (structs.ts): how the channels of a kind of block are coded
 //   orders       u32 [layers][sequences, KV heads, headDim]: channels of balanced keys in their order, from bit 16 on the byte of their
 //                pair (src/format/balance.ts). What sequences learn: this alone changes
@@ -12,7 +13,7 @@
 import { channelOrder, LEVELS, ofHead, scaleOf, threshold } from '../format/balance.ts';
 import { codebooks, halfNormsOf } from '../format/codec.ts';
 import { toHalf } from '../format/half.ts';
-import { type BlockLayout, channelPairs } from '../format/layout.ts';
+import { type BlockLayout, blockLayout, channelPairs } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
 import { ropeTables, ropeText } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
@@ -32,6 +33,7 @@ export class Constants {
   readonly #angles = new Map<string, number>();
   /** Where the orders of every layer begin. */
   readonly #orders: readonly number[];
+  readonly #logits = new Map<Float32Array, number>();
   readonly #books = new Map<number, number>();
   /** By kind of block. */
   readonly #stages = new Map<string, number>();
@@ -57,7 +59,11 @@ export class Constants {
       this.#angles.set(ropeText(rope), floats(cos));
       floats(sin);
     }
-    for (const block of shape.layers.flatMap(({ page: { keys, values } }) => [keys, values])) {
+    for (const logits of shape.layers.flatMap(({ slopes, sinkLogits }) => [slopes, sinkLogits])) {
+      if (!logits || this.#logits.has(logits)) continue;
+      this.#logits.set(logits, floats(Array.from(logits, logit => logit * Math.LOG2E)));
+    }
+    for (const block of shape.layers.flatMap(layer => [layer.page.keys, layer.page.values, unsegmentedKeys(layer)])) {
       if (this.#stages.has(kindOf(block))) continue;
       this.#stages.set(kindOf(block), words.length);
       const stages = block.segments.flatMap(({ channel, channels, stages }, segment) =>
@@ -82,6 +88,11 @@ export class Constants {
   /** Where the angles of a layer's rotation are. */
   anglesOf({ rope }: LayerShape): number {
     return this.#angles.get(ropeText(rope))!;
+  }
+
+  /** Where the slopes or the sink logits of a layer are; 0 for none. */
+  logitsOf(logits: Float32Array | undefined): number {
+    return logits ? this.#logits.get(logits)! : 0;
   }
 
   /** Where the stages of a block's codes are listed, and how many there are. */
@@ -136,6 +147,11 @@ function pairsOf({ headDim, rope }: LayerShape): Uint16Array {
     for (const channel of channels) pairs[channel] = pair;
   });
   return pairs;
+}
+
+/** Keys in one segment, as what is learned of them takes them. */
+export function unsegmentedKeys({ headDim, page }: LayerShape): BlockLayout {
+  return blockLayout(page.values.codec, headDim, 'values', false);
 }
 
 function kindOf({ codec, balanced, bytes }: BlockLayout): string {

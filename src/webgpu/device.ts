@@ -35,7 +35,7 @@ const BINDINGS: Record<ShaderName, readonly GPUBufferBindingType[]> = {
     'storage',
     'uniform'
   ],
-  merge: ['read-only-storage', 'read-only-storage', 'storage']
+  merge: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage', 'storage']
 };
 
 export class Device {

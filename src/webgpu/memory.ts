@@ -11,7 +11,7 @@ import { type Device, USAGE } from './device.ts';
 import { LIST_BYTES } from './jobs.ts';
 import { type LayerPrograms, layerPrograms } from './programs.ts';
 import type { Range } from './readback.ts';
-import { Schedule } from './schedule.ts';
+import { type Limits, Schedule } from './schedule.ts';
 import { Staging } from './staging.ts';
 import { structWords } from './structs.ts';
 
@@ -25,7 +25,7 @@ export interface Layer {
   readonly programs: LayerPrograms;
   readonly pages: Arena;
   readonly pageBytes: number;
-  readonly pagesPerChunk: number;
+  readonly limits: Limits;
   /** From a head's blocks in a page to the next head's, and where head 0's begin: keys', and values'; in words. */
   readonly headWords: number;
   readonly blocks: readonly [keys: number, values: number];
@@ -53,6 +53,8 @@ export class Memory {
   readonly scratch: GPUBuffer;
   readonly queries: GPUBuffer;
   readonly output: GPUBuffer;
+  /** f32 [tokens, queryHeads] */
+  readonly lse: GPUBuffer;
   readonly schedule: Schedule;
   readonly #device: Device;
   readonly #shape: CacheShape;
@@ -82,23 +84,25 @@ export class Memory {
       this.constants = this.#create('constants', 4 * this.offsets.length);
       queue.writeBuffer(this.constants, 0, this.offsets.words);
       let energyBytes = 0;
-      const energies = layers.map(
-        ({ kvHeads, headDim }) => (energyBytes += 2 * sequences * kvHeads * headDim) - 2 * sequences * kvHeads * headDim
-      );
+      const energies = layers.map(({ kvHeads, headDim }) => {
+        const at = energyBytes;
+        energyBytes += 2 * sequences * kvHeads * headDim;
+        return at;
+      });
       if (layers[0]!.page.keys.balanced) this.energies = this.#create('energies', energyBytes);
-      const perToken = most(({ kvHeads, headDim }) => kvHeads * headDim);
+      const perToken = most(({ kvHeads, headDim, valueDim }) => kvHeads * Math.max(headDim, valueDim));
       const staged = 4 * perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / (4 * perToken)));
       const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
       this.staging = new Staging(queue, buffers, slot => slotTokens(shape, slot));
       this.jobs = this.#create('jobs', LIST_BYTES);
       this.scratch = this.#create('scratch', Math.max(rawSlotBytes, sinkBytes));
 
-      const partialBytes = most(({ kvHeads, headDim }) => 16 * (2 + headDim) * kvHeads) * chunkGroups;
-      this.schedule = new Schedule(shape, partialBytes, this.#limit);
-      const callBytes = this.schedule.callTokens * most(({ queryHeads, headDim }) => 4 * queryHeads * headDim);
-      this.queries = this.#create('queries', callBytes);
-      this.output = this.#create('output', callBytes);
-      const partials = this.#create('partials', this.schedule.partials * partialBytes);
+      this.schedule = new Schedule(shape, chunkGroups, this.#limit);
+      const { callTokens } = this.schedule;
+      this.queries = this.#create('queries', callTokens * most(({ queryHeads, headDim }) => 4 * queryHeads * headDim));
+      this.output = this.#create('output', callTokens * most(({ queryHeads, valueDim }) => 4 * queryHeads * valueDim));
+      this.lse = this.#create('log-sum-exps', callTokens * most(({ queryHeads }) => 4 * queryHeads));
+      const partials = this.#create('partials', this.schedule.partials * this.schedule.partialBytes);
       const params = Array.from({ length: chunkGroups }, (_, chunkGroup) => {
         const buffer = this.#create('chunk group', 16, USAGE.UNIFORM | USAGE.COPY_DST);
         queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkGroup }]));
@@ -138,11 +142,18 @@ export class Memory {
     const { page } = heads;
     const sent = new Uint32Array(this.schedule.words.length);
     const schedule = this.#create('schedule', sent.byteLength);
+    const programs = layerPrograms(heads, this.#shape.sinks, this.offsets);
     return {
-      programs: layerPrograms(heads, this.offsets),
+      programs,
       pages,
       pageBytes: page.bytes,
-      pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
+      limits: {
+        quads: programs.attend.length,
+        chunkGroups: params.length,
+        pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
+        slopesAt: this.offsets.logitsOf(heads.slopes),
+        sinkLogitsAt: this.offsets.logitsOf(heads.sinkLogits)
+      },
       headWords: (page.keys.bytes + page.values.bytes) / 4,
       blocks: [blockOffset(page, 0, 'keys') / 4, blockOffset(page, 0, 'values') / 4],
       energies,
@@ -153,7 +164,7 @@ export class Memory {
         const buffers = [...chunksOf(pages), ...chunksOf(this.slots), this.constants, schedule, this.queries, partials, uniform];
         return this.#device.bind('attend', buffers);
       }),
-      merge: this.#device.bind('merge', [schedule, partials, this.output])
+      merge: this.#device.bind('merge', [schedule, partials, this.constants, this.output, this.lse])
     };
   }
 }

@@ -2,7 +2,7 @@
 
 import { type BlockLayout, WINDOW } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
-import type { Constants } from './constants.ts';
+import { type Constants, unsegmentedKeys } from './constants.ts';
 import type { Program } from './device.ts';
 
 /** Query rows of a quad: the lanes of a vec4f. */
@@ -26,21 +26,14 @@ export interface LayerPrograms {
 
 type Overrides = Readonly<Record<string, number>>;
 
-function writeProgram({ headDim }: LayerShape): Program {
-  return { name: 'write', constants: { HEAD_DIM: headDim } };
+/** Tokens that an encoder or decoder of a side holds at once: a power of two up to 64. */
+export function tileTokens(channels: number): number {
+  return Math.min(WINDOW, 2 ** Math.floor(Math.log2(TILE_ELEMENTS / channels)));
 }
 
-function mergeProgram({ headDim, kvHeads, queryHeads }: LayerShape): Program {
-  return { name: 'merge', constants: { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads } };
-}
-
-/** Tokens that an encoder or decoder holds at once: a power of two up to 64. */
-export function tileTokens(headDim: number): number {
-  return Math.min(WINDOW, 2 ** Math.floor(Math.log2(TILE_ELEMENTS / headDim)));
-}
-
-export function layerPrograms(layer: LayerShape, constants: Constants): LayerPrograms {
-  const { headDim, kvHeads, queryHeads, rope, page } = layer;
+/** @param sinks  first tokens of a sequence that stay raw */
+export function layerPrograms(layer: LayerShape, sinks: number, constants: Constants): LayerPrograms {
+  const { headDim, valueDim, kvHeads, queryHeads, rope, page } = layer;
   const { powers, thresholds } = constants;
   const { balanced } = page.keys;
   const pairs = rope?.invFreq.length ?? 0;
@@ -60,21 +53,27 @@ export function layerPrograms(layer: LayerShape, constants: Constants): LayerPro
     MEAN_BITS: layout.meanBits,
     ...codes(layout)
   });
-  const common = { HEAD_DIM: headDim, ANGLES: constants.anglesOf(layer), POWERS: powers };
-  const side = (layout: BlockLayout, pairs: Overrides): Overrides => ({
+  const common = { ANGLES: constants.anglesOf(layer), POWERS: powers };
+  const heads = { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads };
+  const side = (channels: number, layout: BlockLayout, pairs: Overrides): Overrides => ({
+    DIM: channels,
     ...common,
     ...section(layout),
     ...pairs,
     ORDERED: Number(layout.balanced),
-    TILE: tileTokens(headDim)
+    TILE: tileTokens(channels)
   });
-  const [keys, values] = [side(page.keys, rotated), side(page.values, unrotated)];
+  const [keys, values] = [side(headDim, page.keys, rotated), side(valueDim, page.values, unrotated)];
+  const encode = { RAW_WORDS: (WINDOW * (headDim + valueDim)) / 2, LEARNS: 0 };
   return {
-    write: writeProgram(layer),
-    merge: mergeProgram(layer),
+    write: { name: 'write', constants: { HEAD_DIM: headDim, VALUE_DIM: valueDim } },
+    merge: {
+      name: 'merge',
+      constants: { VALUE_DIM: valueDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads, SINK_LOGITS: Number(layer.sinkLogits !== undefined) }
+    },
     encode: [
-      { name: 'encode', constants: { ...keys, LEARNS: 0 } },
-      { name: 'encode', constants: { ...values, LEARNS: 0 } }
+      { name: 'encode', constants: { ...keys, ...encode } },
+      { name: 'encode', constants: { ...values, ...encode } }
     ],
     decode: [
       { name: 'decode', constants: keys },
@@ -82,6 +81,13 @@ export function layerPrograms(layer: LayerShape, constants: Constants): LayerPro
     ],
     attend: attendPrograms(layer, constants, {
       ...common,
+      ...heads,
+      VALUE_DIM: valueDim,
+      ROW_DIM: Math.max(headDim, valueDim),
+      SLIDING_WINDOW: layer.window === Infinity ? 0 : layer.window,
+      KEPT: layer.keepSinks ? sinks : 0,
+      SOFTCAP: layer.softcap * Math.LOG2E,
+      SLOPES: Number(layer.slopes !== undefined),
       ...rotated,
       ...prefixed('KEY', section(page.keys)),
       ...prefixed('VALUE', section(page.values)),
@@ -89,9 +95,8 @@ export function layerPrograms(layer: LayerShape, constants: Constants): LayerPro
     }),
     learning: balanced
       ? {
-          // As they come, in one segment as values are.
-          keys: { name: 'encode', constants: { ...keys, ...codes(page.values), ORDERED: 0, LEARNS: 1 } },
-          queries: { name: 'energies', constants: { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads, ...rotated } },
+          keys: { name: 'encode', constants: { ...keys, ...encode, ...codes(unsegmentedKeys(layer)), ORDERED: 0, LEARNS: 1 } },
+          queries: { name: 'energies', constants: { ...heads, ...rotated } },
           learn: { name: 'learn', constants: { HEAD_DIM: headDim, THRESHOLDS: thresholds, ...rotated } }
         }
       : undefined
@@ -103,19 +108,17 @@ function prefixed(prefix: string, overrides: Overrides): Overrides {
 }
 
 /** Attention for every number of quads that a workgroup can hold. */
-function attendPrograms(
-  { headDim, kvHeads, queryHeads, page: { keys, values } }: LayerShape,
-  constants: Constants,
-  overrides: Overrides
-): Program[] {
+function attendPrograms({ headDim, valueDim, page }: LayerShape, constants: Constants, overrides: Overrides): Program[] {
+  const { keys, values } = page;
   const books = constants.booksOf([keys, values]);
-  const columns = Math.min(WINDOW, headDim / 2);
+  const columns = Math.min(WINDOW, valueDim / 2);
   // A code looked up once for more rows pays: 64 query tokens over 1,024 took SwiftShader 3.7 times as long with one quad as with
   // four (headDim 64, plain nsn2), 3.1 times as with three (128); real GPUs are to be measured. Unrealized speed-up: three codebooks leave
   // 128 bytes too few for a fourth quad at headDim 64.
-  // In attend.wgsl's order: queryAt and causalEnd, rows, coefs and logits, eighths; book. Its o holds 8 vec4f.
-  const quadBytes = 16 * (2 + headDim + 2 * WINDOW + 8);
-  const pairsOfThread = Math.ceil(headDim / 2 / columns);
+  // In attend.wgsl's order: queryAt and causalEnd, rows, coefs and logits, eighths; book. Its o holds 10 vec4f, two for every quad and
+  // pair of channels of a thread.
+  const quadBytes = 16 * (2 + Math.max(headDim, valueDim) + 2 * WINDOW + 8);
+  const pairsOfThread = Math.ceil(valueDim / 2 / columns);
   const most = Math.max(1, Math.min(Math.floor(4 / pairsOfThread), Math.floor((WORKGROUP_BYTES - 4 * books.words) / quadBytes)));
   return Array.from({ length: most }, (_, n) => ({
     name: 'attend',
@@ -123,7 +126,6 @@ function attendPrograms(
       ...overrides,
       HEAD_WORDS: (keys.bytes + values.bytes) / 4,
       VALUE_BLOCK: keys.bytes / 4,
-      QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads,
       QUADS: n + 1,
       BOOKS: books.at,
       BOOK_WORDS: books.words,

@@ -107,32 +107,40 @@ export class ReadBack {
     };
   }
 
-  /** Results on their way, in order. */
-  output(parts: readonly Read[], out: Float32Array): Output {
-    const collect = async (): Promise<Float32Array> => {
+  /**
+   * Results on their way: of every part those of the first array, then those of the next, as many in proportion as these are long.
+   *
+   * @param first  where the first results are instead, in a GPUBuffer of the engine's: what is there when they are first read
+   */
+  output(parts: readonly Read[], arrays: readonly Float32Array[], first?: Range): Output {
+    const length = arrays.reduce((sum, array) => sum + array.length, 0);
+    let done = 0;
+    const take = (bytes: ArrayBuffer): void => {
+      const part = new Float32Array(bytes);
       let at = 0;
-      await readEach(parts, bytes => {
-        const part = new Float32Array(bytes);
-        out.set(part, at);
-        at += part.length;
-      });
-      return out;
+      for (const array of arrays) {
+        const count = (part.length * array.length) / length;
+        array.set(part.subarray(at, at + count), (done * array.length) / length);
+        at += count;
+      }
+      done += part.length;
+    };
+    const collect = async (): Promise<Float32Array> => {
+      const [copy] = await Promise.all([first && this.#readTarget(first), readEach(parts, take)]);
+      return copy ? new Float32Array(copy) : arrays[0]!;
     };
     return outputOnce(collect);
   }
 
-  /** Results in a GPUBuffer of the engine's: what is there when they are first read. */
-  outputIn(range: Range): Output {
-    return outputOnce(async () => {
-      const { usage } = range[0];
-      // The device drops a copy that it refuses, and what is then read is what the target held before.
-      if ((usage & USAGE.COPY_SRC) === 0) throw new RangeError(`"out.buffer" expected usage COPY_SRC to be read, got ${usage}`);
-      const { made: read, refused } = this.#device.attempt(() => this.copy([range]));
-      const bytes = await read();
-      const error = await refused;
-      if (error) throw new BackendError('webgpu', `expected to copy "out.buffer", got: ${error.message}`, error);
-      return new Float32Array(bytes);
-    });
+  async #readTarget(range: Range): Promise<ArrayBuffer> {
+    const { usage } = range[0];
+    // The device drops a copy that it refuses, and what is then read is what the target held before.
+    if ((usage & USAGE.COPY_SRC) === 0) throw new RangeError(`"out.buffer" expected usage COPY_SRC to be read, got ${usage}`);
+    const { made: read, refused } = this.#device.attempt(() => this.copy([range]));
+    const bytes = await read();
+    const error = await refused;
+    if (error) throw new BackendError('webgpu', `expected to copy "out.buffer", got: ${error.message}`, error);
+    return bytes;
   }
 
   dispose(): void {

@@ -4,8 +4,9 @@
 //   requests      one for each sequence of a call
 //   raw windows   of every sequence once
 //   tiles         rows of a request that share a workgroup; for merge
-//   splits        windows of a tile, coded ones or raw ones; for attend
-//   page numbers  four to an entry; at a fixed place, as most are those of the step before
+//   splits        windows of a tile that some row of it sees, coded ones or raw ones; for attend
+//   pages         their numbers, four to an entry; at a fixed place, as most are those of the step before
+//   windows       the numbers of their windows, likewise
 
 import { BackendError, type PageTable } from '../backend.ts';
 import { align, WINDOW } from '../format/layout.ts';
@@ -54,55 +55,77 @@ export interface Dispatches {
   readonly tiles: number;
 }
 
-/** What of a device a schedule is drawn for. */
+/** What of a layer on a device a schedule is drawn for. */
 export interface Limits {
   /** Quads that a workgroup of attend can hold. */
   readonly quads: number;
   readonly chunkGroups: number;
   readonly pagesPerChunk: number;
+  /** Word offsets in constants. */
+  readonly slopesAt: number;
+  readonly sinkLogitsAt: number;
 }
 
-/** A sequence's windows: where its page numbers and its raw windows begin in their lists, and how many of these there are. */
+/** Where a sequence's pages and its raw windows begin in their lists. */
 interface Windows {
   readonly firstPage: number;
   readonly firstRaw: number;
-  readonly raws: number;
+}
+
+/** Windows from one to before another. */
+interface Range {
+  readonly from: number;
+  readonly end: number;
+}
+
+/** Rows that share a workgroup, and what some of them see: pages of a table, and raw windows of the schedule in at most two pieces. */
+interface Tile {
+  readonly request: number;
+  readonly firstRow: number;
+  readonly pages: Range;
+  readonly raws: readonly Range[];
 }
 
 export class Schedule {
   /** Query tokens of one call. */
   readonly callTokens: number;
-  /** Partial results, for every chunk group and KV head. */
+  /** Partial results of a quad, and bytes of one in the layer where they are largest, for every chunk group and KV head. */
   readonly partials: number;
+  readonly partialBytes: number;
   readonly words: Uint32Array<ArrayBuffer>;
-  /** Words in use: [0, used) and [pages, pages + pageNumbers). */
+  /** Words in use: [0, used), [pages, pages + pageCount) and [windows, windows + pageCount). */
   used = 0;
-  pageNumbers = 0;
+  pageCount = 0;
   readonly pages: number;
+  readonly windows: number;
   readonly #shape: CacheShape;
+  /** Splits that a tile has at most besides its share of windows: of pages, and of the pieces of raw windows. */
+  readonly #pieces: number;
 
   /**
-   * @param partialBytes  of one partial result, of all chunk groups and KV heads of any layer
-   * @param limit         bytes of one buffer: as many splits as it holds, down to one token a call
+   * @param chunkGroups  dispatches of attend, each with partial results of its own
+   * @param limit        bytes of one buffer: as many splits as it holds, down to one token a call
    * @throws {BackendError} if it cannot hold the page numbers of every sequence
    */
-  constructor(shape: CacheShape, partialBytes: number, limit: number) {
+  constructor(shape: CacheShape, chunkGroups: number, limit: number) {
     const { layers, sequences } = shape;
     this.#shape = shape;
-    const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
+    this.#pieces = layers.some(({ keepSinks }) => keepSinks) ? 3 : 2;
+    const most = (of: (layer: LayerShape) => number): number => Math.max(...layers.map(of));
     const quadsPerToken = most(({ queryHeads, kvHeads }) => Math.ceil(queryHeads / kvHeads / QUAD));
-    const tokenBytes = most(({ queryHeads, headDim }) => 4 * queryHeads * headDim);
+    const rowBytes = 4 * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
+    this.partialBytes = chunkGroups * most(({ kvHeads, valueDim }) => 16 * (2 + valueDim) * kvHeads);
     let tokens = Math.max(CALL_TOKENS, sequences);
-    let extra = Math.ceil(WORKGROUPS / Math.min(...layers.map(({ kvHeads }) => kvHeads)));
-    // A coded and a raw split for every quad.
-    const partials = (): number => Math.ceil(2 * (1 + IDLE_ROWS) * tokens * quadsPerToken) + extra;
-    while (extra > 0 && partials() * partialBytes > limit) extra = Math.floor(extra / 2);
-    while (tokens > 1 && Math.max(partials() * partialBytes, tokens * tokenBytes) > limit) tokens = Math.ceil(tokens / 2);
+    let extra = most(({ kvHeads }) => Math.ceil(WORKGROUPS / kvHeads));
+    const partials = (): number => Math.ceil(this.#pieces * (1 + IDLE_ROWS) * tokens * quadsPerToken) + extra;
+    while (extra > 0 && partials() * this.partialBytes > limit) extra = Math.floor(extra / 2);
+    while (tokens > 1 && Math.max(partials() * this.partialBytes, tokens * rowBytes) > limit) tokens = Math.ceil(tokens / 2);
     this.callTokens = tokens;
     this.partials = partials();
     const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
     this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + this.partials);
-    const words = this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY;
+    this.windows = this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY;
+    const words = 2 * this.windows - this.pages;
     if (4 * words > limit)
       throw new BackendError('webgpu', `expected at most ${limit} bytes for schedule (the device's limit), got ${4 * words}`);
     this.words = new Uint32Array(words);
@@ -111,97 +134,121 @@ export class Schedule {
   /**
    * Draws the schedule into `words`.
    *
-   * @param rowsPerToken  query heads of a KV head
-   * @param placeOf       where a raw slot lies
-   * @param orderOf       where among the constants a sequence's order of channels lies
+   * @param placeOf  where a raw slot lies
+   * @param orderOf  where among the constants a sequence's order of channels lies
    */
   draw(
+    layer: LayerShape,
     requests: readonly Request[],
-    rowsPerToken: number,
     scale: number,
     limits: Limits,
     placeOf: (slot: number) => SlotPlace,
     orderOf: (sequence: number) => number
   ): Dispatches {
     const rawWindowsAt = requests.length;
-    const windows = this.#drawWindows(requests, rawWindowsAt, placeOf);
-    let rawWindows = 0;
-    for (const { raws } of windows.values()) rawWindows += raws;
-
-    const rowsOf = ({ tokens }: Request): number => tokens * rowsPerToken;
-    const quads = quadsFor(requests.map(rowsOf), limits.quads);
-    const tileRows = QUAD * quads;
-    const tilesOf = (request: Request): number => Math.ceil(rowsOf(request) / tileRows);
-    const tiles = requests.reduce((sum, request) => sum + tilesOf(request), 0);
-    const passes = requests.reduce(
-      (sum, request) => sum + tilesOf(request) * (request.table.pageCount + windows.get(request.table)!.raws),
-      0
+    const { windows, rawWindows } = this.#drawWindows(requests, rawWindowsAt, placeOf);
+    const perKvHead = layer.queryHeads / layer.kvHeads;
+    const quads = quadsFor(
+      requests.map(({ tokens }) => tokens * perKvHead),
+      limits.quads
     );
-    // Each tile has at most one split of either kind more than its share.
-    const perSplit = Math.max(SPLIT_WINDOWS, Math.ceil(passes / Math.max(1, Math.floor(this.partials / quads) - 2 * tiles)));
+    const tiles = requests.flatMap((request, n) => this.#tiles(layer, request, n, windows.get(request.table)!, QUAD * quads));
+    const lengthOf = ({ from, end }: Range): number => end - from;
+    const passes = tiles.reduce((sum, { pages, raws }) => raws.reduce((sum, piece) => sum + lengthOf(piece), sum + lengthOf(pages)), 0);
+    // Each tile has at most one split of every piece more than its share.
+    const shares = Math.floor(this.partials / quads) - this.#pieces * tiles.length;
+    const perSplit = Math.max(SPLIT_WINDOWS, Math.ceil(passes / Math.max(1, shares)));
 
-    const tilesAt = rawWindowsAt + rawWindows;
-    const splitsAt = tilesAt + tiles;
     let firstToken = 0;
-    let tile = 0;
-    let splits = 0;
-    requests.forEach((request, n) => {
-      const { table, tokens, position } = request;
-      const { firstPage, firstRaw, raws } = windows.get(table)!;
-      putStruct(this.words, wordAt(n), 'Request', { firstToken, tokens, position, firstPage });
+    requests.forEach(({ table, tokens, position }, n) => {
+      putStruct(this.words, wordAt(n), 'Request', { firstToken, tokens, position, firstPage: windows.get(table)!.firstPage });
       firstToken += tokens;
-      for (let firstRow = 0; firstRow < rowsOf(request); firstRow += tileRows) {
-        const firstSplit = splits;
-        const add = (from: number, end: number, order: number): void => {
-          for (let firstWindow = from; firstWindow < end; firstWindow += perSplit) {
-            const endWindow = Math.min(firstWindow + perSplit, end);
-            putStruct(this.words, wordAt(splitsAt + splits++), 'Split', { tile, firstWindow, endWindow, order });
-          }
-        };
-        add(0, table.pageCount, orderOf(table.sequence));
-        add(firstRaw, firstRaw + raws, RAW);
-        putStruct(this.words, wordAt(tilesAt + tile++), 'Tile', { request: n, firstRow, firstSplit, splits: splits - firstSplit });
-      }
+    });
+    const tilesAt = rawWindowsAt + rawWindows;
+    const splitsAt = tilesAt + tiles.length;
+    let splits = 0;
+    tiles.forEach(({ request, firstRow, pages, raws }, tile) => {
+      const firstSplit = splits;
+      const add = ({ from, end }: Range, order: number): void => {
+        for (let firstWindow = from; firstWindow < end; firstWindow += perSplit) {
+          const endWindow = Math.min(firstWindow + perSplit, end);
+          putStruct(this.words, wordAt(splitsAt + splits++), 'Split', { tile, firstWindow, endWindow, order });
+        }
+      };
+      add(pages, orderOf(requests[request]!.table.sequence));
+      for (const piece of raws) add(piece, RAW);
+      putStruct(this.words, wordAt(tilesAt + tile), 'Tile', { request, firstRow, firstSplit, splits: splits - firstSplit });
     });
     putStruct(this.words, 0, 'Schedule', {
       scale: bits(scale * Math.LOG2E),
       splits,
       splitsAt,
-      tiles,
+      tiles: tiles.length,
       tilesAt,
       requestsAt: 0,
       rawWindowsAt,
       pagesAt: (this.pages - HEADER) / ENTRY,
+      windowsAt: (this.windows - HEADER) / ENTRY,
       chunkGroups: limits.chunkGroups,
       pagesPerChunk: limits.pagesPerChunk,
       quads,
-      sinks: this.#shape.sinks
+      sinks: this.#shape.sinks,
+      slopesAt: limits.slopesAt,
+      sinkLogitsAt: limits.sinkLogitsAt
     });
     this.used = wordAt(splitsAt + splits);
-    return { quads, splits, tiles };
+    return { quads, splits, tiles: tiles.length };
   }
 
-  /** Page numbers, and raw windows from entry `at` on, of every sequence once. */
-  #drawWindows(requests: readonly Request[], at: number, placeOf: (slot: number) => SlotPlace): Map<PageTable, Windows> {
+  /** A request's tiles of so many rows. */
+  #tiles(layer: LayerShape, { table, tokens, position }: Request, request: number, { firstRaw }: Windows, tileRows: number): Tile[] {
+    const { sinks } = this.#shape;
+    const perKvHead = layer.queryHeads / layer.kvHeads;
+    const rows = tokens * perKvHead;
+    const firstRawWindow = rawWindow(table, sinks);
+    return Array.from({ length: Math.ceil(rows / tileRows) }, (_, n) => {
+      const firstRow = n * tileRows;
+      // Positions that some row sees, and the windows that they are in.
+      const begin = Math.max(0, position + Math.floor(firstRow / perKvHead) + 1 - layer.window);
+      const end = position + Math.floor((Math.min(firstRow + tileRows, rows) - 1) / perKvHead) + 1;
+      const [first, beyond] = [Math.floor((begin - sinks) / WINDOW), Math.ceil((end - sinks) / WINDOW)];
+      const firstPage = pagesBefore(table, first);
+      const pages = { from: firstPage, end: Math.max(firstPage, pagesBefore(table, beyond)) };
+      const raw = (window: number): number => Math.max(0, Math.min(window - firstRawWindow, table.rawCount));
+      if (sinks === 0) return { request, firstRow, pages, raws: [{ from: firstRaw + raw(first), end: firstRaw + raw(beyond) }] };
+      // Sinks are the first raw window.
+      const raws = { from: firstRaw + 1 + raw(first), end: firstRaw + 1 + raw(beyond) };
+      if (begin >= sinks && !layer.keepSinks) return { request, firstRow, pages, raws: [raws] };
+      if (raws.from === firstRaw + 1) return { request, firstRow, pages, raws: [{ from: firstRaw, end: raws.end }] };
+      return { request, firstRow, pages, raws: [{ from: firstRaw, end: firstRaw + 1 }, raws] };
+    });
+  }
+
+  /** Pages, and raw windows from entry `at` on, of every sequence once, sinks first. */
+  #drawWindows(
+    requests: readonly Request[],
+    at: number,
+    placeOf: (slot: number) => SlotPlace
+  ): { windows: Map<PageTable, Windows>; rawWindows: number } {
     const { sinks } = this.#shape;
     const windows = new Map<PageTable, Windows>();
-    let raw = 0;
-    this.pageNumbers = 0;
+    let rawWindows = 0;
+    this.pageCount = 0;
     for (const { table } of requests) {
       if (windows.has(table)) continue;
-      const [firstPage, firstRaw] = [this.pageNumbers, raw];
-      this.words.set(table.pages.subarray(0, table.pageCount), this.pages + firstPage);
-      this.pageNumbers += table.pageCount;
+      windows.set(table, { firstPage: this.pageCount, firstRaw: rawWindows });
+      this.words.set(table.pages.subarray(0, table.pageCount), this.pages + this.pageCount);
+      for (let n = 0; n < table.pageCount; n++) this.words[this.windows + this.pageCount + n] = n;
+      this.pageCount += table.pageCount;
       const add = (slot: number, position: number): void => {
         const { offset, chunk, capacity } = placeOf(slot);
         const tokens = Math.min(capacity, table.length - position);
-        putStruct(this.words, wordAt(at + raw++), 'RawWindow', { offset: offset / 4, chunk, tokens, position });
+        putStruct(this.words, wordAt(at + rawWindows++), 'RawWindow', { offset: offset / 4, chunk, tokens, position });
       };
       if (sinks > 0) add(table.sinkSlot, 0);
-      for (let i = 0; i < table.rawCount; i++) add(table.raws[i]!, sinks + WINDOW * (table.pageCount + i));
-      windows.set(table, { firstPage, firstRaw, raws: raw - firstRaw });
+      for (let i = 0; i < table.rawCount; i++) add(table.raws[i]!, sinks + WINDOW * (rawWindow(table, sinks) + i));
     }
-    return windows;
+    return { windows, rawWindows };
   }
 }
 
@@ -212,6 +259,16 @@ export function quadsFor(rows: readonly number[], most: number): number {
     if (padded(quads) <= (1 + IDLE_ROWS) * padded(1)) return quads;
   }
   return 1;
+}
+
+/** The number of a table's first raw window: raw windows are the newest. */
+function rawWindow({ length, rawCount }: PageTable, sinks: number): number {
+  return Math.max(0, Math.ceil((length - sinks) / WINDOW)) - rawCount;
+}
+
+/** A table's pages whose windows are before one. */
+function pagesBefore({ pageCount }: PageTable, window: number): number {
+  return Math.max(0, Math.min(window, pageCount));
 }
 
 /** The first word of an entry. */

@@ -17,6 +17,9 @@ export interface SlotJob {
   readonly job: Omit<Struct<'WriteJob'>, 'slot'>;
 }
 
+/** Elements of a token, of all KV heads. */
+export type PerToken = readonly [keys: number, values: number];
+
 /** A window as decode.wgsl leaves it in the buffers, into a whole slot. */
 export const DECODED_WINDOW: SlotJob['job'] = {
   keys: 0,
@@ -29,7 +32,7 @@ export const DECODED_WINDOW: SlotJob['job'] = {
 };
 
 export class Staging {
-  /** f32 [tokens, kvHeads, headDim], or f16 from the same beginnings on. */
+  /** f32 [tokens, kvHeads, headDim], and [tokens, kvHeads, valueDim]; or f16 from the same beginnings on. */
   readonly buffers: readonly [keys: GPUBuffer, values: GPUBuffer];
   readonly #queue: GPUQueue;
   readonly #capacityOf: (slot: number) => number;
@@ -44,17 +47,16 @@ export class Staging {
   }
 
   /** Tokens of `perToken` elements that they hold. */
-  tokens(perToken: number): number {
-    return Math.floor(this.buffers[0].size / (4 * perToken));
+  tokens(perToken: PerToken): number {
+    return Math.floor(this.buffers[0].size / (4 * Math.max(...perToken)));
   }
 
   /**
    * Stages everything, part by part.
    *
-   * @param perToken  elements of a token's keys
    * @param flush  queues a part's copies and jobs, after which the buffers may be written anew
    */
-  write(writes: readonly Write[], perToken: number, flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void): void {
+  write(writes: readonly Write[], perToken: PerToken, flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void): void {
     const most = this.tokens(perToken);
     let used = 0; // tokens
     let jobs: SlotJob[] = [];
@@ -74,12 +76,12 @@ export class Staging {
         for (; n < runs.length && used + staged + runs[n]!.tokens <= most && jobs.length < JOBS; n++) {
           const { slot, at, tokens } = runs[n]!;
           // Rows of f16 lie at the beginning of the room for f32.
-          const word = (half: boolean): number => used * perToken + (staged * perToken) / (half ? 2 : 1);
+          const word = (side: 0 | 1, half: boolean): number => (used + staged / (half ? 2 : 1)) * perToken[side];
           jobs.push({
             slot,
             job: {
-              keys: word(halfKeys),
-              values: word(halfValues),
+              keys: word(0, halfKeys),
+              values: word(1, halfValues),
               tokens,
               firstToken: at,
               capacity: this.#capacityOf(slot),
@@ -89,7 +91,9 @@ export class Staging {
           });
           staged += tokens;
         }
-        for (const [side, input] of [keys, values].entries()) this.#stage(this.buffers[side]!, used, input, perToken, from, staged, copies);
+        for (const side of [0, 1] as const) {
+          this.#stage(this.buffers[side], used, side === 0 ? keys : values, perToken[side], from, staged, copies);
+        }
         used += staged;
       }
     }

@@ -15,7 +15,7 @@ import { type Layer, Memory } from './memory.ts';
 import { layerPrograms, tileTokens } from './programs.ts';
 import { type Range, type Read, ReadBack, readEach } from './readback.ts';
 import { quadsFor, type Request, type SlotPlace } from './schedule.ts';
-import { type Copy, DECODED_WINDOW, type SlotJob } from './staging.ts';
+import { type Copy, DECODED_WINDOW, type PerToken, type SlotJob } from './staging.ts';
 import type { Struct } from './structs.ts';
 
 /** A backend on a device. Does not test it: open.ts does, before anyone sees it. */
@@ -23,7 +23,7 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
   const device = new Device(gpu);
   const prepare = async (shape: CacheShape): Promise<void> => {
     const constants = new Constants(shape);
-    const layers = shape.layers.map(layer => layerPrograms(layer, constants));
+    const layers = shape.layers.map(layer => layerPrograms(layer, shape.sinks, constants));
     // Of attend's forms those for one token and for a long prompt.
     const forms = (attend: readonly Program[], { queryHeads, kvHeads }: LayerShape): Program[] =>
       [...new Set([quadsFor([queryHeads / kvHeads], attend.length), attend.length])].map(quads => attend[quads - 1]!);
@@ -37,7 +37,6 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
     {
       name: 'webgpu',
       variant: 'baseline',
-      lacks: ['window', 'softcap', 'slopes', 'sinkLogits', 'valueDim', 'headDim above 512'],
       reason: `${reason}; adapter ${description}`,
       createStore: shape => new WebGpuStore(device, shape),
       prepare
@@ -85,8 +84,7 @@ class WebGpuStore implements Store {
   }
 
   write(layer: number, writes: readonly Write[]): void {
-    const { kvHeads, headDim } = this.#shape.layers[layer]!;
-    this.#memory.staging.write(writes, kvHeads * headDim, (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
+    this.#memory.staging.write(writes, this.#perToken(layer), (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
   }
 
   copySlot(from: number, to: number): void {
@@ -160,8 +158,8 @@ class WebGpuStore implements Store {
   async read(layer: number, table: PageTable): Promise<Tokens> {
     const { sinks } = this.#shape;
     const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim } = heads;
-    const perToken = kvHeads * headDim;
+    const { kvHeads } = heads;
+    const perToken = this.#perToken(layer);
     const { length, pageCount } = table;
     // All is queued before the first is awaited: tokens are those of the time of the call.
     const { staging } = this.#memory;
@@ -171,8 +169,7 @@ class WebGpuStore implements Store {
     for (let first = 0; first < pageCount; first += windows) {
       const pages = Array.from(table.pages.subarray(first, Math.min(first + windows, pageCount)));
       this.#decodePages(layer, pages, table.sequence);
-      const bytes = pages.length * WINDOW * perToken * 4;
-      decoded.push(this.#readBack.copy(buffers.map(buffer => [buffer, 0, bytes])));
+      decoded.push(this.#readBack.copy(buffers.map((buffer, side) => [buffer, 0, 4 * pages.length * WINDOW * perToken[side]!])));
     }
     const slots = [
       ...(sinks > 0 && length > 0 ? [{ slot: table.sinkSlot, at: 0 }] : []),
@@ -180,22 +177,24 @@ class WebGpuStore implements Store {
     ];
     const raw = slots.map(({ slot }) => this.#readBack.copy([this.#memory.slotRange(slot)]));
 
-    const tokens = { keys: new Float32Array(length * perToken), values: new Float32Array(length * perToken) };
+    const [keys, values] = [new Float32Array(length * perToken[0]), new Float32Array(length * perToken[1])];
     const takeDecoded = (bytes: ArrayBuffer, n: number): void => {
       const both = new Float32Array(bytes);
-      const to = (sinks + n * windows * WINDOW) * perToken;
-      tokens.keys.set(both.subarray(0, both.length / 2), to);
-      tokens.values.set(both.subarray(both.length / 2), to);
+      const end = (both.length * perToken[0]) / (perToken[0] + perToken[1]);
+      const to = sinks + n * windows * WINDOW;
+      keys.set(both.subarray(0, end), to * perToken[0]);
+      values.set(both.subarray(end), to * perToken[1]);
     };
     const takeRaw = (bytes: ArrayBuffer, n: number): void => {
       const { slot, at } = slots[n]!;
       const capacity = slotTokens(this.#shape, slot);
       const rows = new Uint16Array(bytes);
-      for (const [side, out] of [tokens.keys, tokens.values].entries()) {
+      for (const [side, out] of [keys, values].entries()) {
+        const channels = perToken[side]! / kvHeads;
         for (let head = 0; head < kvHeads; head++) {
           for (let t = 0; t < Math.min(capacity, length - at); t++) {
             const from = rawOffset(heads, capacity, head, side as 0 | 1, t);
-            for (let i = 0; i < headDim; i++) out[((at + t) * kvHeads + head) * headDim + i] = fromHalf(rows[from + i]!);
+            for (let i = 0; i < channels; i++) out[((at + t) * kvHeads + head) * channels + i] = fromHalf(rows[from + i]!);
           }
         }
       }
@@ -204,7 +203,7 @@ class WebGpuStore implements Store {
       if (n < decoded.length) takeDecoded(bytes, n);
       else takeRaw(bytes, n - decoded.length);
     });
-    return tokens;
+    return { keys, values };
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
@@ -234,13 +233,17 @@ class WebGpuStore implements Store {
     tables: readonly PageTable[],
     queries: readonly (Float32Array | GpuTokens)[],
     scale: number,
-    out: Float32Array | GpuTarget
+    out: Float32Array | GpuTarget,
+    lse?: Float32Array | GpuTarget
   ): Output {
-    const { queryHeads, headDim } = this.#shape.layers[layer]!;
+    const { queryHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const tokenBytes = 4 * queryHeads * headDim;
-    const target = ArrayBuffer.isView(out) ? undefined : out;
-    const { queries: rows, output } = this.#memory;
-    const { callTokens } = this.#memory.schedule;
+    const { queries: rows, schedule, output, lse: lseBuffer } = this.#memory;
+    const { callTokens } = schedule;
+    const results = [
+      { from: output, to: out, tokenBytes: 4 * queryHeads * valueDim },
+      ...(lse ? [{ from: lseBuffer, to: lse, tokenBytes: 4 * queryHeads }] : [])
+    ];
     const parts: Read[] = [];
     let requests: Request[] = [];
     let copies: Copy[] = [];
@@ -248,9 +251,12 @@ class WebGpuStore implements Store {
     let done = 0;
     const flush = (): void => {
       this.#dispatchAttend(layer, requests, scale, copies, encoder => {
-        const bytes = used * tokenBytes;
-        if (target) encoder.copyBufferToBuffer(output, 0, target.buffer as GPUBuffer, (target.offset ?? 0) + done * tokenBytes, bytes);
-        else parts.push(this.#readBack.record(encoder, [[output, 0, bytes]]));
+        const ranges: Range[] = [];
+        for (const { from, to, tokenBytes } of results) {
+          if (ArrayBuffer.isView(to)) ranges.push([from, 0, used * tokenBytes]);
+          else encoder.copyBufferToBuffer(from, 0, to.buffer as GPUBuffer, (to.offset ?? 0) + done * tokenBytes, used * tokenBytes);
+        }
+        if (ranges.length > 0) parts.push(this.#readBack.record(encoder, ranges));
       });
       done += used;
       used = 0;
@@ -277,14 +283,20 @@ class WebGpuStore implements Store {
       }
     });
     if (used > 0) flush();
-    return target
-      ? this.#readBack.outputIn([target.buffer as GPUBuffer, target.offset ?? 0, done * tokenBytes])
-      : this.#readBack.output(parts, out as Float32Array);
+    const arrays = results.flatMap(({ to }) => (ArrayBuffer.isView(to) ? [to] : []));
+    if (ArrayBuffer.isView(out)) return this.#readBack.output(parts, arrays);
+    return this.#readBack.output(parts, arrays, [out.buffer as GPUBuffer, out.offset ?? 0, 4 * done * queryHeads * valueDim]);
   }
 
   dispose(): void {
     this.#memory.dispose();
     this.#readBack.dispose();
+  }
+
+  /** Elements of a token. */
+  #perToken(layer: number): PerToken {
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+    return [kvHeads * headDim, kvHeads * valueDim];
   }
 
   /** What a layer has in a slot, which may be larger. */
@@ -301,16 +313,17 @@ class WebGpuStore implements Store {
     copies: readonly Copy[],
     finish: (encoder: GPUCommandEncoder) => void
   ): void {
-    const { kvHeads, queryHeads } = this.#shape.layers[layer]!;
-    const { schedule } = this.#memory;
+    const shape = this.#shape.layers[layer]!;
+    const { kvHeads } = shape;
+    const { schedule, offsets } = this.#memory;
     const at = this.#memory.layers[layer]!;
-    const { programs, attend, merge, pagesPerChunk } = at;
-    const limits = { quads: programs.attend.length, chunkGroups: attend.length, pagesPerChunk };
-    const orderOf = (sequence: number): number => this.#memory.offsets.orderOf(layer, sequence);
-    const { quads, splits, tiles } = schedule.draw(requests, queryHeads / kvHeads, scale, limits, this.#placeOf, orderOf);
-    // Page numbers change once in 64 tokens: only what differs is sent, the front and the page numbers apart.
+    const { programs, attend, merge, limits } = at;
+    const orderOf = (sequence: number): number => offsets.orderOf(layer, sequence);
+    const { quads, splits, tiles } = schedule.draw(shape, requests, scale, limits, this.#placeOf, orderOf);
+    // Pages change once in 64 tokens: only what differs is sent, the front, page numbers and window numbers apart.
     this.#send(at, schedule.words, 0, schedule.used);
-    this.#send(at, schedule.words, schedule.pages, schedule.pages + schedule.pageNumbers);
+    this.#send(at, schedule.words, schedule.pages, schedule.pages + schedule.pageCount);
+    this.#send(at, schedule.words, schedule.windows, schedule.windows + schedule.pageCount);
     this.#device.submit(encoder => {
       for (const copy of copies) copy(encoder);
       const pass = encoder.beginComputePass({ label: 'attend' });
@@ -338,7 +351,7 @@ class WebGpuStore implements Store {
 
   /** What is staged into slots. */
   #dispatchWrite(layer: number, jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
-    const { headDim, kvHeads } = this.#shape.layers[layer]!;
+    const { headDim, valueDim, kvHeads } = this.#shape.layers[layer]!;
     const { slots, staging, layers } = this.#memory;
     // What is staged is complete before the first of them reads it.
     if (copies.length > 0) this.#device.submit(encoder => copies.forEach(copy => copy(encoder)));
@@ -350,14 +363,14 @@ class WebGpuStore implements Store {
       );
       const most = chosen.reduce((most, { job }) => Math.max(most, job.tokens), 0);
       const bindings = this.#jobs.bind('write', [...staging.buffers, this.#jobs.list, slots.chunks[chunk]!], chunk);
-      this.#jobs.run(layers[layer]!.programs.write, bindings, Math.ceil((most * headDim) / 2 / 64), numbers.length, kvHeads);
+      this.#jobs.run(layers[layer]!.programs.write, bindings, Math.ceil((most * (headDim + valueDim)) / 2 / 64), numbers.length, kvHeads);
     }
   }
 
   /** Decodes a sequence's pages into the staging buffers, one after another. */
   #decodePages(layer: number, numbers: readonly number[], sequence: number): void {
     const { pages, programs, headWords, blocks } = this.#memory.layers[layer]!;
-    const { kvHeads, headDim } = this.#shape.layers[layer]!;
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const { constants, offsets, staging } = this.#memory;
     // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
     for (let first = 0; first < numbers.length; ) {
@@ -374,7 +387,7 @@ class WebGpuStore implements Store {
         this.#jobs.set('DecodeJob', numbers.slice(first, end).map(job));
         const buffers = [pages.chunks[chunk]!, constants, this.#jobs.list, staging.buffers[side]];
         const bindings = this.#jobs.bind('decode', buffers, layer, chunk, side);
-        this.#jobs.run(programs.decode[side], bindings, kvHeads, WINDOW / tileTokens(headDim), end - first);
+        this.#jobs.run(programs.decode[side], bindings, kvHeads, WINDOW / tileTokens(side === 0 ? headDim : valueDim), end - first);
       }
       first = end;
     }

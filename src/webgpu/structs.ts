@@ -17,10 +17,13 @@ export const STRUCTS = {
     'requestsAt',
     'rawWindowsAt',
     'pagesAt',
+    'windowsAt',
     'chunkGroups',
     'pagesPerChunk',
     'quads',
-    'sinks'
+    'sinks',
+    'slopesAt',
+    'sinkLogitsAt'
   ],
   Request: ['firstToken', 'tokens', 'position', 'firstPage'],
   Tile: ['request', 'firstRow', 'firstSplit', 'splits'],
