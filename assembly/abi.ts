@@ -47,6 +47,7 @@ export class Segment {
 /** One side (keys or values) of a page: what its channels are cut into, and the offsets of a block's sections. */
 @unmanaged
 export class Side {
+  headDim: usize;       // channels of a token
   segments: usize;      // Segment [segmentCount]; channels beyond the last are dropped
   segmentCount: usize;  // 1 to 3; of values 1
   pairNorms: usize;     // u32 [rowBytes / 2]: of every two columns of codes, bytes to their segment's row of s2, f32 [segments, 64]
@@ -76,7 +77,6 @@ export function columnsOf(side: Side): usize {
 
 @unmanaged
 export class Shape {
-  headDim: usize;
   kvHeads: usize;
   queryHeadsPerKvHead: usize;   // query heads per KV head
   pairs: usize;         // rotated pairs; 0 without RoPE
@@ -92,9 +92,13 @@ export class Shape {
   basis: usize;         // i16 [8, 2 (even, odd), basisPairs, 4, 2]
   keys: Side;
   values: Side;
+  window: f32;          // newest tokens that a row sees; Infinity: all
+  softcap: f32;         // c · log2 e: logits become c·tanh(logit / c); 0: they do not
+  slopes: usize;        // f32 [queryHeads]: what a logit loses with a token's distance · log2 e; 0: nothing
+  sinkLogits: usize;    // f32 [queryHeads]: logits that denominators count too · log2 e; 0: none
   pageBytes: usize;
   pages: usize;         // the layer's first page
-  tile: usize;          // f32 [headDim, WINDOW], twice
+  tile: usize;          // f32 [the larger of both head dimensions, WINDOW], twice
   scratch: usize;       // a window's small things (scratch.ts)
   scores: usize;        // f32 [CHUNK · WINDOW, LANES]
   states: usize;        // records of state.ts, each of LANES query rows
@@ -104,13 +108,14 @@ export class Shape {
 @unmanaged
 export class Item {
   queries: usize;       // f32 [tokens, queryHeads, headDim]
-  out: usize;           // the same shape
+  out: usize;           // f32 [tokens, queryHeads, valueDim]
+  denominators: usize;  // f32 [tokens, queryHeads, 2]: m and d, whose log2 added up is that of the softmax's denominator
   tokens: usize;        // query tokens: the newest of the sequence, or a run of them
   position: usize;      // of the first query token
   pages: usize;         // u32 [pageCount]: page numbers, oldest first
+  positions: usize;     // u32 [pageCount]: of every page's first token, ascending
   pageCount: usize;
   orders: usize;        // of the sequence's balanced keys, head by head (order.ts); 0 where keys are not balanced
-  pagePosition: usize;  // of the first page's first token
   raws: usize;          // Raw [rawCount]
   rawCount: usize;
   decoded: usize;       // 1: its rows are so many that pages are decoded for them (prompt.ts); 0: they look codes up
@@ -119,8 +124,9 @@ export class Item {
 /** A run of raw tokens. */
 @unmanaged
 export class Raw {
-  address: usize;       // f16 [kvHeads, 2, capacity, headDim]
+  address: usize;       // [kvHeads]: keys f16 [capacity, headDim], then values f16 [capacity, valueDim]
   capacity: usize;
   tokens: usize;
   position: usize;
+  kept: usize;          // 1: rows see these tokens however far behind; 0: within the layer's window
 }

@@ -5,9 +5,9 @@ import { Lanes, VECTOR_BYTES, vadd } from "lanes";
 import { columnsOf, LANES, LANE_ROW, Item, Raw, segmentOf, Shape, Side, TILE_ROW, WINDOW } from "./abi";
 import { unpackMean, unpackS1, unpackS2 } from "./decode";
 import { hadamard } from "./hadamard";
-import { causalMask } from "./mask";
+import { biased, maskScores } from "./mask";
 import { clearBuckets, scatterAdd, reduceBuckets, mixMean, rescaleBuckets, softmaxWeights } from "./mix";
-import { headBlocks, orderOf } from "./page";
+import { headBlocks, orderOf, pagePosition, rawHeadBytes } from "./page";
 import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, gather, gatherScaled } from "./scores";
@@ -15,7 +15,7 @@ import { combine, meanCoefficients } from "./rope";
 import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, KEY_S2, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
   TOUCH_SUM, UNMASKED_TOP } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
-import { dOf, init, limitOf, mOf, normalize, oOf, qOf, raise, sees, seesAllBefore, stateBytes } from "./state";
+import { dOf, init, mOf, normalize, oOf, positionOf, qOf, raise, seesAll, seesSome, slopeOf, stateBytes } from "./state";
 
 /**
  * Windows whose blocks are touched together before they are read: their lines come side by side, not each when it is needed. −5 % out
@@ -43,8 +43,8 @@ export function attend(shape: Shape, items: usize, count: usize, scale: f32): vo
 
 /** Up to callRows() query rows of one KV head: over the coded pages, then over every raw window, widened once for them all. */
 function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: usize, scale: f32): void {
-  const headDim = shape.headDim;
-  const bytes = stateBytes(headDim);
+  const headDim = shape.keys.headDim, valueDim = shape.values.headDim;
+  const bytes = stateBytes(headDim, valueDim);
   const end = shape.states + (rows + LANES - 1) / LANES * bytes;
   for (let state = shape.states, row = first; state < end; state += bytes, row += LANES) {
     loadQueries(shape, item, head, row, min<usize>(first + rows - row, LANES), scale, state);
@@ -57,11 +57,15 @@ function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: u
   const keys = shape.tile, values = keys + headDim * TILE_ROW;
   for (let n: usize = 0; n < item.rawCount; n++) {
     const raw = changetype<Raw>(item.raws + n * offsetof<Raw>());
-    const sideBytes = (raw.capacity * headDim) << 1;
-    const address = raw.address + head * 2 * sideBytes;
+    const address = raw.address + head * rawHeadBytes(shape, raw.capacity);
+    const position = <f32>(<i32>raw.position - <i32>item.position);
+    const window = raw.kept ? <f32>Infinity : shape.window;
+    if (!seesSome(shape.states, end - bytes, position, position + <f32>raw.tokens, window)) continue;
     widen(address, raw.tokens * headDim, keys);
-    widen(address + sideBytes, raw.tokens * headDim, values);
-    for (let state = shape.states; state < end; state += bytes) rawWindow(shape, raw, keys, values, state);
+    widen(address + (raw.capacity * headDim << 1), raw.tokens * valueDim, values);
+    for (let state = shape.states; state < end; state += bytes) {
+      rawWindow(shape, position, raw.tokens, window, keys, values, state);
+    }
   }
 
   for (let state = shape.states, row = first; state < end; state += bytes, row += LANES) {
@@ -69,42 +73,59 @@ function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: u
   }
 }
 
-/** Address of row `row`'s vector: row = query token · queryHeadsPerKvHead + query head within the KV head. */
-@inline function rowAddress(base: usize, shape: Shape, head: usize, row: usize): usize {
+/** Number of row `row` among [tokens, queryHeads]: row = query token · queryHeadsPerKvHead + query head within the KV head. */
+@inline function rowNumber(shape: Shape, head: usize, row: usize): usize {
   const perHead = shape.queryHeadsPerKvHead;
-  return base + ((row / perHead * shape.kvHeads * perHead + head * perHead + row % perHead) * shape.headDim << 2);
+  return row / perHead * shape.kvHeads * perHead + headNumber(shape, head, row);
+}
+
+/** Number of a row's query head. */
+@inline function headNumber(shape: Shape, head: usize, row: usize): usize {
+  return head * shape.queryHeadsPerKvHead + row % shape.queryHeadsPerKvHead;
 }
 
 /** Up to four rows' queries into the lanes of a state. Lanes without a row get q = 0, and nobody reads what they come to. */
 function loadQueries(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, scale: f32, state: usize): void {
-  const headDim = shape.headDim, q = qOf(state, headDim);
-  init(state, headDim);
+  const headDim = shape.keys.headDim, valueDim = shape.values.headDim, q = qOf(state, valueDim);
+  init(state, headDim, valueDim);
   for (let lane: usize = 0; lane < LANES; lane++) {
     const at = lane << 2;
-    store<f32>(limitOf(state) + at, <f32>(item.position + (row + min<usize>(lane, lanes - 1)) / shape.queryHeadsPerKvHead + 1));
+    store<f32>(positionOf(state) + at, <f32>((row + min<usize>(lane, lanes - 1)) / shape.queryHeadsPerKvHead));
     if (lane >= lanes) continue;
-    const from = rowAddress(item.queries, shape, head, row + lane);
+    const number = headNumber(shape, head, row + lane) << 2;
+    if (shape.slopes) store<f32>(slopeOf(state) + at, load<f32>(shape.slopes + number));
+    if (shape.sinkLogits) {
+      store<f32>(mOf(state) + at, load<f32>(shape.sinkLogits + number));
+      store<f32>(dOf(state) + at, 1);
+    }
+    const from = item.queries + rowNumber(shape, head, row + lane) * (headDim << 2);
     for (let i: usize = 0; i < headDim; i++) store<f32>(q + (i << 4) + at, load<f32>(from + (i << 2)) * scale);
   }
 }
 
 function storeOutputs(shape: Shape, item: Item, head: usize, row: usize, lanes: usize, state: usize): void {
   for (let lane: usize = 0; lane < lanes; lane++) {
-    normalize(state, lane << 2, shape.headDim, rowAddress(item.out, shape, head, row + lane));
+    const number = rowNumber(shape, head, row + lane), valueDim = shape.values.headDim;
+    normalize(state, lane << 2, valueDim, item.out + number * (valueDim << 2), item.denominators + (number << 3));
   }
 }
 
-/** One state over an item's coded pages, CHUNK windows at a time: codes are looked up, nothing is decoded. */
+/** One state over the coded pages that its rows see, CHUNK windows at a time: codes are looked up, nothing is decoded. */
 function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
-  const headDim = shape.headDim, keys = shape.keys, values = shape.values;
-  const scratch = shape.scratch, q = qOf(state, headDim);
+  const keys = shape.keys, values = shape.values, headDim = keys.headDim, valueDim = values.headDim, window = shape.window;
+  let begin: usize = 0, end = item.pageCount;
+  while (begin < end && !seesPage(item, begin, state, window)) begin++;
+  while (begin < end && !seesPage(item, end - 1, state, window)) end--;
+  if (begin == end) return;
+
+  const scratch = shape.scratch, q = qOf(state, valueDim);
   const s1 = scratch + S1, o = scratch + O, s2Bytes = keys.segmentCount * TILE_ROW, apart = keys.segmentCount > 1;
 
   buildTable(keys, orderOf(item.orders, head, headDim), q, headDim, scratch + HQ);
-  memory.fill(scratch + MEAN_OUT, 0, headDim * LANE_ROW);
+  memory.fill(scratch + MEAN_OUT, 0, valueDim * LANE_ROW);
 
-  for (let from: usize = 0; from < item.pageCount; from += CHUNK) {
-    const chunk = min<usize>(CHUNK, item.pageCount - from);
+  for (let from = begin; from < end; from += CHUNK) {
+    const chunk = min<usize>(CHUNK, end - from);
     for (let column: usize = 0; column < keys.rowBytes; column += 8) {
       const pairs = keys.pairNorms + (column << 1);
       for (let n: usize = 0; n < chunk; n++) {
@@ -128,27 +149,27 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     for (let n: usize = 0; n < chunk; n++) {
       const page = headBlocks(shape, item, from + n, head);
       const scores = shape.scores + n * SCORES_BYTES;
-      const position = item.pagePosition + (from + n) * WINDOW;
-      // Only queries of this call can see less than every coded token, and only where pages were sealed before they were asked.
-      const masked = !seesAllBefore(state, <f32>(position + WINDOW));
+      const position = pagePosition(item, from + n);
+      const masked = biased(shape) || !seesAll(state, state, position, position + <f32>WINDOW, window);
       // Where some are hidden the mask raises TOP: the largest logit may be one of theirs.
       scoreWindow(shape, keys, q, page, scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
-      if (masked) causalMask(scores, WINDOW, <f32>position, limitOf(state), scratch + TOP);
+      if (masked) maskScores(shape, state, scores, WINDOW, position, window, scratch + TOP);
     }
 
-    if (from == 0) memory.copy(mOf(state), scratch + TOP, LANE_ROW);
-    else if (exceeds(scratch + TOP, mOf(state))) {
-      raise(state, scratch + TOP, scratch + FACTOR, scratch + MEAN_OUT, headDim);
-      rescaleBuckets(values.rowBytes, scratch + FACTOR);
+    const far = exceeds(scratch + TOP, mOf(state));
+    if (far || from == begin) {
+      raiseTop(scratch + TOP, mOf(state));
+      raise(state, scratch + TOP, scratch + FACTOR, scratch + MEAN_OUT, valueDim);
+      if (from > begin) rescaleBuckets(values.rowBytes, scratch + FACTOR);   // at first they are empty
     }
 
     for (let n: usize = 0; n < chunk; n++) {
       const page = headBlocks(shape, item, from + n, head) + keys.bytes;
       unpackS1(values, page, s1);
       unpackS2(values, page, scratch + S2);
-      unpackMean(values, page, headDim, o);
+      unpackMean(values, page, valueDim, o);
       softmaxWeights(shape.scores + n * SCORES_BYTES, s1, mOf(state), dOf(state), scratch + SHARE, page, values.rowBytes);
-      mixMean(scratch + SHARE, o, headDim, scratch + MEAN_OUT);
+      mixMean(scratch + SHARE, o, valueDim, scratch + MEAN_OUT);
     }
     for (let column: usize = 8; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
@@ -160,8 +181,14 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   const out = oOf(state);
   reduceBuckets(segmentOf(values, 0), out);
   clearBuckets(values, columnsOf(values));   // columns of padding were filled too
-  hadamard(out, headDim, LANE_ROW);
-  addRows(out, scratch + MEAN_OUT, headDim * LANE_ROW);
+  hadamard(out, valueDim, LANE_ROW);
+  addRows(out, scratch + MEAN_OUT, valueDim * LANE_ROW);
+}
+
+/** Whether a row of the state sees a token of page `n`. */
+@inline function seesPage(item: Item, n: usize, state: usize, window: f32): bool {
+  const position = pagePosition(item, n);
+  return seesSome(state, state, position, position + <f32>WINDOW, window);
 }
 
 /** Reads a word of every cache line. */
@@ -179,32 +206,36 @@ export function scoreWindow(shape: Shape, keys: Side, q: usize, block: usize, sc
   const scratch = shape.scratch, s2 = keys.segmentCount == 1 ? scratch + S2 : 0;
   unpackS1(keys, block, scratch + S1);
   if (s2) unpackS2(keys, block, s2);
-  unpackMean(keys, block, shape.headDim, scratch + O);
+  unpackMean(keys, block, keys.headDim, scratch + O);
   meanCoefficients(shape, q, scratch + O, scratch + COEFS, scratch + COEF_PAIRS, scratch + SCALE);
   combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, s2, scores, top);
 }
 
-/** Whether any lane's new maximum is out of the old one's headroom; then every lane takes the larger of the two. */
+/** Whether any lane's new maximum is out of the old one's headroom. */
 function exceeds(top: usize, m: usize): bool {
   let far = false;
   for (let lane: usize = 0; lane < LANE_ROW; lane += 4) far = far || load<f32>(top + lane) > load<f32>(m + lane) + HEADROOM;
-  if (!far) return false;
+  return far;
+}
+
+/** Every lane of top takes the larger of the two. */
+function raiseTop(top: usize, m: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += 4) {
     store<f32>(top + lane, max<f32>(load<f32>(top + lane), load<f32>(m + lane)));
   }
-  return true;
 }
 
-function rawWindow(shape: Shape, raw: Raw, keys: usize, values: usize, state: usize): void {
-  const headDim = shape.headDim, scratch = shape.scratch, out = oOf(state), q = qOf(state, headDim);
-  if (!sees(state, <f32>raw.position)) return;
-  const masked = !seesAllBefore(state, <f32>(raw.position + raw.tokens));
+/** One state over raw tokens, widened: keys f32 [tokens, headDim], values f32 [tokens, valueDim]. */
+function rawWindow(shape: Shape, position: f32, tokens: usize, window: f32, keys: usize, values: usize, state: usize): void {
+  const valueDim = shape.values.headDim, scratch = shape.scratch, out = oOf(state), after = position + <f32>tokens;
+  if (!seesSome(state, state, position, after, window)) return;
+  const masked = biased(shape) || !seesAll(state, state, position, after, window);
   memory.copy(scratch + TOP, mOf(state), LANE_ROW);
-  rawScores(q, keys, raw.tokens, headDim, shape.scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
-  if (masked) causalMask(shape.scores, raw.tokens, <f32>raw.position, limitOf(state), scratch + TOP);
-  raise(state, scratch + TOP, scratch + FACTOR, out, headDim);
-  rawWeights(shape.scores, raw.tokens, mOf(state), dOf(state));
-  rawMix(shape.scores, values, raw.tokens, headDim, out);
+  rawScores(qOf(state, valueDim), keys, tokens, shape.keys.headDim, shape.scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
+  if (masked) maskScores(shape, state, shape.scores, tokens, position, window, scratch + TOP);
+  raise(state, scratch + TOP, scratch + FACTOR, out, valueDim);
+  rawWeights(shape.scores, tokens, mOf(state), dOf(state));
+  rawMix(shape.scores, values, tokens, valueDim, out);
 }
 
 function addRows(x: usize, y: usize, bytes: usize): void {

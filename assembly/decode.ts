@@ -18,7 +18,7 @@ import { addMean } from "./shift";
  * Specification: `decode` in src/reference/reference.ts.
  */
 export function decode(shape: Shape, side: Side, order: usize, block: usize, x: usize, rotate: bool): void {
-  const headDim = shape.headDim, scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
+  const headDim = side.headDim, scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
   const y = order ? x + headDim * TILE_ROW : x;
   let end = y;
   unpackS2(side, block, s2);
@@ -32,7 +32,7 @@ export function decode(shape: Shape, side: Side, order: usize, block: usize, x: 
   memory.fill(end, 0, y + headDim * TILE_ROW - end);
   if (order) outOfOrder(y, order, headDim, TILE_ROW, x);
   unpackMean(side, block, headDim, o);
-  addMean(shape, x, o, 1, rotate);
+  addMean(shape, x, headDim, o, 1, rotate);
   unpackS1(side, block, s1);
   for (let p = x, end = x + headDim * TILE_ROW; p < end; p += TILE_ROW) {
     for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) store<Lanes>(p + t, vmul(load<Lanes>(p + t), load<Lanes>(s1 + t)));

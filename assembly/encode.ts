@@ -24,7 +24,7 @@ import { addMean, mean } from "./shift";
  * No fused operation anywhere: all three binaries write the same bytes. Specification: `encode` in src/reference/reference.ts.
  */
 export function encode(shape: Shape, side: Side, order: usize, x: usize, block: usize, rotate: bool): void {
-  const headDim = shape.headDim, s2 = shape.scratch + S2, yy = shape.scratch + YY, yc = shape.scratch + YC;
+  const headDim = side.headDim, s2 = shape.scratch + S2, yy = shape.scratch + YY, yc = shape.scratch + YC;
   normalizeTokens(shape, side, x, block, rotate);
   let y = x, rest = x + headDim * TILE_ROW;
   if (order) {
@@ -46,12 +46,12 @@ export function encode(shape: Shape, side: Side, order: usize, x: usize, block: 
 
 /** Normalize and Shift: the tile's tokens, and the sections of s1, o and their scales. */
 export function normalizeTokens(shape: Shape, side: Side, x: usize, block: usize, rotate: bool): void {
-  const s1 = shape.scratch + S1, o = shape.scratch + CODED_O;
-  norms(x, shape.headDim, s1);
+  const headDim = side.headDim, s1 = shape.scratch + S1, o = shape.scratch + CODED_O;
+  norms(x, headDim, s1);
   rtn(s1, WINDOW, block + side.s1, block + side.scales, 4, true);
-  divide(x, shape.headDim, s1);
-  mean(shape, x, o, block + side.o, block + side.scales + 4, side.meanBits, rotate);
-  addMean(shape, x, o, -1, rotate);
+  divide(x, headDim, s1);
+  mean(shape, x, headDim, o, block + side.o, block + side.scales + 4, side.meanBits, rotate);
+  addMean(shape, x, headDim, o, -1, rotate);
 }
 
 /**

@@ -4,6 +4,7 @@
 import { Shape, TILE_ROW, WINDOW } from "./abi";
 import { normalizeTokens } from "./encode";
 import { divide, norms } from "./normalize";
+import { rawHeadBytes } from "./page";
 import { S2 } from "./scratch";
 import { tileFromHalves } from "./tile";
 
@@ -14,11 +15,11 @@ import { tileFromHalves } from "./tile";
  *   energies  f32 [kvHeads, headDim / 2]   added to
  */
 export function addQueryEnergies(shape: Shape, queries: usize, tokens: usize, energies: usize): void {
-  const pairs = shape.headDim >> 1;
+  const headDim = shape.keys.headDim, pairs = headDim >> 1;
   for (let t: usize = 0; t < tokens; t++) {
     let sums = energies;
     for (let head: usize = 0; head < shape.kvHeads; head++, sums += pairs << 2) {
-      for (let h: usize = 0; h < shape.queryHeadsPerKvHead; h++, queries += shape.headDim << 2) {
+      for (let h: usize = 0; h < shape.queryHeadsPerKvHead; h++, queries += headDim << 2) {
         for (let pair: usize = 0; pair < pairs; pair++) {
           add(sums + (pair << 2), load<f32>(queries + first(shape, pair)), load<f32>(queries + second(shape, pair)));
         }
@@ -30,14 +31,14 @@ export function addQueryEnergies(shape: Shape, queries: usize, tokens: usize, en
 /**
  * Energies of a raw window's keys, normalized, shifted and normalized again over all channels.
  *
- *   raw       f16 [kvHeads, 2, 64, headDim]
+ *   raw       a raw page of 64 tokens
  *   energies  f32 [kvHeads, headDim / 2]   added to
  *
  * Specification: `keyEnergies` in src/reference/reference.ts.
  */
 export function addKeyEnergies(shape: Shape, raw: usize, energies: usize): void {
-  const headDim = shape.headDim, tile = shape.tile, s2 = shape.scratch + S2;
-  for (let head: usize = 0; head < shape.kvHeads; head++, raw += WINDOW * headDim << 2) {
+  const headDim = shape.keys.headDim, tile = shape.tile, s2 = shape.scratch + S2;
+  for (let head: usize = 0; head < shape.kvHeads; head++, raw += rawHeadBytes(shape, WINDOW)) {
     tileFromHalves(raw, headDim, tile);
     normalizeTokens(shape, shape.keys, tile, tile + headDim * TILE_ROW, true);   // the block is nobody's
     norms(tile, headDim, s2);

@@ -12,6 +12,16 @@ import { halvesFromFloats, rowsFromTile, tileFromHalves } from "./tile";
   return shape.pages + <usize>load<u32>(item.pages + (n << 2)) * shape.pageBytes + head * (shape.keys.bytes + shape.values.bytes);
 }
 
+/** Position of the first token of page `n` of an item, counted from the item's first query token. */
+@inline export function pagePosition(item: Item, n: usize): f32 {
+  return <f32>(<i32>load<u32>(item.positions + (n << 2)) - <i32>item.position);
+}
+
+/** Bytes of a head in a raw page of so many tokens. */
+@inline export function rawHeadBytes(shape: Shape, capacity: usize): usize {
+  return capacity * (shape.keys.headDim + shape.values.headDim) << 1;
+}
+
 /** The order of a head's keys, of the orders of a sequence; 0 where keys are not balanced. */
 @inline export function orderOf(orders: usize, head: usize, headDim: usize): usize {
   return orders ? orders + head * orderBytes(headDim) : 0;
@@ -20,11 +30,11 @@ import { halvesFromFloats, rowsFromTile, tileFromHalves } from "./tile";
 /**
  * Tokens into a raw page, keys or values.
  *
- *   rows   f32 or f16 [tokens, kvHeads, headDim]
- *   to     the raw page's f16 [kvHeads, 2, capacity, headDim], moved on to the side (0 keys, 1 values) and first token
+ *   rows       f32 or f16 [tokens, kvHeads, headDim], of values valueDim
+ *   to         the raw page, moved on to the side and its first token
+ *   headBytes  of the raw page
  */
-export function writeRows(rows: usize, half: bool, tokens: usize, kvHeads: usize, headDim: usize, to: usize, capacity: usize): void {
-  const headBytes = capacity * headDim << 2;
+export function writeRows(rows: usize, half: bool, tokens: usize, kvHeads: usize, headDim: usize, to: usize, headBytes: usize): void {
   for (let t: usize = 0; t < tokens; t++) {
     for (let head: usize = 0; head < kvHeads; head++) {
       const p = to + head * headBytes + (t * headDim << 1);
@@ -39,9 +49,8 @@ export function writeRows(rows: usize, half: bool, tokens: usize, kvHeads: usize
   }
 }
 
-/** Tokens of a raw page, keys or values, as f32 [tokens, kvHeads, headDim]; `from` as `to` of writeRows. */
-export function readRows(from: usize, capacity: usize, tokens: usize, kvHeads: usize, headDim: usize, rows: usize): void {
-  const headBytes = capacity * headDim << 2;
+/** Tokens of a raw page, keys or values, as f32 [tokens, kvHeads, headDim]; `from` and `headBytes` as of writeRows. */
+export function readRows(from: usize, headBytes: usize, tokens: usize, kvHeads: usize, headDim: usize, rows: usize): void {
   for (let t: usize = 0; t < tokens; t++) {
     for (let head: usize = 0; head < kvHeads; head++, rows += headDim << 2) {
       widen(from + head * headBytes + (t * headDim << 1), headDim, rows);
@@ -51,29 +60,29 @@ export function readRows(from: usize, capacity: usize, tokens: usize, kvHeads: u
 
 /** A raw page's 64 tokens into a page, every head, keys and values; padding of the page is left as it is. */
 export function encodePage(shape: Shape, orders: usize, raw: usize, page: usize): void {
-  const headDim = shape.headDim, sideBytes = WINDOW * headDim << 1;
+  const headDim = shape.keys.headDim, valueDim = shape.values.headDim;
   for (let head: usize = 0; head < shape.kvHeads; head++) {
     tileFromHalves(raw, headDim, shape.tile);
     encode(shape, shape.keys, orderOf(orders, head, headDim), shape.tile, page, true);
     page += shape.keys.bytes;
-    tileFromHalves(raw + sideBytes, headDim, shape.tile);
+    tileFromHalves(raw + (WINDOW * headDim << 1), valueDim, shape.tile);
     encode(shape, shape.values, 0, shape.tile, page, false);
     page += shape.values.bytes;
-    raw += sideBytes << 1;
+    raw += rawHeadBytes(shape, WINDOW);
   }
 }
 
-/** A page's 64 tokens as f32 [64, kvHeads, headDim] of keys and of values. */
+/** A page's 64 tokens as f32 [64, kvHeads, headDim] of keys and f32 [64, kvHeads, valueDim] of values. */
 export function decodePage(shape: Shape, orders: usize, page: usize, keys: usize, values: usize): void {
-  const headDim = shape.headDim, rowBytes = shape.kvHeads * headDim << 2;
+  const headDim = shape.keys.headDim, valueDim = shape.values.headDim;
   for (let head: usize = 0; head < shape.kvHeads; head++) {
     decode(shape, shape.keys, orderOf(orders, head, headDim), page, shape.tile, true);
-    rowsFromTile(shape.tile, WINDOW, rowBytes, headDim, keys);
+    rowsFromTile(shape.tile, WINDOW, shape.kvHeads * headDim << 2, headDim, keys);
     page += shape.keys.bytes;
     decode(shape, shape.values, 0, page, shape.tile, false);
-    rowsFromTile(shape.tile, WINDOW, rowBytes, headDim, values);
+    rowsFromTile(shape.tile, WINDOW, shape.kvHeads * valueDim << 2, valueDim, values);
     page += shape.values.bytes;
     keys += headDim << 2;
-    values += headDim << 2;
+    values += valueDim << 2;
   }
 }

@@ -5,7 +5,7 @@
 // Integers are 32,766 times what they stand for over the L2 norm of their vector (a key's channels, a query's, a value channel's
 // tokens, a row's weights in a window), so that no sum of products exceeds 2³⁰ (Cauchy and Schwarz). A value channel's norm is over
 // all of the window's tokens: a row that does not see them all mixes the page in f32, or tokens hidden from it would coarsen it.
-// Only pages that were sealed before their tokens were asked about have such rows.
+// Pages that were sealed before their tokens were asked about have such rows, and pages that the edge of a sliding window cuts.
 //
 // Raced, ns per key of 64 channels and four rows, AMD EPYC: f32 by four rows 20.5 and by eight 17.0; integers 11.4 and 8.8; eight
 // keys by four rows 13.6, as a sum is spilled.
@@ -15,12 +15,12 @@ import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdiv, vdotPairs, vfro
   vsub } from "lanes";
 import { LANE_ROW, Item, Shape, TILE_ROW, WINDOW } from "./abi";
 import { decode } from "./decode";
-import { causalMask } from "./mask";
-import { headBlocks, orderOf } from "./page";
+import { biased, maskScores } from "./mask";
+import { headBlocks, orderOf, pagePosition } from "./page";
 import { rawWeights } from "./raw";
 import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
 import { EXP, exp2, MASKED } from "./softmax";
-import { dOf, integersOf, limitOf, mOf, oOf, qOf, raise, scaleOf, sees, seesAllBefore, stateBytes } from "./state";
+import { dOf, integersOf, mOf, oOf, qOf, raise, scaleOf, seesAll, seesSome, stateBytes } from "./state";
 
 const LARGEST: f32 = 32766;
 /** Added to a number of at most 2²², it leaves the nearest integer in the low bits. */
@@ -37,12 +37,13 @@ const VALUE_BYTES: usize = TILE_ROW / 2;
  * Specification: `attend` in src/reference/reference.ts, over decoded pages.
  */
 export function decodedPages(shape: Shape, item: Item, head: usize, states: usize, end: usize): void {
-  const headDim = shape.headDim, scratch = shape.scratch, bytes = stateBytes(headDim);
+  const headDim = shape.keys.headDim, valueDim = shape.values.headDim, window = shape.window;
+  const scratch = shape.scratch, bytes = stateBytes(headDim, valueDim);
   const order = orderOf(item.orders, head, headDim);
-  const tile = shape.tile, keys = tile + headDim * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
+  const tile = shape.tile, keys = tile + max<usize>(headDim, valueDim) * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
 
   for (let state = states; state < end; state += bytes) {
-    columnPairs(qOf(state, headDim), headDim, LANE_ROW, integersOf(state, headDim), scaleOf(state));
+    columnPairs(qOf(state, valueDim), headDim, LANE_ROW, integersOf(state, headDim, valueDim), scaleOf(state));
   }
   // Two states pass over a page together: one that is left gets a twin, whose result nobody reads. There is room for it, as there is
   // for an even number of states.
@@ -52,24 +53,30 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
   }
 
   for (let n: usize = 0; n < item.pageCount; n++) {
-    const position = <f32>(item.pagePosition + n * WINDOW);
+    const position = pagePosition(item, n), after = position + <f32>WINDOW;
+    if (!seesSome(states, end - bytes, position, after, window)) continue;
     const block = headBlocks(shape, item, n, head);
     decode(shape, shape.keys, order, block, tile, true);
     columnPairs(tile, headDim, TILE_ROW, keys, scratch + KEY_SCALES);
     decode(shape, shape.values, 0, block + shape.keys.bytes, tile, false);
-    tokenPairs(tile, headDim, values, scratch + VALUE_SCALES, scratch + STRANDS);
+    tokenPairs(tile, valueDim, values, scratch + VALUE_SCALES, scratch + STRANDS);
     for (let state = states; state < end; state += 2 * bytes) {
       const twin = state + bytes;
-      if (!sees(twin, position)) continue;
-      integerScores(state, twin, keys, headDim, shape.scores, scratch);
-      if (!seesAllBefore(state, position + <f32>WINDOW)) {   // the twin's rows are no earlier
-        mixVisible(state, shape.scores, position, tile, headDim, scratch);
-        mixVisible(twin, shape.scores + SCORES_BYTES, position, tile, headDim, scratch);
+      if (!seesSome(state, twin, position, after, window)) continue;
+      integerScores(state, twin, keys, headDim, valueDim, shape.scores, scratch);
+      if (!seesAll(state, twin, position, after, window)) {
+        mixVisible(shape, state, shape.scores, position, tile);
+        mixVisible(shape, twin, shape.scores + SCORES_BYTES, position, tile);
         continue;
+      }
+      if (biased(shape)) {
+        for (let lane: usize = 0; lane < 2 * LANE_ROW; lane += 4) store<f32>(scratch + TOPS + lane, MASKED);
+        maskScores(shape, state, shape.scores, WINDOW, position, window, scratch + TOPS);
+        maskScores(shape, twin, shape.scores + SCORES_BYTES, WINDOW, position, window, scratch + TOPS + LANE_ROW);
       }
       integerWeights(state, shape.scores, scratch, scratch + WEIGHTS);
       integerWeights(twin, shape.scores + SCORES_BYTES, scratch + LANE_ROW, scratch + WEIGHTS + WEIGHTS_BYTES);
-      integerMix(oOf(state), oOf(twin), values, headDim, scratch);
+      integerMix(oOf(state), oOf(twin), values, valueDim, scratch);
     }
   }
 }
@@ -131,9 +138,9 @@ function tokenPairs(x: usize, headDim: usize, pairs: usize, scales: usize, stran
 }
 
 /** Logits of two states' rows against the 64 keys of a page: out, f32 [2, 64, LANES]; the largest of them: TOPS. */
-function integerScores(a: usize, b: usize, keys: usize, headDim: usize, out: usize, scratch: usize): void {
+function integerScores(a: usize, b: usize, keys: usize, headDim: usize, valueDim: usize, out: usize, scratch: usize): void {
   const scaleA = load<Lanes>(scaleOf(a)), scaleB = load<Lanes>(scaleOf(b));
-  const begin = integersOf(a, headDim), end = begin + headDim * LANE_ROW / 2, apart = b - a;
+  const begin = integersOf(a, headDim, valueDim), end = begin + headDim * LANE_ROW / 2, apart = b - a;
   let topA = vsplat(MASKED), topB = topA;
   for (let t: usize = 0; t < TILE_ROW; t += 16, out += 64) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -209,14 +216,15 @@ function integerWeights(state: usize, scores: usize, scratch: usize, to: usize):
  * One state and a page that begins at `position`, of which some rows see less than all: weighed and mixed in f32.
  *
  *   scores  f32 [64, LANES]       destroyed
- *   tile    f32 [headDim, 64]     values
+ *   tile    f32 [valueDim, 64]    values
  */
-function mixVisible(state: usize, scores: usize, position: f32, tile: usize, headDim: usize, scratch: usize): void {
+function mixVisible(shape: Shape, state: usize, scores: usize, position: f32, tile: usize): void {
+  const valueDim = shape.values.headDim, scratch = shape.scratch;
   memory.copy(scratch + TOPS, mOf(state), LANE_ROW);
-  causalMask(scores, WINDOW, position, limitOf(state), scratch + TOPS);
-  raise(state, scratch + TOPS, scratch + KEEPS, oOf(state), headDim);
+  maskScores(shape, state, scores, WINDOW, position, shape.window, scratch + TOPS);
+  raise(state, scratch + TOPS, scratch + KEEPS, oOf(state), valueDim);
   rawWeights(scores, WINDOW, mOf(state), dOf(state));
-  for (let out = oOf(state), end = out + headDim * LANE_ROW; out < end; out += 2 * LANE_ROW, tile += 2 * TILE_ROW) {
+  for (let out = oOf(state), end = out + valueDim * LANE_ROW; out < end; out += 2 * LANE_ROW, tile += 2 * TILE_ROW) {
     let a = load<Lanes>(out), b = load<Lanes>(out, LANE_ROW);
     for (let p = scores, v = tile, last = scores + SCORES_BYTES; p < last; p += LANE_ROW, v += 4) {
       const weight = load<Lanes>(p);
@@ -228,13 +236,13 @@ function mixVisible(state: usize, scores: usize, position: f32, tile: usize, hea
   }
 }
 
-/** out ← out · keep + weights · V for two states, f32 [headDim, LANES] each. Four channels at a time. */
-function integerMix(a: usize, b: usize, values: usize, headDim: usize, scratch: usize): void {
+/** out ← out · keep + weights · V for two states, f32 [valueDim, LANES] each. Four channels at a time. */
+function integerMix(a: usize, b: usize, values: usize, valueDim: usize, scratch: usize): void {
   const keepA = load<Lanes>(scratch + KEEPS), keepB = load<Lanes>(scratch + KEEPS, LANE_ROW);
   const unitA = load<Lanes>(scratch + UNITS), unitB = load<Lanes>(scratch + UNITS, LANE_ROW);
   const weights = scratch + WEIGHTS;
   let scales = scratch + VALUE_SCALES;
-  for (const end = a + headDim * LANE_ROW; a < end; a += 64, b += 64, scales += 16, values += 4 * VALUE_BYTES) {
+  for (const end = a + valueDim * LANE_ROW; a < end; a += 64, b += 64, scales += 16, values += 4 * VALUE_BYTES) {
     let a0 = vintSplat(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     for (let p = weights, v = values, last = weights + WEIGHTS_BYTES; p < last; p += LANE_ROW, v += 4) {
       const wa = load<IntLanes>(p), wb = load<IntLanes>(p, WEIGHTS_BYTES);

@@ -67,7 +67,7 @@ export function meanCoefficients(shape: Shape, q: usize, o: usize, coefs: usize,
       d0 = vmadd(vsub(vmul(vb, oa), vmul(va, ob)), vsplatAt(odds), d0);
       a += step, b += step, qa += queryStep, qb += queryStep, power += 32, odds += 32;
     }
-    for (let c = count << 1; c < shape.headDim; c++) {
+    for (let c = count << 1; c < shape.keys.headDim; c++) {
       e0 = vmadd(load<Lanes>(q + lane + (c << 4)), vsplatAt(o + (c << 2)), e0);
     }
     store<Lanes>(p, e0);

@@ -4,8 +4,9 @@
 //                  Between calls buckets are zero, and the look-up table is nobody's: `quantize` has it while tokens are coded
 //   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64], then as much for channels in another order, what
 //                                                               stages leave, and the block of a window that is learned from
-//                                             raw windows       f32 [64, headDim] keys, then values
-//                                             prompts           decode's, then i16 [headDim, 64] keys, values in the second half
+//                                             raw windows       f32 [64, headDim] keys, then f32 [64, valueDim] values
+//                                             prompts           decode's, then i16 [headDim, 64] keys and i16 [valueDim, 64] values
+//                                             headDim of whichever side has more channels
 //   Shape.scratch  a window's small things: below
 //   Shape.scores   f32 [CHUNK · 64, LANES]: logits, then weights
 //   Shape.states   records of state.ts
@@ -15,7 +16,7 @@
 import { LANES, LANE_ROW, Item, Raw, Shape, TILE_ROW, WINDOW } from "./abi";
 import { stateBytes } from "./state";
 
-const MAX_HEAD_DIM: usize = 512;
+const MAX_HEAD_DIM: usize = 576;
 const MAX_SEGMENTS: usize = 3;
 
 /** States whose rows share one widening of a raw window, or one decoding of a page: an even number, for twins (prompt.ts). */
@@ -77,11 +78,11 @@ export const SHARE: usize = AFTER_MEAN;
 export const SCALE: usize = SHARE + LANE_ROW;
 export const TOP: usize = SCALE + LANE_ROW;
 export const FACTOR: usize = TOP + LANE_ROW;
-/** f32 [LANES]: the largest logit before the causal mask, which may hide it. Written, never read. */
+/** f32 [LANES]: the largest logit before `maskScores`, which may hide it. Written, never read. */
 export const UNMASKED_TOP: usize = FACTOR + LANE_ROW;
 /** u32: sum of words that are read only so that their cache lines come; were there none, compilers would drop the reads. Never read. */
 export const TOUCH_SUM: usize = UNMASKED_TOP + LANE_ROW;
-/** f32 [headDim, LANES]: what means add to the output. */
+/** f32 [valueDim, LANES]: what means add to the output. */
 export const MEAN_OUT: usize = TOUCH_SUM + LANE_ROW;
 /** f32 [headDim, LANES]: H·A⁻¹·q. Four more are read where the last column of codes is odd (scores.ts). */
 export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
@@ -96,7 +97,7 @@ const ROW_END: usize = KEY_S2 + CHUNK * MAX_SEGMENTS * TILE_ROW;
 // Attention over decoded pages (prompt.ts):
 /** f32 [64] */
 export const KEY_SCALES: usize = AFTER_MEAN;
-/** f32 [headDim] */
+/** f32 [valueDim] */
 export const VALUE_SCALES: usize = KEY_SCALES + TILE_ROW;
 /** f32 [LANES] */
 export const STRANDS: usize = VALUE_SCALES + 4 * MAX_HEAD_DIM;
@@ -115,7 +116,7 @@ export function tablesEnd(rowBytes: usize): usize {
   return LUT + rowBytes * TABLE_ROW;
 }
 
-/** Of Shape.tile: f32 [2, headDim, WINDOW]. */
+/** Of Shape.tile: f32 [2, headDim, WINDOW], headDim the larger of keys' and values'. */
 export function tileBytes(headDim: usize): usize {
   return 2 * headDim * TILE_ROW;
 }
@@ -131,8 +132,8 @@ export function scoresBytes(): usize {
 }
 
 /** Of Shape.states. */
-export function statesBytes(headDim: usize): usize {
-  return STATES * stateBytes(headDim);
+export function statesBytes(headDim: usize, valueDim: usize): usize {
+  return STATES * stateBytes(headDim, valueDim);
 }
 
 export function shapeBytes(): usize {

@@ -16,8 +16,9 @@ import { rtn } from "./rtn";
  *
  * Specification: `shift` in src/reference/reference.ts.
  */
-export function mean(shape: Shape, x: usize, o: usize, codes: usize, scales: usize, bits: usize, rotate: bool): void {
-  const headDim = shape.headDim;
+export function mean(
+  shape: Shape, x: usize, headDim: usize, o: usize, codes: usize, scales: usize, bits: usize, rotate: bool
+): void {
   const pairs = rotate ? shape.pairs : 0;
   for (let pair: usize = 0; pair < pairs; pair++) {
     const a = pair * shape.pairStep, b = a + shape.pairOffset;   // bytes in o; × 64 in the tile
@@ -30,7 +31,7 @@ export function mean(shape: Shape, x: usize, o: usize, codes: usize, scales: usi
 }
 
 /** x[i, t] ← x[i, t] + sign · RoPEᵤ(o)[i]. Used by encode (−1) and decode (+1). */
-export function addMean(shape: Shape, x: usize, o: usize, sign: f32, rotate: bool): void {
+export function addMean(shape: Shape, x: usize, headDim: usize, o: usize, sign: f32, rotate: bool): void {
   const pairs = rotate ? shape.pairs : 0;
   for (let pair: usize = 0; pair < pairs; pair++) {
     const a = pair * shape.pairStep, b = a + shape.pairOffset;
@@ -43,7 +44,7 @@ export function addMean(shape: Shape, x: usize, o: usize, sign: f32, rotate: boo
       store<Lanes>(xb + t, vadd(load<Lanes>(xb + t), vadd(vmul(ob, c), vmul(oa, s))));
     }
   }
-  for (let i = pairs << 1; i < shape.headDim; i++) {
+  for (let i = pairs << 1; i < headDim; i++) {
     const oi = vsplat(sign * load<f32>(o + (i << 2)));
     for (let p = x + i * TILE_ROW, end = p + TILE_ROW; p < end; p += VECTOR_BYTES) {
       store<Lanes>(p, vadd(load<Lanes>(p), oi));

@@ -21,7 +21,7 @@ import { HQ, O, S1, S2 } from "./scratch";
  */
 export function scores(shape: Shape, side: Side, order: usize, q: usize, block: usize, out: usize): void {
   const s2 = shape.scratch + S2, apart = side.segmentCount > 1;
-  buildTable(side, order, q, shape.headDim, shape.scratch + HQ);
+  buildTable(side, order, q, side.headDim, shape.scratch + HQ);
   if (apart) unpackS2(side, block, s2);
   for (let column: usize = 0; column < side.rowBytes; column += 8) {
     if (apart) gatherScaled(block, side.rowBytes, column, side.pairNorms + (column << 1), s2, out);
@@ -41,7 +41,7 @@ export function scores(shape: Shape, side: Side, order: usize, q: usize, block: 
  * Specification: `mix` in src/reference/reference.ts.
  */
 export function mix(shape: Shape, side: Side, order: usize, weights: usize, block: usize, out: usize): void {
-  const headDim = shape.headDim, scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
+  const headDim = side.headDim, scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
   const share = shape.states, y = order ? scratch + HQ : out;
   unpackS1(side, block, s1);
   unpackS2(side, block, s2);

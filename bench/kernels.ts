@@ -213,8 +213,8 @@ function tileVerbs(window: Window): Verb[] {
       bytes,
       prepare: () => window.load(keys),
       run() {
-        kernels.mean(shapes[0]!, tile, scratch, keysBlock + o, keysBlock + scales + 4, meanBits, true);
-        kernels.addMean(shapes[0]!, tile, scratch, -1, true);
+        kernels.mean(shapes[0]!, tile, headDim, scratch, keysBlock + o, keysBlock + scales + 4, meanBits, true);
+        kernels.addMean(shapes[0]!, tile, headDim, scratch, -1, true);
       },
       error: against(keys, exact => void reference.shift(exact, headDim, meanBits, rope))
     },

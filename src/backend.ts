@@ -3,7 +3,6 @@
 import { checkObject, kind } from './check.ts';
 import { dispose } from './dispose.ts';
 import type { GpuTarget, GpuTokens, Input } from './input.ts';
-import type { LayerShape } from './layer.ts';
 import type { CacheShape } from './shape.ts';
 
 /** Where kernels run: f64 in JavaScript, WebAssembly, or WebGPU. */
@@ -37,10 +36,7 @@ export interface Backend {
  *
  * @param release  gives back what opening it took
  */
-export function backendOf(
-  parts: Omit<Backend, 'dispose' | typeof dispose | 'checkOpen'> & { readonly lacks?: readonly Feature[] },
-  release: () => void = () => {}
-): Backend {
+export function backendOf(parts: Omit<Backend, 'dispose' | typeof dispose | 'checkOpen'>, release: () => void = () => {}): Backend {
   let open = true;
   const checkOpen = (): void => {
     if (!open) throw disposedError();
@@ -49,12 +45,11 @@ export function backendOf(
     if (open) release();
     open = false;
   };
-  const { prepare, lacks = [], ...rest } = parts;
+  const { prepare } = parts;
   return {
-    ...rest,
+    ...parts,
     createStore(shape) {
       checkOpen();
-      checkFeatures(parts.name, lacks, shape);
       return parts.createStore(shape);
     },
     ...(prepare && {
@@ -67,25 +62,6 @@ export function backendOf(
     [dispose]: end,
     checkOpen
   };
-}
-
-/** What of a layer's attention not every backend computes. */
-const FEATURES = {
-  window: ({ window }: LayerShape) => window !== Infinity,
-  softcap: ({ softcap }: LayerShape) => softcap > 0,
-  slopes: ({ slopes }: LayerShape) => slopes !== undefined,
-  sinkLogits: ({ sinkLogits }: LayerShape) => sinkLogits !== undefined,
-  valueDim: ({ valueDim, headDim }: LayerShape) => valueDim !== headDim,
-  'headDim above 512': ({ headDim }: LayerShape) => headDim > 512
-} as const;
-
-type Feature = keyof typeof FEATURES;
-
-function checkFeatures(name: BackendName, lacks: readonly Feature[], { layers }: CacheShape): void {
-  for (const feature of lacks) {
-    const layer = layers.findIndex(FEATURES[feature]);
-    if (layer >= 0) throw new BackendError(name, `expected no ${feature}, which it cannot compute, got one in layer ${layer}`);
-  }
 }
 
 /** @internal */
@@ -227,13 +203,15 @@ export interface Store {
    * the table's last position.
    *
    * @param out  f32 [all tokens, queryHeads, valueDim]
+   * @param lse  f32 [all tokens, queryHeads]: natural logarithms of the softmax's denominators
    */
   attend(
     layer: number,
     tables: readonly PageTable[],
     queries: readonly (Float32Array | GpuTokens)[],
     scale: number,
-    out: Float32Array | GpuTarget
+    out: Float32Array | GpuTarget,
+    lse?: Float32Array | GpuTarget
   ): Output;
   dispose(): void;
 }

@@ -17,9 +17,15 @@ export interface AttendOptions {
   readonly scale?: number;
   /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
   readonly out?: Float32Array | GpuTarget;
+  /**
+   * Receives the natural logarithm of the softmax's denominator, Σ exp(logit) with that of a sink logit: f32 [tokens, queryHeads],
+   * sequences one after another. By it attention over other keys can be merged with this, exactly: of two results each counts with
+   * exp(its lse) / (the sum of both).
+   */
+  readonly lse?: Float32Array | GpuTarget;
 }
 
-const ATTEND_OPTIONS = ['scale', 'out'] as const satisfies readonly (keyof AttendOptions)[];
+const ATTEND_OPTIONS = ['scale', 'out', 'lse'] as const satisfies readonly (keyof AttendOptions)[];
 
 /** What `save` may be told. */
 export interface SaveOptions {
@@ -174,7 +180,7 @@ export class Core {
     const store = this.store();
     checkOptions('options', options, ATTEND_OPTIONS);
     const { queryHeads, headDim, valueDim } = this.#layer(layer);
-    let total = 0;
+    let rows = 0;
     const counts: number[] = [];
     const tables = batch.map((sequence, n) => {
       this.checkOpen(sequence);
@@ -184,13 +190,14 @@ export class Core {
       if (tokens > table.length) {
         throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
       }
-      total += tokens * queryHeads * valueDim;
+      rows += tokens * queryHeads;
       counts.push(tokens);
       return table;
     });
-    const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(total) } = options;
+    const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(rows * valueDim), lse } = options;
     checkPositive('scale', scale, SCALE_MOST);
-    checkOut('out', out, store.takesBuffers, total);
+    checkOut('out', out, store.takesBuffers, rows * valueDim, 'that of the queries');
+    if (lse !== undefined) checkOut('lse', lse, store.takesBuffers, rows, 'a number for every query head of every token');
     const learnFrom = (): void =>
       batch.forEach((sequence, n) => {
         const { from, to } = sequence.uncounted(layer, counts[n]!);
@@ -199,9 +206,9 @@ export class Core {
         sequence.count(layer, to);
       });
     // Queries count once they were attended with, unless the result may be written over them.
-    const over = queries.some(query => query.buffer === out.buffer);
+    const over = queries.some(query => query.buffer === out.buffer || query.buffer === lse?.buffer);
     if (over) learnFrom();
-    const output = store.attend(layer, tables, queries, scale, out);
+    const output = store.attend(layer, tables, queries, scale, out, lse);
     if (!over) learnFrom();
     return output;
   }

@@ -110,14 +110,20 @@ export function checkQuery(name: string, query: unknown, takesBuffers: boolean, 
   return tokens;
 }
 
-/** @internal Where `length` results go: a Float32Array, or a range of a GPUBuffer. */
-export function checkOut(name: string, out: unknown, takesBuffers: boolean, length: number): asserts out is Float32Array | GpuTarget {
+/** @internal Where `length` numbers go: a Float32Array, or a range of a GPUBuffer. */
+export function checkOut(
+  name: string,
+  out: unknown,
+  takesBuffers: boolean,
+  length: number,
+  arithmetic: string
+): asserts out is Float32Array | GpuTarget {
   if (looksLikeBuffer(out)) {
     checkOptions(name, out, GPU_TARGET);
     checkBuffer(name, out, takesBuffers, length * 4, COPY_DST);
   } else {
     checkFloat32Array(name, out);
-    checkLength(name, out.length, length, 'that of the queries');
+    checkLength(name, out.length, length, arithmetic);
   }
 }
 

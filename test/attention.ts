@@ -7,11 +7,16 @@ import { blockOf, meanOf, normsOf, readBlock, readSaved, sidesOf } from './pages
 import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
 
-export interface Expected {
+interface Expectation {
   readonly exact: Float64Array;
   readonly naive: Float64Array;
   /** What integers of 16 bits, in the mean's part of logits and in prompts, may move an element by. */
   readonly extra: Float64Array;
+}
+
+export interface Expected extends Expectation {
+  /** Of the softmax's log-sum-exp, [tokens, queryHeads]. */
+  readonly lse: Expectation;
 }
 
 /**
@@ -57,9 +62,11 @@ export function expectedOver(
           logit: (row: number, token: number) => mean(row, token) + integers(row, token),
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
-  const heads = shape.layers[layer]!;
-  const { out: exact, moved: extra } = brute.attention(query, keys, values, heads, scale, brute.f64, slack);
-  return { exact, extra, naive: brute.attention(query, keys, values, heads, scale, brute.f32).out };
+  const { keepSinks, ...heads } = shape.layers[layer]!;
+  const told = { ...heads, keptSinks: keepSinks ? shape.sinks : 0 };
+  const { out: exact, lse, moved: extra, lseMoved } = brute.attention(query, keys, values, told, scale, brute.f64, slack);
+  const naive = brute.attention(query, keys, values, told, scale, brute.f32);
+  return { exact, extra, naive: naive.out, lse: { exact: lse, naive: naive.lse, extra: lseMoved } };
 }
 
 /** The norms and the mean of every page and KV head. */

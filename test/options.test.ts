@@ -58,7 +58,8 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'KVCache.attend': [
     (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => cache.attend([sequence], 0, [query], options),
     [tokens],
-    [row, { scale: 1, out: { buffer, offset: 0 } }]
+    [row, { scale: 1, out: { buffer, offset: 0 }, lse: row }],
+    [row, { scale: 1, out: row, lse: { buffer, offset: 0 } }]
   ],
   'KVCache.dispose': 'none',
   'KVCache.restore': 'none',
@@ -69,7 +70,8 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'Sequence.attend': [
     (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => sequence.attend(0, query, options),
     [tokens],
-    [row, { scale: 1, out: { buffer, offset: 0 } }]
+    [row, { scale: 1, out: { buffer, offset: 0 }, lse: row }],
+    [row, { scale: 1, out: row, lse: { buffer, offset: 0 } }]
   ],
   'Sequence.crop': 'none',
   'Sequence.decode': 'none',
@@ -172,7 +174,11 @@ group('options objects', test => {
       TypeError,
       '"rope" expected only invFreq and interleaved, got theta'
     );
-    await refuses(() => sequence.attend(0, row, { softcap: 50 } as never), TypeError, '"options" expected only scale and out, got softcap');
+    await refuses(
+      () => sequence.attend(0, row, { softcap: 50 } as never),
+      TypeError,
+      '"options" expected only scale, out and lse, got softcap'
+    );
     await refuses(
       () => openBackend({ shape: { ...cacheOptions, window: 512 } as never }),
       TypeError,

@@ -193,6 +193,12 @@ for (const tested of backends) {
           () => s.attend(0, queries(2), { out: new Float32Array(127) }),
           RangeError,
           '"out" expected length 128 (that of the queries), got 127'
+        ],
+        [() => s.attend(0, queries(1), { lse: 1 as never }), TypeError, '"lse" expected Float32Array, got number'],
+        [
+          () => s.attend(0, queries(2), { lse: new Float32Array(64) }),
+          RangeError,
+          '"lse" expected length 4 (a number for every query head of every token), got 64'
         ]
       ]));
 

@@ -24,7 +24,6 @@ export function openReference(): Backend {
     name: 'reference',
     variant: 'f64',
     reason: 'it was asked for',
-    lacks: ['window', 'softcap', 'slopes', 'sinkLogits', 'valueDim', 'headDim above 512'],
     createStore: shape => new ReferenceStore(shape)
   });
 }
@@ -193,8 +192,16 @@ class ReferenceStore implements Store {
     this.#pages[layer]![page]!.set(bytes);
   }
 
-  attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
-    const { kvHeads, queryHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+  attend(
+    layer: number,
+    tables: readonly PageTable[],
+    queries: readonly Float32Array[],
+    scale: number,
+    out: Float32Array,
+    lse?: Float32Array
+  ): Output {
+    const { kvHeads, queryHeads, headDim, valueDim, window, keepSinks, softcap, slopes, sinkLogits } = this.#shape.layers[layer]!;
+    const sinks = keepSinks ? this.#shape.sinks : 0;
     let to = 0;
     tables.forEach((table, n) => {
       const heads = Array.from({ length: kvHeads }, (_, head) => SIDES.map((_, side) => this.#rows(layer, table, head, side as 0 | 1)));
@@ -205,14 +212,14 @@ class ReferenceStore implements Store {
           const [keys, values] = heads[Math.floor(h / (queryHeads / kvHeads))]!;
           const from = (t * queryHeads + h) * headDim;
           const query = queries[n]!.subarray(from, from + headDim);
-          out.set(
-            attend(
-              Float64Array.from(query, x => x * scale),
-              keys!.subarray(0, visible * headDim),
-              values!.subarray(0, visible * valueDim)
-            ).out,
-            to
+          const attended = attend(
+            Float64Array.from(query, x => x * scale),
+            keys!.subarray(0, visible * headDim),
+            values!.subarray(0, visible * valueDim),
+            { window, sinks, softcap, slope: slopes?.[h] ?? 0, sinkLogit: sinkLogits?.[h] ?? -Infinity }
           );
+          out.set(attended.out, to);
+          if (lse) lse[to / valueDim] = attended.lse;
         }
       }
     });

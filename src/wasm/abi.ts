@@ -4,7 +4,7 @@
 /** Exports of assembly/index.ts; addresses are numbers. */
 export interface Kernels extends Record<string, unknown> {
   addKeyEnergies(shape: number, raw: number, energies: number): void;
-  addMean(shape: number, x: number, o: number, sign: number, rotate: boolean): void;
+  addMean(shape: number, x: number, headDim: number, o: number, sign: number, rotate: boolean): void;
   addQueryEnergies(shape: number, queries: number, tokens: number, energies: number): void;
   attend(shape: number, items: number, count: number, scale: number): void;
   buildGrid(book: number, channels: number, cells: number, reach: number, grid: number, build: number): number;
@@ -14,7 +14,7 @@ export interface Kernels extends Record<string, unknown> {
   divide(x: number, headDim: number, norms: number): void;
   encode(shape: number, side: number, order: number, x: number, block: number, rotate: boolean): void;
   hadamard(x: number, rows: number, rowBytes: number): void;
-  mean(shape: number, x: number, o: number, codes: number, scales: number, bits: number, rotate: boolean): void;
+  mean(shape: number, x: number, headDim: number, o: number, codes: number, scales: number, bits: number, rotate: boolean): void;
   mix(shape: number, side: number, order: number, weights: number, block: number, out: number): void;
   norms(x: number, headDim: number, norms: number): void;
   quantize(book: number, y: number, channels: number, codes: number, rowBytes: number, yc: number): void;
@@ -22,14 +22,14 @@ export interface Kernels extends Record<string, unknown> {
   rtn(x: number, count: number, codes: number, scales: number, bits: number, keep: boolean): void;
   scores(shape: number, side: number, order: number, q: number, block: number, out: number): void;
   tileFromRows(rows: number, tokens: number, rowBytes: number, headDim: number, tile: number): void;
-  writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, capacity: number): void;
-  readRows(from: number, capacity: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
+  writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, headBytes: number): void;
+  readRows(from: number, headBytes: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
   // Sizes in bytes, of what the host sets aside and of a struct; where tables of such rows of codes end.
   tablesEnd(rowBytes: number): number;
   tileBytes(headDim: number): number;
   scratchBytes(): number;
   scoresBytes(): number;
-  statesBytes(headDim: number): number;
+  statesBytes(headDim: number, valueDim: number): number;
   shapeBytes(): number;
   itemBytes(): number;
   rawBytes(): number;
@@ -70,6 +70,7 @@ export const SEGMENT = {
 
 /** One side (keys or values) of a page. */
 export const SIDE = {
+  headDim: 'usize',
   segments: 'usize',
   segmentCount: 'usize',
   pairNorms: 'usize',
@@ -85,7 +86,6 @@ export const SIDE = {
 
 /** A layer of a cache. */
 export const SHAPE = {
-  headDim: 'usize',
   kvHeads: 'usize',
   queryHeadsPerKvHead: 'usize',
   pairs: 'usize',
@@ -101,6 +101,10 @@ export const SHAPE = {
   basis: 'usize',
   keys: 'usize',
   values: 'usize',
+  window: 'f32',
+  softcap: 'f32',
+  slopes: 'usize',
+  sinkLogits: 'usize',
   pageBytes: 'usize',
   pages: 'usize',
   tile: 'usize',
@@ -113,12 +117,13 @@ export const SHAPE = {
 export const ITEM = {
   queries: 'usize',
   out: 'usize',
+  denominators: 'usize',
   tokens: 'usize',
   position: 'usize',
   pages: 'usize',
+  positions: 'usize',
   pageCount: 'usize',
   orders: 'usize',
-  pagePosition: 'usize',
   raws: 'usize',
   rawCount: 'usize',
   decoded: 'usize'
@@ -129,7 +134,8 @@ export const RAW = {
   address: 'usize',
   capacity: 'usize',
   tokens: 'usize',
-  position: 'usize'
+  position: 'usize',
+  kept: 'usize'
 } as const satisfies Fields;
 
 /** Writes a struct into memory, given as words and as floats, from word `at`. */

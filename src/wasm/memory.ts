@@ -58,10 +58,12 @@ export class WasmMemory {
   readonly scratch: number;
   readonly items: number;
   readonly pageNumbers: number;
+  readonly pagePositions: number;
   readonly rawRecords: number;
   readonly input: number;
   readonly output: number;
-  /** Query tokens that `input` and `output` hold. */
+  readonly denominators: number;
+  /** Query tokens that `input`, `output` and `denominators` hold. */
   readonly callTokens: number;
 
   /** @param more  codebooks that are used besides those of the shape */
@@ -85,13 +87,15 @@ export class WasmMemory {
     this.books = new Map([...books].map(([book, { at }]) => [book, at]));
     const sides = new Map<string, number>();
     this.sides = new Map(
-      blocks.map(block => {
-        const { codec, meanBits, balanced, bytes } = block;
-        const name = `${codec.name} ${meanBits} ${balanced} ${bytes}`; // layers that are coded alike share a struct
-        const side = sides.get(name) ?? placeSide(block, books, constant);
-        sides.set(name, side);
-        return [block, side];
-      })
+      layers.flatMap(({ page, headDim, valueDim }) =>
+        [page.keys, page.values].map((block, n) => {
+          const channels = n === 0 ? headDim : valueDim;
+          const name = `${block.codec.name} ${block.meanBits} ${block.balanced} ${channels}`; // layers that are coded alike share a struct
+          const side = sides.get(name) ?? placeSide(block, channels, books, constant);
+          sides.set(name, side);
+          return [block, side];
+        })
+      )
     );
     const ropes = new Map(layers.map(({ rope }) => [ropeText(rope), rope] as const));
     const tablesOf = new Map(
@@ -101,27 +105,29 @@ export class WasmMemory {
       })
     );
 
-    const headDim = most(layer => layer.headDim);
-    this.tile = arena.take(sizes.tileBytes(headDim));
+    this.tile = arena.take(most(({ headDim, valueDim }) => sizes.tileBytes(Math.max(headDim, valueDim))));
     this.scratch = arena.take(sizes.scratchBytes());
     const scores = arena.take(sizes.scoresBytes());
-    const states = arena.take(sizes.statesBytes(headDim));
+    const states = arena.take(most(({ headDim, valueDim }) => sizes.statesBytes(headDim, valueDim)));
     this.callTokens = Math.max(Math.floor(sizes.callRows() / most(({ queryHeads, kvHeads }) => queryHeads / kvHeads)), sequences);
-    const queries = 4 * this.callTokens * most(({ queryHeads, headDim }) => queryHeads * headDim);
-    this.input = arena.take(Math.max(queries, 8 * WINDOW * most(({ kvHeads, headDim }) => kvHeads * headDim)));
-    this.output = arena.take(queries);
+    const windowBytes = most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * (headDim + valueDim));
+    const energyBytes = most(({ kvHeads, headDim }) => 2 * kvHeads * headDim);
+    this.input = arena.take(Math.max(4 * this.callTokens * most(({ queryHeads, headDim }) => queryHeads * headDim), windowBytes));
+    this.output = arena.take(Math.max(4 * this.callTokens * most(({ queryHeads, valueDim }) => queryHeads * valueDim), energyBytes));
+    this.denominators = arena.take(8 * this.callTokens * most(({ queryHeads }) => queryHeads));
     this.items = arena.take(sizes.itemBytes() * this.callTokens);
     this.pageNumbers = arena.take(4 * sequences * shape.pagesPerLayer);
+    this.pagePositions = arena.take(4 * sequences * shape.pagesPerLayer);
     this.rawRecords = arena.take(sizes.rawBytes() * (shape.rawSlots + this.callTokens));
 
     this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
     this.pages = layers.map(({ page }) => arena.take(shape.pagesPerLayer * page.bytes));
     this.learned = layers.map(layer => (layer.page.keys.balanced ? arena.take(sequences * recordBytes(layer)) : 0));
-    this.shapes = layers.map(({ headDim, kvHeads, queryHeads, rope, page }, layer) => {
+    const inBits = (logits: Float32Array | undefined): number => (logits ? constant(logits.map(x => x * Math.LOG2E)) : 0);
+    this.shapes = layers.map(({ kvHeads, queryHeads, rope, window, softcap, slopes, sinkLogits, page }, layer) => {
       const tables = tablesOf.get(ropeText(rope))!;
       return constant(
         struct(SHAPE, {
-          headDim,
           kvHeads,
           queryHeadsPerKvHead: queryHeads / kvHeads,
           pairs: tables.pairs,
@@ -137,6 +143,10 @@ export class WasmMemory {
           basis: tables.basis,
           keys: this.sides.get(page.keys)!,
           values: this.sides.get(page.values)!,
+          window,
+          softcap: softcap * Math.LOG2E,
+          slopes: inBits(slopes),
+          sinkLogits: inBits(sinkLogits),
           pageBytes: page.bytes,
           pages: this.pages[layer]!,
           tile: this.tile,

@@ -62,7 +62,6 @@ export async function openWasm(options: WasmOptions = {}, because?: string): Pro
     name: 'wasm',
     ...chosen,
     reason: because === undefined ? reason : `${because}; ${reason}`,
-    lacks: ['window', 'softcap', 'slopes', 'sinkLogits', 'valueDim', 'headDim above 512'],
     createStore: shape => new WasmStore(module, shape)
   });
 }

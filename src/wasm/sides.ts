@@ -36,7 +36,7 @@ export function placeCodebook(book: Codebook, module: WebAssembly.Module, consta
 }
 
 /** The address of a side's struct. */
-export function placeSide(layout: BlockLayout, books: ReadonlyMap<Codebook, PlacedCodebook>, constant: Constant): number {
+export function placeSide(layout: BlockLayout, headDim: number, books: ReadonlyMap<Codebook, PlacedCodebook>, constant: Constant): number {
   const { segments, meanBits, rowBytes, s2, s1, o, scales, exponents, bytes } = layout;
   const segmentStructs = segments.map(({ channel, channels, stages }) => {
     const stageStructs = stages.map(({ codebook, scale, column, columns }) => {
@@ -48,6 +48,7 @@ export function placeSide(layout: BlockLayout, books: ReadonlyMap<Codebook, Plac
   });
   return constant(
     struct(SIDE, {
+      headDim,
       segments: constant(joined(segmentStructs)),
       segmentCount: segments.length,
       pairNorms: constant(pairNormsOf(layout)),

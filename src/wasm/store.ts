@@ -3,7 +3,7 @@
 import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
-import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import { type Heads, rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
 import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { Learned } from './learned.ts';
@@ -38,15 +38,16 @@ export class WasmStore implements Store {
 
   #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data): void {
     const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim } = heads;
+    const { kvHeads, headDim, valueDim } = heads;
     const capacity = slotTokens(this.#shape, slot);
-    const perToken = kvHeads * headDim;
     for (const [side, data] of [keys, values].entries()) {
+      const channels = side === 0 ? headDim : valueDim;
+      const perToken = kvHeads * channels;
       const half = isHalf(data);
       const view = half ? this.#memory.u16 : this.#memory.f32;
       view.set(wordsOf(data).subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
       const to = this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side as 0 | 1, at);
-      this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, headDim, to, capacity);
+      this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, channels, to, headBytes(heads, capacity));
     }
   }
 
@@ -67,11 +68,11 @@ export class WasmStore implements Store {
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
     const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim } = heads;
+    const { kvHeads, headDim, valueDim } = heads;
     const rows = this.#decodePage(layer, page, sequence);
     for (const side of [0, 1] as const) {
       const to = this.#slot(slot) + 2 * rawOffset(heads, WINDOW, 0, side, 0);
-      this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, headDim, to, WINDOW);
+      this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, side === 0 ? headDim : valueDim, to, headBytes(heads, WINDOW));
     }
   }
 
@@ -119,23 +120,24 @@ export class WasmStore implements Store {
   async read(layer: number, table: PageTable): Promise<Tokens> {
     const { sinks } = this.#shape;
     const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim } = heads;
+    const { kvHeads, headDim, valueDim } = heads;
     const { kernels, input, f32 } = this.#memory;
-    const perToken = kvHeads * headDim;
-    const tokens = { keys: new Float32Array(table.length * perToken), values: new Float32Array(table.length * perToken) };
+    const [perKey, perValue] = [kvHeads * headDim, kvHeads * valueDim];
+    const tokens = { keys: new Float32Array(table.length * perKey), values: new Float32Array(table.length * perValue) };
     const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
+        const channels = side === 0 ? headDim : valueDim;
         const capacity = slotTokens(this.#shape, slot);
         const from = this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side as 0 | 1, 0);
-        kernels.readRows(from, capacity, count, kvHeads, headDim, input);
-        out.set(f32.subarray(input / 4, input / 4 + count * perToken), at * perToken);
+        kernels.readRows(from, headBytes(heads, capacity), count, kvHeads, channels, input);
+        out.set(f32.subarray(input / 4, input / 4 + count * kvHeads * channels), at * kvHeads * channels);
       }
     };
     if (sinks > 0 && table.length > 0) addSlot(table.sinkSlot, 0, Math.min(table.length, sinks));
     for (let n = 0; n < table.pageCount; n++) {
       const [keys, values] = this.#decodePage(layer, table.pages[n]!, table.sequence);
-      tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perToken);
-      tokens.values.set(f32.subarray(values / 4, values / 4 + WINDOW * perToken), (sinks + n * WINDOW) * perToken);
+      tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perKey);
+      tokens.values.set(f32.subarray(values / 4, values / 4 + WINDOW * perValue), (sinks + n * WINDOW) * perValue);
     }
     for (let n = 0; n < table.rawCount; n++) {
       const at = sinks + (table.pageCount + n) * WINDOW;
@@ -165,15 +167,27 @@ export class WasmStore implements Store {
     this.#memory.u8.set(bytes, this.#page(layer, page));
   }
 
-  attend(layer: number, tables: readonly PageTable[], queries: readonly Float32Array[], scale: number, out: Float32Array): Output {
-    const { queryHeads, kvHeads, headDim, page } = this.#shape.layers[layer]!;
+  attend(
+    layer: number,
+    tables: readonly PageTable[],
+    queries: readonly Float32Array[],
+    scale: number,
+    out: Float32Array,
+    lse?: Float32Array
+  ): Output {
+    const { queryHeads, kvHeads, headDim, valueDim, page } = this.#shape.layers[layer]!;
+    const { f32, output, denominators } = this.#memory;
     const perToken = queryHeads * headDim;
     const rowsPerToken = queryHeads / kvHeads;
     const { keys, values } = page;
     const call = { items: 0, tokens: 0, pages: 0, raws: 0, done: 0 };
     const flush = (): void => {
       this.#memory.kernels.attend(this.#layer(layer), this.#memory.items, call.items, scale * Math.LOG2E);
-      out.set(this.#memory.f32.subarray(this.#memory.output / 4, this.#memory.output / 4 + call.tokens * perToken), call.done * perToken);
+      const perOut = queryHeads * valueDim;
+      out.set(f32.subarray(output / 4, output / 4 + call.tokens * perOut), call.done * perOut);
+      for (let i = 0; lse && i < call.tokens * queryHeads; i++) {
+        lse[call.done * queryHeads + i] = Math.LN2 * (f32[denominators / 4 + 2 * i]! + Math.log2(f32[denominators / 4 + 2 * i + 1]!));
+      }
       call.done += call.tokens;
       call.items = call.tokens = call.pages = call.raws = 0;
     };
@@ -186,7 +200,7 @@ export class WasmStore implements Store {
       const most = Math.ceil(tokens / Math.ceil(tokens / this.#memory.callTokens));
       for (let from = 0; from < tokens; ) {
         const count = Math.min(tokens - from, most, this.#memory.callTokens - call.tokens);
-        this.#memory.f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#memory.input / 4 + call.tokens * perToken);
+        f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#memory.input / 4 + call.tokens * perToken);
         this.#addItem(call, layer, table, count, table.length - tokens + from, decoded);
         from += count;
         // A sequence is in a call once: there is room for its page numbers once.
@@ -211,35 +225,41 @@ export class WasmStore implements Store {
     decoded: boolean
   ): void {
     const { sinks } = this.#shape;
-    const { queryHeads, headDim } = this.#shape.layers[layer]!;
-    const tokenBytes = 4 * call.tokens * queryHeads * headDim;
+    const { queryHeads, headDim, valueDim, keepSinks } = this.#shape.layers[layer]!;
+    const firstRow = call.tokens * queryHeads;
     const sinkTokens = Math.min(table.length, sinks);
     const rawBytes = this.#memory.kernels.rawBytes();
     const rawRecords = this.#memory.rawRecords + rawBytes * call.raws;
     const pageNumbers = this.#memory.pageNumbers + 4 * call.pages;
+    const pagePositions = this.#memory.pagePositions + 4 * call.pages;
     const words = this.#memory.u32;
 
-    for (let i = 0; i < table.pageCount; i++) words[pageNumbers / 4 + i] = table.pages[i]!;
+    for (let i = 0; i < table.pageCount; i++) {
+      words[pageNumbers / 4 + i] = table.pages[i]!;
+      words[pagePositions / 4 + i] = sinks + WINDOW * i;
+    }
     let rawCount = 0;
-    const addRaw = (slot: number, tokens: number, position: number): void => {
+    const addRaw = (slot: number, tokens: number, position: number, kept: boolean): void => {
       const at = (rawRecords + rawBytes * rawCount++) / 4;
-      writeStruct(this.#memory, at, RAW, { address: this.#slot(slot), capacity: slotTokens(this.#shape, slot), tokens, position });
+      const run = { address: this.#slot(slot), capacity: slotTokens(this.#shape, slot), tokens, position, kept: Number(kept) };
+      writeStruct(this.#memory, at, RAW, run);
     };
-    if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0);
+    if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0, keepSinks);
     for (let i = 0; i < table.rawCount; i++) {
       const at = sinks + WINDOW * (table.pageCount + i);
-      addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at);
+      addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at, false);
     }
     const item = (this.#memory.items + this.#memory.kernels.itemBytes() * call.items) / 4;
     writeStruct(this.#memory, item, ITEM, {
-      queries: this.#memory.input + tokenBytes,
-      out: this.#memory.output + tokenBytes,
+      queries: this.#memory.input + 4 * firstRow * headDim,
+      out: this.#memory.output + 4 * firstRow * valueDim,
+      denominators: this.#memory.denominators + 8 * firstRow,
       tokens,
       position,
       pages: pageNumbers,
+      positions: pagePositions,
       pageCount: table.pageCount,
       orders: this.#orders(layer, table.sequence),
-      pagePosition: sinks,
       raws: rawRecords,
       rawCount,
       decoded: Number(decoded)
@@ -250,7 +270,7 @@ export class WasmStore implements Store {
     call.raws += rawCount;
   }
 
-  /** Decodes a page into the input region; addresses of its keys and values, f32 [64, kvHeads, headDim]. */
+  /** Decodes a page into the input region; addresses of its keys, f32 [64, kvHeads, headDim], and values, f32 [64, kvHeads, valueDim]. */
   #decodePage(layer: number, page: number, sequence: number): [keys: number, values: number] {
     const { kernels, input } = this.#memory;
     const { kvHeads, headDim } = this.#shape.layers[layer]!;
@@ -282,4 +302,9 @@ export class WasmStore implements Store {
     const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
     return this.#memory.raw + (slot < rawSlots ? slot * rawSlotBytes : rawSlots * rawSlotBytes + (slot - rawSlots) * sinkBytes);
   }
+}
+
+/** Bytes of a head in a raw slot of `tokens` tokens. */
+function headBytes({ headDim, valueDim }: Heads, tokens: number): number {
+  return 2 * tokens * (headDim + valueDim);
 }

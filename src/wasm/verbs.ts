@@ -59,8 +59,8 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, { headDim
       }),
     shift: x =>
       inPlace(x, headDim, () => {
-        kernels.mean(layer, tile, scratch, block + o, block + scales + 4, meanBits, true);
-        kernels.addMean(layer, tile, scratch, -1, true);
+        kernels.mean(layer, tile, headDim, scratch, block + o, block + scales + 4, meanBits, true);
+        kernels.addMean(layer, tile, headDim, scratch, -1, true);
       }),
     normalizeAgain: x =>
       inPlace(x, WINDOW, () => {
