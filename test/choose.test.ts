@@ -106,7 +106,7 @@ function choiceTests(test: Register, gpu: Gpu): void {
   });
 
   test('takes the CPU where the GPU computes wrongly, and says what differs', async () => {
-    const backend = await open(miscompiling(gpu, 'merge', 'o / d', 'o * 1.01 / d'));
+    const backend = await open(miscompiling(gpu, 'merge', 'o / select', 'o * 1.01 / select'));
     assert.is(backend.name, 'wasm');
     assert.match(backend.reason, /^webgpu backend failed its self-test on test made-up: attend differs from the reference by [\d.]+;/);
     assert.is(destroyed, 1);
