@@ -1,6 +1,6 @@
 """Reads the file of a sequence by the words of docs/format.md, with numpy: what decode() gives, of every layer.
 
-python3 examples/read.py FILE > NUMBERS    of every layer keys f32 [tokens, kvHeads, headDim], then values f32 [tokens, kvHeads, valueDim]
+python3 examples/read.py FILE > NUMBERS    of every layer keys f32 [tokens, kvHeads, headDim], then values; tokens that are there, in the order of positions
 """
 import base64, json, pathlib, re, sys, zlib
 import numpy as np
@@ -49,18 +49,19 @@ def read(path):
         first, end = entry['data_offsets']
         return np.frombuffer(file[begin + first : begin + end], {'U8': 'u1', 'F16': '<f2', 'F32': '<f4'}[entry['dtype']]).reshape(entry['shape'])
 
-    def layer(n, shape, codecs, rope):
+    def layer(n, shape, codecs, rope, coded):
         heads, d, dv = (int(number) for number in re.split('[×/]', shape))
+        held = length - 64 * (int(coded) - len(tensor(f'layers.{n}.pages')))
         balance = tensor(f'layers.{n}.balance')
         orders = [order_of(head, d, rope) for head in balance[0]] if len(balance) else [None] * heads
         pages = decode_pages(tensor(f'layers.{n}.pages'), codecs.split('/'), orders, d, dv, rope)
         for side, channels in enumerate((d, dv)):
-            sides = lambda raw, tokens: np.split(raw, [tokens * d], -1)[side].reshape(-1, heads, tokens, channels)
+            sides = lambda raw, tokens: np.split(raw, [tokens * d], -1)[side].reshape(len(raw), heads, tokens, channels)
             rows = [sides(tensor(f'layers.{n}.sinks'), sinks), pages[side], sides(tensor(f'layers.{n}.raw'), 64)]
-            yield np.concatenate([row.transpose(0, 2, 1, 3).reshape(-1, heads, channels) for row in rows])[:length].astype('<f4')
+            yield np.concatenate([row.transpose(0, 2, 1, 3).reshape(-1, heads, channels) for row in rows])[:held].astype('<f4')
 
-    layers = zip(about['heads'].split(), about['codecs'].split(), about['rope'].split())
-    return [side for n, (shape, codecs, rope) in enumerate(layers) for side in layer(n, shape, codecs, ropes[int(rope)])]
+    layers = zip(about['heads'].split(), about['codecs'].split(), about['rope'].split(), about['coded'].split())
+    return [side for n, (shape, codecs, rope, coded) in enumerate(layers) for side in layer(n, shape, codecs, ropes[int(rope)], coded)]
 
 
 def order_of(balance, d, rope):

@@ -2,6 +2,7 @@
 
 import { checkObject, kind } from './check.ts';
 import { dispose } from './dispose.ts';
+import { WINDOW } from './format/layout.ts';
 import type { GpuTarget, GpuTokens, Input } from './input.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -146,21 +147,32 @@ export interface Dump {
 
 /**
  * @internal Where one sequence's tokens of one layer lie, oldest first: sinks (position 0 on), coded pages of 64, then raw windows of
- * which the last may be partial. Page, slot and sequence numbers are the store's; a slot holds raw tokens.
+ * which the last may be partial. Windows are numbered from 0, which begins at position `sinks`; of those that were coded some may be
+ * gone. Page, slot and sequence numbers are the store's; a slot holds raw tokens.
  */
 export interface PageTable {
+  /** Positions: tokens that came, whether they are still held or not. */
   readonly length: number;
   /** The number under which the store keeps what this sequence has learned. */
   readonly sequence: number;
   readonly sinkSlot: number;
   readonly pages: Uint32Array;
+  /** The number of every page's window. */
+  readonly windows: Uint32Array;
   readonly pageCount: number;
+  /** Windows that were coded: the number of the first raw window. */
+  readonly coded: number;
   readonly raws: Uint32Array;
   readonly rawCount: number;
 }
 
+/** @internal Tokens that a table holds. */
+export function heldTokens({ length, pageCount, coded }: PageTable): number {
+  return length - WINDOW * (coded - pageCount);
+}
+
 /**
- * @internal A cache's memory: `shape.pagesPerLayer` pages for every layer, and raw slots: `shape.rawSlots` of 64 tokens, then
+ * @internal A cache's memory: `shape.pageCounts` pages of the layers, and raw slots: `shape.rawSlots` of 64 tokens, then
  * `shape.sinkSlots` of `shape.sinks` tokens.
  */
 export interface Store {
@@ -194,7 +206,7 @@ export interface Store {
   setEnergies(layer: number, sequence: number, energies?: Uint8Array): void;
   /** Where keys are balanced: what one sequence has learned, and the energies of its queries, for another. */
   copyBalance(layer: number, from: number, to: number): void;
-  /** Everything a table holds now, decoded. */
+  /** Everything a table holds now, decoded, in the order of positions. */
   read(layer: number, table: PageTable): Promise<Tokens>;
   /** The bytes of everything a table holds now. */
   dump(layer: number, table: PageTable): Promise<Dump>;

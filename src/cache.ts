@@ -42,6 +42,11 @@ export class KVCache {
     return this.#core.store().bytes;
   }
 
+  /** Tokens that every layer has room for, over all sequences: `capacity` less what the fullest holds. */
+  get free(): number {
+    return this.#core.free;
+  }
+
   /**
    * Settles when the memory is granted: at once, but on a GPU, which may refuse it later than the constructor returns.
    * Every read rejects as this does.

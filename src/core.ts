@@ -3,12 +3,14 @@
 
 import type { Backend, Output, Store, Tokens } from './backend.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
-import { readFile, writeFile } from './file.ts';
+import { type LayerContents, readFile, writeFile } from './file.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
 import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
-import { PageTables, Pool } from './pagetable.ts';
+import { PageTables, windowsBehind } from './pagetable.ts';
+import { Pool } from './pool.ts';
+import { Sealing } from './sealing.ts';
 import { balanceBytes, baseSlots, type CacheShape, ofLayer } from './shape.ts';
 
 /** What `attend` may be told. */
@@ -27,6 +29,18 @@ export interface AttendOptions {
 
 const ATTEND_OPTIONS = ['scale', 'out', 'lse'] as const satisfies readonly (keyof AttendOptions)[];
 
+/** What `evict` is told. */
+export interface EvictOptions {
+  /** The first position that may go. */
+  readonly from: number;
+  /** The first that may not. */
+  readonly to: number;
+  /** One layer; by default all. */
+  readonly layer?: number;
+}
+
+const EVICT_OPTIONS = ['from', 'to', 'layer'] as const satisfies readonly (keyof EvictOptions)[];
+
 /** What `save` may be told. */
 export interface SaveOptions {
   /** The application's own words, such as the model's name or the tokens' numbers. Default: those that the sequence was restored with. */
@@ -41,25 +55,13 @@ const SCALE_MOST = 2 ** 32;
 /** @internal What messages call the nth array of a list: a batch's are numbered, and one that came alone is called by its own name. */
 export type NameOf = (list: 'keys' | 'values' | 'queries', n: number) => string;
 
-/** A layer of a sequence. */
-interface Place {
-  readonly tables: PageTables;
-  readonly layer: number;
-}
-
 /** @internal */
 export class Core {
   readonly backend: Backend;
   readonly shape: CacheShape;
   readonly #pool: Pool;
   #store: Store | undefined;
-  /**
-   * For every layer the sequences that hold complete windows raw there. They do until they are appended to in that layer again, so that
-   * drafts may be rejected without loss, or until the slots are needed.
-   */
-  readonly #pending: readonly Set<PageTables>[];
-  /** The layer that was appended to last, in any sequence. */
-  #newest = -1;
+  readonly #sealing: Sealing;
 
   constructor(backend: Backend, shape: CacheShape) {
     this.backend = backend;
@@ -67,7 +69,7 @@ export class Core {
     const store = backend.createStore(shape); // first: it refuses what does not fit, of which there may be too many to number
     try {
       this.#pool = new Pool(shape);
-      this.#pending = shape.layers.map(() => new Set());
+      this.#sealing = new Sealing(this.#pool, shape);
     } catch (error) {
       store.dispose();
       throw error;
@@ -98,16 +100,19 @@ export class Core {
   /** A sequence of what a file holds, and the application's words in it. */
   restore(bytes: Uint8Array): { readonly tables: PageTables; readonly metadata: Metadata } {
     const store = this.store();
-    const { length, metadata, layers } = readFile(this.shape, bytes);
-    layers.forEach((_, layer) => this.#pool.checkRoom(layer, length));
+    const { length, metadata, layers: found } = readFile(this.shape, bytes);
+    // Of another cache's, which keeps more for crops, there may be windows that no query sees.
+    const layers = found.map((contents, layer) => withoutBehind(contents, windowsBehind(this.shape, layer, length)));
+    const held = layers.map(({ windows, coded }) => length - WINDOW * (coded - windows.length));
+    held.forEach((tokens, layer) => this.#pool.checkRoom(layer, tokens));
     const tables = this.open();
     // Where the file's cache had still to learn and this one has not, a window more is raw than this one reserves: it is coded at once.
     const most = baseSlots(this.shape);
     const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
     this.#orRelease(tables, () => {
-      this.#seal([], slots);
-      layers.forEach(({ pages, raws, sinks, balance, energies, counted }, layer) => {
-        tables.fill(layer, length, pages.length, raws.length);
+      this.#sealing.seal(store, [], slots);
+      layers.forEach(({ pages, windows, coded, raws, sinks, balance, energies, counted }, layer) => {
+        tables.fill(layer, length, windows, coded, raws.length);
         const table = tables.layers[layer]!;
         pages.forEach((page, n) => store.setPage(layer, table.pages[n]!, page));
         raws.forEach((raw, n) => store.setSlot(table.raws[n]!, raw));
@@ -117,7 +122,7 @@ export class Core {
           store.setEnergies(layer, tables.number, energies);
           tables.count(layer, counted);
         }
-        this.#seal([{ tables, layer }]);
+        this.#sealing.seal(store, [{ tables, layer }]);
       });
     });
     return { tables, metadata };
@@ -143,15 +148,17 @@ export class Core {
     });
     this.#pool.checkRoom(
       layer,
-      sumOf(counts, tokens => tokens)
+      sumOf(batch, (tables, n) => counts[n]! - tables.passing(layer))
     );
 
-    const waiting = batch.filter(tables => this.#pending[layer]!.has(tables)).map(tables => ({ tables, layer }));
+    // Windows that no query will see again are given back.
+    for (const tables of batch) tables.pass(layer);
+    const waiting = batch.filter(tables => this.#sealing.waits(tables, layer)).map(tables => ({ tables, layer }));
     const slots = sumOf(batch, (tables, n) => tables.slotsFor(layer, counts[n]!));
     // Sequences that are not in this batch may be at the same layer, in another batch: their windows stay. Those that are at another
     // layer have attended to theirs, unless the caller goes through layers in another order for each: where memory is short, such a
     // prompt is read coded. This bounds the raw memory that prompts need, to one layer's tokens.
-    this.#seal(waiting, slots, { newest: layer });
+    this.#sealing.seal(store, waiting, slots, { newest: layer });
     const before = batch.map(tables => tables.layers[layer]!.length);
     try {
       store.write(
@@ -162,11 +169,7 @@ export class Core {
       batch.forEach((tables, n) => tables.crop(layer, before[n]!));
       throw error;
     }
-    this.#newest = layer;
-    for (const tables of batch) {
-      tables.newest = layer;
-      if (tables.completeWindows(layer) > 0) this.#pending[layer]!.add(tables);
-    }
+    for (const tables of batch) this.#sealing.appended(tables, layer);
   }
 
   /** Attention of every sequence's newest queries. */
@@ -187,8 +190,10 @@ export class Core {
       const name = nameOf('queries', n);
       const table = sequence.layers[layer]!;
       const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
-      if (tokens > table.length) {
-        throw new RangeError(`"${name}" expected at most ${plural(table.length, 'token')} (all that layer ${layer} holds), got ${tokens}`);
+      const most = sequence.answerable(layer);
+      if (tokens > most) {
+        const why = most === table.length ? `all that layer ${layer} holds` : `what older ones see layer ${layer} holds no longer`;
+        throw new RangeError(`"${name}" expected at most ${plural(most, 'token')} (${why}), got ${tokens}`);
       }
       rows += tokens * queryHeads;
       counts.push(tokens);
@@ -222,8 +227,7 @@ export class Core {
 
   /** Codes every complete window of a sequence, but the `recent` newest. */
   seal(tables: PageTables): void {
-    this.checkOpen(tables);
-    this.#seal(this.#waiting(tables));
+    this.#sealing.seal(this.store(tables), this.#sealing.waiting(tables));
   }
 
   /** A sequence with the same tokens: sealed pages are shared, the rest is copied. */
@@ -233,7 +237,7 @@ export class Core {
     const fork = new PageTables(this.#pool);
     return this.#orRelease(fork, () => {
       const slots = sumOf(tables.layers, ({ rawCount }, layer) => rawCount - tables.completeWindows(layer));
-      this.#seal(this.#waiting(tables), slots);
+      this.#sealing.seal(store, this.#sealing.waiting(tables), slots);
       fork.share(tables);
       tables.layers.forEach(({ sinkSlot, raws, rawCount }, layer) => {
         const to = fork.layers[layer]!;
@@ -249,19 +253,37 @@ export class Core {
     const store = this.store(tables);
     checkInteger('length', length, 0, tables.length);
     tables.layers.forEach((_, layer) => {
+      tables.checkCrop(layer, length);
       const cost = tables.cropCost(layer, length);
       if (cost > 0) this.#pool.checkRoom(layer, cost);
     });
     const slots = sumOf(tables.layers, ({ rawCount }, layer) => Number(rawCount === 0 && tables.cuts(layer, length)));
-    this.#seal([], slots, { spared: tables });
+    tables.asked(length); // what it sees is not to go while room is made
+    this.#sealing.seal(store, [], slots, { spared: tables });
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
       if (cut) store.decode(layer, cut.page, cut.slot, tables.number);
-      const { pageCount } = tables.layers[layer]!;
+      const { coded } = tables.layers[layer]!;
       tables.crop(layer, length);
       // What was learned goes with the first coded window, and what was counted with the first token.
-      if (tables.layers[layer]!.pageCount === 0 && (pageCount > 0 || length === 0)) this.#forget(tables, layer);
+      if (tables.layers[layer]!.coded === 0 && (coded > 0 || length === 0)) this.#forget(tables, layer);
     });
+  }
+
+  /** Forgets the coded windows between two positions, in a layer or in all. */
+  evict(tables: PageTables, options: EvictOptions): void {
+    const store = this.store(tables);
+    checkOptions('options', options, EVICT_OPTIONS);
+    const { from, to, layer } = options;
+    checkInteger('to', to, 1, tables.length);
+    checkInteger('from', from, 0, to - 1);
+    if (layer !== undefined) this.#layer(layer);
+    const { sinks } = this.shape;
+    this.#sealing.seal(store, this.#sealing.waiting(tables));
+    const [first, end] = [Math.ceil(Math.max(0, from - sinks) / WINDOW), Math.floor((to - sinks) / WINDOW)];
+    const layers = layer === undefined ? tables.layers.map((_, n) => n) : [layer];
+    if (layers.map(n => tables.evict(n, first, end)).includes(true)) return;
+    throw new RangeError(`"to" expected the end of a coded window that begins at ${from} or behind it, got ${to}`);
   }
 
   /** A sequence's file; with `own` words where options have none. */
@@ -275,17 +297,20 @@ export class Core {
         throw new RangeError(`layer ${layer} expected ${length} tokens, as the shortest has, got ${table.length}`);
       }
     });
-    this.#seal(this.#waiting(tables));
+    this.#sealing.seal(store, this.#sealing.waiting(tables));
     // All reads are queued before the first is awaited: the file is the sequence at the time of the call.
     const layers = await Promise.all(
       tables.layers.map(async (table, layer) => {
         const counted = tables.counted(layer);
+        const { coded } = table;
+        const windows = Array.from(table.windows.subarray(0, table.pageCount));
         const dump = await store.dump(layer, table);
-        const balance = dump.pages.length > 0 ? dump.balance : undefined;
-        return { ...dump, balance, energies: counted > 0 ? dump.energies : undefined, counted };
+        const balance = coded > 0 ? dump.balance : undefined;
+        return { ...dump, windows, coded, balance, energies: counted > 0 ? dump.energies : undefined, counted };
       })
     );
-    return writeFile(this.shape, { length, metadata, layers });
+    const seen = layers.map((contents, layer) => withoutBehind(contents, windowsBehind(this.shape, layer, length)));
+    return writeFile(this.shape, { length, metadata, layers: seen });
   }
 
   /** What a sequence has learned, u8 [layers, kvHeads, headDim / 2]. */
@@ -307,7 +332,7 @@ export class Core {
   release(tables: PageTables): void {
     if (!tables.open) return;
     tables.release();
-    for (const waiting of this.#pending) waiting.delete(tables);
+    this.#sealing.forget(tables);
   }
 
   dispose(): void {
@@ -315,64 +340,23 @@ export class Core {
     this.#store = undefined;
   }
 
+  /** Tokens that every layer has room for. */
+  get free(): number {
+    this.checkOpen();
+    return this.#pool.held.reduce((least, held) => Math.min(least, this.shape.capacity - held), Infinity);
+  }
+
+  /** The positions that a layer of a sequence holds. */
+  ranges(tables: PageTables, layer: number): { readonly from: number; readonly to: number }[] {
+    this.checkOpen(tables);
+    this.#layer(layer);
+    return tables.ranges(layer);
+  }
+
   /** What a layer is, if there is one of this number. */
   #layer(layer: number): LayerShape {
     checkInteger('layer', layer, 0, this.shape.layers.length - 1);
     return this.shape.layers[layer]!;
-  }
-
-  /** Where a sequence holds complete windows raw. */
-  #waiting(tables: PageTables): Place[] {
-    return this.#pending.flatMap((waiting, layer) => (waiting.has(tables) ? [{ tables, layer }] : []));
-  }
-
-  /**
-   * Codes the complete windows at these places, those of one layer in one go. If fewer than `slots` raw slots would be free then,
-   * complete windows of all layers but the cache's newest are coded too, as far as needed: first those in layers that their sequence
-   * is through with, then those in its own newest layer, last those of the sequence `spared`.
-   *
-   * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
-   * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
-   * as LEARNED_WINDOWS − 1. In the newest layer an append finds as many, as it codes what waits in its own sequences first, and adds at
-   * most ⌈maxAppend / 64⌉; and a layer holds `capacity` tokens at most, in windows of which every sequence has one that is partial. So S
-   * sequences with L layers hold at most S·(L − 1)·B + min(S·(B + ⌈maxAppend / 64⌉), ⌈capacity / 64⌉ + S) windows: a shape has that many
-   * raw slots. A fork is one of the S and holds B windows a layer, as its original does once that is coded; so does what is restored,
-   * but for one more that a layer holds for a moment, for which the S-th of that minimum has room. A cut leaves one raw window in the
-   * place of pages, where there is none.
-   */
-  #seal(places: readonly Place[], slots = 0, { newest = this.#newest, spared }: { newest?: number; spared?: PageTables } = {}): void {
-    const others = (rank: number): Place[] =>
-      this.#pending.flatMap((waiting, layer) =>
-        [...waiting]
-          .filter(tables => layer !== newest && rank === (tables === spared ? 2 : Number(layer === tables.newest)))
-          .filter(tables => !places.some(place => place.tables === tables && place.layer === layer))
-          .map(tables => ({ tables, layer }))
-      );
-    let all = places;
-    const free = (): number => this.#pool.slots.size + sumOf(all, ({ tables, layer }) => tables.completeWindows(layer));
-    for (let rank = 0; rank <= 2 && free() < slots; rank++) all = [...all, ...others(rank)];
-    if (free() < slots) throw new Error('too few raw slots: reservations are wrong');
-    if (all.length === 0) return;
-    const complete = all.map(({ tables, layer }) => tables.completeSlots(layer));
-    for (const layer of new Set(all.map(place => place.layer))) {
-      const group = all.flatMap((place, n) => (place.layer === layer ? complete[n]!.map(slot => ({ slot, tables: place.tables })) : []));
-      if (group.length === 0) continue;
-      // Nothing has changed until all are coded: pages are free ones, and what is learned means nothing before there is a page.
-      for (const tables of new Set(group.map(({ tables }) => tables))) {
-        if (tables.learns(layer)) this.store().learn(layer, tables.number, tables.learnedSlots(layer));
-      }
-      const pages = this.#pool.nextPages(layer, group.length);
-      this.store().encode(
-        layer,
-        group.map(({ slot }) => slot),
-        pages,
-        group.map(({ tables }) => tables.number)
-      );
-    }
-    all.forEach(({ tables, layer }, n) => {
-      tables.seal(layer, complete[n]!.length);
-      this.#pending[layer]!.delete(tables);
-    });
   }
 
   /** A layer of a sequence has learned nothing, or what the cache was told. */
@@ -392,6 +376,15 @@ export class Core {
     }
     return tables;
   }
+}
+
+/** A layer without the pages of its first `behind` windows. */
+function withoutBehind(contents: LayerContents, behind: number): LayerContents {
+  const first = contents.windows.findIndex(window => window >= behind);
+  if (first === 0) return contents;
+  const { windows, pages } = contents;
+  const from = first < 0 ? windows.length : first;
+  return { ...contents, windows: windows.slice(from), pages: pages.slice(from) };
 }
 
 function sumOf<T>(list: readonly T[], countOf: (item: T, index: number) => number): number {

@@ -10,6 +10,10 @@ import { type CacheShape, completeRaw } from './shape.ts';
 
 /** @internal A layer's bytes. It has a balance where it has pages of balanced keys, and energies where it has still to learn from them. */
 export interface LayerContents extends Dump {
+  /** Windows that were coded. */
+  readonly coded: number;
+  /** The numbers of those that have pages still. */
+  readonly windows: readonly number[];
   /** The position up to which queries were counted in the energies; 0 without. */
   readonly counted: number;
 }
@@ -33,6 +37,8 @@ export interface SavedLayer {
   readonly values: CodecName;
   /** How keys were rotated, where that was known. */
   readonly rope: Rope | 'none';
+  /** Its sliding window, where it has one. */
+  readonly window?: number;
 }
 
 /** What a saved sequence says of itself: all that a cache must have to restore it, and the application's own words. */
@@ -63,15 +69,15 @@ const SAME_FREQUENCY = 1e-6;
 
 /** @internal The bytes of a file. Raw windows are cleared beyond their tokens: what lies there may be another conversation's. */
 export function writeFile(shape: CacheShape, { length, metadata, layers }: FileContents): Uint8Array {
-  const pageCounts = layers.map(({ pages }) => pages.length);
-  const header: Header = { shape, length, metadata, pageCounts, counted: layers.map(({ counted }) => counted) };
+  const [coded, windows] = [layers.map(layer => layer.coded), layers.map(layer => layer.windows)];
+  const header: Header = { shape, length, metadata, coded, windows, counted: layers.map(({ counted }) => counted) };
   const head = writeHeader(header);
   const file = new Uint8Array(head.length + tensorsOf(header).at(-1)!.end);
   file.set(head);
   let at = head.length;
-  for (const [layer, { sinks, pages, raws, balance, energies }] of layers.entries()) {
+  for (const [layer, { sinks, pages, coded, raws, balance, energies }] of layers.entries()) {
     const heads = shape.layers[layer]!;
-    raws.forEach((raw, n) => clearBeyond(raw, heads, length - shape.sinks - (pages.length + n) * WINDOW, WINDOW));
+    raws.forEach((raw, n) => clearBeyond(raw, heads, length - shape.sinks - (coded + n) * WINDOW, WINDOW));
     if (sinks) clearBeyond(sinks, heads, length, shape.sinks);
     for (const row of [sinks, ...pages, ...raws, balance, energies].filter(bytes => bytes !== undefined)) {
       file.set(row, at);
@@ -90,7 +96,7 @@ export function writeFile(shape: CacheShape, { length, metadata, layers }: FileC
 export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
   const { header, data } = readHeader(file);
   checkShape(shape, header.shape);
-  const { length, metadata, pageCounts, counted } = header;
+  const { length, metadata, counted } = header;
   const complete = Math.floor(windowsOf(length, shape.sinks));
   const tensors = tensorsOf(header).values();
   const rows = (): Uint8Array[] => {
@@ -99,8 +105,9 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
   };
   const layers = shape.layers.map(({ page }, layer): LayerContents => {
     const [[sinks], pages, raws, [balance], [energies]] = [rows(), rows(), rows(), rows(), rows()] as const; // in the order of a file
-    const uncoded = complete - pageCounts[layer]!;
-    const most = completeRaw(page.keys.balanced && pages.length === 0, shape.recent);
+    const [coded, windows] = [header.coded[layer]!, header.windows[layer]!];
+    const uncoded = complete - coded;
+    const most = completeRaw(page.keys.balanced && coded === 0, shape.recent);
     if (uncoded > most) {
       throw new RangeError(
         `file expected at most ${plural(most, 'complete raw window')} in layer ${layer} (option "recent"), got ${uncoded}`
@@ -109,7 +116,7 @@ export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
     for (const bytes of pages) checkPage(bytes, page);
     for (const bytes of sinks ? [sinks, ...raws] : raws) checkHalves(bytes, layer);
     if (energies) checkEnergies(energies, layer);
-    return { pages, raws, sinks, balance, energies, counted: counted[layer]! };
+    return { pages, windows, coded, raws, sinks, balance, energies, counted: counted[layer]! };
   });
   return { length, metadata, layers };
 }
@@ -132,10 +139,10 @@ export function inspect(bytes: Uint8Array): SavedSequence {
     header: { shape, length, metadata }
   } = readHeader(bytes);
   const { layers, sinks } = shape;
-  const saved = layers.map(
-    ({ kvHeads, headDim, valueDim, rope, page: { keys, values } }): SavedLayer =>
-      Object.freeze({ kvHeads, headDim, valueDim, keys: keys.codec.name, values: values.codec.name, rope: rope ?? ('none' as const) })
-  );
+  const saved = layers.map(({ kvHeads, headDim, valueDim, rope, window, page: { keys, values } }): SavedLayer => {
+    const heads = { kvHeads, headDim, valueDim, keys: keys.codec.name, values: values.codec.name, rope: rope ?? ('none' as const) };
+    return Object.freeze(window === Infinity ? heads : { ...heads, window });
+  });
   return Object.freeze({
     format: FORMAT,
     length,

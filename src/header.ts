@@ -23,8 +23,10 @@ export interface Header {
   readonly shape: FileShape;
   /** Tokens, the same in every layer. */
   readonly length: number;
-  /** Coded windows of every layer; the others are raw. */
-  readonly pageCounts: readonly number[];
+  /** Of every layer how many windows were coded; the others are raw. */
+  readonly coded: readonly number[];
+  /** Of every layer the numbers of the coded windows that it has still. */
+  readonly windows: readonly (readonly number[])[];
   /** Of every layer, the position up to which queries were counted for what is still to be learned; else 0. */
   readonly counted: readonly number[];
   /** The application's own words. */
@@ -82,6 +84,7 @@ export function fieldsOf({ layers, sinks }: FileShape): Record<string, string> {
     heads: layers.map(({ kvHeads, headDim, valueDim }) => `${kvHeads}×${headDim}/${valueDim}`).join(' '),
     sinks: String(sinks),
     codecs: pages.map(({ keys, values }) => `${keys.codec.name}/${values.codec.name}`).join(' '),
+    window: layers.map(({ window }) => (window === Infinity ? 'all' : window)).join(' '),
     balance: pages.some(({ keys }) => keys.balanced) ? 'on' : 'off',
     codebooks: used.map(codebook => `${codebook.channels}:${digits(codebook)}`).join(' '),
     ...ropeFields(layers)
@@ -96,17 +99,34 @@ function ropeFields(layers: FileShape['layers']): Record<string, string> {
 }
 
 /** The format's own metadata, in their order, without the checksum, which comes before them. */
-function metadataOf({ shape, length, counted }: Header): Record<string, string> {
-  return { format: String(FORMAT), ...fieldsOf(shape), length: String(length), counted: counted.join(' ') };
+function metadataOf({ shape, length, coded, windows, counted }: Header): Record<string, string> {
+  return {
+    format: String(FORMAT),
+    ...fieldsOf(shape),
+    length: String(length),
+    coded: coded.join(' '),
+    windows: windows.map(rangesOf).join(' '),
+    counted: counted.join(' ')
+  };
+}
+
+/** Ascending numbers as ranges: `0-3,7-9`; `-` for none. */
+function rangesOf(numbers: readonly number[]): string {
+  const ranges: string[] = [];
+  for (let n = 0, first = 0; n < numbers.length; n++) {
+    if (numbers[n + 1] === numbers[n]! + 1) continue;
+    ranges.push(`${numbers[first]}-${numbers[n]}`);
+    first = n + 1;
+  }
+  return ranges.join(',') || '-';
 }
 
 /** @internal Every tensor of a file in its order: layer by layer, tokens as they follow each other, then what was learned of them. */
-export function tensorsOf({ shape, length, pageCounts, counted }: Header): Tensor[] {
+export function tensorsOf({ shape, length, coded, windows, counted }: Header): Tensor[] {
   const { layers, sinks } = shape;
   const tensors: Tensor[] = [];
   let end = 0;
   layers.forEach(({ kvHeads, headDim, valueDim, page }, layer) => {
-    const pages = pageCounts[layer]!;
     const add = (name: string, dtype: keyof typeof ELEMENT_BYTES, rows: number, ...row: number[]): void => {
       const rowBytes = row.reduce((a, b) => a * b, ELEMENT_BYTES[dtype]);
       const begin = end;
@@ -121,9 +141,9 @@ export function tensorsOf({ shape, length, pageCounts, counted }: Header): Tenso
       });
     };
     add('sinks', 'F16', Number(sinks > 0 && length > 0), kvHeads, sinks * (headDim + valueDim));
-    add('pages', 'U8', pages, page.bytes);
-    add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - pages, kvHeads, WINDOW * (headDim + valueDim));
-    add('balance', 'U8', Number(page.keys.balanced && pages > 0), kvHeads, headDim / 2);
+    add('pages', 'U8', windows[layer]!.length, page.bytes);
+    add('raw', 'F16', Math.ceil(windowsOf(length, sinks)) - coded[layer]!, kvHeads, WINDOW * (headDim + valueDim));
+    add('balance', 'U8', Number(page.keys.balanced && coded[layer]! > 0), kvHeads, headDim / 2);
     add('energies', 'F32', Number(counted[layer]! > 0), kvHeads, headDim / 2);
   });
   return tensors;
@@ -178,7 +198,7 @@ export function readHeader(file: Uint8Array): { readonly header: Header; readonl
       `file expected checksum ${checksum} (of all its bytes), got ${shown(metadata['checksum'])}: it is damaged or cut off`
     );
   }
-  const header = headerOf(json, metadata);
+  const header = headerOf(metadata, file.length);
   refuseOthers('metadata', metadata, { checksum, ...metadataOf(header) }, name => name.length > PREFIX.length && name.startsWith(PREFIX));
   const tensors = tensorsOf(header);
   refuseOthers('tensor', json, { __metadata__: metadata, ...Object.fromEntries(tensors.map(({ name, entry }) => [name, entry])) });
@@ -208,36 +228,54 @@ function parse(file: Uint8Array): { readonly json: Record<string, unknown>; read
 }
 
 /** What differs from file to file. Anything else in it is the caller's to compare. */
-function headerOf(json: Record<string, unknown>, metadata: Record<string, unknown>): Header {
+function headerOf(metadata: Record<string, unknown>, bytes: number): Header {
   const shape = shapeOf(metadata);
   const length = Number(textOf(metadata, 'length'));
   if (!(Number.isInteger(length) && length >= 0 && length <= CAPACITY_MOST)) {
     throw new RangeError(`file expected length an integer from 0 to ${CAPACITY_MOST}, got ${textOf(metadata, 'length')}`);
   }
+  const { layers } = shape;
   // A page is 64 tokens, so that a window which is not complete is raw.
   const complete = Math.floor(windowsOf(length, shape.sinks));
-  const pageCounts = shape.layers.map((_, layer) => {
-    const { shape: rows } = record(json[`layers.${layer}.pages`]);
-    const count: unknown = Array.isArray(rows) ? rows[0] : undefined;
-    if (!Number.isInteger(count) || (count as number) < 0) return 0; // the tensor is refused then, by its name
-    if ((count as number) <= complete) return count as number;
-    throw new RangeError(`file expected at most ${plural(complete, 'page')} in layer ${layer} (${length} tokens), got ${count}`);
-  });
+  const coded = integersOf(metadata, 'coded', layers.length, complete);
+  const windows = textOf(metadata, 'windows')
+    .split(' ')
+    .map((ranges, layer) => windowsIn(ranges, coded[layer] ?? 0, bytes / (layers[layer]?.page.bytes ?? Infinity)));
+  if (windows.length !== layers.length) {
+    throw new RangeError(`file expected windows of ${plural(layers.length, 'layer')}, got ${shown(metadata['windows'])}`);
+  }
   const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
   const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
   // Only a layer that has still to learn counts; what else is there is refused when the header is compared.
-  const learns = (layer: number): boolean => shape.layers[layer]!.page.keys.balanced && pageCounts[layer] === 0;
-  const counted = countedOf(metadata, shape.layers.length, length).map((position, layer) => (learns(layer) ? position : 0));
-  return { shape, length, pageCounts, counted, metadata: Object.freeze(words) };
+  const learns = (layer: number): boolean => layers[layer]!.page.keys.balanced && coded[layer] === 0;
+  const counted = integersOf(metadata, 'counted', layers.length, length).map((position, layer) => (learns(layer) ? position : 0));
+  return { shape, length, coded, windows, counted, metadata: Object.freeze(words) };
 }
 
-function countedOf(metadata: Record<string, unknown>, layers: number, length: number): number[] {
-  const text = textOf(metadata, 'counted');
-  const counted = text.split(' ').map(Number);
-  if (counted.length !== layers || counted.some(position => !(Number.isInteger(position) && position >= 0 && position <= length))) {
-    throw new RangeError(`file expected counted ${plural(layers, 'integer')} from 0 to ${length}, got ${shown(text)}`);
+/** An integer for every layer, with a space between two. */
+function integersOf(metadata: Record<string, unknown>, field: string, layers: number, most: number): number[] {
+  const text = textOf(metadata, field);
+  const integers = text.split(' ').map(Number);
+  if (integers.length !== layers || integers.some(integer => !(Number.isInteger(integer) && integer >= 0 && integer <= most))) {
+    throw new RangeError(`file expected ${field} ${plural(layers, 'integer')} from 0 to ${most}, got ${shown(text)}`);
   }
-  return counted;
+  return integers;
+}
+
+/** The numbers of windows in ranges, each below `coded` and above all before it, and no more than there can be pages. */
+function windowsIn(ranges: string, coded: number, pages: number): number[] {
+  const windows: number[] = [];
+  if (ranges === '-') return windows;
+  for (const range of ranges.split(',')) {
+    const [first = NaN, last = NaN] = range.split('-').map(Number);
+    if (!(Number.isInteger(first) && first > (windows.at(-1) ?? -1) && last >= first && last < coded)) {
+      throw new RangeError(`file expected windows in ascending ranges below ${coded} (those that were coded), got ${shown(ranges)}`);
+    }
+    if (windows.length + last - first >= pages)
+      throw new RangeError(`file expected at most ${Math.floor(pages)} windows of a layer, got ${shown(ranges)}`);
+    for (let window = first; window <= last; window++) windows.push(window);
+  }
+  return windows;
 }
 
 /** The shape that metadata tell, which a cache must be able to have. */
@@ -249,6 +287,7 @@ function shapeOf(metadata: Record<string, unknown>): FileShape {
   const heads = list('heads', /[×/]/);
   const codecs = list('codecs', '/');
   const rope = list('rope', ' ');
+  const window = list('window', ' ');
   const [sinks, balance, rotations] = [textOf(metadata, 'sinks'), textOf(metadata, 'balance'), textOf(metadata, 'ropes')];
   try {
     const ropes = JSON.parse(rotations) as Record<string, Rope | null>;
@@ -261,7 +300,8 @@ function shapeOf(metadata: Record<string, unknown>): FileShape {
         valueDim: Number(valueDim),
         keys,
         values,
-        rope: ropes[String(rope[layer])] ?? 'none'
+        rope: ropes[String(rope[layer])] ?? 'none',
+        window: String(window[layer]) === 'all' ? undefined : Number(window[layer])
       };
       return options as StoredOptions;
     });
@@ -272,7 +312,9 @@ function shapeOf(metadata: Record<string, unknown>): FileShape {
 }
 
 /** What a file says of a layer. */
-type StoredOptions = Required<Pick<LayerOptions, 'kvHeads' | 'queryHeads' | 'headDim' | 'valueDim' | 'keys' | 'values' | 'rope'>>;
+type StoredOptions = Required<
+  Pick<LayerOptions, 'kvHeads' | 'queryHeads' | 'headDim' | 'valueDim' | 'keys' | 'values' | 'rope' | 'window'>
+>;
 
 function textOf(metadata: Record<string, unknown>, field: string): string {
   const text = metadata[field];

@@ -1,106 +1,23 @@
-// Who holds which page and which raw slot of a cache, and how many tokens: a table for every layer of every sequence, and the pool
-// that all of them take from. Numbers only: must never see a byte, nor a backend's memory.
+// Which pages and raw slots a sequence holds, layer by layer, and of which windows. Numbers only: must never see a byte, nor a backend's
+// memory.
 
 import type { PageTable, Run } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
+import type { Pool } from './pool.ts';
 import { baseSlots, type CacheShape, LEARNED_WINDOWS } from './shape.ts';
 
-/** What is free, and who else holds a page. Nothing is allocated after the constructor. */
-export class Pool {
-  readonly shape: CacheShape;
-  /** Tokens held in each layer; a page that forks share counts once. */
-  readonly held: Uint32Array;
-  /** Raw slots of 64 tokens. */
-  readonly slots: FreeList;
-  /** Numbers of sequences: each has sink slots of its own. */
-  readonly sequences: FreeList;
-  readonly #pages: readonly FreeList[];
-  /** Holders of every page: as many as there are sequences, which 16 bits cannot count. */
-  readonly #refCounts: readonly Uint32Array[];
-
-  constructor(shape: CacheShape) {
-    this.shape = shape;
-    this.held = new Uint32Array(shape.layers.length);
-    this.slots = new FreeList(shape.rawSlots);
-    this.sequences = new FreeList(shape.sequences);
-    this.#pages = shape.layers.map(() => new FreeList(shape.pagesPerLayer));
-    this.#refCounts = shape.layers.map(() => new Uint32Array(shape.pagesPerLayer));
-  }
-
-  /** Refuses tokens that would not fit in a layer. */
-  checkRoom(layer: number, tokens: number): void {
-    const { capacity } = this.shape;
-    const held = this.held[layer]!;
-    if (held + tokens > capacity) {
-      throw new RangeError(`"capacity" expected at most ${capacity} tokens, got ${held + tokens} (${held} held + ${tokens} more)`);
-    }
-  }
-
-  /** Refuses one more sequence than there may be. */
-  checkSequences(): void {
-    if (this.sequences.size > 0) return;
-    throw new RangeError(`"sequences" expected at most ${this.shape.sequences} open at once (option "sequences"), got one more`);
-  }
-
-  /** The pages that the next `count` allocations will give. */
-  nextPages(layer: number, count: number): number[] {
-    return this.#pages[layer]!.next(count);
-  }
-
-  allocatePage(layer: number): number {
-    const page = this.#pages[layer]!.allocate();
-    this.#refCounts[layer]![page] = 1;
-    return page;
-  }
-
-  retainPage(layer: number, page: number): void {
-    this.#refCounts[layer]![page]!++;
-  }
-
-  refCount(layer: number, page: number): number {
-    return this.#refCounts[layer]![page]!;
-  }
-
-  /** Lets go of a page; the last holder frees it and its tokens. */
-  releasePage(layer: number, page: number): void {
-    if (--this.#refCounts[layer]![page]! > 0) return;
-    this.#pages[layer]!.release(page);
-    this.held[layer]! -= WINDOW;
-  }
-}
-
-/** A stack of free numbers, lowest on top at first. */
-class FreeList {
-  size: number;
-  readonly #free: Uint32Array;
-
-  constructor(count: number) {
-    this.#free = new Uint32Array(count);
-    for (let i = 0; i < count; i++) this.#free[i] = count - 1 - i;
-    this.size = count;
-  }
-
-  allocate(): number {
-    if (this.size === 0) throw new Error('free list is empty: reservations are wrong');
-    return this.#free[--this.size]!;
-  }
-
-  release(number: number): void {
-    this.#free[this.size++] = number;
-  }
-
-  /** What the next `count` allocations will give. */
-  next(count: number): number[] {
-    if (this.size < count) throw new Error('free list is empty: reservations are wrong');
-    return Array.from(this.#free.subarray(this.size - count, this.size)).reverse();
-  }
-}
-
-/** One layer of one sequence: what a backend reads, and this file alone changes. */
+/** One layer of one sequence: what a backend reads, and this file alone changes; and what is known of its queries. */
 interface LayerTable extends PageTable {
   length: number;
   pageCount: number;
+  coded: number;
   rawCount: number;
+  /** While it has still to learn: queries of the positions before this one were counted, if they ever were asked. */
+  counted: number;
+  /** The oldest position that may still be asked about: the first of the newest append. */
+  oldest: number;
+  /** The first windows, given back as they were behind a sliding window. */
+  dropped: number;
 }
 
 /** The page tables of one sequence. */
@@ -112,31 +29,32 @@ export class PageTables {
   readonly number: number;
   /** The layer that was appended to last: what a prompt has just put there is still to be attended to. */
   newest = -1;
-  /** Of every layer that is still to learn: queries of the positions before this one were counted, if they ever were asked. */
-  readonly #counted: Uint32Array;
   #open = true;
 
   /** @throws {RangeError} if `sequences` are open already */
   constructor(pool: Pool) {
     pool.checkSequences();
-    const { layers, rawSlots, pagesPerLayer, sinks, maxAppend } = pool.shape;
-    const arrays = layers.map(() => ({
-      pages: new Uint32Array(pagesPerLayer),
+    const { layers, pageCounts, rawSlots, sinks, maxAppend } = pool.shape;
+    const arrays = pageCounts.map(pages => ({
+      pages: new Uint32Array(pages),
+      windows: new Uint32Array(pages),
       raws: new Uint32Array(1 + baseSlots(pool.shape) + Math.ceil(maxAppend / WINDOW))
     }));
     // Taken last: where there is no memory for the arrays, nothing is held.
     const number = pool.sequences.allocate();
     this.#pool = pool;
     this.number = number;
-    this.#counted = new Uint32Array(layers.length);
-    this.#tables = arrays.map(({ pages, raws }, layer) => ({
+    this.#tables = arrays.map((lists, layer) => ({
+      ...lists,
       length: 0,
       sequence: number,
       sinkSlot: sinks === 0 ? -1 : rawSlots + number * layers.length + layer,
-      pages,
       pageCount: 0,
-      raws,
-      rawCount: 0
+      coded: 0,
+      rawCount: 0,
+      counted: 0,
+      oldest: 0,
+      dropped: 0
     }));
     this.layers = this.#tables;
   }
@@ -146,21 +64,37 @@ export class PageTables {
     return this.#open;
   }
 
-  /** Tokens that every layer holds. */
+  /** Positions that every layer has. */
   get length(): number {
     return this.#tables.reduce((least, table) => Math.min(least, table.length), Infinity);
   }
 
-  /** Tokens of a layer that are not in coded pages. */
+  /** Tokens of a layer that were not coded. */
   rawTokens(layer: number): number {
-    const { length, pageCount } = this.#tables[layer]!;
-    return length - pageCount * WINDOW;
+    const { length, coded } = this.#tables[layer]!;
+    return length - coded * WINDOW;
+  }
+
+  /** The positions that a layer holds, in ranges as long as can be. */
+  ranges(layer: number): { readonly from: number; readonly to: number }[] {
+    const { length, windows, pageCount, coded } = this.#tables[layer]!;
+    const { sinks } = this.#pool.shape;
+    const ranges: { from: number; to: number }[] = [];
+    const add = (from: number, to: number): void => {
+      const last = ranges.at(-1);
+      if (last?.to === from) last.to = to;
+      else if (from < to) ranges.push({ from, to });
+    };
+    add(0, Math.min(sinks, length));
+    for (const window of windows.subarray(0, pageCount)) add(sinks + window * WINDOW, sinks + (window + 1) * WINDOW);
+    add(Math.min(sinks + coded * WINDOW, length), length);
+    return ranges;
   }
 
   /** Raw slots that `tokens` more tokens of a layer take. */
   slotsFor(layer: number, tokens: number): number {
-    const { length, pageCount, rawCount } = this.#tables[layer]!;
-    return Math.ceil(Math.max(0, length + tokens - this.#pool.shape.sinks) / WINDOW) - pageCount - rawCount;
+    const { length, coded, rawCount } = this.#tables[layer]!;
+    return Math.ceil(Math.max(0, length + tokens - this.#pool.shape.sinks) / WINDOW) - coded - rawCount;
   }
 
   /** Room for tokens at the end of a layer, which then counts them. */
@@ -188,15 +122,21 @@ export class PageTables {
 
   /** How many slots `completeSlots` gives. */
   completeWindows(layer: number): number {
-    const { length, pageCount } = this.#tables[layer]!;
+    const { length, coded } = this.#tables[layer]!;
     const whole = this.#wholeWindows(length);
     if (this.learns(layer) && whole < LEARNED_WINDOWS) return 0;
-    return Math.max(0, whole - this.#pool.shape.recent - pageCount);
+    return Math.max(0, whole - this.#pool.shape.recent - coded);
   }
 
-  /** Whether a layer has yet to learn how to balance its keys: it has no coded page. */
+  /** How many of those are behind every query that may still come, so that they need no page. */
+  completeBehind(layer: number): number {
+    const { coded, oldest } = this.#tables[layer]!;
+    return Math.min(this.completeWindows(layer), Math.max(0, this.#windowsBehind(layer, oldest) - coded));
+  }
+
+  /** Whether a layer has yet to learn how to balance its keys: none of its windows was coded. */
   learns(layer: number): boolean {
-    return this.#pool.shape.balance === 'learn' && this.#tables[layer]!.pageCount === 0;
+    return this.#pool.shape.balance === 'learn' && this.#tables[layer]!.coded === 0;
   }
 
   /** Slots of the windows that a layer learns from. */
@@ -209,56 +149,104 @@ export class PageTables {
    * each once, however often it is asked about.
    */
   uncounted(layer: number, tokens: number): { readonly from: number; readonly to: number } {
-    const { length } = this.#tables[layer]!;
-    const from = Math.max(this.#counted[layer]!, length - tokens);
+    const { length, counted } = this.#tables[layer]!;
+    const from = Math.max(counted, length - tokens);
     const to = Math.min(length, this.#pool.shape.sinks + LEARNED_WINDOWS * WINDOW);
     return { from, to: this.learns(layer) ? Math.max(from, to) : from };
   }
 
   /** The position up to which a layer's queries were counted. Of one that has learned, 0. */
   counted(layer: number): number {
-    return this.#counted[layer]!;
+    return this.#tables[layer]!.counted;
   }
 
   /** Counts the queries of all positions before this one. */
   count(layer: number, position: number): void {
-    this.#counted[layer] = position;
+    this.#tables[layer]!.counted = position;
   }
 
-  /** Puts pages in the place of the `count` oldest raw windows: those that `nextPages` named. */
-  seal(layer: number, count: number): void {
+  /** Puts pages in the place of the `count` oldest raw windows, those that `nextPages` named; the first `behind` of them just go. */
+  seal(layer: number, count: number, behind: number): void {
     const table = this.#tables[layer]!;
     for (let n = 0; n < count; n++) {
-      table.pages[table.pageCount++] = this.#pool.allocatePage(layer);
+      if (n >= behind) this.#addPage(table, this.#pool.allocatePage(layer), table.coded);
+      table.coded++;
       this.#pool.slots.release(table.raws[n]!);
     }
     table.raws.copyWithin(0, count, table.rawCount);
     table.rawCount -= count;
-    if (table.pageCount > 0) this.#counted[layer] = 0; // it has learned; if it forgets, it begins anew
+    this.#pool.held[layer]! -= behind * WINDOW;
+    if (behind > 0) table.dropped = table.coded - count + behind;
+    if (table.coded > 0) table.counted = 0; // it has learned; if it forgets, it begins anew
+  }
+
+  /** Tokens that `pass` and the sealing that follows give back. */
+  passing(layer: number): number {
+    const { length, coded, pages, windows, pageCount } = this.#tables[layer]!;
+    const behind = this.#windowsBehind(layer, length);
+    let count = Math.min(this.completeWindows(layer), Math.max(0, behind - coded));
+    for (let n = 0; n < pageCount && windows[n]! < behind; n++) count += Number(this.#pool.refCount(layer, pages[n]!) === 1);
+    return count * WINDOW;
+  }
+
+  /** No query comes any more that is older than a layer's next token: pages that are behind that one are given back. */
+  pass(layer: number): void {
+    const table = this.#tables[layer]!;
+    table.oldest = table.length;
+    const behind = Math.min(table.coded, this.#windowsBehind(layer, table.length));
+    if (behind <= table.dropped) return;
+    this.#removePages(layer, window => window < behind);
+    table.dropped = behind;
+  }
+
+  /** Queries from this position on may come. */
+  asked(position: number): void {
+    for (const table of this.#tables) table.oldest = Math.min(table.oldest, position);
+  }
+
+  /** Gives back the pages of windows from `from` on and before `to`; whether there were any. */
+  evict(layer: number, from: number, to: number): boolean {
+    return this.#removePages(layer, window => window >= from && window < to);
+  }
+
+  /** Newest tokens of a layer that may be asked about: they are held, and so is what its window shows them. */
+  answerable(layer: number): number {
+    const { length, dropped, coded, windows, pageCount } = this.#tables[layer]!;
+    const { sinks, layers } = this.#pool.shape;
+    let [most, window, n] = [length, coded, pageCount];
+    if (dropped > 0) most = Math.min(most, Math.max(0, length + 1 - sinks - dropped * WINDOW - layers[layer]!.window));
+    // Back to the last window that was evicted.
+    while (n > 0 && windows[n - 1] === window - 1) [window, n] = [window - 1, n - 1];
+    return window > dropped ? Math.min(most, length - sinks - window * WINDOW) : most;
   }
 
   /** Takes all that a sealed sequence holds into this one, which is empty: pages are shared, raw windows get slots of their own. */
   share(from: PageTables): void {
     from.#tables.forEach((source, layer) => {
       const table = this.#tables[layer]!;
-      for (const page of source.pages.subarray(0, source.pageCount)) {
-        this.#pool.retainPage(layer, page);
-        table.pages[table.pageCount++] = page;
+      for (let n = 0; n < source.pageCount; n++) {
+        this.#pool.retainPage(layer, source.pages[n]!);
+        this.#addPage(table, source.pages[n]!, source.windows[n]!);
       }
       this.#addSlots(table, source.rawCount);
-      table.length = source.length;
-      this.#counted[layer] = from.#counted[layer]!;
+      const { length, coded, counted, oldest, dropped } = source;
+      Object.assign(table, { length, coded, counted, oldest, dropped });
       this.#pool.held[layer]! += this.rawTokens(layer);
     });
   }
 
-  /** Takes pages and slots for a layer's tokens, which are to come from a file; this table is empty. */
-  fill(layer: number, length: number, pageCount: number, rawCount: number): void {
+  /**
+   * Takes pages and slots for a layer's tokens, which are to come from a file; this table is empty.
+   *
+   * @param windows  numbers of those that have pages
+   */
+  fill(layer: number, length: number, windows: readonly number[], coded: number, rawCount: number): void {
     const table = this.#tables[layer]!;
-    while (table.pageCount < pageCount) table.pages[table.pageCount++] = this.#pool.allocatePage(layer);
+    for (const window of windows) this.#addPage(table, this.#pool.allocatePage(layer), window);
     this.#addSlots(table, rawCount);
-    table.length = length;
-    this.#pool.held[layer]! += length;
+    const dropped = Math.min(windows[0] ?? coded, this.#windowsBehind(layer, length));
+    Object.assign(table, { length, coded, oldest: length, dropped });
+    this.#pool.held[layer]! += this.rawTokens(layer) + windows.length * WINDOW;
   }
 
   /**
@@ -268,26 +256,41 @@ export class PageTables {
   cropCost(layer: number, length: number): number {
     const table = this.#tables[layer]!;
     const keep = this.#wholeWindows(length);
-    let more = length - WINDOW * Math.min(keep, table.pageCount) - this.rawTokens(layer);
-    for (const page of table.pages.subarray(keep, Math.max(keep, table.pageCount))) {
-      if (this.#pool.refCount(layer, page) === 1) more -= WINDOW;
+    let more = length - WINDOW * Math.min(keep, table.coded) - this.rawTokens(layer);
+    for (let n = table.pageCount - 1; n >= 0 && table.windows[n]! >= keep; n--) {
+      if (this.#pool.refCount(layer, table.pages[n]!) === 1) more -= WINDOW;
     }
     return more;
   }
 
-  /** Whether a cut to `length` goes through a coded page. */
+  /** Refuses a crop to `length` where the tokens before it were given back. */
+  checkCrop(layer: number, length: number): void {
+    const { sinks, layers } = this.#pool.shape;
+    const { dropped, windows, pageCount } = this.#tables[layer]!;
+    if (length <= sinks) return;
+    const least = sinks + dropped * WINDOW + layers[layer]!.window - 1;
+    if (dropped > 0 && length < least) {
+      throw new RangeError(
+        `"length" expected at least ${least} or at most ${sinks} (layer ${layer} has given back what is behind its window), got ${length}`
+      );
+    }
+    if (!this.cuts(layer, length) || windows.subarray(0, pageCount).includes(this.#wholeWindows(length))) return;
+    throw new RangeError(`"length" expected a position that layer ${layer} holds (others were evicted), got ${length}`);
+  }
+
+  /** Whether a cut to `length` goes through a window that was coded. */
   cuts(layer: number, length: number): boolean {
     const keep = this.#wholeWindows(length);
-    return keep < this.#tables[layer]!.pageCount && length > this.#pool.shape.sinks + keep * WINDOW;
+    return keep < this.#tables[layer]!.coded && length > this.#pool.shape.sinks + keep * WINDOW;
   }
 
   /** The page that a cut to `length` goes through, and the slot that its tokens are to be decoded into; or none. */
   cutPage(layer: number, length: number): { readonly page: number; readonly slot: number } | undefined {
     if (!this.cuts(layer, length)) return undefined;
     const table = this.#tables[layer]!;
-    const keep = this.#wholeWindows(length);
+    const n = table.windows.subarray(0, table.pageCount).indexOf(this.#wholeWindows(length));
     // All raw windows lie beyond the cut, so that a slot of theirs will do; else crop() takes the next free one.
-    return { page: table.pages[keep]!, slot: table.rawCount > 0 ? table.raws[0]! : this.#pool.slots.next(1)[0]! };
+    return { page: table.pages[n]!, slot: table.rawCount > 0 ? table.raws[0]! : this.#pool.slots.next(1)[0]! };
   }
 
   /** Forgets a layer's tokens from `length` on. A page that is cut has been decoded by now, as `cutPage` said. */
@@ -295,13 +298,16 @@ export class PageTables {
     const { sinks } = this.#pool.shape;
     const table = this.#tables[layer]!;
     const before = this.rawTokens(layer);
-    const pages = Math.min(this.#wholeWindows(length), table.pageCount);
-    const raws = Math.ceil(Math.max(0, length - sinks) / WINDOW) - pages;
+    const keep = Math.min(this.#wholeWindows(length), table.coded);
+    const raws = Math.ceil(Math.max(0, length - sinks) / WINDOW) - keep;
     this.#addSlots(table, Math.max(0, raws - table.rawCount));
-    while (table.pageCount > pages) this.#pool.releasePage(layer, table.pages[--table.pageCount]!);
+    this.#removePages(layer, window => window >= keep);
     while (table.rawCount > raws) this.#pool.slots.release(table.raws[--table.rawCount]!);
     table.length = length;
-    this.#counted[layer] = Math.min(this.#counted[layer]!, length);
+    table.coded = keep;
+    table.dropped = Math.min(table.dropped, keep);
+    table.counted = Math.min(table.counted, length);
+    table.oldest = Math.min(table.oldest, length);
     this.#pool.held[layer]! += this.rawTokens(layer) - before;
   }
 
@@ -312,6 +318,21 @@ export class PageTables {
     this.#open = false;
   }
 
+  #addPage(table: LayerTable, page: number, window: number): void {
+    table.pages[table.pageCount] = page;
+    table.windows[table.pageCount++] = window;
+  }
+
+  /** Gives back the pages of these windows, the newest first; whether there were any. */
+  #removePages(layer: number, goes: (window: number) => boolean): boolean {
+    const table = this.#tables[layer]!;
+    const { pages, windows, pageCount } = table;
+    for (let n = pageCount - 1; n >= 0; n--) if (goes(windows[n]!)) this.#pool.releasePage(layer, pages[n]!);
+    table.pageCount = 0;
+    for (let n = 0; n < pageCount; n++) if (!goes(windows[n]!)) this.#addPage(table, pages[n]!, windows[n]!);
+    return table.pageCount < pageCount;
+  }
+
   #addSlots(table: LayerTable, count: number): void {
     for (let n = 0; n < count; n++) {
       const slot = this.#pool.slots.allocate(); // before it counts: it may throw
@@ -319,8 +340,17 @@ export class PageTables {
     }
   }
 
+  #windowsBehind(layer: number, position: number): number {
+    return windowsBehind(this.#pool.shape, layer, position);
+  }
+
   /** Windows that `length` tokens fill. */
   #wholeWindows(length: number): number {
     return Math.floor(Math.max(0, length - this.#pool.shape.sinks) / WINDOW);
   }
+}
+
+/** Windows that a layer's query at `position` does not see, nor any that comes after it, but the `recent` that are kept for crops. */
+export function windowsBehind({ sinks, recent, layers }: CacheShape, layer: number, position: number): number {
+  return Math.max(0, Math.floor((position + 1 - layers[layer]!.window - sinks) / WINDOW) - recent);
 }

@@ -1,7 +1,7 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
 import type { Backend, Output, Tokens } from './backend.ts';
-import type { AttendOptions, Core, NameOf, SaveOptions } from './core.ts';
+import type { AttendOptions, Core, EvictOptions, NameOf, SaveOptions } from './core.ts';
 import { dispose } from './dispose.ts';
 import { rawBytes, WINDOW } from './format/layout.ts';
 import type { Metadata } from './header.ts';
@@ -16,6 +16,14 @@ export let sequenceOf: (core: Core, tables: PageTables, metadata?: Metadata) => 
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
 
 const nameOf: NameOf = list => (list === 'queries' ? 'query' : list);
+
+/** Positions. */
+export interface Range {
+  /** The first. */
+  readonly from: number;
+  /** The first beyond them. */
+  readonly to: number;
+}
 
 /** The coded pages of a sequence. */
 export interface Sealed {
@@ -63,7 +71,7 @@ export class Sequence {
     return this.#core.backend;
   }
 
-  /** Tokens that every layer holds. */
+  /** Positions that every layer has: tokens that came, also those that were given back or evicted since. */
   get length(): number {
     return this.#tables.length;
   }
@@ -140,7 +148,7 @@ export class Sequence {
   /**
    * What a layer holds, decoded: sinks and raw tokens as f16 kept them, the rest as codes give them back.
    *
-   * @returns keys and values, f32 [length, kvHeads, headDim]
+   * @returns keys f32 [tokens, kvHeads, headDim] and values f32 [tokens, kvHeads, valueDim], of the positions that `ranges` gives
    */
   async decode(layer: number): Promise<Tokens> {
     return this.#core.decode(this.#tables, layer);
@@ -182,10 +190,13 @@ export class Sequence {
    * brought (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page that is cut in the middle is decoded
    * into the raw tail: its tokens keep the error they have, and are coded anew once the window is full again. To go back further
    * without that, fork before: `recent: 1` is for drafts that come in several calls, a fork for an answer that may be asked for again.
+   * What a sliding window has given back does not return: a layer must still hold what the token at `length` sees, as it does within the
+   * newest 64 · `recent` tokens.
    * What was learned goes with a layer's first coded window: it learns anew, from the queries that it is attended with from then on.
    *
    * @param length  0 to this.length
-   * @throws {RangeError} if what is left of a page that a fork needs exceeds `capacity`
+   * @throws {RangeError} if what is left of a page that a fork needs exceeds `capacity`, or tokens before `length` were given back or
+   *                      evicted that would be needed
    *
    * @example
    * branch.crop(100);
@@ -211,6 +222,36 @@ export class Sequence {
    */
   async save(options: SaveOptions = {}): Promise<Uint8Array> {
     return this.#core.save(this.#tables, this.#metadata, options);
+  }
+
+  /** Tokens that a layer holds: `length`, unless some were evicted or are behind its sliding window. */
+  tokens(layer: number): number {
+    return this.ranges(layer).reduce((sum, { from, to }) => sum + to - from, 0);
+  }
+
+  /** The positions that a layer holds, from `from` on and before `to`, in ascending order: what `decode` gives, and what queries may see. */
+  ranges(layer: number): readonly Range[] {
+    return this.#core.ranges(this.#tables, layer);
+  }
+
+  /**
+   * Forget tokens in the middle and go on, as StreamingLLM does: the coded windows that lie wholly between two positions, in all layers
+   * or in one. Sinks and the raw tail stay. Complete windows are sealed first, as by `seal()`.
+   *
+   * Positions are not counted anew: `length` stays as it is, keys keep the rotation that they came with, and the next token's is for
+   * position `length`. A conversation that rolls on so sees the right distances, but its positions grow beyond what a model was trained
+   * for, if it goes on long enough; `save`, `fork` and `crop` work on what is left.
+   *
+   * @param options.from   0 to to − 1
+   * @param options.to     up to this.length
+   * @param options.layer  one layer; by default all
+   * @throws {RangeError} if there is no whole coded window between them
+   *
+   * @example
+   * chat.evict({ from: 0, to: chat.length - 128 }); // keeps sinks, and two windows or three
+   */
+  evict(options: EvictOptions): void {
+    this.#core.evict(this.#tables, options);
   }
 
   /** Gives pages and raw tokens back to the cache. The sequence cannot be used afterwards. */

@@ -54,8 +54,8 @@ export type StepShape = Omit<CacheOptions, 'capacity' | 'sequences' | 'maxAppend
 export interface CacheShape extends Required<Omit<CacheOptions, keyof LayerOptions | 'layers'>> {
   /** Every layer's own. */
   readonly layers: readonly LayerShape[];
-  /** Pages that a layer has for `capacity` tokens. */
-  readonly pagesPerLayer: number;
+  /** Pages of every layer at most: for `capacity` tokens, or what its window lets all sequences hold. */
+  readonly pageCounts: readonly number[];
   /** Raw slots of 64 tokens, as large as any layer's. */
   readonly rawSlots: number;
   /** Bytes of such a slot. */
@@ -94,7 +94,9 @@ export function cacheShape(options: CacheOptions): CacheShape {
     recent,
     sequences,
     maxAppend,
-    pagesPerLayer: Math.floor(capacity / WINDOW),
+    pageCounts: Object.freeze(
+      layers.map(({ window }) => Math.min(Math.floor(capacity / WINDOW), sequences * pagesBehind(window, maxAppend, recent)))
+    ),
     rawSlots: sequences * layers.length * baseSlots({ balance, recent }) + staged,
     rawSlotBytes: slotBytes(WINDOW),
     sinkSlots: sinks === 0 ? 0 : sequences * layers.length,
@@ -120,6 +122,14 @@ export function shapeWithoutSize(shape: StepShape): CacheShape {
   return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
 }
 
+/**
+ * Pages that a sequence holds at most in a layer with a sliding window: of the windows that its oldest query may see, up to the end of
+ * the append that it is of, all of which may be coded before it is asked; one more at either end; and those that are kept for crops.
+ */
+function pagesBehind(window: number, maxAppend: number, recent: number): number {
+  return Math.ceil((window + maxAppend) / WINDOW) + 2 + recent;
+}
+
 /** @internal Complete windows of keys that a sequence learns from, which stay raw until it has them all. */
 export const LEARNED_WINDOWS = 2;
 
@@ -135,9 +145,9 @@ export function baseSlots({ balance, recent }: Pick<CacheShape, 'balance' | 'rec
 
 /** @internal Bytes of all coded pages, of all raw slots, and of all that sequences learn. */
 export function tokenBytes(shape: CacheShape): { readonly pageBytes: number; readonly rawBytes: number; readonly learnedBytes: number } {
-  const { layers, sequences, pagesPerLayer, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+  const { layers, sequences, pageCounts, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
   return {
-    pageBytes: layers.reduce((sum, { page }) => sum + pagesPerLayer * page.bytes, 0),
+    pageBytes: layers.reduce((sum, { page }, n) => sum + pageCounts[n]! * page.bytes, 0),
     rawBytes: rawSlots * rawSlotBytes + sinkSlots * sinkBytes,
     learnedBytes: layers.reduce((sum, { learnedBytes }) => sum + sequences * learnedBytes, 0)
   };

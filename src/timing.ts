@@ -35,7 +35,7 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
       store.setBalance(0, 0, new Uint8Array(balanceBytes([layer])));
       for (const { sequence } of tables.slice(1)) store.copyBalance(0, 0, sequence);
     }
-    await fill(store, layer, cache.pagesPerLayer);
+    await fill(store, layer, cache.pageCounts[0]!);
     const [keys, values] = [noise(kvHeads * headDim), noise(kvHeads * valueDim)];
     const writes = tables.map((_, slot) => ({ keys, values, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
     const queries = tables.map(() => noise(queryHeads * headDim));
@@ -66,13 +66,15 @@ function contextsOf(shape: StepShape, batch: number, context: number): { readonl
 }
 
 /** Tables of the sequences of such a cache: every token in pages, and one raw that is written anew each time. */
-function tablesOf({ sequences, sinks, rawSlots, pagesPerLayer }: CacheShape, pageCount: number): PageTable[] {
+function tablesOf({ sequences, sinks, rawSlots, pageCounts }: CacheShape, pageCount: number): PageTable[] {
   return Array.from({ length: sequences }, (_, n) => ({
     sequence: n,
     length: sinks + WINDOW * pageCount + 1,
     sinkSlot: sinks === 0 ? -1 : rawSlots + n,
-    pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % pagesPerLayer),
+    pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % pageCounts[0]!),
+    windows: Uint32Array.from({ length: pageCount }, (_, i) => i),
     pageCount,
+    coded: pageCount,
     raws: Uint32Array.of(n),
     rawCount: 1
   }));
@@ -116,7 +118,9 @@ async function fill(store: Store, { kvHeads, headDim, valueDim }: LayerShape, pa
     length: 0,
     sinkSlot: -1,
     pages: Uint32Array.from({ length: coded }, (_, n) => n),
+    windows: Uint32Array.from({ length: coded }, (_, n) => n),
     pageCount: coded,
+    coded,
     raws: new Uint32Array(0),
     rawCount: 0
   };

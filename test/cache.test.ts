@@ -412,11 +412,14 @@ for (const tested of backends) {
         ['heads', '1×32/32 1×32/32'],
         ['sinks', '4'],
         ['codecs', 'nsn3/nsn3 nsn3/nsn3'],
+        ['window', 'all all'],
         ['balance', 'on'],
         ['codebooks', '2:7a0f9cd9 4:1438f011 8:419f5e95'],
         ['ropes', '[null]'],
         ['rope', '0 0'],
         ['length', '200'],
+        ['coded', '3 3'],
+        ['windows', '0-2 0-2'],
         ['counted', '0 0']
       ]);
       assert.equal(

@@ -69,7 +69,7 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
     ...backend,
     createStore(shape) {
       const stride = Math.max(...shape.layers.map(({ page }) => Math.floor(bytes / page.bytes)));
-      const store = backend.createStore({ ...shape, pagesPerLayer: shape.pagesPerLayer * stride });
+      const store = backend.createStore({ ...shape, pageCounts: shape.pageCounts.map(count => count * stride) });
       const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
       const changes: Partial<Store> = {
         setPage: (layer, page, bytes) => store.setPage(layer, page * stride, bytes),

@@ -22,7 +22,7 @@ const allowed: Record<string, readonly string[]> = {
   layer: ['check', 'format'],
   shape: ['check', 'format', 'layer'],
   input: ['check', 'format'],
-  backend: ['check', 'dispose', 'input', 'layer', 'shape'],
+  backend: ['check', 'dispose', 'format', 'input', 'layer', 'shape'],
   header: ['check', 'format', 'layer', 'rope', 'shape'],
   file: ['backend', 'check', 'format', 'header', 'shape'],
   timing: ['backend', 'format', 'layer', 'shape'],
@@ -34,8 +34,10 @@ const allowed: Record<string, readonly string[]> = {
   webgpu: ['backend', 'format', 'input', 'layer', 'rope', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
-  pagetable: ['backend', 'format', 'shape'],
-  core: ['backend', 'check', 'file', 'format', 'header', 'input', 'layer', 'pagetable', 'shape'],
+  pool: ['format', 'shape'],
+  pagetable: ['backend', 'format', 'pool', 'shape'],
+  sealing: ['backend', 'pagetable', 'pool', 'shape'],
+  core: ['backend', 'check', 'file', 'format', 'header', 'input', 'layer', 'pagetable', 'pool', 'sealing', 'shape'],
   sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'pagetable', 'shape'],
   cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
 

@@ -89,7 +89,8 @@ function filled(cache: KVCache, { counts, keys = keyLike }: Pick<Held, 'counts' 
 /** Attends to the second layer, and holds the output and its log-sum-exp to the float rule. The sequence is sealed afterwards. */
 async function attendWithinRule(what: string, sequence: Sequence, query: Float32Array): Promise<Float32Array> {
   const { queryHeads, headDim, valueDim } = sequence.shape.layers[1]!;
-  const pages = sequence.sealed.tokens / 64;
+  // `sealed` is the mean of both layers; the second has given back what is behind its window.
+  const pages = (2 * sequence.sealed.tokens + sequence.tokens(0) - sequence.tokens(1)) / 128;
   const lse = new Float32Array(query.length / headDim);
   const out = await sequence.attend(1, query, { lse }).read();
   const held = await sequence.decode(0);

@@ -33,6 +33,7 @@ const files: readonly (readonly [what: string, options: Partial<CacheOptions>, t
     200
   ],
   ['another codec in a layer', { layers: [{}, { keys: 'nsn1', values: 'nsn4' }], rope: exactRope(32) }, 140],
+  ['evicted tokens', {}, 300],
   ['no sinks', { sinks: 0 }, 129],
   ['recent windows', { recent: 1 }, 200],
   ['one KV head of 512 channels', { headDim: 512, kvHeads: 1, queryHeads: 1 }, 70],
@@ -59,6 +60,7 @@ group('examples/read.py', test => {
         const query = normal(tokens * kvHeads, headDim, 9).map((x, i) => x * (1 + (i % headDim)));
         saved.attend(layer, query);
       });
+      if (what.startsWith('evicted')) saved.evict({ from: 68, to: 132, layer: 0 });
       const file = await saved.save();
       writeFileSync(path, file);
       const { status, stdout, stderr } = python('examples/read.py', path);

@@ -45,16 +45,18 @@ group('schedule', test => {
       assert.ok(schedule.partials * schedule.partialBytes <= limit);
       for (let round = 0; round < 60; round++) {
         const tables = Array.from({ length: 1 + below(Math.min(sequences, schedule.callTokens)) }, (_, n): PageTable => {
-          const pageCount = below(shape.pagesPerLayer + 1);
+          const pageCount = below(shape.pageCounts[0]! + 1);
           const rawCount = Math.max(Number(pageCount === 0), below(Math.min(4, Math.floor(shape.rawSlots / sequences) + 1)));
           const length = shape.sinks + 64 * pageCount + 64 * rawCount - (rawCount > 0 ? below(64) : 0);
           return {
             length,
             sequence: n,
             pageCount,
+            windows: Uint32Array.from({ length: pageCount }, (_, i) => i),
+            coded: pageCount,
             rawCount,
             sinkSlot: shape.rawSlots + n,
-            pages: Uint32Array.from({ length: shape.pagesPerLayer }, () => below(shape.pagesPerLayer)),
+            pages: Uint32Array.from({ length: shape.pageCounts[0]! }, () => below(shape.pageCounts[0]!)),
             raws: Uint32Array.from({ length: 4 }, () => below(shape.rawSlots))
           };
         });

@@ -275,8 +275,8 @@ function limitTests(test: Register, gpu: Gpu): void {
     test(`with bindings of ${name} pages and raw windows lie in several buffers, and all is as elsewhere`, async () => {
       const cache = new KVCache(untested(bindingAtMost(bytes, gpu)), shape);
       const there = new KVCache(simd128.backend, shape);
-      const { pagesPerLayer, layers, rawSlots, rawSlotBytes } = cache.shape;
-      assert.ok(pagesPerLayer * layers[0]!.page.bytes > 2 * bytes, 'pages fill more than two buffers');
+      const { pageCounts, layers, rawSlots, rawSlotBytes } = cache.shape;
+      assert.ok(pageCounts[0]! * layers[0]!.page.bytes > 2 * bytes, 'pages fill more than two buffers');
       assert.ok(rawSlots * rawSlotBytes > 2 * bytes, 'raw windows fill more than two buffers');
 
       // The long sequence's pages come from a file, to which some are added beyond the first buffer.

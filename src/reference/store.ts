@@ -5,6 +5,7 @@ import {
   BackendError,
   backendOf,
   type Dump,
+  heldTokens,
   type Output,
   outputOf,
   type PageTable,
@@ -55,7 +56,7 @@ class ReferenceStore implements Store {
     this.bytes = pageBytes + rawBytes + learnedBytes;
     if (this.bytes > MOST_BYTES)
       throw new BackendError('reference', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${this.bytes}`);
-    this.#pages = shape.layers.map(({ page }) => Array.from({ length: shape.pagesPerLayer }, () => new Uint8Array(page.bytes)));
+    this.#pages = shape.layers.map(({ page }, n) => Array.from({ length: shape.pageCounts[n]! }, () => new Uint8Array(page.bytes)));
     this.#slots = Array.from({ length: shape.rawSlots + shape.sinkSlots }, (_, slot) => new Uint16Array(slotBytes(shape, slot) / 2));
     this.#learned = shape.layers.map(({ kvHeads, headDim }) => {
       const pairs = (kvHeads * headDim) / 2;
@@ -163,10 +164,11 @@ class ReferenceStore implements Store {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const gather = (side: 0 | 1): Float32Array => {
       const channels = side === 0 ? headDim : valueDim;
-      const out = new Float32Array(table.length * kvHeads * channels);
+      const held = heldTokens(table);
+      const out = new Float32Array(held * kvHeads * channels);
       for (let head = 0; head < kvHeads; head++) {
         const rows = this.#rows(layer, table, head, side);
-        for (let t = 0; t < table.length; t++) out.set(rows.subarray(t * channels, (t + 1) * channels), (t * kvHeads + head) * channels);
+        for (let t = 0; t < held; t++) out.set(rows.subarray(t * channels, (t + 1) * channels), (t * kvHeads + head) * channels);
       }
       return out;
     };
@@ -205,18 +207,19 @@ class ReferenceStore implements Store {
     let to = 0;
     tables.forEach((table, n) => {
       const heads = Array.from({ length: kvHeads }, (_, head) => SIDES.map((_, side) => this.#rows(layer, table, head, side as 0 | 1)));
+      const positions = this.#positions(table);
       const tokens = queries[n]!.length / (queryHeads * headDim);
       for (let t = 0; t < tokens; t++) {
-        const visible = table.length - tokens + t + 1;
+        const position = table.length - tokens + t;
         for (let h = 0; h < queryHeads; h++, to += valueDim) {
           const [keys, values] = heads[Math.floor(h / (queryHeads / kvHeads))]!;
           const from = (t * queryHeads + h) * headDim;
           const query = queries[n]!.subarray(from, from + headDim);
           const attended = attend(
             Float64Array.from(query, x => x * scale),
-            keys!.subarray(0, visible * headDim),
-            values!.subarray(0, visible * valueDim),
-            { window, sinks, softcap, slope: slopes?.[h] ?? 0, sinkLogit: sinkLogits?.[h] ?? -Infinity }
+            keys!,
+            values!,
+            { position, positions, window, sinks, softcap, slope: slopes?.[h] ?? 0, sinkLogit: sinkLogits?.[h] ?? -Infinity }
           );
           out.set(attended.out, to);
           if (lse) lse[to / valueDim] = attended.lse;
@@ -230,11 +233,20 @@ class ReferenceStore implements Store {
     // Nothing outlives this object.
   }
 
-  /** All of a layer's tokens of one head and side, f64 [length, channels]. */
+  /** Of all tokens that a table holds. */
+  #positions(table: PageTable): Uint32Array {
+    const { sinks } = this.#shape;
+    const windows = [...table.windows.subarray(0, table.pageCount), ...Array.from({ length: table.rawCount }, (_, n) => table.coded + n)];
+    return Uint32Array.from({ length: heldTokens(table) }, (_, n) => {
+      return n < sinks ? n : sinks + windows[Math.floor((n - sinks) / WINDOW)]! * WINDOW + ((n - sinks) % WINDOW);
+    });
+  }
+
+  /** All of a layer's tokens of one head and side, f64 [tokens, channels]. */
   #rows(layer: number, table: PageTable, head: number, side: 0 | 1): Float64Array {
     const { sinks, layers } = this.#shape;
     const channels = layers[layer]![side === 0 ? 'headDim' : 'valueDim'];
-    const rows = new Float64Array(table.length * channels);
+    const rows = new Float64Array(heldTokens(table) * channels);
     const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * channels), at * channels);
     if (sinks > 0) put(this.#rawRows(layer, table.sinkSlot, head, side), 0);
     for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, table.sequence, head, side), sinks + i * WINDOW);

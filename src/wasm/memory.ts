@@ -116,12 +116,12 @@ export class WasmMemory {
     this.output = arena.take(Math.max(4 * this.callTokens * most(({ queryHeads, valueDim }) => queryHeads * valueDim), energyBytes));
     this.denominators = arena.take(8 * this.callTokens * most(({ queryHeads }) => queryHeads));
     this.items = arena.take(sizes.itemBytes() * this.callTokens);
-    this.pageNumbers = arena.take(4 * sequences * shape.pagesPerLayer);
-    this.pagePositions = arena.take(4 * sequences * shape.pagesPerLayer);
+    this.pageNumbers = arena.take(4 * sequences * Math.max(...shape.pageCounts));
+    this.pagePositions = arena.take(4 * sequences * Math.max(...shape.pageCounts));
     this.rawRecords = arena.take(sizes.rawBytes() * (shape.rawSlots + this.callTokens));
 
     this.raw = arena.take(shape.rawSlots * shape.rawSlotBytes + shape.sinkSlots * shape.sinkBytes);
-    this.pages = layers.map(({ page }) => arena.take(shape.pagesPerLayer * page.bytes));
+    this.pages = layers.map(({ page }, n) => arena.take(shape.pageCounts[n]! * page.bytes));
     this.learned = layers.map(layer => (layer.page.keys.balanced ? arena.take(sequences * recordBytes(layer)) : 0));
     const inBits = (logits: Float32Array | undefined): number => (logits ? constant(logits.map(x => x * Math.LOG2E)) : 0);
     this.shapes = layers.map(({ kvHeads, queryHeads, rope, window, softcap, slopes, sinkLogits, page }, layer) => {

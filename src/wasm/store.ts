@@ -1,6 +1,6 @@
 // The CPU backend: a store in one WebAssembly.Memory, over which kernels compiled from assembly/ run.
 
-import { type Dump, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
+import { type Dump, heldTokens, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf, wordsOf } from '../format/half.ts';
 import { type Heads, rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
@@ -123,7 +123,8 @@ export class WasmStore implements Store {
     const { kvHeads, headDim, valueDim } = heads;
     const { kernels, input, f32 } = this.#memory;
     const [perKey, perValue] = [kvHeads * headDim, kvHeads * valueDim];
-    const tokens = { keys: new Float32Array(table.length * perKey), values: new Float32Array(table.length * perValue) };
+    const held = heldTokens(table);
+    const tokens = { keys: new Float32Array(held * perKey), values: new Float32Array(held * perValue) };
     const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
         const channels = side === 0 ? headDim : valueDim;
@@ -133,7 +134,7 @@ export class WasmStore implements Store {
         out.set(f32.subarray(input / 4, input / 4 + count * kvHeads * channels), at * kvHeads * channels);
       }
     };
-    if (sinks > 0 && table.length > 0) addSlot(table.sinkSlot, 0, Math.min(table.length, sinks));
+    if (sinks > 0 && held > 0) addSlot(table.sinkSlot, 0, Math.min(held, sinks));
     for (let n = 0; n < table.pageCount; n++) {
       const [keys, values] = this.#decodePage(layer, table.pages[n]!, table.sequence);
       tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perKey);
@@ -141,7 +142,7 @@ export class WasmStore implements Store {
     }
     for (let n = 0; n < table.rawCount; n++) {
       const at = sinks + (table.pageCount + n) * WINDOW;
-      addSlot(table.raws[n]!, at, Math.min(WINDOW, table.length - at));
+      addSlot(table.raws[n]!, at, Math.min(WINDOW, held - at));
     }
     return tokens;
   }
@@ -236,7 +237,7 @@ export class WasmStore implements Store {
 
     for (let i = 0; i < table.pageCount; i++) {
       words[pageNumbers / 4 + i] = table.pages[i]!;
-      words[pagePositions / 4 + i] = sinks + WINDOW * i;
+      words[pagePositions / 4 + i] = sinks + WINDOW * table.windows[i]!;
     }
     let rawCount = 0;
     const addRaw = (slot: number, tokens: number, position: number, kept: boolean): void => {
@@ -246,7 +247,7 @@ export class WasmStore implements Store {
     };
     if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0, keepSinks);
     for (let i = 0; i < table.rawCount; i++) {
-      const at = sinks + WINDOW * (table.pageCount + i);
+      const at = sinks + WINDOW * (table.coded + i);
       addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at, false);
     }
     const item = (this.#memory.items + this.#memory.kernels.itemBytes() * call.items) / 4;

@@ -2,7 +2,7 @@
 // the device can bind; what a layer holds in many is read two a dispatch.
 
 import { BackendError } from '../backend.ts';
-import { blockOffset, WINDOW } from '../format/layout.ts';
+import { blockOffset, rawBytes, WINDOW } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { Arena } from './chunks.ts';
@@ -77,7 +77,7 @@ export class Memory {
         { count: rawSlots, bytes: rawSlotBytes },
         { count: sinkSlots, bytes: sinkBytes }
       ]);
-      const arenas = layers.map(({ page: { bytes } }) => this.#arena('pages', [{ count: shape.pagesPerLayer, bytes }]));
+      const arenas = layers.map(({ page: { bytes } }, n) => this.#arena('pages', [{ count: shape.pageCounts[n]!, bytes }]));
       const chunkGroups = Math.ceil(Math.max(this.slots.chunks.length, ...arenas.map(arena => arena.chunks.length)) / 2);
 
       this.offsets = new Constants(shape);
@@ -117,6 +117,12 @@ export class Memory {
 
   slotRange(slot: number): Range {
     return [this.slots.chunk(slot), this.slots.offsetOf[slot]!, slotBytes(this.#shape, slot)];
+  }
+
+  /** What a layer has in a slot, which may be larger. */
+  rawRange(layer: number, slot: number): Range {
+    const [buffer, offset] = this.slotRange(slot);
+    return [buffer, offset, rawBytes(this.#shape.layers[layer]!, slotTokens(this.#shape, slot))];
   }
 
   dispose(): void {

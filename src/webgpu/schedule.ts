@@ -124,7 +124,7 @@ export class Schedule {
     this.partials = partials();
     const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
     this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + this.partials);
-    this.windows = this.pages + align(sequences * shape.pagesPerLayer, ENTRY) + ENTRY;
+    this.windows = this.pages + align(sequences * Math.max(...shape.pageCounts), ENTRY) + ENTRY;
     const words = 2 * this.windows - this.pages;
     if (4 * words > limit)
       throw new BackendError('webgpu', `expected at most ${limit} bytes for schedule (the device's limit), got ${4 * words}`);
@@ -205,7 +205,6 @@ export class Schedule {
     const { sinks } = this.#shape;
     const perKvHead = layer.queryHeads / layer.kvHeads;
     const rows = tokens * perKvHead;
-    const firstRawWindow = rawWindow(table, sinks);
     return Array.from({ length: Math.ceil(rows / tileRows) }, (_, n) => {
       const firstRow = n * tileRows;
       // Positions that some row sees, and the windows that they are in.
@@ -214,7 +213,7 @@ export class Schedule {
       const [first, beyond] = [Math.floor((begin - sinks) / WINDOW), Math.ceil((end - sinks) / WINDOW)];
       const firstPage = pagesBefore(table, first);
       const pages = { from: firstPage, end: Math.max(firstPage, pagesBefore(table, beyond)) };
-      const raw = (window: number): number => Math.max(0, Math.min(window - firstRawWindow, table.rawCount));
+      const raw = (window: number): number => Math.max(0, Math.min(window - table.coded, table.rawCount));
       if (sinks === 0) return { request, firstRow, pages, raws: [{ from: firstRaw + raw(first), end: firstRaw + raw(beyond) }] };
       // Sinks are the first raw window.
       const raws = { from: firstRaw + 1 + raw(first), end: firstRaw + 1 + raw(beyond) };
@@ -238,7 +237,7 @@ export class Schedule {
       if (windows.has(table)) continue;
       windows.set(table, { firstPage: this.pageCount, firstRaw: rawWindows });
       this.words.set(table.pages.subarray(0, table.pageCount), this.pages + this.pageCount);
-      for (let n = 0; n < table.pageCount; n++) this.words[this.windows + this.pageCount + n] = n;
+      this.words.set(table.windows.subarray(0, table.pageCount), this.windows + this.pageCount);
       this.pageCount += table.pageCount;
       const add = (slot: number, position: number): void => {
         const { offset, chunk, capacity } = placeOf(slot);
@@ -246,7 +245,7 @@ export class Schedule {
         putStruct(this.words, wordAt(at + rawWindows++), 'RawWindow', { offset: offset / 4, chunk, tokens, position });
       };
       if (sinks > 0) add(table.sinkSlot, 0);
-      for (let i = 0; i < table.rawCount; i++) add(table.raws[i]!, sinks + WINDOW * (rawWindow(table, sinks) + i));
+      for (let i = 0; i < table.rawCount; i++) add(table.raws[i]!, sinks + WINDOW * (table.coded + i));
     }
     return { windows, rawWindows };
   }
@@ -261,14 +260,15 @@ export function quadsFor(rows: readonly number[], most: number): number {
   return 1;
 }
 
-/** The number of a table's first raw window: raw windows are the newest. */
-function rawWindow({ length, rawCount }: PageTable, sinks: number): number {
-  return Math.max(0, Math.ceil((length - sinks) / WINDOW)) - rawCount;
-}
-
-/** A table's pages whose windows are before one. */
-function pagesBefore({ pageCount }: PageTable, window: number): number {
-  return Math.max(0, Math.min(window, pageCount));
+/** How many of a table's pages are of windows before one. */
+function pagesBefore({ windows, pageCount }: PageTable, window: number): number {
+  let [low, high] = [0, pageCount];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (windows[middle]! < window) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** The first word of an entry. */

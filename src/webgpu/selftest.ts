@@ -57,7 +57,9 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
     sequence: 0,
     sinkSlot: shape.rawSlots,
     pages: Uint32Array.of(1, 0),
+    windows: Uint32Array.of(0, 1),
     pageCount: 2,
+    coded: 2,
     raws: Uint32Array.of(0),
     rawCount: 1
   };

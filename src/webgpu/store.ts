@@ -1,8 +1,18 @@
 // The GPU backend: a store in GPUBuffers, kernels of shaders/. Every verb is queued when its call returns; only reading waits.
 
-import { type Backend, backendOf, type Dump, type Output, type PageTable, type Store, type Tokens, type Write } from '../backend.ts';
+import {
+  type Backend,
+  backendOf,
+  type Dump,
+  heldTokens,
+  type Output,
+  type PageTable,
+  type Store,
+  type Tokens,
+  type Write
+} from '../backend.ts';
 import { fromHalf } from '../format/half.ts';
-import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import { rawOffset, WINDOW } from '../format/layout.ts';
 import { type GpuTarget, type GpuTokens, isGpuTokens } from '../input.ts';
 import type { LayerShape } from '../layer.ts';
 import { type CacheShape, slotTokens } from '../shape.ts';
@@ -160,7 +170,8 @@ class WebGpuStore implements Store {
     const heads = this.#shape.layers[layer]!;
     const { kvHeads } = heads;
     const perToken = this.#perToken(layer);
-    const { length, pageCount } = table;
+    const { pageCount } = table;
+    const length = heldTokens(table);
     // All is queued before the first is awaited: tokens are those of the time of the call.
     const { staging } = this.#memory;
     const { buffers } = staging;
@@ -213,8 +224,8 @@ class WebGpuStore implements Store {
     const hasSinks = this.#shape.sinks > 0 && length > 0;
     const parts = await this.#readBack.each([
       ...Array.from(table.pages.subarray(0, pageCount), (page): Range => [pages.chunk(page), pages.offsetOf[page]!, pageBytes]),
-      ...Array.from(table.raws.subarray(0, rawCount), slot => this.#rawRange(layer, slot)),
-      ...(hasSinks ? [this.#rawRange(layer, sinkSlot)] : []),
+      ...Array.from(table.raws.subarray(0, rawCount), slot => this.#memory.rawRange(layer, slot)),
+      ...(hasSinks ? [this.#memory.rawRange(layer, sinkSlot)] : []),
       ...(balanced ? [this.#learning.order(layer, sequence), this.#learning.energies(layer, sequence)] : [])
     ]);
     const energies = balanced ? parts.pop() : undefined;
@@ -297,12 +308,6 @@ class WebGpuStore implements Store {
   #perToken(layer: number): PerToken {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     return [kvHeads * headDim, kvHeads * valueDim];
-  }
-
-  /** What a layer has in a slot, which may be larger. */
-  #rawRange(layer: number, slot: number): Range {
-    const [buffer, offset] = this.#memory.slotRange(slot);
-    return [buffer, offset, rawBytes(this.#shape.layers[layer]!, slotTokens(this.#shape, slot))];
   }
 
   /** One dispatch of attend for every pair of chunks, and one of merge. */

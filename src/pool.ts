@@ -1,0 +1,95 @@
+// What a cache has to give: pages of every layer, raw slots, numbers of sequences; and how many tokens are held. Numbers only.
+
+import { WINDOW } from './format/layout.ts';
+import type { CacheShape } from './shape.ts';
+
+/** What is free, and who else holds a page. Nothing is allocated after the constructor. */
+export class Pool {
+  readonly shape: CacheShape;
+  /** Tokens held in each layer; a page that forks share counts once. */
+  readonly held: Uint32Array;
+  /** Raw slots of 64 tokens. */
+  readonly slots: FreeList;
+  /** Numbers of sequences: each has sink slots of its own. */
+  readonly sequences: FreeList;
+  readonly #pages: readonly FreeList[];
+  /** Holders of every page: as many as there are sequences, which 16 bits cannot count. */
+  readonly #refCounts: readonly Uint32Array[];
+
+  constructor(shape: CacheShape) {
+    this.shape = shape;
+    this.held = new Uint32Array(shape.layers.length);
+    this.slots = new FreeList(shape.rawSlots);
+    this.sequences = new FreeList(shape.sequences);
+    this.#pages = shape.pageCounts.map(pages => new FreeList(pages));
+    this.#refCounts = shape.pageCounts.map(pages => new Uint32Array(pages));
+  }
+
+  /** Refuses tokens that would not fit in a layer. */
+  checkRoom(layer: number, tokens: number): void {
+    const { capacity } = this.shape;
+    const held = this.held[layer]!;
+    if (held + tokens > capacity) {
+      throw new RangeError(`"capacity" expected at most ${capacity} tokens, got ${held + tokens} (${held} held + ${tokens} more)`);
+    }
+  }
+
+  /** Refuses one more sequence than there may be. */
+  checkSequences(): void {
+    if (this.sequences.size > 0) return;
+    throw new RangeError(`"sequences" expected at most ${this.shape.sequences} open at once (option "sequences"), got one more`);
+  }
+
+  /** The pages that the next `count` allocations will give. */
+  nextPages(layer: number, count: number): number[] {
+    return this.#pages[layer]!.next(count);
+  }
+
+  allocatePage(layer: number): number {
+    const page = this.#pages[layer]!.allocate();
+    this.#refCounts[layer]![page] = 1;
+    return page;
+  }
+
+  retainPage(layer: number, page: number): void {
+    this.#refCounts[layer]![page]!++;
+  }
+
+  refCount(layer: number, page: number): number {
+    return this.#refCounts[layer]![page]!;
+  }
+
+  /** Lets go of a page; the last holder frees it and its tokens. */
+  releasePage(layer: number, page: number): void {
+    if (--this.#refCounts[layer]![page]! > 0) return;
+    this.#pages[layer]!.release(page);
+    this.held[layer]! -= WINDOW;
+  }
+}
+
+/** A stack of free numbers, lowest on top at first. */
+class FreeList {
+  size: number;
+  readonly #free: Uint32Array;
+
+  constructor(count: number) {
+    this.#free = new Uint32Array(count);
+    for (let i = 0; i < count; i++) this.#free[i] = count - 1 - i;
+    this.size = count;
+  }
+
+  allocate(): number {
+    if (this.size === 0) throw new Error('free list is empty: reservations are wrong');
+    return this.#free[--this.size]!;
+  }
+
+  release(number: number): void {
+    this.#free[this.size++] = number;
+  }
+
+  /** What the next `count` allocations will give. */
+  next(count: number): number[] {
+    if (this.size < count) throw new Error('free list is empty: reservations are wrong');
+    return Array.from(this.#free.subarray(this.size - count, this.size)).reverse();
+  }
+}

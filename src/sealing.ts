@@ -1,0 +1,104 @@
+// When raw windows are coded: of every layer which sequences hold complete ones, and what is coded so that others find raw slots.
+
+import type { Store } from './backend.ts';
+import type { PageTables } from './pagetable.ts';
+import type { Pool } from './pool.ts';
+import type { CacheShape } from './shape.ts';
+
+/** A layer of a sequence. */
+export interface Place {
+  readonly tables: PageTables;
+  readonly layer: number;
+}
+
+export class Sealing {
+  /** The layer that was appended to last, in any sequence. */
+  newest = -1;
+  readonly #pool: Pool;
+  /**
+   * For every layer the sequences that hold complete windows raw there. They do until they are appended to in that layer again, so that
+   * drafts may be rejected without loss, or until the slots are needed.
+   */
+  readonly #pending: readonly Set<PageTables>[];
+
+  constructor(pool: Pool, { layers }: CacheShape) {
+    this.#pool = pool;
+    this.#pending = layers.map(() => new Set());
+  }
+
+  /** A sequence was appended to in a layer: what is complete there waits. */
+  appended(tables: PageTables, layer: number): void {
+    this.newest = layer;
+    tables.newest = layer;
+    if (tables.completeWindows(layer) > 0) this.#pending[layer]!.add(tables);
+  }
+
+  /** Where a sequence holds complete windows raw. */
+  waiting(tables: PageTables): Place[] {
+    return this.#pending.flatMap((waiting, layer) => (waiting.has(tables) ? [{ tables, layer }] : []));
+  }
+
+  /** Whether a sequence does in this layer. */
+  waits(tables: PageTables, layer: number): boolean {
+    return this.#pending[layer]!.has(tables);
+  }
+
+  /** A sequence is gone. */
+  forget(tables: PageTables): void {
+    for (const waiting of this.#pending) waiting.delete(tables);
+  }
+
+  /**
+   * Codes the complete windows at these places, those of one layer in one go. If fewer than `slots` raw slots would be free then,
+   * complete windows of all layers but the cache's newest are coded too, as far as needed: first those in layers that their sequence
+   * is through with, then those in its own newest layer, last those of the sequence `spared`. What no query will see again is not coded.
+   *
+   * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
+   * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
+   * as LEARNED_WINDOWS − 1. In the newest layer an append finds as many, as it codes what waits in its own sequences first, and adds at
+   * most ⌈maxAppend / 64⌉; and a layer holds `capacity` tokens at most, in windows of which every sequence has one that is partial. So S
+   * sequences with L layers hold at most S·(L − 1)·B + min(S·(B + ⌈maxAppend / 64⌉), ⌈capacity / 64⌉ + S) windows: a shape has that many
+   * raw slots. A fork is one of the S and holds B windows a layer, as its original does once that is coded; so does what is restored,
+   * but for one more that a layer holds for a moment, for which the S-th of that minimum has room. A cut leaves one raw window in the
+   * place of pages, where there is none.
+   */
+  seal(
+    store: Store,
+    places: readonly Place[],
+    slots = 0,
+    { newest = this.newest, spared }: { newest?: number; spared?: PageTables } = {}
+  ): void {
+    const others = (rank: number): Place[] =>
+      this.#pending.flatMap((waiting, layer) =>
+        [...waiting]
+          .filter(tables => layer !== newest && rank === (tables === spared ? 2 : Number(layer === tables.newest)))
+          .filter(tables => !places.some(place => place.tables === tables && place.layer === layer))
+          .map(tables => ({ tables, layer }))
+      );
+    let all = places;
+    const free = (): number => this.#pool.slots.size + all.reduce((sum, { tables, layer }) => sum + tables.completeWindows(layer), 0);
+    for (let rank = 0; rank <= 2 && free() < slots; rank++) all = [...all, ...others(rank)];
+    if (free() < slots) throw new Error('too few raw slots: reservations are wrong');
+    if (all.length === 0) return;
+    const complete = all.map(({ tables, layer }) => ({ slots: tables.completeSlots(layer), behind: tables.completeBehind(layer) }));
+    for (const layer of new Set(all.map(place => place.layer))) {
+      const there = all.flatMap((place, n) => (place.layer === layer ? [{ tables: place.tables, ...complete[n]! }] : []));
+      // Nothing has changed until all are coded: pages are free ones, and what is learned means nothing before there is a page.
+      for (const { tables, slots } of there) {
+        if (slots.length > 0 && tables.learns(layer)) store.learn(layer, tables.number, tables.learnedSlots(layer));
+      }
+      const coded = there.flatMap(({ tables, slots, behind }) => slots.slice(behind).map(slot => ({ slot, sequence: tables.number })));
+      if (coded.length === 0) continue;
+      store.encode(
+        layer,
+        coded.map(({ slot }) => slot),
+        this.#pool.nextPages(layer, coded.length),
+        coded.map(({ sequence }) => sequence)
+      );
+    }
+    all.forEach(({ tables, layer }, n) => {
+      tables.seal(layer, complete[n]!.slots.length, complete[n]!.behind);
+      this.#pending[layer]!.delete(tables);
+    });
+  }
+}
