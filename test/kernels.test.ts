@@ -41,12 +41,13 @@ function casesOf(kind: keyof typeof KINDS, headDims: readonly number[], chosen: 
 
 /**
  * 40 and 72 have rows of codes that end in padding, groups of 8 channels, and segments whose transforms are of several sizes. Segments
- * meet within eight columns in every way: most differ at 32 to 128, others at 144 and 184, of which Node alone takes all.
+ * meet within eight columns in every way: most differ at 32 to 128, others at 144 and 184, of which Node alone takes all. Every case has
+ * a memory for each binary, and Chromium holds some 180 in all.
  */
 const inNode = globalThis.process?.execArgv?.every(flag => !/relaxed/.test(flag)) && !('Bun' in globalThis) && !('Deno' in globalThis);
 const cases: readonly Case[] = [
   ...casesOf('plain keys', [40, 64], all),
-  ...casesOf('plain keys', [32, 72, 80, 96, 128, 256, 512], few),
+  ...casesOf('plain keys', inNode ? [32, 72, 80, 96, 128, 256, 512] : [72, 96, 128, 512], few),
   ...casesOf('balanced keys', [40, 64], all),
   ...casesOf('balanced keys', inNode ? [32, 48, 56, 72, 80, 88, 96, 104, 112, 120, 128, 144, 184, 256, 512] : [32, 56, 128, 512], few),
   ...casesOf('values', [40, 64, 128], few),
