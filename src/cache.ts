@@ -6,7 +6,7 @@ import { type AttendOptions, Core, type NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
 import type { GpuTokens, Input } from './input.ts';
 import type { PageTables } from './pagetable.ts';
-import { Sequence, sequenceOf, tablesOf } from './sequence.ts';
+import { reorderSequences, Sequence, sequenceOf, tablesOf } from './sequence.ts';
 import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
 
 const nameOf: NameOf = (list, n) => `${list}[${n}]`;
@@ -108,6 +108,23 @@ export class KVCache {
    */
   attend(sequences: readonly Sequence[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options?: AttendOptions): Output {
     return this.#core.attend(this.#batch(sequences, layer, { queries }), layer, queries, nameOf, options);
+  }
+
+  /**
+   * Beams: every sequence becomes what its parent was before the call, in place. Sealed pages are shared, the rest is copied where a parent
+   * has more than one child; what nobody goes on from is given back. Nothing is coded anew, but complete windows of parents with more than
+   * one child are sealed first, as by `seal()`.
+   *
+   * @param sequences  distinct sequences of this cache
+   * @param parents    for every sequence the number, among `sequences`, of the one that it goes on from
+   * @throws {TypeError | RangeError} if a sequence or a number does not fit, or copied tokens exceed `capacity`; nothing has changed then
+   *
+   * @example
+   * cache.reorder([chat, branch], [1, 1]); // both go on from what `branch` was
+   */
+  reorder(sequences: readonly Sequence[], parents: readonly number[]): void {
+    this.#batch(sequences, 0, { parents });
+    reorderSequences(this.#core, sequences, parents);
   }
 
   /** Gives the memory back. Every sequence is disposed with it. */

@@ -2,6 +2,7 @@
 // A call checks all that it may refuse before anything changes, and numbers change once the store has done its part.
 
 import type { Backend, Output, Store, Tokens } from './backend.ts';
+import { Branching } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { type LayerContents, readFile, writeFile } from './file.ts';
 import { WINDOW } from './format/layout.ts';
@@ -62,6 +63,7 @@ export class Core {
   readonly #pool: Pool;
   #store: Store | undefined;
   readonly #sealing: Sealing;
+  readonly #branching: Branching;
 
   constructor(backend: Backend, shape: CacheShape) {
     this.backend = backend;
@@ -70,6 +72,7 @@ export class Core {
     try {
       this.#pool = new Pool(shape);
       this.#sealing = new Sealing(this.#pool, shape);
+      this.#branching = new Branching(this.#pool, this.#sealing);
     } catch (error) {
       store.dispose();
       throw error;
@@ -232,20 +235,14 @@ export class Core {
 
   /** A sequence with the same tokens: sealed pages are shared, the rest is copied. */
   fork(tables: PageTables): PageTables {
-    const store = this.store(tables);
-    tables.layers.forEach((_, layer) => this.#pool.checkRoom(layer, tables.rawTokens(layer) - WINDOW * tables.completeWindows(layer)));
-    const fork = new PageTables(this.#pool);
-    return this.#orRelease(fork, () => {
-      const slots = sumOf(tables.layers, ({ rawCount }, layer) => rawCount - tables.completeWindows(layer));
-      this.#sealing.seal(store, this.#sealing.waiting(tables), slots);
-      fork.share(tables);
-      tables.layers.forEach(({ sinkSlot, raws, rawCount }, layer) => {
-        const to = fork.layers[layer]!;
-        if (this.shape.balance !== 'off') store.copyBalance(layer, tables.number, fork.number);
-        if (this.shape.sinks > 0) store.copySlot(sinkSlot, to.sinkSlot);
-        for (let n = 0; n < rawCount; n++) store.copySlot(raws[n]!, to.raws[n]!);
-      });
-    });
+    return this.#branching.fork(this.store(tables), tables);
+  }
+
+  /** What the tables of a batch are once its nth sequence goes on from its parents[n]th. */
+  reorder(batch: readonly PageTables[], parents: readonly number[]): PageTables[] {
+    for (const tables of batch) this.checkOpen(tables);
+    for (let n = 0; n < parents.length; n++) checkInteger(`parents[${n}]`, parents[n], 0, batch.length - 1); // holes too
+    return this.#branching.reorder(this.store(), batch, parents);
   }
 
   /** Forgets all tokens from `length` on. */

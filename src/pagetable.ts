@@ -311,9 +311,15 @@ export class PageTables {
     this.#pool.held[layer]! += this.rawTokens(layer) - before;
   }
 
+  /** Gives all tokens back. */
+  clear(): void {
+    this.#tables.forEach((_, layer) => this.crop(layer, 0));
+    this.newest = -1;
+  }
+
   /** Gives everything back. */
   release(): void {
-    this.#tables.forEach((_, layer) => this.crop(layer, 0));
+    this.clear();
     this.#pool.sequences.release(this.number);
     this.#open = false;
   }

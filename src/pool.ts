@@ -1,5 +1,6 @@
 // What a cache has to give: pages of every layer, raw slots, numbers of sequences; and how many tokens are held. Numbers only.
 
+import type { PageTable } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -57,6 +58,16 @@ export class Pool {
 
   refCount(layer: number, page: number): number {
     return this.#refCounts[layer]![page]!;
+  }
+
+  /** Pages of a layer that nobody but these holds. */
+  soleHeld(layer: number, holders: readonly { readonly layers: readonly PageTable[] }[]): number {
+    const counts = new Map<number, number>();
+    for (const { layers } of holders) {
+      const { pages, pageCount } = layers[layer]!;
+      for (const page of pages.subarray(0, pageCount)) counts.set(page, (counts.get(page) ?? 0) + 1);
+    }
+    return [...counts].filter(([page, count]) => this.refCount(layer, page) === count).length;
   }
 
   /** Lets go of a page; the last holder frees it and its tokens. */

@@ -25,6 +25,9 @@ export interface Range {
   readonly to: number;
 }
 
+/** @internal Makes of every sequence what its parent among them was. */
+export let reorderSequences: (core: Core, sequences: readonly Sequence[], parents: readonly number[]) => void;
+
 /** The coded pages of a sequence. */
 export interface Sealed {
   /** Bytes of all layers. */
@@ -46,13 +49,24 @@ export interface Sealed {
  */
 export class Sequence {
   readonly #core: Core;
-  readonly #tables: PageTables;
-  readonly #metadata: Metadata;
+  #tables: PageTables;
+  #metadata: Metadata;
 
   static {
     sequenceOf = (core, tables, metadata = Object.freeze({})) => new Sequence(core, tables, metadata);
     tablesOf = (core, sequence) =>
       typeof sequence === 'object' && sequence !== null && #core in sequence && sequence.#core === core ? sequence.#tables : undefined;
+    reorderSequences = (core, sequences, parents) => {
+      const metadata = sequences.map(sequence => sequence.#metadata);
+      const tables = core.reorder(
+        sequences.map(sequence => sequence.#tables),
+        parents
+      );
+      sequences.forEach((sequence, n) => {
+        sequence.#tables = tables[n]!;
+        sequence.#metadata = metadata[parents[n]!]!;
+      });
+    };
   }
 
   private constructor(core: Core, tables: PageTables, metadata: Metadata) {
@@ -248,7 +262,7 @@ export class Sequence {
    * @throws {RangeError} if there is no whole coded window between them
    *
    * @example
-   * chat.evict({ from: 0, to: chat.length - 128 }); // keeps sinks, and two windows or three
+   * if (cache.free < 256) chat.evict({ from: 0, to: chat.length - 128 }); // keeps sinks, and two windows or three
    */
   evict(options: EvictOptions): void {
     this.#core.evict(this.#tables, options);

@@ -41,8 +41,8 @@ function casesOf(kind: keyof typeof KINDS, headDims: readonly number[], chosen: 
 
 /**
  * 40 and 72 have rows of codes that end in padding, groups of 8 channels, and segments whose transforms are of several sizes. Segments
- * meet within eight columns in every way: most differ at 32 to 128, others at 144 and 184, of which Node alone takes all. Every case has
- * a memory for each binary, and Chromium holds some 180 in all.
+ * meet within eight columns in every way: most differ at 32 to 128, others at 144 and 184, of which Node alone takes all:
+ * a case has a memory for each binary, and Chromium holds some 180.
  */
 const inNode = globalThis.process?.execArgv?.every(flag => !/relaxed/.test(flag)) && !('Bun' in globalThis) && !('Deno' in globalThis);
 const cases: readonly Case[] = [

@@ -34,10 +34,11 @@ const allowed: Record<string, readonly string[]> = {
   webgpu: ['backend', 'format', 'input', 'layer', 'rope', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
-  pool: ['format', 'shape'],
+  pool: ['backend', 'format', 'shape'],
   pagetable: ['backend', 'format', 'pool', 'shape'],
   sealing: ['backend', 'pagetable', 'pool', 'shape'],
-  core: ['backend', 'check', 'file', 'format', 'header', 'input', 'layer', 'pagetable', 'pool', 'sealing', 'shape'],
+  branching: ['backend', 'format', 'pagetable', 'pool', 'sealing'],
+  core: ['backend', 'branching', 'check', 'file', 'format', 'header', 'input', 'layer', 'pagetable', 'pool', 'sealing', 'shape'],
   sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'pagetable', 'shape'],
   cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
 
