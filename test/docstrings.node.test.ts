@@ -73,7 +73,7 @@ const options = {
 group('docstrings', test => {
   test('there are examples of every entry', () => {
     console.log(`${examples.length} examples`);
-    for (const entry of ['cache', 'sequence', 'open', 'plan', 'kernels', 'file']) {
+    for (const entry of ['cache', 'sequence', 'open', 'plan', 'kernels', 'file', 'prefixes']) {
       assert.ok(
         examples.some(({ name }) => name.startsWith(`${entry}.ts`)),
         entry

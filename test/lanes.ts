@@ -37,7 +37,7 @@ export const lanes: readonly Lane[] = [
     // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
     gpuElsewhere: {
       lane: 'chromium',
-      files: ['attend', 'cache', 'histories', 'learning', 'lessons', 'magnitudes', 'odd', 'profiles', 'refusals', 'shapes']
+      files: ['attend', 'cache', 'histories', 'learning', 'lessons', 'magnitudes', 'odd', 'prefixes', 'profiles', 'refusals', 'shapes']
     }
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
@@ -64,7 +64,7 @@ export const lanes: readonly Lane[] = [
     // `attend`, `learning` and `webgpu` have the arithmetic, which another compiler of shaders could get wrong.
     gpuElsewhere: {
       lane: 'chromium',
-      files: ['cache', 'choose', 'histories', 'lessons', 'magnitudes', 'odd', 'profiles', 'refusals', 'shapes']
+      files: ['cache', 'choose', 'histories', 'lessons', 'magnitudes', 'odd', 'prefixes', 'profiles', 'refusals', 'shapes']
     }
   },
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),

@@ -45,6 +45,7 @@ const allowed: Record<string, readonly string[]> = {
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
   kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
+  prefixes: ['cache', 'check', 'format', 'header', 'pagetable', 'sequence', 'shape'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
   cpu: ['backend', 'cache', 'check', 'core', 'file', 'format', 'input', 'layer', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
   index: ['cpu', 'open']

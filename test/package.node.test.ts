@@ -32,6 +32,7 @@ const entries: readonly { readonly code: string; readonly limitBytes: number; re
   },
   { code: `import { openKernels } from 'nsnquant/kernels'; console.log(openKernels);`, limitBytes: 54_500, holds: ['binaries'] },
   { code: `import * as reference from 'nsnquant/reference'; console.log(reference);`, limitBytes: 12_600, holds: [] },
+  { code: `import { PrefixStore } from 'nsnquant/prefixes'; console.log(PrefixStore);`, limitBytes: 28_000, holds: [] },
   { code: `import { codecs } from 'nsnquant'; console.log(codecs);`, limitBytes: 7_900, holds: [] }
 ];
 

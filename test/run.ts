@@ -17,7 +17,7 @@ const { lane, file, quick, timeout } = program
   .option('--timeout <seconds>', 'for each file in each lane', Number, 900)
   .addHelpText(
     'after',
-    '\nNSN_REQUIRE=chromium,deno,webgpu,consumers,python (or all) makes a lane, a device, test/consumers or numpy that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.'
+    '\nNSN_REQUIRE=chromium,deno,webgpu,consumers,python,redis (or all) makes a lane, a device, test/consumers, numpy or redis-server that is missing here a failure.\nNSN_ADAPTER=own runs WebGPU on the adapter that the machine offers, instead of SwiftShader.'
   )
   .parse()
   .opts<{ lane?: string[]; file?: string[]; quick?: true; timeout: number }>();
@@ -28,7 +28,7 @@ const fileNames = testFiles.map(shortName);
 refuseUnknown('--lane', lane, laneNames);
 refuseUnknown('--file', file, fileNames);
 // The model is bench/llm's and examples/page's.
-refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'consumers', 'python', 'model', 'all']);
+refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'consumers', 'python', 'redis', 'model', 'all']);
 if (quick && lane) program.error('"--lane" expected without --quick, which is the lane node');
 if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
 
@@ -65,6 +65,9 @@ const secondsOf: Readonly<Record<string, number>> = {
   kernels: 15,
   coding: 12,
   magnitudes: 15,
+  prefixes: 30,
+  processes: 30,
+  storages: 12,
   histories: 15,
   damaged: 12
 };

@@ -54,7 +54,7 @@ export async function bundle(file: string): Promise<void> {
     platform: 'neutral',
     mainFields: ['module', 'main'],
     target: 'es2023',
-    external: ['nsnquant', 'nsnquant/*', 'node:*', 'esbuild'],
+    external: ['nsnquant', 'nsnquant/*', 'node:*', 'esbuild', 'unstorage/drivers/fs', 'unstorage/drivers/redis'],
     ignoreAnnotations: true, // package.json says that nothing here has side effects; a test file is nothing else
     sourcemap: 'inline',
     logLevel: 'warning'

@@ -14,6 +14,7 @@ import type { Backend, CacheOptions, GpuBuffer, GpuDevice, GpuTarget, GpuTokens,
 import * as cpu from 'nsnquant/cpu';
 import { BackendError as KernelError, openKernels, type KernelOptions, type Verbs } from 'nsnquant/kernels';
 import type * as kernels from 'nsnquant/kernels';
+import { type PrefixStorage, PrefixStore, type PrefixStoreOptions, StorageError, type TokenIds } from 'nsnquant/prefixes';
 import * as reference from 'nsnquant/reference';
 
 const rope: Rope = { invFreq: [1, 0.1], interleaved: true };
@@ -37,6 +38,11 @@ try {
 } catch (error) {
   if (error instanceof BackendError) throw error.cause;
 }
+declare const storage: PrefixStorage;
+const storing: PrefixStoreOptions = { model: 'smollm2-135m', budget: 2e9 };
+const ids: TokenIds = [1n, 73, 4093];
+export const found: Sequence | undefined = await new PrefixStore(storage, storing).load(cache, ids);
+export const failed = (error: unknown): boolean => error instanceof StorageError;
 const kernelOptions: KernelOptions = { headDim: 64, codec: 'nsn2' };
 const verbs: Verbs = await openKernels(kernelOptions);
 export const block: Uint8Array = verbs.encode(new Float32Array(4096));
@@ -165,7 +171,7 @@ group('types', test => {
       const { types } = entry as { types?: string };
       return types === undefined ? [] : [join(installedPackage, types)];
     });
-    assert.is(doors.length, 4);
+    assert.is(doors.length, 5);
     const files = new Set(doors.flatMap(door => [...declarations(door)]));
     assert.ok(files.size > 10);
     const texts = [...files].map(file => readFileSync(file, 'utf8'));
