@@ -10,13 +10,14 @@ import { attendTable, coldTable, walkTable } from './attend.ts';
 import type { Context } from './context.ts';
 import { NO_ADAPTER, openGpu } from './gpu/device.ts';
 import { verbsTable } from './kernels.ts';
+import { prefixesTable } from './prefixes.ts';
 import { promptTable } from './prompt.ts';
 import { webGpuTable } from './webgpu.ts';
 
 const { variant, quick, only, headDim, queryHeads, gpuMemory, out } = new Command('bench')
   .description('Times kernels and attention; the tables of BENCHMARKS.md.')
   .addOption(new Option('--variant <name>', 'binary to time').choices(['scalar', 'simd128', 'relaxed']).default('simd128'))
-  .addOption(new Option('--only <table>', 'one table').choices(['verbs', 'attend', 'walk', 'cold', 'prompt', 'webgpu']))
+  .addOption(new Option('--only <table>', 'one table').choices(['verbs', 'attend', 'walk', 'cold', 'prompt', 'prefixes', 'webgpu']))
   .addOption(new Option('--head-dim <n>', 'one head dimension of the attend and prompt tables').choices(['64', '128']))
   .addOption(new Option('--query-heads <n>', 'one number of query heads of the attend table').choices(['1', '3', '4', '8']))
   .addOption(new Option('--gpu-memory <GiB>', 'what one cell of the webgpu table may fill').argParser(positive).default(8))
@@ -32,7 +33,15 @@ const print = (text: string): void => {
 };
 
 await openBackend({ variant }); // refuses at once what this engine cannot run
-const tables = { verbs: verbsTable, attend: attendTable, walk: walkTable, cold: coldTable, prompt: promptTable, webgpu: webGpuTable };
+const tables = {
+  verbs: verbsTable,
+  attend: attendTable,
+  walk: walkTable,
+  cold: coldTable,
+  prompt: promptTable,
+  prefixes: prefixesTable,
+  webgpu: webGpuTable
+};
 const gpu = only && only !== 'webgpu' ? 'not asked for' : await openGpu();
 if (gpu === NO_ADAPTER) onSoftwareVulkan();
 print(machine());
