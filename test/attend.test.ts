@@ -221,7 +221,7 @@ for (const tested of backends) {
     });
 
     test('more sequences than one launch holds give what single calls give', async () => {
-      const cache = open({ capacity: 400, sequences: 40, headDim: 32, maxAppend: 10 });
+      const cache = open({ capacity: 300, sequences: 40, headDim: 32, maxAppend: 10 });
       const sequences = Array.from({ length: 40 }, (_, n) => filled(cache, [1 + (n % 10)], 100 + n));
       const queries = sequences.map((_, n) => query(cache, 1, 200 + n));
       const out = await cache.attend(sequences, 0, queries).read();

@@ -83,7 +83,7 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
         decode: (layer, page, slot, sequence) => store.decode(layer, page * stride, slot, sequence),
         read: (layer, table) => store.read(layer, apart(table)),
         dump: (layer, table) => store.dump(layer, apart(table)),
-        attend: (layer, tables, queries, scale, out) => store.attend(layer, tables.map(apart), queries, scale, out)
+        attend: (layer, tables, ...rest) => store.attend(layer, tables.map(apart), ...rest)
       };
       return altered(store, changes);
     }

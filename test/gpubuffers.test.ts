@@ -8,6 +8,7 @@ import { halfBits, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 import { ONE_TOKEN } from './tolerance.ts';
 
+const MAP_READ = 1;
 const STORAGE = 128;
 const COPY_SRC = 4;
 const COPY_DST = 8;
@@ -59,6 +60,15 @@ group('GPUBuffers', test => {
     device.queue.writeBuffer(buffer, offset, data as Float32Array<ArrayBuffer>);
     return buffer;
   };
+  /** What a buffer holds from float `from` on. */
+  const floatsOf = async (buffer: GPUBuffer, from: number): Promise<Float32Array> => {
+    const copy = device.createBuffer({ size: buffer.size, usage: MAP_READ | COPY_DST });
+    const encoder = device.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer, 0, copy, 0, buffer.size);
+    device.queue.submit([encoder.finish()]);
+    await copy.mapAsync(MAP_READ);
+    return new Float32Array(copy.getMappedRange().slice(4 * from));
+  };
   const [keys, values] = [keyLike(200, width, 90), normal(200, width, 91)];
 
   test('append() and attend() give what arrays give, whole prompts and single tokens, f32 and f16', async () => {
@@ -85,6 +95,33 @@ group('GPUBuffers', test => {
       assert.equal(await given.attend(0, query, { out: { buffer: out } }).read(), expected);
     }
     assert.equal(await given.save(), await plain.save());
+    cache.dispose();
+  });
+
+  test('attend() puts results and log-sum-exps into buffers and arrays alike', async () => {
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    sequence.append(0, keys, values);
+    const tokens = 140; // more than one call takes
+    const query = normal(tokens, queryWidth, 95);
+    const lse = new Float32Array(tokens * options.queryHeads);
+    const expected = await sequence.attend(0, query, { lse }).read();
+    assert.is(new Set(lse).size, lse.length);
+    const outBuffer = bufferOf(new Float32Array(tokens * queryWidth + 2));
+    const lseBuffer = bufferOf(new Float32Array(lse.length + 3));
+    const [out, lseToo] = [
+      { buffer: outBuffer, offset: 8 },
+      { buffer: lseBuffer, offset: 12 }
+    ];
+    const again = new Float32Array(lse.length);
+    assert.equal(await sequence.attend(0, query, { out, lse: again }).read(), expected);
+    assert.equal(again, lse);
+    assert.equal(await sequence.attend(0, query, { lse: lseToo }).read(), expected);
+    assert.equal(await floatsOf(lseBuffer, 3), lse);
+    for (const buffer of [outBuffer, lseBuffer]) device.queue.writeBuffer(buffer, 0, new Float32Array(buffer.size / 4));
+    sequence.attend(0, query, { out, lse: lseToo });
+    assert.equal(await floatsOf(outBuffer, 2), expected);
+    assert.equal(await floatsOf(lseBuffer, 3), lse);
     cache.dispose();
   });
 

@@ -3,6 +3,7 @@
 
 import type { Backend, Dump, PageTable, Store } from '../backend.ts';
 import { blockOffset, type PageLayout, WINDOW } from '../format/layout.ts';
+import type { LayerOptions } from '../layer.ts';
 import { type CacheShape, cacheShape } from '../shape.ts';
 import { noise } from '../timing.ts';
 
@@ -18,18 +19,19 @@ const SUBNORMAL = 2 ** -16;
 /** What differs from the reference, in words; undefined if nothing does. */
 export async function selfTest(backend: Backend, reference: Backend): Promise<string | undefined> {
   const invFreq = Array.from({ length: 16 }, (_, i) => 10000 ** (-i / 16));
-  for (const [keys, values] of [
-    ['nsn4', 'nsn2'],
-    ['nsn2', 'nsn3'] // three segments, and two stages
-  ] as const) {
+  const perHead = [1, 0.5, 0.25, 0.125, 0, 2];
+  const layers: readonly LayerOptions[] = [
+    // Three segments, two stages, and all that models do to logits. Sinks are seen, and half of the second page.
+    { keys: 'nsn2', values: 'nsn3', valueDim: 40, window: 50, keepSinks: true, softcap: 2, slopes: perHead, sinkLogits: perHead },
+    { keys: 'nsn4', values: 'nsn2' }
+  ];
+  for (const layer of layers) {
     const shape = cacheShape({
-      layers: 1,
+      layers: [layer],
       kvHeads: 2,
       queryHeads: 6,
       headDim: 32,
       capacity: 4 * WINDOW,
-      keys,
-      values,
       sequences: 1,
       rope: { invFreq, interleaved: false }
     });
@@ -49,7 +51,7 @@ export async function selfTest(backend: Backend, reference: Backend): Promise<st
 
 /** What differs over tokens of noise times `size`: sinks, two pages and a raw window. */
 async function difference(shape: CacheShape, tested: Store, expected: Store, size: number): Promise<string | undefined> {
-  const { queryHeads, headDim } = shape.layers[0]!;
+  const { queryHeads, headDim, valueDim } = shape.layers[0]!;
   const subnormal = size === SUBNORMAL;
   const of = subnormal ? ' of subnormal halves' : '';
   const table: PageTable = {
@@ -81,12 +83,16 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
     const bytes = subnormal && n === 1 ? withSubnormals(page, shape.layers[0]!.page) : page;
     for (const store of [tested, expected]) store.setPage(0, table.pages[n]!, bytes);
   });
-  // One token, as in decoding, and a prompt's several: a GPU has a pipeline for each.
-  for (const count of [1, 7]) {
+  // One token, as in decoding, and a prompt's ten, which make two of the largest row tiles: a GPU has a pipeline for each.
+  for (const count of [1, 10]) {
     const query = noise(count * queryHeads * headDim).map(q => q / (2 * size));
-    const attend = (store: Store): Promise<Float32Array> =>
-      store.attend(0, [table], [query], 1 / Math.sqrt(headDim), new Float32Array(query.length)).read();
-    const error = relativeError(...(await Promise.all([attend(tested), attend(expected)])));
+    const attend = async (store: Store): Promise<readonly [out: Float32Array, lse: Float32Array]> => {
+      const lse = new Float32Array(count * queryHeads);
+      const out = new Float32Array(count * queryHeads * valueDim);
+      return [await store.attend(0, [table], [query], 1 / Math.sqrt(headDim), out, lse).read(), lse];
+    };
+    const [[got, gotLse], [want, wantLse]] = await Promise.all([attend(tested), attend(expected)]);
+    const error = Math.max(relativeError(got, want), relativeError(gotLse, wantLse));
     if (!(error <= OUTPUT_TOLERANCE)) return `attend${of} differs from the reference by ${error.toPrecision(2)}`;
   }
   const [decoded, exact] = await Promise.all([tested.read(0, table), expected.read(0, table)]);
@@ -97,10 +103,10 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
 
 /** Learns from two windows and a few queries whose channels have energies of their own. */
 function learn(store: Store, { layers, sinks }: CacheShape, { sequence, length }: PageTable, size: number): void {
-  const { queryHeads, headDim, kvHeads } = layers[0]!;
+  const { queryHeads, headDim, valueDim, kvHeads } = layers[0]!;
   const uneven = (x: Float32Array): Float32Array => x.map((element, i) => element / (1 + ((i >> 1) % 4)));
-  const perToken = kvHeads * headDim;
-  const keys = uneven(noise(length * perToken)).map(element => element * size);
+  const keys = uneven(noise(length * kvHeads * headDim)).map(element => element * size);
+  const values = new Float32Array(length * kvHeads * valueDim);
   const queries = uneven(noise(7 * queryHeads * headDim));
   store.setEnergies(0, sequence);
   for (const [first, count] of [
@@ -108,16 +114,16 @@ function learn(store: Store, { layers, sinks }: CacheShape, { sequence, length }
     [3, 4]
   ] as const)
     store.addEnergies(0, sequence, queries, first, count);
-  for (const slot of [0, 1]) store.write(0, [{ keys, values: keys, runs: [{ slot, at: 0, from: sinks + slot * WINDOW, tokens: WINDOW }] }]);
+  for (const slot of [0, 1]) store.write(0, [{ keys, values, runs: [{ slot, at: 0, from: sinks + slot * WINDOW, tokens: WINDOW }] }]);
   store.learn(0, sequence, [0, 1]);
 }
 
 /** Writes the tokens that a table tells of, and encodes its pages. */
 function fill(store: Store, { layers, sinks }: CacheShape, table: PageTable, size: number): void {
-  const { kvHeads, headDim } = layers[0]!;
-  const perToken = kvHeads * headDim;
-  const x = noise(2 * table.length * perToken).map(element => element * size);
-  const [keys, values] = [x.subarray(0, x.length / 2), x.subarray(x.length / 2)];
+  const { kvHeads, headDim, valueDim } = layers[0]!;
+  const [keyCount, valueCount] = [table.length * kvHeads * headDim, table.length * kvHeads * valueDim];
+  const x = noise(keyCount + valueCount).map(element => element * size);
+  const [keys, values] = [x.subarray(0, keyCount), x.subarray(keyCount)];
   const write = (slot: number, from: number, tokens: number): void =>
     store.write(0, [{ keys, values, runs: [{ slot, at: 0, from, tokens }] }]);
   write(table.sinkSlot, 0, sinks);
