@@ -167,8 +167,9 @@ export interface PageTable {
 }
 
 /** @internal Tokens that a table holds. */
-export function heldTokens({ length, pageCount, coded }: PageTable): number {
-  return length - WINDOW * (coded - pageCount);
+export function heldTokens({ length, pageCount, coded, rawCount }: PageTable, sinks: number): number {
+  const raw = Math.min(WINDOW * rawCount, length - sinks - WINDOW * coded);
+  return Math.min(sinks, length) + WINDOW * pageCount + Math.max(0, raw);
 }
 
 /**

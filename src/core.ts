@@ -9,6 +9,8 @@ import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
 import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
+import { attentionMass, type Mass } from './mass.ts';
+import { EVICT_OPTIONS, type EvictOptions, MASS_OPTIONS, type MassOptions, SAVE_OPTIONS, type SaveOptions } from './options.ts';
 import { PageTables, windowsBehind } from './pagetable.ts';
 import { Pool } from './pool.ts';
 import { Sealing } from './sealing.ts';
@@ -29,26 +31,6 @@ export interface AttendOptions {
 }
 
 const ATTEND_OPTIONS = ['scale', 'out', 'lse'] as const satisfies readonly (keyof AttendOptions)[];
-
-/** What `evict` is told. */
-export interface EvictOptions {
-  /** The first position that may go. */
-  readonly from: number;
-  /** The first that may not. */
-  readonly to: number;
-  /** One layer; by default all. */
-  readonly layer?: number;
-}
-
-const EVICT_OPTIONS = ['from', 'to', 'layer'] as const satisfies readonly (keyof EvictOptions)[];
-
-/** What `save` may be told. */
-export interface SaveOptions {
-  /** The application's own words, such as the model's name or the tokens' numbers. Default: those that the sequence was restored with. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
-
-const SAVE_OPTIONS = ['metadata'] as const satisfies readonly (keyof SaveOptions)[];
 
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;
@@ -193,11 +175,7 @@ export class Core {
       const name = nameOf('queries', n);
       const table = sequence.layers[layer]!;
       const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
-      const most = sequence.answerable(layer);
-      if (tokens > most) {
-        const why = most === table.length ? `all that layer ${layer} holds` : `what older ones see layer ${layer} holds no longer`;
-        throw new RangeError(`"${name}" expected at most ${plural(most, 'token')} (${why}), got ${tokens}`);
-      }
+      this.#checkAnswerable(name, sequence, layer, tokens);
       rows += tokens * queryHeads;
       counts.push(tokens);
       return table;
@@ -219,6 +197,18 @@ export class Core {
     const output = store.attend(layer, tables, queries, scale, out, lse);
     if (!over) learnFrom();
     return output;
+  }
+
+  /** What share of a query's attention goes to every window. */
+  async mass(tables: PageTables, layer: number, query: Float32Array, options: MassOptions = {}): Promise<Mass[]> {
+    const store = this.store(tables);
+    checkOptions('options', options, MASS_OPTIONS);
+    const { queryHeads, headDim } = this.#layer(layer);
+    const tokens = checkQuery('query', query, false, queryHeads, headDim);
+    this.#checkAnswerable('query', tables, layer, tokens);
+    const { scale = 1 / Math.sqrt(headDim) } = options;
+    checkPositive('scale', scale, SCALE_MOST);
+    return attentionMass(store, this.shape, layer, tables.layers[layer]!, query, scale);
   }
 
   /** What a layer holds. */
@@ -348,6 +338,15 @@ export class Core {
     this.checkOpen(tables);
     this.#layer(layer);
     return tables.ranges(layer);
+  }
+
+  /** Refuses queries of so many newest tokens where not all that they see is held. */
+  #checkAnswerable(name: string, tables: PageTables, layer: number, tokens: number): void {
+    const most = tables.answerable(layer);
+    if (tokens <= most) return;
+    const all = most === tables.layers[layer]!.length;
+    const why = all ? `all that layer ${layer} holds` : `what older ones see layer ${layer} holds no longer`;
+    throw new RangeError(`"${name}" expected at most ${plural(most, 'token')} (${why}), got ${tokens}`);
   }
 
   /** What a layer is, if there is one of this number. */

@@ -11,13 +11,15 @@ import { checkWasmOptions, openWasm, type WasmOptions } from './wasm/open.ts';
 
 export { type Backend, BackendError, type BackendName, type Output, type Tokens } from './backend.ts';
 export { KVCache } from './cache.ts';
-export type { AttendOptions, EvictOptions, SaveOptions } from './core.ts';
+export type { AttendOptions } from './core.ts';
 export { inspect, type SavedLayer, type SavedSequence } from './file.ts';
 export { type Codebook, type Codec, type CodecName, codebooks, codecs, type Segment, type Stage } from './format/codec.ts';
 export type { Data, Float16ArrayLike } from './format/half.ts';
 export type { BlockLayout, Heads, PageLayout, Rope, SegmentLayout, StageLayout } from './format/layout.ts';
 export type { GpuBuffer, GpuTarget, GpuTokens, Input } from './input.ts';
 export type { LayerOptions, LayerShape } from './layer.ts';
+export type { Mass } from './mass.ts';
+export type { EvictOptions, MassOptions, SaveOptions } from './options.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
 export { type Range, type Sealed, Sequence } from './sequence.ts';
 export type { CacheOptions, CacheShape, StepShape } from './shape.ts';

@@ -1,11 +1,13 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
 import type { Backend, Output, Tokens } from './backend.ts';
-import type { AttendOptions, Core, EvictOptions, NameOf, SaveOptions } from './core.ts';
+import type { AttendOptions, Core, NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
 import { rawBytes, WINDOW } from './format/layout.ts';
 import type { Metadata } from './header.ts';
 import type { GpuTokens, Input } from './input.ts';
+import type { Mass } from './mass.ts';
+import type { EvictOptions, MassOptions, SaveOptions } from './options.ts';
 import type { PageTables } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -246,6 +248,23 @@ export class Sequence {
   /** The positions that a layer holds, from `from` on and before `to`, in ascending order: what `decode` gives, and what queries may see. */
   ranges(layer: number): readonly Range[] {
     return this.#core.ranges(this.#tables, layer);
+  }
+
+  /**
+   * What share of a step's attention goes to the sinks, to every coded page and to every raw window: by it a policy chooses what to evict.
+   * Takes about as long as `attend`, and a few microseconds a window and KV head more; nothing is learned from the query.
+   *
+   * @param layer  0 to layers − 1
+   * @param query  f32 [tokens, queryHeads, headDim]: the newest positions, as `attend` takes them
+   *
+   * @example
+   * chat.append(0, tokens, tokens);
+   * const pages = (await chat.mass(0, query)).filter(({ from, to }) => from > 0 && to < chat.length);
+   * const [least] = pages.sort((a, b) => a.mass - b.mass);
+   * if (least) chat.evict({ from: least.from, to: least.to, layer: 0 });
+   */
+  async mass(layer: number, query: Float32Array, options?: MassOptions): Promise<readonly Mass[]> {
+    return this.#core.mass(this.#tables, layer, query, options);
   }
 
   /**

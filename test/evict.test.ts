@@ -1,12 +1,14 @@
 // Forgetting in the middle and going on: which positions are held, and that everything that works on a sequence works on what is left.
 
 import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
+import { attend } from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { attendWithinRule } from './attention.ts';
 import { backends } from './backends.ts';
 import { refuses, sameBits } from './compare.ts';
 import { exactRope, keyLike, normal, queryWidth } from './inputs.ts';
+import { MASS } from './tolerance.ts';
 
 const WIDTH = 32;
 const base = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: WIDTH, capacity: 1000, sequences: 3 } satisfies CacheOptions;
@@ -152,6 +154,38 @@ for (const tested of backends) {
       await attendWithinRule('after 600 tokens', sequence, query(cache, 20));
       cache.dispose();
     });
+
+    for (const sinks of [0, 4]) {
+      for (const more of [{}, { sinkLogits: [1, -2], window: 150, softcap: 4 }]) {
+        test(`mass says where attention goes: sinks ${sinks}, ${JSON.stringify(more)}`, async () => {
+          const cache = open({ layers: 1, sinks, rope: exactRope(WIDTH), ...more });
+          const sequence = extend(extend(cache.sequence(), 0, 270), 270, 300);
+          if (!('window' in more)) sequence.evict({ from: 64, to: 140 });
+          const q = query(cache, 3);
+          const found = await sequence.mass(0, q);
+          assert.equal(
+            found.flatMap(({ from, to }) => Array.from({ length: to - from }, (_, n) => from + n)),
+            sequence.ranges(0).flatMap(({ from, to }) => Array.from({ length: to - from }, (_, n) => from + n))
+          );
+          // By values that are 1 in the window, 0 elsewhere: what the reference makes of the decoded keys.
+          const { keys } = await sequence.decode(0);
+          const positions = found.flatMap(({ from, to }) => Array.from({ length: to - from }, (_, n) => from + n));
+          const { window, softcap, sinkLogits } = cache.shape.layers[0]!;
+          for (const { from, to, mass } of found) {
+            let expected = 0;
+            for (let row = 0; row < 6; row++) {
+              const row64 = Float64Array.from(q.subarray(row * WIDTH, (row + 1) * WIDTH), x => x / Math.sqrt(WIDTH));
+              const ones = positions.map(position => Number(position >= from && position < to));
+              const options = { position: 297 + Math.floor(row / 2), positions, window, softcap };
+              expected += attend(row64, keys, ones, { ...options, sinkLogit: sinkLogits?.[row % 2] ?? -Infinity }).out[0]! / 6;
+            }
+            // Differences of exponentials of f32 logarithms, at most 1.
+            assert.ok(Math.abs(mass - expected) < MASS, `${from}: expected ${expected}, got ${mass}`);
+          }
+          cache.dispose();
+        });
+      }
+    }
 
     test('refuses what is no range of whole windows, and a cut through what is gone; all is as before', async () => {
       const cache = open();

@@ -61,8 +61,7 @@ const cases: readonly Case[] = [
   ),
   { codec: 'nsn4', headDim: 512, ...KINDS['plain keys'], rope: 'fast, rising', inputs: few }
 ];
-
-/** What each verb made of what the one before it made. */
+/** What verbs make of what others made. */
 interface Stages extends Readonly<Record<'x' | 's1' | 'normalized' | 'o' | 'shifted' | 's2' | 'again' | 'y' | 'decoded', Float32Array>> {
   /** By the codebooks of 8, 4 and 2 channels, one after another. */
   readonly codes: Uint8Array;

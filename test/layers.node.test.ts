@@ -37,9 +37,26 @@ const allowed: Record<string, readonly string[]> = {
   pool: ['backend', 'format', 'shape'],
   pagetable: ['backend', 'format', 'pool', 'shape'],
   sealing: ['backend', 'pagetable', 'pool', 'shape'],
+  mass: ['backend', 'format', 'shape'],
+  options: [],
   branching: ['backend', 'format', 'pagetable', 'pool', 'sealing'],
-  core: ['backend', 'branching', 'check', 'file', 'format', 'header', 'input', 'layer', 'pagetable', 'pool', 'sealing', 'shape'],
-  sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'pagetable', 'shape'],
+  core: [
+    'backend',
+    'branching',
+    'check',
+    'file',
+    'format',
+    'header',
+    'input',
+    'layer',
+    'mass',
+    'options',
+    'pagetable',
+    'pool',
+    'sealing',
+    'shape'
+  ],
+  sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'mass', 'options', 'pagetable', 'shape'],
   cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
 
   // The other doors.
@@ -47,7 +64,23 @@ const allowed: Record<string, readonly string[]> = {
   kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
   prefixes: ['cache', 'check', 'format', 'header', 'pagetable', 'sequence', 'shape'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
-  cpu: ['backend', 'cache', 'check', 'core', 'file', 'format', 'input', 'layer', 'plan', 'sequence', 'shape', 'timing', 'wasm'],
+  cpu: [
+    'backend',
+    'cache',
+    'check',
+    'core',
+    'file',
+    'format',
+    'input',
+    'layer',
+    'mass',
+    'options',
+    'plan',
+    'sequence',
+    'shape',
+    'timing',
+    'wasm'
+  ],
   index: ['cpu', 'open']
 };
 

@@ -29,10 +29,16 @@ const cacheOptions = {
   kvHeads: 1,
   queryHeads: 1,
   headDim: 32,
-  capacity: 64,
+  valueDim: 32,
   keys: 'nsn4',
   values: 'nsn2',
   rope: { invFreq: [1], interleaved: false },
+  window: 60,
+  keepSinks: true,
+  softcap: 50,
+  slopes: [0.1],
+  sinkLogits: [1],
+  capacity: 64,
   balance: 'learn',
   sinks: 4,
   recent: 0,
@@ -62,6 +68,7 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
     [row, { scale: 1, out: row, lse: { buffer, offset: 0 } }]
   ],
   'KVCache.dispose': 'none',
+  'KVCache.reorder': 'none',
   'KVCache.restore': 'none',
   'KVCache.sequence': 'none',
   Sequence: 'none',
@@ -76,9 +83,13 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'Sequence.crop': 'none',
   'Sequence.decode': 'none',
   'Sequence.dispose': 'none',
+  'Sequence.evict': [(options: api.EvictOptions) => sequence.evict(options), [{ from: 0, to: 1, layer: 0 }]],
   'Sequence.fork': 'none',
+  'Sequence.mass': [(options?: api.MassOptions) => sequence.mass(0, row, options), [{ scale: 1 }]],
+  'Sequence.ranges': 'none',
   'Sequence.save': [(options?: api.SaveOptions) => sequence.save(options), [{ metadata: undefined }]],
   'Sequence.seal': 'none',
+  'Sequence.tokens': 'none',
   inspect: 'none',
   openBackend: [
     openBackend,
@@ -180,7 +191,7 @@ group('options objects', test => {
       '"options" expected only scale, out and lse, got softcap'
     );
     await refuses(
-      () => openBackend({ shape: { ...cacheOptions, window: 512 } as never }),
+      () => openBackend({ shape: { ...cacheOptions, windows: 512 } as never }),
       TypeError,
       '"shape" expected only layers, kvHeads, queryHeads, headDim, valueDim, keys, values, rope, window, keepSinks, softcap, slopes, sinkLogits, capacity, balance, sinks, recent, sequences and maxAppend, got windows'
     );

@@ -244,3 +244,6 @@ export function gpuMemoryBound({ layers, capacity, sequences }: CacheShape): num
  * measured over 640,000 of them. No two tokens' values are nearer than 0.71 to each other, nor their keys than 0.28.
  */
 export const CODED_ROW = 0.25;
+
+/** Shares of attention are differences of exponentials of f32 logarithms up to 2⁴: half an ulp of either is 2⁻²⁰; and keys are as decoded. */
+export const MASS = 1e-5;

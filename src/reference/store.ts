@@ -164,7 +164,7 @@ class ReferenceStore implements Store {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const gather = (side: 0 | 1): Float32Array => {
       const channels = side === 0 ? headDim : valueDim;
-      const held = heldTokens(table);
+      const held = heldTokens(table, this.#shape.sinks);
       const out = new Float32Array(held * kvHeads * channels);
       for (let head = 0; head < kvHeads; head++) {
         const rows = this.#rows(layer, table, head, side);
@@ -237,7 +237,7 @@ class ReferenceStore implements Store {
   #positions(table: PageTable): Uint32Array {
     const { sinks } = this.#shape;
     const windows = [...table.windows.subarray(0, table.pageCount), ...Array.from({ length: table.rawCount }, (_, n) => table.coded + n)];
-    return Uint32Array.from({ length: heldTokens(table) }, (_, n) => {
+    return Uint32Array.from({ length: heldTokens(table, this.#shape.sinks) }, (_, n) => {
       return n < sinks ? n : sinks + windows[Math.floor((n - sinks) / WINDOW)]! * WINDOW + ((n - sinks) % WINDOW);
     });
   }
@@ -246,7 +246,7 @@ class ReferenceStore implements Store {
   #rows(layer: number, table: PageTable, head: number, side: 0 | 1): Float64Array {
     const { sinks, layers } = this.#shape;
     const channels = layers[layer]![side === 0 ? 'headDim' : 'valueDim'];
-    const rows = new Float64Array(heldTokens(table) * channels);
+    const rows = new Float64Array(heldTokens(table, this.#shape.sinks) * channels);
     const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * channels), at * channels);
     if (sinks > 0) put(this.#rawRows(layer, table.sinkSlot, head, side), 0);
     for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, table.sequence, head, side), sinks + i * WINDOW);

@@ -123,7 +123,7 @@ export class WasmStore implements Store {
     const { kvHeads, headDim, valueDim } = heads;
     const { kernels, input, f32 } = this.#memory;
     const [perKey, perValue] = [kvHeads * headDim, kvHeads * valueDim];
-    const held = heldTokens(table);
+    const held = heldTokens(table, this.#shape.sinks);
     const tokens = { keys: new Float32Array(held * perKey), values: new Float32Array(held * perValue) };
     const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {

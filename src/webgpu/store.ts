@@ -171,7 +171,7 @@ class WebGpuStore implements Store {
     const { kvHeads } = heads;
     const perToken = this.#perToken(layer);
     const { pageCount } = table;
-    const length = heldTokens(table);
+    const length = heldTokens(table, this.#shape.sinks);
     // All is queued before the first is awaited: tokens are those of the time of the call.
     const { staging } = this.#memory;
     const { buffers } = staging;

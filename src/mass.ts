@@ -1,0 +1,80 @@
+// How much of a layer's attention goes to each of its windows: what policies of eviction ask.
+
+import type { PageTable, Store } from './backend.ts';
+import { WINDOW } from './format/layout.ts';
+import type { CacheShape } from './shape.ts';
+
+/** The share of attention that positions of one window have. */
+export interface Mass {
+  /** The first position. */
+  readonly from: number;
+  /** The first beyond them. */
+  readonly to: number;
+  /** From 0 to 1: the mean over query tokens and heads. Those of all windows and of sink logits add up to 1. */
+  readonly mass: number;
+}
+
+/**
+ * @internal The mass of sinks, every page and every raw window: by the logarithms of their own denominators, each beside the sinks, which every
+ * table has. No kernel but `attend` is needed; a window takes as long as a context of one.
+ */
+export async function attentionMass(
+  store: Store,
+  shape: CacheShape,
+  layer: number,
+  table: PageTable,
+  query: Float32Array,
+  scale: number
+): Promise<Mass[]> {
+  const { sinks, sequences, layers } = shape;
+  const { queryHeads, headDim, valueDim, sinkLogits } = layers[layer]!;
+  const rows = query.length / headDim;
+  const none = { ...table, pageCount: 0, rawCount: 0 };
+  const page = (n: number): PageTable => ({
+    ...none,
+    pages: table.pages.slice(n, n + 1),
+    windows: table.windows.slice(n, n + 1),
+    pageCount: 1
+  });
+  const raw = (n: number): PageTable => ({ ...none, raws: table.raws.slice(n, n + 1), rawCount: 1, coded: table.coded + n });
+  const at = (window: number): number => sinks + window * WINDOW;
+  const windows = [
+    ...Array.from({ length: table.pageCount }, (_, n) => ({ from: at(table.windows[n]!), view: page(n) })),
+    ...Array.from({ length: table.rawCount }, (_, n) => ({ from: at(table.coded + n), view: raw(n) }))
+  ];
+  /** Natural logarithms of denominators, of every table's rows. A call takes no more tables than there may be sequences. */
+  const denominators = async (tables: readonly PageTable[]): Promise<Float32Array> => {
+    const all = new Float32Array(tables.length * rows);
+    for (let first = 0; first < tables.length; first += sequences) {
+      const some = tables.slice(first, first + sequences);
+      const lse = new Float32Array(some.length * rows);
+      const out = new Float32Array((some.length * query.length * valueDim) / headDim);
+      await store
+        .attend(
+          layer,
+          some,
+          some.map(() => query),
+          scale,
+          out,
+          lse
+        )
+        .read();
+      all.set(lse, first * rows);
+    }
+    return all;
+  };
+  const sinkWindow = sinks > 0 ? [{ from: 0, to: Math.min(sinks, table.length), view: none }] : [];
+  const views = [...sinkWindow, ...windows];
+  const lse = await denominators([table, ...views.map(({ view }) => view)]);
+  return views.map(({ from, view }, n) => {
+    let mass = 0;
+    for (let row = 0; row < rows; row++) {
+      const share = (logarithm: number): number => Math.exp(logarithm - lse[row]!);
+      // What else is in a denominator: the sink logit, and beside another window the sinks.
+      const logit = sinkLogits?.[row % queryHeads] ?? -Infinity;
+      const beside = view === none || sinks === 0 ? share(logit) : share(lse[rows + row]!);
+      mass += Math.max(0, share(lse[(n + 1) * rows + row]!) - beside) / rows;
+    }
+    return { from, to: Math.min(view === none ? sinks : from + WINDOW, table.length), mass };
+  });
+}
