@@ -18,6 +18,8 @@ import { positionOf, slopeOf } from "./state";
  *   position  of the first token, in the state's count
  *   top       f32 [LANES]
  *
+ * Where every window passes (slopes), attention takes 4 to 8 % longer: 2 ns a token and four rows.
+ *
  * Specification: `attend` in src/reference/attention.ts.
  */
 export function maskScores(shape: Shape, state: usize, scores: usize, tokens: usize, position: f32, window: f32, top: usize): void {
@@ -40,6 +42,7 @@ export function maskScores(shape: Shape, state: usize, scores: usize, tokens: us
 /**
  * tanh x = x · P(x²) / Q(x²), of degrees 6 and 3, within ±9: powers of P from the highest, then of Q (Eigen's ptanh). Off by 5.4 ulps of
  * the result at most; by 2^x, as 1 − 2 / (1 + e^2x), it is off by 2e-7 of c whatever the logit, which is 25,000 ulps of small ones.
+ * Caps cost 7 ns a token and four rows with their pass over the mask: 26 % of attention at nsn3 and headDim 64, 15 % at 128.
  */
 const TANH: usize = memory.data<f32>([
   -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-8, 1.48572235717979e-5, 6.37261928875436e-4,

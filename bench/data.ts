@@ -86,22 +86,23 @@ export function profileOf(heads: readonly Head[], { layers, kvHeads }: { layers:
   return Uint8Array.from(Array.from({ length: layers }, () => layer.flatMap(balance => [...balance])).flat());
 }
 
-/** Appends `tokens` tokens to a layer; KV head h is heads[h % heads.length]. */
+/** Appends `tokens` tokens to a layer; KV head h is heads[h % heads.length], of whose values the first channels are taken. */
 export function feed(
   sequence: Sequence,
   layer: number,
   heads: readonly Head[],
   tokens: number,
-  { kvHeads, headDim }: { kvHeads: number; headDim: number }
+  { kvHeads, headDim, valueDim = headDim }: { kvHeads: number; headDim: number; valueDim?: number }
 ): void {
   const step = 64;
   for (let first = 0; first < tokens; first += step) {
     const count = Math.min(step, tokens - first);
     const rows = (side: 'keys' | 'values'): Float32Array => {
-      const x = new Float32Array(count * kvHeads * headDim);
+      const width = side === 'keys' ? headDim : valueDim;
+      const x = new Float32Array(count * kvHeads * width);
       for (let row = 0; row < count * kvHeads; row++) {
         const at = (first + Math.floor(row / kvHeads)) * headDim;
-        x.set(heads[(row % kvHeads) % heads.length]![side].subarray(at, at + headDim), row * headDim);
+        x.set(heads[(row % kvHeads) % heads.length]![side].subarray(at, at + width), row * width);
       }
       return x;
     };

@@ -10,6 +10,7 @@ import { attendTable, coldTable, walkTable } from './attend.ts';
 import type { Context } from './context.ts';
 import { NO_ADAPTER, openGpu } from './gpu/device.ts';
 import { verbsTable } from './kernels.ts';
+import { layersTable } from './layers.ts';
 import { prefixesTable } from './prefixes.ts';
 import { promptTable } from './prompt.ts';
 import { webGpuTable } from './webgpu.ts';
@@ -17,7 +18,9 @@ import { webGpuTable } from './webgpu.ts';
 const { variant, quick, only, headDim, queryHeads, gpuMemory, out } = new Command('bench')
   .description('Times kernels and attention; the tables of BENCHMARKS.md.')
   .addOption(new Option('--variant <name>', 'binary to time').choices(['scalar', 'simd128', 'relaxed']).default('simd128'))
-  .addOption(new Option('--only <table>', 'one table').choices(['verbs', 'attend', 'walk', 'cold', 'prompt', 'prefixes', 'webgpu']))
+  .addOption(
+    new Option('--only <table>', 'one table').choices(['verbs', 'attend', 'walk', 'cold', 'prompt', 'layers', 'prefixes', 'webgpu'])
+  )
   .addOption(new Option('--head-dim <n>', 'one head dimension of the attend and prompt tables').choices(['64', '128']))
   .addOption(new Option('--query-heads <n>', 'one number of query heads of the attend table').choices(['1', '3', '4', '8']))
   .addOption(new Option('--gpu-memory <GiB>', 'what one cell of the webgpu table may fill').argParser(positive).default(8))
@@ -39,6 +42,7 @@ const tables = {
   walk: walkTable,
   cold: coldTable,
   prompt: promptTable,
+  layers: layersTable,
   prefixes: prefixesTable,
   webgpu: webGpuTable
 };

@@ -24,8 +24,8 @@ export interface AttendOptions {
   readonly out?: Float32Array | GpuTarget;
   /**
    * Receives the natural logarithm of the softmax's denominator, Σ exp(logit) with that of a sink logit: f32 [tokens, queryHeads],
-   * sequences one after another. By it attention over other keys can be merged with this, exactly: of two results each counts with
-   * exp(its lse) / (the sum of both).
+   * sequences one after another; −Infinity where nothing was seen. An array is filled once `read` has resolved. By it attention over
+   * other keys can be merged with this, exactly: of two results each counts with exp(its lse) / (the sum of both).
    */
   readonly lse?: Float32Array | GpuTarget;
 }

@@ -2,6 +2,7 @@
 
 import type { Sequence, Tokens } from 'nsnquant';
 import * as brute from './brute.ts';
+import type { AttentionShape } from './brute-attention.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, meanOf, normsOf, readBlock, readSaved, sidesOf } from './pages.ts';
 import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
@@ -38,7 +39,8 @@ export async function expectedAttention(
 /**
  * Attention by brute force over tokens that a layer was found to hold.
  *
- * @param pages  the bytes of its coded pages
+ * @param pages    the bytes of its coded pages
+ * @param evicted  positions that it has lost since
  */
 export function expectedOver(
   sequence: Sequence,
@@ -46,7 +48,8 @@ export function expectedOver(
   query: Float32Array,
   { keys, values }: Tokens,
   pages: readonly Uint8Array[],
-  scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim)
+  scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim),
+  evicted?: AttentionShape['evicted']
 ): Expected {
   const { backend, shape } = sequence;
   const mean = meanSlack(sequence, pages, layer, query, scale);
@@ -63,7 +66,7 @@ export function expectedOver(
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
   const { keepSinks, ...heads } = shape.layers[layer]!;
-  const told = { ...heads, keptSinks: keepSinks ? shape.sinks : 0 };
+  const told = { ...heads, keptSinks: keepSinks ? shape.sinks : 0, evicted };
   const { out: exact, lse, moved: extra, lseMoved } = brute.attention(query, keys, values, told, scale, brute.f64, slack);
   const naive = brute.attention(query, keys, values, told, scale, brute.f32);
   return { exact, extra, naive: naive.out, lse: { exact: lse, naive: naive.lse, extra: lseMoved } };

@@ -28,6 +28,8 @@ export interface AttentionShape {
   readonly window?: number;
   /** First tokens that it sees too. */
   readonly keptSinks?: number;
+  /** Positions that are gone, `to` the first after them. */
+  readonly evicted?: { readonly from: number; readonly to: number } | undefined;
   readonly softcap?: number;
   /** [queryHeads] each. */
   readonly slopes?: Numbers | undefined;
@@ -35,7 +37,8 @@ export interface AttentionShape {
 }
 
 /** Whether a query at a position sees a key at another. */
-export function sees({ window = Infinity, keptSinks = 0 }: AttentionShape, query: number, key: number): boolean {
+export function sees({ window = Infinity, keptSinks = 0, evicted }: AttentionShape, query: number, key: number): boolean {
+  if (evicted && key >= evicted.from && key < evicted.to) return false;
   return key <= query && (query - key < window || key < keptSinks);
 }
 
