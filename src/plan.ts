@@ -8,7 +8,7 @@ import { tryStep } from './timing.ts';
 
 /** What a cache takes, in bytes. */
 export interface Plan {
-  /** Bytes of one more token once it is coded: all layers, metadata counted. */
+  /** Bytes of one more token once it is coded: all layers, metadata counted. What sliding windows give back for it is not. */
   readonly bytesPerToken: number;
   /** The same per element of keys and values, in bits. */
   readonly bitsPerElement: number;

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { dirname, extname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
-import { build } from 'esbuild';
+import { build, transformSync } from 'esbuild';
 import { type CodecName, plan } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
@@ -163,6 +163,18 @@ group('README', test => {
   test('the example for GPUs is taken from examples/device.ts, which a test of its own runs', () => {
     const program = read('examples/device.ts').split('\n');
     for (const line of gpuExample!.text.split('\n')) assert.ok(program.includes(line), line);
+  });
+});
+
+group('docs/models.md', test => {
+  test('its example runs, and says what it prints', () => {
+    const { text } = readPage(read('docs/models.md')).codes.find(({ language }) => language === 'ts')!;
+    const file = join(sandbox, 'models-example.mjs');
+    const before = "import { KVCache, openBackend, plan } from 'nsnquant';\nconst backend = await openBackend({ prefer: 'wasm' });";
+    writeFileSync(file, transformSync(`${before}\n${text}`, { loader: 'ts' }).code);
+    const { status, stdout, stderr } = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+    assert.is(status, 0, stderr);
+    assert.is(Number(stdout).toFixed(2), /\/\/ (\d\.\d\d) /.exec(text)?.[1]);
   });
 });
 
