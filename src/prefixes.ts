@@ -47,7 +47,8 @@ export type TokenIds = ArrayLike<number | bigint>;
  *
  * Any number of stores, in processes and on machines, may use a storage at once. Pages are written before the manifests that name them.
  * What is damaged, was half-written by a process that was killed, or was evicted by another is found out by its hash and is as if it were
- * not there. Token ids must tell all that the model saw: give images ids of their own.
+ * not there. A hash is no signature: who may write to the storage may change what is found. Token ids must tell all that the model saw:
+ * give images ids of their own.
  *
  * @throws {TypeError}  if an argument is of the wrong kind, or the engine has no `crypto.subtle` (pages need https or localhost)
  * @throws {RangeError} if `budget` is not above 0

@@ -1,5 +1,6 @@
 // nsnquant's own cache behind the calls that the model makes: one KVCache with one sequence.
 import { type Backend, type CodecName, KVCache, type Sequence } from 'nsnquant';
+import type { PrefixStore } from 'nsnquant/prefixes';
 import { codebookBytes } from '../../bytes.ts';
 import type { Config } from '../engine/config.ts';
 import type { HeldCache } from './cache.ts';
@@ -60,6 +61,12 @@ export class NsnCache implements HeldCache {
   restore(bytes: Uint8Array): void {
     this.#sequence.dispose();
     this.#sequence = this.cache.restore(bytes);
+  }
+
+  /** Goes on with what a store has of a prompt, or anew. */
+  async load(prefixes: PrefixStore, tokens: readonly number[]): Promise<void> {
+    this.#sequence.dispose();
+    this.#sequence = (await prefixes.load(this.cache, tokens)) ?? this.cache.sequence();
   }
 
   get bytes(): number {

@@ -158,6 +158,16 @@ if (modelFile !== undefined)
       // f32: 30 layers, keys and values of 3 heads, 64 channels.
       assert.is(rows.find(row => row.method === 'f32' && row.context === 512)!.bytes, 512 * 30 * 2 * 3 * 64 * 4);
     });
+    test('first-token finds the whole windows of a prompt but the last token', async () => {
+      const { code, stdout, stderr } = await run('first-token', ['--contexts', '100,196,200', '--rounds', '1']);
+      assert.is(code, 0, stderr);
+      const rows = [...stdout.matchAll(/^\| +(\d+) \| +(\d+) \|.* (yes|no) \|$/gm)].map(([, prompt, found]) => [prompt, found]);
+      assert.equal(rows, [
+        ['100', '0'],
+        ['196', '132'],
+        ['200', '196']
+      ]);
+    });
     test('longcontext finds numbers in 512 tokens, and fewer at 1 bit in plain keys', async () => {
       const { code, stdout, stderr } = await run('longcontext', [
         '--lengths',
@@ -311,6 +321,8 @@ if (modelFile !== undefined)
         ],
         ['speed', ['--contexts', '512,128'], /^"--contexts" expected ascending numbers, got 512,128\n$/],
         ['speed', ['--methods', 'kivi2'], /^"--methods" expected codecs of nsnquant, got kivi2\n$/],
+        ['first-token', ['--contexts', '9000'], /^"--contexts" expected at most 8192 tokens \(the model's context\), got 9000\n$/],
+        ['first-token', ['--method', 'q8_0'], /"--method" expected codecs of nsnquant, got q8_0\n$/],
         [
           'longcontext',
           ['--lengths', '9000'],
