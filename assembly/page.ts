@@ -4,8 +4,7 @@ import { Item, Shape, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { encode } from "./encode";
 import { orderBytes } from "./order";
-import { widen } from "./raw";
-import { halvesFromFloats, rowsFromTile, tileFromHalves } from "./tile";
+import { rowsFromTile, tileFromHalves } from "./tile";
 
 /** Address of the keys of one head in page `n` of an item; its values follow. */
 @inline export function headBlocks(shape: Shape, item: Item, n: usize, head: usize): usize {
@@ -25,37 +24,6 @@ import { halvesFromFloats, rowsFromTile, tileFromHalves } from "./tile";
 /** The order of a head's keys, of the orders of a sequence; 0 where keys are not balanced. */
 @inline export function orderOf(orders: usize, head: usize, headDim: usize): usize {
   return orders ? orders + head * orderBytes(headDim) : 0;
-}
-
-/**
- * Tokens into a raw page, keys or values.
- *
- *   rows       f32 or f16 [tokens, kvHeads, headDim], of values valueDim
- *   to         the raw page, moved on to the side and its first token
- *   headBytes  of the raw page
- */
-export function writeRows(rows: usize, half: bool, tokens: usize, kvHeads: usize, headDim: usize, to: usize, headBytes: usize): void {
-  for (let t: usize = 0; t < tokens; t++) {
-    for (let head: usize = 0; head < kvHeads; head++) {
-      const p = to + head * headBytes + (t * headDim << 1);
-      if (half) {
-        memory.copy(p, rows, headDim << 1);
-        rows += headDim << 1;
-      } else {
-        halvesFromFloats(rows, headDim, p);
-        rows += headDim << 2;
-      }
-    }
-  }
-}
-
-/** Tokens of a raw page, keys or values, as f32 [tokens, kvHeads, headDim]; `from` and `headBytes` as of writeRows. */
-export function readRows(from: usize, headBytes: usize, tokens: usize, kvHeads: usize, headDim: usize, rows: usize): void {
-  for (let t: usize = 0; t < tokens; t++) {
-    for (let head: usize = 0; head < kvHeads; head++, rows += headDim << 2) {
-      widen(from + head * headBytes + (t * headDim << 1), headDim, rows);
-    }
-  }
 }
 
 /** A raw page's 64 tokens into a page, every head, keys and values; padding of the page is left as it is. */

@@ -5,7 +5,7 @@
 //   pages0, pages1  two chunks of a layer's pages;  raw0, raw1  two chunks of raw slots
 //   constants       what src/webgpu/constants.ts draws
 //   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
-//   queries         f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM]
+//   queries         f32, or f16 two to a word: of every request [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM], or heads first
 //   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + VALUE_DIM]: m, d and o of the online softmax
 //
 // A row is a query token and a query head of the KV head. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
@@ -70,6 +70,9 @@ struct Schedule {
   sinks: u32,            // position of the first coded token
   slopesAt: u32,         // word offsets in constants of f32 [query heads], times log₂ e
   sinkLogitsAt: u32,
+  headsFirst: u32,       // 1 where queries and output are [query heads, tokens], 0 where they are [tokens, query heads]
+  halfQueries: u32,      // 1 where queries are f16, two to a word
+  halfOutput: u32,
   entries: array<vec4u>,
 }
 // Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
@@ -102,7 +105,7 @@ struct Params { chunkGroup: u32 }
 @group(0) @binding(3) var<storage, read> raw1: array<u32>;
 @group(0) @binding(4) var<storage, read> constants: array<u32>;
 @group(0) @binding(5) var<storage, read> schedule: Schedule;
-@group(0) @binding(6) var<storage, read> queries: array<f32>;
+@group(0) @binding(6) var<storage, read> queries: array<u32>;
 @group(0) @binding(7) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(8) var<uniform> params: Params;
 
@@ -113,7 +116,7 @@ const RAW = 0xffffffffu;
 override SUMS: u32 = 2 * QUADS * ((VALUE_DIM / 2 + COLUMNS - 1) / COLUMNS);   // of `o` in use
 
 // 16 KiB at most, which src/webgpu/programs.ts counts to choose QUADS.
-var<workgroup> queryAt: array<vec4u, QUADS>;            // where a quad's queries begin
+var<workgroup> queryAt: array<vec4u, QUADS>;            // where a quad's queries begin, in elements
 var<workgroup> causalEnd: array<vec4u, QUADS>;          // causal mask: rows see the positions below; a row beyond the last sees none
 var<workgroup> rows: array<vec4f, ROW_DIM * QUADS>;     // [channel, quad]: q, or H·A⁻¹·q where windows are coded; o at the end
 var<workgroup> book: array<u32, BOOK_WORDS>;            // f16 pairs; codeword c + 128 is the negation of c
@@ -149,7 +152,7 @@ fn attend(
     for (var r = 0u; r < 4; r++) {
       let row = tile.firstRow + 4 * thread + r;
       let last = min(row, request.tokens * perKvHead - 1);
-      begins[r] = (((request.firstToken + last / perKvHead) * kvHeads + head) * perKvHead + last % perKvHead) * HEAD_DIM;
+      begins[r] = rowOf(request, head, kvHeads, last) * HEAD_DIM;
       ends[r] = select(0, request.position + row / perKvHead + 1, row < request.tokens * perKvHead);
     }
     queryAt[thread] = begins;
@@ -460,6 +463,16 @@ fn sumEighths(thread: u32) {
   eighths[thread] = eight;
 }
 
+// The number of a row of a request among all rows of queries, and of output.
+fn rowOf(request: Request, head: u32, kvHeads: u32, row: u32) -> u32 {
+  let perKvHead = QUERY_HEADS_PER_KV_HEAD;
+  let heads = kvHeads * perKvHead;
+  let token = row / perKvHead;
+  let queryHead = head * perKvHead + row % perKvHead;
+  if (schedule.headsFirst == 1) { return request.firstToken * heads + queryHead * request.tokens + token; }
+  return (request.firstToken + token) * heads + queryHead;
+}
+
 fn requestOf(n: u32) -> Request {
   let words = schedule.entries[schedule.requestsAt + n];
   return Request(words.x, words.y, words.z, words.w);
@@ -489,7 +502,12 @@ fn windowNumber(n: u32) -> u32 {
 }
 
 fn queryChannel(at: vec4u, channel: u32) -> vec4f {
-  return vec4f(queries[at.x + channel], queries[at.y + channel], queries[at.z + channel], queries[at.w + channel]);
+  let i = at + channel;
+  if (schedule.halfQueries == 1) {
+    let words = vec4u(queries[i.x / 2], queries[i.y / 2], queries[i.z / 2], queries[i.w / 2]) >> vec4u(16 * (channel & 1));
+    return vec4f(fromHalf(words.x), fromHalf(words.y), fromHalf(words.z), fromHalf(words.w));
+  }
+  return bitcast<vec4f>(vec4u(queries[i.x], queries[i.y], queries[i.z], queries[i.w]));
 }
 
 fn pageWord(odd: bool, word: u32) -> u32 {

@@ -3,8 +3,8 @@
 //   schedule   as attend.wgsl reads it
 //   constants  what src/webgpu/constants.ts draws
 //   partials   f32 × 4 rows [splits, chunk groups, KV heads, quads, 2 + VALUE_DIM]: m, d and o of the online softmax
-//   output     f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, VALUE_DIM]
-//   lse        f32 [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD], as bits: natural logarithm of the softmax's denominator
+//   output     f32, or f16 two to a word: of every request [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, VALUE_DIM], or heads first
+//   lse        f32 a row of output, as bits: natural logarithm of the softmax's denominator
 
 override VALUE_DIM: u32;
 override QUERY_HEADS_PER_KV_HEAD: u32;
@@ -27,6 +27,9 @@ struct Schedule {
   sinks: u32,            // position of the first coded token
   slopesAt: u32,         // word offsets in constants of f32 [query heads], times log₂ e
   sinkLogitsAt: u32,
+  headsFirst: u32,       // 1 where queries and output are [query heads, tokens], 0 where they are [tokens, query heads]
+  halfQueries: u32,      // 1 where queries are f16, two to a word
+  halfOutput: u32,
   entries: array<vec4u>,
 }
 // Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
@@ -37,7 +40,7 @@ struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
 @group(0) @binding(0) var<storage, read> schedule: Schedule;
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;
 @group(0) @binding(2) var<storage, read> constants: array<u32>;
-@group(0) @binding(3) var<storage, read_write> output: array<f32>;
+@group(0) @binding(3) var<storage, read_write> output: array<u32>;
 @group(0) @binding(4) var<storage, read_write> lse: array<u32>;
 
 const WG = 64u;
@@ -80,14 +83,23 @@ fn merge(
       d += partials[at + 1] * exp2(partials[at] - m);
     }
     let rows = min(request.tokens * perKvHead - first, 4);
-    for (var i = thread; i < VALUE_DIM; i += WG) {
-      var o = vec4f();
-      for (var part = begin; part < end; part++) {
-        let at = partialAt(part * kvHeads + head, quad, quads);
-        o += partials[at + 2 + i] * exp2(partials[at] - m);
+    let perWord = 1 + schedule.halfOutput;
+    for (var word = thread; word < VALUE_DIM / perWord; word += WG) {
+      var words = vec4u();
+      for (var n = 0u; n < perWord; n++) {
+        var o = vec4f();
+        for (var part = begin; part < end; part++) {
+          let at = partialAt(part * kvHeads + head, quad, quads);
+          o += partials[at + 2 + word * perWord + n] * exp2(partials[at] - m);
+        }
+        let out = bitcast<vec4u>(o / select(d, vec4f(1), d == vec4f()));   // 0 where nothing is seen
+        if (perWord == 1) {
+          words = out;
+        } else {
+          words |= vec4u(toHalf(out.x), toHalf(out.y), toHalf(out.z), toHalf(out.w)) << vec4u(16 * n);
+        }
       }
-      let out = o / select(d, vec4f(1), d == vec4f());   // 0 where nothing is seen
-      for (var r = 0u; r < rows; r++) { output[rowOf(request, head, kvHeads, first + r) * VALUE_DIM + i] = out[r]; }
+      for (var r = 0u; r < rows; r++) { output[rowOf(request, head, kvHeads, first + r) * (VALUE_DIM / perWord) + word] = words[r]; }
     }
     if (thread < rows) {
       let sum = bitcast<u32>((m[thread] + log2(d[thread])) * LN2);
@@ -96,10 +108,14 @@ fn merge(
   }
 }
 
-// Of all rows of output.
+// The number of a row of a request among all rows of queries, and of output.
 fn rowOf(request: Request, head: u32, kvHeads: u32, row: u32) -> u32 {
   let perKvHead = QUERY_HEADS_PER_KV_HEAD;
-  return ((request.firstToken + row / perKvHead) * kvHeads + head) * perKvHead + row % perKvHead;
+  let heads = kvHeads * perKvHead;
+  let token = row / perKvHead;
+  let queryHead = head * perKvHead + row % perKvHead;
+  if (schedule.headsFirst == 1) { return request.firstToken * heads + queryHead * request.tokens + token; }
+  return (request.firstToken + token) * heads + queryHead;
 }
 
 fn partialAt(part: u32, quad: u32, quads: u32) -> u32 {
@@ -114,4 +130,22 @@ fn requestOf(n: u32) -> Request {
 fn tileOf(n: u32) -> Tile {
   let words = schedule.entries[schedule.tilesAt + n];
   return Tile(words.x, words.y, words.z, words.w);
+}
+
+// The half nearest to an f32, both as bits, ties to even; beyond f16's range its end. In integers: WGSL promises neither a rounding
+// mode nor subnormals.
+fn toHalf(bits: u32) -> u32 {
+  let sign = (bits >> 16) & 0x8000;
+  let magnitude = min(bits & 0x7fffffff, 0x477fe000);
+  if (magnitude >= 0x38800000) {
+    return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13);
+  }
+  // Below 2⁻¹⁴ halves are multiples of 2⁻²⁴.
+  let shift = 126 - (magnitude >> 23);
+  if (shift > 24) { return sign; }
+  let mantissa = (magnitude & 0x7fffff) | 0x800000;
+  let low = mantissa >> shift;
+  let rest = mantissa & ((1u << shift) - 1);
+  let middle = 1u << (shift - 1);
+  return sign | (low + select(0u, 1u, rest > middle || (rest == middle && (low & 1) == 1)));
 }

@@ -1,8 +1,8 @@
 // Write: tokens of keys and values into raw slots, rounded to f16. One thread per two channels, a token's keys before its values; jobs
 // along y, KV heads along z. Specification: `write` in src/reference/store.ts.
 //
-//   keys    f32, or f16 two to a word [tokens, KV heads, HEAD_DIM]
-//   values  f32, or f16 two to a word [tokens, KV heads, VALUE_DIM]
+//   keys    f32, or f16 two to a word [tokens, KV heads, HEAD_DIM], or heads first
+//   values  f32, or f16 two to a word [tokens, KV heads, VALUE_DIM], or heads first
 //   jobs    a run of tokens each
 //   slots   of every KV head keys f16 [tokens it holds, HEAD_DIM], then values f16 [tokens it holds, VALUE_DIM]
 
@@ -19,6 +19,8 @@ struct WriteJob {
   capacity: u32,       // tokens that the slot holds
   halfKeys: u32,       // 1 where keys are f16
   halfValues: u32,
+  tokenRows: u32,      // rows from a token to the next, and from a head to the next
+  headRows: u32,
 }
 
 @group(0) @binding(0) var<storage, read> keys: array<u32>;
@@ -27,7 +29,7 @@ struct WriteJob {
 @group(0) @binding(3) var<storage, read_write> slots: array<u32>;
 
 @compute @workgroup_size(64)
-fn write(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) groups: vec3u) {
+fn write(@builtin(global_invocation_id) thread: vec3u) {
   let job = jobs[thread.y];
   let keyPairs = HEAD_DIM / 2;
   let valuePairs = VALUE_DIM / 2;
@@ -36,7 +38,7 @@ fn write(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) 
   let head = thread.z;
   if (token >= job.tokens) { return; }
 
-  let row = token * groups.z + head;
+  let row = token * job.tokenRows + head * job.headRows;
   let slot = job.slot + head * job.capacity * (keyPairs + valuePairs);
   let at = job.firstToken + token;
   if (pair < keyPairs) {

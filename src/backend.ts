@@ -2,8 +2,10 @@
 
 import { checkObject, kind } from './check.ts';
 import { dispose } from './dispose.ts';
+import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
-import type { GpuTarget, GpuTokens, Input } from './input.ts';
+import type { Input, Target } from './input.ts';
+import type { Layout } from './rows.ts';
 import type { CacheShape } from './shape.ts';
 
 /** Where kernels run: f64 in JavaScript, WebAssembly, or WebGPU. */
@@ -95,16 +97,19 @@ export class BackendError extends Error {
 }
 
 /** The result of `attend`: queued when it returns; only `read` waits. */
-export interface Output {
-  /** f32 [tokens, queryHeads, valueDim], sequences one after another. Where it goes into a GPUBuffer, a copy of that. */
-  read(): Promise<Float32Array>;
+export interface Output<Out extends Data = Float32Array> {
+  /**
+   * [tokens, queryHeads, valueDim], or heads first, sequences one after another: the array that it goes to; where that is a GPUBuffer, a
+   * copy of it.
+   */
+  read(): Promise<Out>;
 }
 
 /**
  * @internal The result of an `attend` that has run. Built here and not by the store, whose variables a function of its own would
  * keep: an Output may outlive a cache, and must not keep the cache's memory.
  */
-export function outputOf(out: Float32Array): Output {
+export function outputOf<Out extends Data>(out: Out): Output<Out> {
   return { read: () => Promise.resolve(out) };
 }
 
@@ -122,6 +127,7 @@ export interface Run {
 export interface Write {
   readonly keys: Input;
   readonly values: Input;
+  readonly layout: Layout;
   /** Oldest first, together all tokens of the input. */
   readonly runs: readonly Run[];
 }
@@ -196,9 +202,9 @@ export interface Store {
    * Where keys are balanced: adds up what queries weigh, Σ q² of every pair of channels (format/layout.ts: channelPairs), token by
    * token, head by head, so that it does not matter how calls are split: f32 [kvHeads, headDim / 2].
    *
-   * @param query  f32 [tokens, queryHeads, headDim], of which `count` tokens from `first` on are taken
+   * @param query  [tokens, queryHeads, headDim], or heads first, of which `count` tokens from `first` on are taken
    */
-  addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void;
+  addEnergies(layer: number, sequence: number, query: Input, layout: Layout, first: number, count: number): void;
   /** Where keys are balanced: a sequence's balance from its first windows of keys, raw in these slots, and the energies of queries. */
   learn(layer: number, sequence: number, slots: readonly number[]): void;
   /** Where keys are balanced: u8 [kvHeads, headDim / 2]. */
@@ -212,19 +218,20 @@ export interface Store {
   /** The bytes of everything a table holds now. */
   dump(layer: number, table: PageTable): Promise<Dump>;
   /**
-   * Attention of the newest queries of every sequence: queries[n] is f32 [tokens, queryHeads, headDim], its last token at
-   * the table's last position.
+   * Attention of the newest queries of every sequence: queries[n] is [tokens, queryHeads, headDim], its last token at the table's last
+   * position. Heads first are queries, and what every sequence has of results.
    *
-   * @param out  f32 [all tokens, queryHeads, valueDim]
+   * @param out  [all tokens, queryHeads, valueDim]
    * @param lse  f32 [all tokens, queryHeads]: natural logarithms of the softmax's denominators
    */
   attend(
     layer: number,
     tables: readonly PageTable[],
-    queries: readonly (Float32Array | GpuTokens)[],
+    queries: readonly Input[],
+    layout: Layout,
     scale: number,
-    out: Float32Array | GpuTarget,
-    lse?: Float32Array | GpuTarget
-  ): Output;
+    out: Target,
+    lse?: Target
+  ): Output<Data>;
   dispose(): void;
 }

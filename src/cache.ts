@@ -2,9 +2,10 @@
 
 import { type Backend, checkBackend, type Output } from './backend.ts';
 import { checkArray, checkInteger, kind } from './check.ts';
-import { type AttendOptions, Core, type NameOf } from './core.ts';
+import { Core, type NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
-import type { GpuTokens, Input } from './input.ts';
+import type { Input, Results, Target } from './input.ts';
+import type { AppendOptions, AttendOptions } from './options.ts';
 import type { PageTables } from './pagetable.ts';
 import { reorderSequences, Sequence, sequenceOf, tablesOf } from './sequence.ts';
 import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
@@ -90,8 +91,8 @@ export class KVCache {
    * @example
    * cache.append([chat, branch], layer, [k1, k2], [v1, v2]);
    */
-  append(sequences: readonly Sequence[], layer: number, keys: readonly Input[], values: readonly Input[]): void {
-    this.#core.append(this.#batch(sequences, layer, { keys, values }), layer, keys, values, nameOf);
+  append(sequences: readonly Sequence[], layer: number, keys: readonly Input[], values: readonly Input[], options?: AppendOptions): void {
+    this.#core.append(this.#batch(sequences, layer, { keys, values }), layer, keys, values, nameOf, options);
   }
 
   /**
@@ -99,14 +100,19 @@ export class KVCache {
    *
    * @param sequences  distinct sequences of this cache
    * @param layer      0 to layers − 1
-   * @param queries    for every sequence f32 [tokens, queryHeads, headDim]: its newest `tokens` positions, causal
-   * @returns          f32 [all tokens, queryHeads, headDim], sequences one after another
+   * @param queries    for every sequence f32 or f16 [tokens, queryHeads, headDim]: its newest `tokens` positions, causal
+   * @returns          f32 [all tokens, queryHeads, valueDim], or what `out` is, sequences one after another
    * @throws {TypeError | RangeError} if a sequence or an array does not fit; nothing has run then
    *
    * @example
    * const out = await cache.attend([chat, branch], layer, [q1, q2]).read();
    */
-  attend(sequences: readonly Sequence[], layer: number, queries: readonly (Float32Array | GpuTokens)[], options?: AttendOptions): Output {
+  attend<Out extends Target = Float32Array>(
+    sequences: readonly Sequence[],
+    layer: number,
+    queries: readonly Input[],
+    options?: AttendOptions<Out>
+  ): Output<Results<Out>> {
     return this.#core.attend(this.#batch(sequences, layer, { queries }), layer, queries, nameOf, options);
   }
 

@@ -5,32 +5,29 @@ import type { Backend, Output, Store, Tokens } from './backend.ts';
 import { Branching } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { type LayerContents, readFile, writeFile } from './file.ts';
+import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
-import { checkInput, checkOut, checkQuery, type GpuTarget, type GpuTokens, type Input, wholeTokens } from './input.ts';
+import { checkInput, checkQuery, checkTarget, type Input, type Results, type Target, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
 import { attentionMass, type Mass } from './mass.ts';
-import { EVICT_OPTIONS, type EvictOptions, MASS_OPTIONS, type MassOptions, SAVE_OPTIONS, type SaveOptions } from './options.ts';
+import {
+  APPEND_OPTIONS,
+  type AppendOptions,
+  ATTEND_OPTIONS,
+  type AttendOptions,
+  EVICT_OPTIONS,
+  type EvictOptions,
+  layoutOf,
+  MASS_OPTIONS,
+  type MassOptions,
+  SAVE_OPTIONS,
+  type SaveOptions
+} from './options.ts';
 import { PageTables, windowsBehind } from './pagetable.ts';
 import { Pool } from './pool.ts';
 import { Sealing } from './sealing.ts';
 import { balanceBytes, baseSlots, type CacheShape, ofLayer } from './shape.ts';
-
-/** What `attend` may be told. */
-export interface AttendOptions {
-  /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
-  readonly scale?: number;
-  /** Where the result goes; a new array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
-  readonly out?: Float32Array | GpuTarget;
-  /**
-   * Receives the natural logarithm of the softmax's denominator, Σ exp(logit) with that of a sink logit: f32 [tokens, queryHeads],
-   * sequences one after another; −Infinity where nothing was seen. An array is filled once `read` has resolved. By it attention over
-   * other keys can be merged with this, exactly: of two results each counts with exp(its lse) / (the sum of both).
-   */
-  readonly lse?: Float32Array | GpuTarget;
-}
-
-const ATTEND_OPTIONS = ['scale', 'out', 'lse'] as const satisfies readonly (keyof AttendOptions)[];
 
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;
@@ -114,9 +111,18 @@ export class Core {
   }
 
   /** Appends to a layer of every sequence. */
-  append(batch: readonly PageTables[], layer: number, keys: readonly Input[], values: readonly Input[], nameOf: NameOf): void {
+  append(
+    batch: readonly PageTables[],
+    layer: number,
+    keys: readonly Input[],
+    values: readonly Input[],
+    nameOf: NameOf,
+    options: AppendOptions = {}
+  ): void {
     const { maxAppend } = this.shape;
     const store = this.store();
+    checkOptions('options', options, APPEND_OPTIONS);
+    const layout = layoutOf(options);
     const { kvHeads, headDim, valueDim } = this.#layer(layer);
     const counts = batch.map((tables, n) => {
       this.checkOpen(tables);
@@ -148,7 +154,7 @@ export class Core {
     try {
       store.write(
         layer,
-        batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, runs: tables.extend(layer, counts[n]!) }))
+        batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, layout, runs: tables.extend(layer, counts[n]!) }))
       );
     } catch (error) {
       batch.forEach((tables, n) => tables.crop(layer, before[n]!));
@@ -158,15 +164,16 @@ export class Core {
   }
 
   /** Attention of every sequence's newest queries. */
-  attend(
+  attend<Out extends Target>(
     batch: readonly PageTables[],
     layer: number,
-    queries: readonly (Float32Array | GpuTokens)[],
+    queries: readonly Input[],
     nameOf: NameOf,
-    options: AttendOptions = {}
-  ): Output {
+    options: AttendOptions<Out> = {}
+  ): Output<Results<Out>> {
     const store = this.store();
     checkOptions('options', options, ATTEND_OPTIONS);
+    const layout = layoutOf(options);
     const { queryHeads, headDim, valueDim } = this.#layer(layer);
     let rows = 0;
     const counts: number[] = [];
@@ -182,25 +189,25 @@ export class Core {
     });
     const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(rows * valueDim), lse } = options;
     checkPositive('scale', scale, SCALE_MOST);
-    checkOut('out', out, store.takesBuffers, rows * valueDim, 'that of the queries');
-    if (lse !== undefined) checkOut('lse', lse, store.takesBuffers, rows, 'a number for every query head of every token');
+    checkTarget('out', out, store.takesBuffers, rows * valueDim, 'that of the queries');
+    if (lse !== undefined) checkTarget('lse', lse, store.takesBuffers, rows, 'a number for every query head of every token', ['f32']);
     const learnFrom = (): void =>
       batch.forEach((sequence, n) => {
         const { from, to } = sequence.uncounted(layer, counts[n]!);
         if (from === to) return;
-        store.addEnergies(layer, sequence.number, queries[n]!, from - (tables[n]!.length - counts[n]!), to - from);
+        store.addEnergies(layer, sequence.number, queries[n]!, layout, from - (tables[n]!.length - counts[n]!), to - from);
         sequence.count(layer, to);
       });
     // Queries count once they were attended with, unless the result may be written over them.
     const over = queries.some(query => query.buffer === out.buffer || query.buffer === lse?.buffer);
     if (over) learnFrom();
-    const output = store.attend(layer, tables, queries, scale, out, lse);
+    const output = store.attend(layer, tables, queries, layout, scale, out, lse);
     if (!over) learnFrom();
-    return output;
+    return output as Output<Results<Out>>;
   }
 
   /** What share of a query's attention goes to every window. */
-  async mass(tables: PageTables, layer: number, query: Float32Array, options: MassOptions = {}): Promise<Mass[]> {
+  async mass(tables: PageTables, layer: number, query: Data, options: MassOptions = {}): Promise<Mass[]> {
     const store = this.store(tables);
     checkOptions('options', options, MASS_OPTIONS);
     const { queryHeads, headDim } = this.#layer(layer);

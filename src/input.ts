@@ -1,7 +1,7 @@
-// What append and attend take: arrays, or ranges of GPUBuffers; and the checks of them at the public edge.
+// What append, attend and decode take: arrays, or ranges of GPUBuffers; and the checks of them at the public edge.
 
 import { checkInteger, checkLength, checkObject, checkOneOf, checkOptions, kind, plural } from './check.ts';
-import { type Data, HALF_MAX, isFiniteHalf, isFloat32Array, typedArrayName } from './format/half.ts';
+import { type Data, HALF_MAX, isFiniteHalf, isFloat32Array, isHalf, typedArrayName } from './format/half.ts';
 
 /** A GPUBuffer, by what is asked of it here: nobody needs the types of browsers. */
 export interface GpuBuffer {
@@ -12,6 +12,11 @@ export interface GpuBuffer {
   /** Never called: it stays the engine's. */
   destroy(): void;
 }
+
+/** Of numbers in a GPUBuffer. */
+type Format = 'f32' | 'f16';
+
+const FORMATS = ['f32', 'f16'] as const satisfies readonly Format[];
 
 /**
  * Tokens in a GPUBuffer of the webgpu backend's device, made with usage COPY_SRC: [tokens, heads, headDim]. Copied on the GPU
@@ -27,7 +32,7 @@ export interface GpuTokens {
   readonly tokens: number;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;
-  /** Default `f32`, and always that for queries. */
+  /** Default `f32`. */
   readonly format?: 'f32' | 'f16';
 }
 
@@ -37,23 +42,55 @@ const GPU_TOKENS = ['buffer', 'tokens', 'offset', 'format'] as const satisfies r
  * Where results go in a GPUBuffer of the webgpu backend's device, made with usage COPY_DST.
  *
  * @example
- * chat.attend(layer, query, { out: { buffer: attention, offset: 1024 } });
+ * chat.attend(layer, query, { out: { buffer: attention, offset: 1024, format: 'f16' } });
  */
 export interface GpuTarget {
   /** Made with usage COPY_DST, and COPY_SRC if the results are read(). */
   readonly buffer: GpuBuffer;
   /** Bytes, a multiple of 4. Default 0. */
   readonly offset?: number;
+  /** Default `f32`. */
+  readonly format?: 'f32' | 'f16';
 }
 
-const GPU_TARGET = ['buffer', 'offset'] as const satisfies readonly (keyof GpuTarget)[];
+const GPU_TARGET = ['buffer', 'offset', 'format'] as const satisfies readonly (keyof GpuTarget)[];
 
-/** Keys or values: an array, or tokens in a GPUBuffer. */
+/** Keys, values or queries: an array, or tokens in a GPUBuffer. */
 export type Input = Data | GpuTokens;
+
+/**
+ * Where results go: an array, or a range of a GPUBuffer. As f16 they are rounded to nearest, ties to even; what is beyond f16's range
+ * becomes ±65,504.
+ */
+export type Target = Data | GpuTarget;
+
+/** What is read of results: the array that they went to; of a GPUBuffer a copy, f16 as bits. */
+export type Results<Out extends Target> = Out extends { readonly buffer: GpuBuffer; readonly format: 'f16' }
+  ? Uint16Array
+  : Out extends { readonly buffer: GpuBuffer; readonly format?: 'f32' }
+    ? Float32Array
+    : Out extends GpuTarget
+      ? Float32Array | Uint16Array
+      : Out;
 
 /** @internal */
 export function isGpuTokens(input: Input): input is GpuTokens {
   return !ArrayBuffer.isView(input);
+}
+
+/** @internal */
+export function isGpuTarget(out: Target): out is GpuTarget {
+  return !ArrayBuffer.isView(out);
+}
+
+/** @internal Whether these are f16. */
+export function isF16(data: Input | Target): boolean {
+  return ArrayBuffer.isView(data) ? isHalf(data as Data) : (data as GpuTokens | GpuTarget).format === 'f16';
+}
+
+/** @internal Tokens of `perToken` elements in an input. */
+export function tokensOf(input: Input, perToken: number): number {
+  return isGpuTokens(input) ? input.tokens : input.length / perToken;
 }
 
 /** A range of a GPUBuffer, from its looks: what it holds is still to be checked. Arrays have a `buffer` too, even as a Proxy. */
@@ -62,17 +99,16 @@ function looksLikeBuffer(value: unknown): value is GpuTarget {
   return 'buffer' in value && !('byteLength' in value);
 }
 
-/** Kind and finiteness of keys or values; the length is the caller's to check. */
+/** Kind and finiteness of keys, values or queries; the length is the caller's to check. */
 function checkData(name: string, data: unknown): asserts data is Data {
-  switch (typedArrayName(data)) {
-    case 'Float32Array':
-    case 'Float16Array':
-      return checkFinite(name, data as ArrayLike<number>);
-    case 'Uint16Array':
-      return checkFiniteHalves(name, data as Uint16Array);
-    default:
-      throw new TypeError(`"${name}" expected Float32Array, Uint16Array or Float16Array, got ${kind(data)}`);
-  }
+  checkArrayKind(name, data);
+  if (typedArrayName(data) === 'Uint16Array') checkFiniteHalves(name, data as Uint16Array);
+  else checkFinite(name, data);
+}
+
+function checkArrayKind(name: string, data: unknown): asserts data is Data {
+  if (isFloat32Array(data) || typedArrayName(data) === 'Uint16Array' || typedArrayName(data) === 'Float16Array') return;
+  throw new TypeError(`"${name}" expected Float32Array, Uint16Array or Float16Array, got ${kind(data)}`);
 }
 
 /** @internal A Float32Array of `length` elements of f16's range. */
@@ -91,48 +127,48 @@ const COPY_SRC = 4;
 const COPY_DST = 8;
 
 /**
- * @internal Kind and finiteness of keys or values, and the number of their elements.
+ * @internal Kind and finiteness of keys, values or queries, and the number of their elements.
  *
  * @param takesBuffers  whether the backend takes GPUBuffers
  */
 export function checkInput(name: string, input: unknown, takesBuffers: boolean, perToken: number): number {
-  if (looksLikeBuffer(input)) return perToken * checkGpuTokens(name, input, takesBuffers, perToken, ['f32', 'f16']);
+  if (looksLikeBuffer(input)) return perToken * checkGpuTokens(name, input, takesBuffers, perToken);
   checkData(name, input);
   return input.length;
 }
 
-/** @internal Kind, length and finiteness of queries f32 [tokens, heads, headDim], and the number of their tokens. */
+/** @internal Kind, finiteness and length of queries, and the number of their tokens. */
 export function checkQuery(name: string, query: unknown, takesBuffers: boolean, heads: number, headDim: number): number {
-  if (looksLikeBuffer(query)) return checkGpuTokens(name, query, takesBuffers, heads * headDim, ['f32']);
-  checkFloat32Array(name, query);
-  const tokens = wholeTokens(name, query.length, heads, headDim);
-  checkFinite(name, query);
-  return tokens;
+  return wholeTokens(name, checkInput(name, query, takesBuffers, heads * headDim), heads, headDim);
 }
 
-/** @internal Where `length` numbers go: a Float32Array, or a range of a GPUBuffer. */
-export function checkOut(
+/** @internal Where `length` results go. */
+export function checkTarget(
   name: string,
   out: unknown,
   takesBuffers: boolean,
   length: number,
-  arithmetic: string
-): asserts out is Float32Array | GpuTarget {
+  arithmetic: string,
+  formats: readonly Format[] = FORMATS
+): asserts out is Target {
   if (looksLikeBuffer(out)) {
     checkOptions(name, out, GPU_TARGET);
-    checkBuffer(name, out, takesBuffers, length * 4, COPY_DST);
+    const { format = 'f32' } = out;
+    checkOneOf(`${name}.format`, format, formats);
+    checkBuffer(name, out, takesBuffers, length * (format === 'f16' ? 2 : 4), COPY_DST);
   } else {
-    checkFloat32Array(name, out);
+    if (formats === FORMATS) checkArrayKind(name, out);
+    else checkFloat32Array(name, out);
     checkLength(name, out.length, length, arithmetic);
   }
 }
 
 /** The number of tokens. */
-function checkGpuTokens(name: string, input: object, takesBuffers: boolean, perToken: number, formats: readonly string[]): number {
+function checkGpuTokens(name: string, input: object, takesBuffers: boolean, perToken: number): number {
   checkOptions(name, input, GPU_TOKENS);
   const { format = 'f32', tokens } = input as GpuTokens;
   checkInteger(`${name}.tokens`, tokens, 1, 2 ** 24);
-  checkOneOf(`${name}.format`, format, formats);
+  checkOneOf(`${name}.format`, format, FORMATS);
   checkBuffer(name, input as GpuTokens, takesBuffers, tokens * perToken * (format === 'f16' ? 2 : 4), COPY_SRC);
   return tokens;
 }

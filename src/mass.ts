@@ -1,6 +1,7 @@
 // How much of a layer's attention goes to each of its windows: what policies of eviction ask.
 
 import type { PageTable, Store } from './backend.ts';
+import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -23,7 +24,7 @@ export async function attentionMass(
   shape: CacheShape,
   layer: number,
   table: PageTable,
-  query: Float32Array,
+  query: Data,
   scale: number
 ): Promise<Mass[]> {
   const { sinks, sequences, layers } = shape;
@@ -54,6 +55,7 @@ export async function attentionMass(
           layer,
           some,
           some.map(() => query),
+          'tokens-first',
           scale,
           out,
           lse

@@ -1,4 +1,36 @@
-// What calls on a sequence may be told.
+// What calls on sequences and batches may be told.
+
+import { checkOneOf } from './check.ts';
+import type { GpuTarget, Target } from './input.ts';
+import { LAYOUTS, type Layout } from './rows.ts';
+
+/** What `append` may be told. */
+export interface AppendOptions {
+  /** Of keys and values. Default `tokens-first`. */
+  readonly layout?: Layout;
+}
+
+/** @internal */
+export const APPEND_OPTIONS = ['layout'] as const satisfies readonly (keyof AppendOptions)[];
+
+/** What `attend` may be told. */
+export interface AttendOptions<Out extends Target = Target> {
+  /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
+  readonly scale?: number;
+  /** Where the result goes; a new Float32Array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
+  readonly out?: Out;
+  /**
+   * Receives the natural logarithm of the softmax's denominator, Σ exp(logit) with that of a sink logit: f32 [tokens, queryHeads],
+   * sequences one after another; −Infinity where nothing was seen. An array is filled once `read` has resolved. By it attention over
+   * other keys can be merged with this, exactly: of two results each counts with exp(its lse) / (the sum of both).
+   */
+  readonly lse?: Float32Array | GpuTarget;
+  /** Of queries and results; of a batch each sequence's own. Default `tokens-first`. */
+  readonly layout?: Layout;
+}
+
+/** @internal */
+export const ATTEND_OPTIONS = ['scale', 'out', 'lse', 'layout'] as const satisfies readonly (keyof AttendOptions)[];
 
 /** What `mass` may be told. */
 export interface MassOptions {
@@ -30,3 +62,9 @@ export interface SaveOptions {
 
 /** @internal */
 export const SAVE_OPTIONS = ['metadata'] as const satisfies readonly (keyof SaveOptions)[];
+
+/** @internal */
+export function layoutOf({ layout = 'tokens-first' }: { readonly layout?: Layout }): Layout {
+  checkOneOf('layout', layout, LAYOUTS);
+  return layout;
+}

@@ -1,13 +1,14 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
 import type { Backend, Output, Tokens } from './backend.ts';
-import type { AttendOptions, Core, NameOf } from './core.ts';
+import type { Core, NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
+import type { Data } from './format/half.ts';
 import { rawBytes, WINDOW } from './format/layout.ts';
 import type { Metadata } from './header.ts';
-import type { GpuTokens, Input } from './input.ts';
+import type { Input, Results, Target } from './input.ts';
 import type { Mass } from './mass.ts';
-import type { EvictOptions, MassOptions, SaveOptions } from './options.ts';
+import type { AppendOptions, AttendOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
 import type { PageTables } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -129,7 +130,7 @@ export class Sequence {
    *
    * @param layer   0 to layers − 1
    * @param keys    f32 or f16 [tokens, kvHeads, headDim], after RoPE; read before the call returns, never kept
-   * @param values  same shape as `keys`
+   * @param values  f32 or f16 [tokens, kvHeads, valueDim]
    * @throws {TypeError}  if an argument is of the wrong kind, or the sequence was disposed
    * @throws {RangeError} if lengths differ, are not whole tokens, exceed `capacity` or `maxAppend`, or an element is not
    *                      finite or beyond ±65,504; nothing is appended then
@@ -137,22 +138,24 @@ export class Sequence {
    *
    * @example
    * chat.append(0, keys, values);
+   * chat.append(0, keys, values, { layout: 'heads-first' }); // [kvHeads, tokens, headDim]
    */
-  append(layer: number, keys: Input, values: Input): void {
-    this.#core.append([this.#tables], layer, [keys], [values], nameOf);
+  append(layer: number, keys: Input, values: Input, options?: AppendOptions): void {
+    this.#core.append([this.#tables], layer, [keys], [values], nameOf, options);
   }
 
   /**
    * Attention of the newest query tokens over all of a layer's tokens. What the layer still has to learn from is counted.
    *
    * @param layer  0 to layers − 1
-   * @param query  f32 [tokens, queryHeads, headDim]: the sequence's newest `tokens` positions; causal
-   * @returns      f32 [tokens, queryHeads, headDim]
+   * @param query  f32 or f16 [tokens, queryHeads, headDim]: the sequence's newest `tokens` positions; causal
+   * @returns      f32 [tokens, queryHeads, valueDim], or what `out` is
    *
    * @example
    * const out = await chat.attend(0, query).read();
+   * const half = await chat.attend(0, query, { out: new Uint16Array(out.length), layout: 'heads-first' }).read();
    */
-  attend(layer: number, query: Float32Array | GpuTokens, options?: AttendOptions): Output {
+  attend<Out extends Target = Float32Array>(layer: number, query: Input, options?: AttendOptions<Out>): Output<Results<Out>> {
     return this.#core.attend([this.#tables], layer, [query], nameOf, options);
   }
 
@@ -255,7 +258,7 @@ export class Sequence {
    * Takes about as long as `attend`, and a few microseconds a window and KV head more; nothing is learned from the query.
    *
    * @param layer  0 to layers − 1
-   * @param query  f32 [tokens, queryHeads, headDim]: the newest positions, as `attend` takes them
+   * @param query  f32 or f16 [tokens, queryHeads, headDim]: the newest positions, as `attend` takes them
    *
    * @example
    * chat.append(0, tokens, tokens);
@@ -263,7 +266,7 @@ export class Sequence {
    * const [least] = pages.sort((a, b) => a.mass - b.mass);
    * if (least) chat.evict({ from: least.from, to: least.to, layer: 0 });
    */
-  async mass(layer: number, query: Float32Array, options?: MassOptions): Promise<readonly Mass[]> {
+  async mass(layer: number, query: Data, options?: MassOptions): Promise<readonly Mass[]> {
     return this.#core.mass(this.#tables, layer, query, options);
   }
 

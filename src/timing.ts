@@ -37,12 +37,17 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
     }
     await fill(store, layer, cache.pageCounts[0]!);
     const [keys, values] = [noise(kvHeads * headDim), noise(kvHeads * valueDim)];
-    const writes = tables.map((_, slot) => ({ keys, values, runs: [{ slot, at: 0, from: 0, tokens: 1 }] }));
+    const writes = tables.map((_, slot) => ({
+      keys,
+      values,
+      layout: 'tokens-first' as const,
+      runs: [{ slot, at: 0, from: 0, tokens: 1 }]
+    }));
     const queries = tables.map(() => noise(queryHeads * headDim));
     const out = new Float32Array(batch * queryHeads * valueDim);
     return await meanMs(async () => {
       store.write(0, writes);
-      await store.attend(0, tables, queries, 1 / Math.sqrt(headDim), out).read();
+      await store.attend(0, tables, queries, 'tokens-first', 1 / Math.sqrt(headDim), out).read();
     });
   } finally {
     store.dispose();
@@ -110,7 +115,7 @@ async function fill(store: Store, { kvHeads, headDim, valueDim }: LayerShape, pa
   const keys = noise(WINDOWS * WINDOW * kvHeads * headDim);
   const values = noise(WINDOWS * WINDOW * kvHeads * valueDim);
   for (let n = 0; n < coded; n++) {
-    store.write(0, [{ keys, values, runs: [{ slot: 0, at: 0, from: n * WINDOW, tokens: WINDOW }] }]);
+    store.write(0, [{ keys, values, layout: 'tokens-first', runs: [{ slot: 0, at: 0, from: n * WINDOW, tokens: WINDOW }] }]);
     store.encode(0, [0], [n], [0]);
   }
   const table = {

@@ -125,6 +125,30 @@ group('GPUBuffers', test => {
     cache.dispose();
   });
 
+  test('f16 queries in and f16 results out, either layout, whole prompts and single tokens, are what arrays are', async () => {
+    const cache = new KVCache(backend, { ...options, capacity: 1024 });
+    const [plain, given] = [cache.sequence(), cache.sequence()];
+    for (const [from, to] of [
+      [0, 150],
+      [150, 151]
+    ] as const) {
+      for (const layout of ['tokens-first', 'heads-first'] as const) {
+        const tokens = to - from;
+        const [k, v] = [keys, values].map(x => halfBits(rounded(x.slice(from * width, to * width)))) as [Uint16Array, Uint16Array];
+        plain.append(0, k, v, { layout });
+        const f16 = { tokens, format: 'f16' } as const;
+        given.append(0, { buffer: bufferOf(k), ...f16 }, { buffer: bufferOf(v, 8), offset: 8, ...f16 }, { layout });
+        const query = halfBits(rounded(normal(tokens, queryWidth, 95)));
+        const out = { buffer: bufferOf(new Uint16Array(tokens * queryWidth + 4)), offset: 8, format: 'f16' } as const;
+        const expected = await plain.attend(0, query, { out: new Uint16Array(query.length), layout }).read();
+        const got: Uint16Array = await given.attend(0, { buffer: bufferOf(query, 4), offset: 4, ...f16 }, { out, layout }).read();
+        assert.equal(got, expected);
+      }
+    }
+    assert.equal(await given.save(), await plain.save());
+    cache.dispose();
+  });
+
   test('what a buffer held when the call returned counts, whatever is written into it later', async () => {
     const cache = new KVCache(backend, options);
     const sequence = cache.sequence();
@@ -230,9 +254,30 @@ group('GPUBuffers', test => {
       `"out.buffer" expected at least ${queryWidth * 4 + 4} bytes (${queryWidth * 4} from offset 4), got ${queryWidth * 4}`
     );
     await refuses(
-      () => sequence.attend(0, { buffer: bufferOf(query), tokens: 1, format: 'f16' }),
+      () => sequence.attend(0, { buffer: bufferOf(query), tokens: 1, format: 'f64' as 'f32' }),
       RangeError,
-      '"query.format" expected f32, got f16'
+      '"query.format" expected f32 or f16, got f64'
+    );
+    const small = bufferOf(new Float32Array(queryWidth / 2 - 1));
+    await refuses(
+      () => sequence.attend(0, { buffer: small, tokens: 1, format: 'f16' }),
+      RangeError,
+      `"query.buffer" expected at least ${queryWidth * 2} bytes (${queryWidth * 2} from offset 0), got ${queryWidth * 2 - 4}`
+    );
+    await refuses(
+      () => sequence.attend(0, query, { out: { buffer: small, format: 'f16' } }),
+      RangeError,
+      `"out.buffer" expected at least ${queryWidth * 2} bytes (${queryWidth * 2} from offset 0), got ${queryWidth * 2 - 4}`
+    );
+    await refuses(
+      () => sequence.attend(0, query, { out: { buffer: small, format: 'u16' as 'f16' } }),
+      RangeError,
+      '"out.format" expected f32 or f16, got u16'
+    );
+    await refuses(
+      () => sequence.attend(0, query, { lse: { buffer: small, format: 'f16' } }),
+      RangeError,
+      '"lse.format" expected f32, got f16'
     );
     assert.is(sequence.length, 2);
   });

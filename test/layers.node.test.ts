@@ -22,23 +22,24 @@ const allowed: Record<string, readonly string[]> = {
   layer: ['check', 'format'],
   shape: ['check', 'format', 'layer'],
   input: ['check', 'format'],
-  backend: ['check', 'dispose', 'format', 'input', 'layer', 'shape'],
+  rows: [],
+  backend: ['check', 'dispose', 'format', 'input', 'layer', 'rows', 'shape'],
   header: ['check', 'format', 'layer', 'rope', 'shape'],
   file: ['backend', 'check', 'format', 'header', 'shape'],
   timing: ['backend', 'format', 'layer', 'shape'],
   verbs: ['backend', 'check', 'format', 'input', 'shape'],
 
   // Where kernels run. Backends never see each other, and the reference is built from nothing generated.
-  reference: ['backend', 'format', 'input', 'shape', 'verbs'],
-  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'layer', 'rope', 'shape', 'verbs'],
-  webgpu: ['backend', 'format', 'input', 'layer', 'rope', 'shape', 'timing'],
+  reference: ['backend', 'format', 'input', 'rows', 'shape', 'verbs'],
+  wasm: ['@assemblyscript/loader', 'backend', 'check', 'format', 'input', 'layer', 'rope', 'rows', 'shape', 'verbs'],
+  webgpu: ['backend', 'format', 'input', 'layer', 'rope', 'rows', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
   pool: ['backend', 'format', 'shape'],
   pagetable: ['backend', 'format', 'pool', 'shape'],
   sealing: ['backend', 'pagetable', 'pool', 'shape'],
   mass: ['backend', 'format', 'shape'],
-  options: [],
+  options: ['check', 'input', 'rows'],
   branching: ['backend', 'format', 'pagetable', 'pool', 'sealing'],
   core: [
     'backend',
@@ -57,7 +58,7 @@ const allowed: Record<string, readonly string[]> = {
     'shape'
   ],
   sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'mass', 'options', 'pagetable', 'shape'],
-  cache: ['backend', 'check', 'core', 'dispose', 'input', 'pagetable', 'sequence', 'shape'],
+  cache: ['backend', 'check', 'core', 'dispose', 'input', 'options', 'pagetable', 'sequence', 'shape'],
 
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
@@ -68,7 +69,6 @@ const allowed: Record<string, readonly string[]> = {
     'backend',
     'cache',
     'check',
-    'core',
     'file',
     'format',
     'input',
@@ -76,6 +76,7 @@ const allowed: Record<string, readonly string[]> = {
     'mass',
     'options',
     'plan',
+    'rows',
     'sequence',
     'shape',
     'timing',

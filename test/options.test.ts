@@ -57,15 +57,15 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   BackendError: 'none',
   KVCache: [(options: api.CacheOptions) => new KVCache(scalar.backend, options), [cacheOptions]],
   'KVCache.append': [
-    (keys: api.GpuTokens, values: api.GpuTokens) => cache.append([sequence], 0, [keys], [values]),
-    [tokens, row],
+    (keys: api.GpuTokens, values: api.GpuTokens, options?: api.AppendOptions) => cache.append([sequence], 0, [keys], [values], options),
+    [tokens, row, { layout: 'tokens-first' }],
     [row, tokens]
   ],
   'KVCache.attend': [
     (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => cache.attend([sequence], 0, [query], options),
     [tokens],
-    [row, { scale: 1, out: { buffer, offset: 0 }, lse: row }],
-    [row, { scale: 1, out: row, lse: { buffer, offset: 0 } }]
+    [row, { scale: 1, out: { buffer, offset: 0, format: 'f16' }, lse: row, layout: 'heads-first' }],
+    [row, { scale: 1, out: row, lse: { buffer, offset: 0, format: 'f32' }, layout: 'tokens-first' }]
   ],
   'KVCache.dispose': 'none',
   'KVCache.reorder': 'none',
@@ -73,12 +73,16 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
   'KVCache.sequence': 'none',
   Sequence: 'none',
   'Sequence.balance': 'none',
-  'Sequence.append': [(keys: api.GpuTokens, values: api.GpuTokens) => sequence.append(0, keys, values), [tokens, row], [row, tokens]],
+  'Sequence.append': [
+    (keys: api.GpuTokens, values: api.GpuTokens, options?: api.AppendOptions) => sequence.append(0, keys, values, options),
+    [tokens, row, { layout: 'tokens-first' }],
+    [row, tokens]
+  ],
   'Sequence.attend': [
     (query: Float32Array | api.GpuTokens, options?: api.AttendOptions) => sequence.attend(0, query, options),
     [tokens],
-    [row, { scale: 1, out: { buffer, offset: 0 }, lse: row }],
-    [row, { scale: 1, out: row, lse: { buffer, offset: 0 } }]
+    [row, { scale: 1, out: { buffer, offset: 0, format: 'f16' }, lse: row, layout: 'heads-first' }],
+    [row, { scale: 1, out: row, lse: { buffer, offset: 0, format: 'f32' }, layout: 'tokens-first' }]
   ],
   'Sequence.crop': 'none',
   'Sequence.decode': 'none',
@@ -188,7 +192,7 @@ group('options objects', test => {
     await refuses(
       () => sequence.attend(0, row, { softcap: 50 } as never),
       TypeError,
-      '"options" expected only scale, out and lse, got softcap'
+      '"options" expected only scale, out, lse and layout, got softcap'
     );
     await refuses(
       () => openBackend({ shape: { ...cacheOptions, windows: 512 } as never }),

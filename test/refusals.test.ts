@@ -164,9 +164,22 @@ for (const tested of backends) {
 
     test('attend refuses queries of the wrong kind, length or content and changes nothing', () =>
       refusesAndKeeps(tested, (_, s) => [
-        [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array, got Array'],
-        [() => s.attend(0, undefined as never), TypeError, '"query" expected Float32Array, got undefined'],
-        [() => s.attend(0, new Uint16Array(2 * TOKEN) as never), TypeError, '"query" expected Float32Array, got Uint16Array'],
+        [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array, Uint16Array or Float16Array, got Array'],
+        [() => s.attend(0, undefined as never), TypeError, '"query" expected Float32Array, Uint16Array or Float16Array, got undefined'],
+        [
+          () => s.attend(0, new Float64Array(2 * TOKEN) as never),
+          TypeError,
+          '"query" expected Float32Array, Uint16Array or Float16Array, got Float64Array'
+        ],
+        [() => s.attend(0, new Uint16Array(65)), RangeError, '"query" expected length a multiple of 64 (2 heads × 32), got 65'],
+        [() => s.attend(0, withAt(new Uint16Array(64), 7, 0xfc00)), RangeError, '"query[7]" expected finite f16, got infinity'],
+        [() => s.attend(0, withAt(new Uint16Array(64), 7, 0x7e00)), RangeError, '"query[7]" expected finite f16, got NaN'],
+        [() => s.attend(0, queries(1), { layout: 1 as never }), TypeError, '"layout" expected string, got number'],
+        [
+          () => s.attend(0, queries(1), { layout: 'channels-first' as never }),
+          RangeError,
+          '"layout" expected tokens-first or heads-first, got channels-first'
+        ],
         ...[0, 63, 65].map((length): Refusals[number] => [
           () => s.attend(0, new Float32Array(length)),
           RangeError,
@@ -186,15 +199,33 @@ for (const tested of backends) {
         [() => s.attend(0, queries(1), { scale: '1' as never }), TypeError, '"scale" expected number, got string'],
         [() => s.attend(0, queries(1), { scale: null as never }), TypeError, '"scale" expected number, got null'],
         [() => s.attend(0, queries(1), { scale: 1n as never }), TypeError, '"scale" expected number, got bigint'],
-        [() => s.attend(0, queries(1), { out: [] as never }), TypeError, '"out" expected Float32Array, got Array'],
-        [() => s.attend(0, queries(1), { out: null as never }), TypeError, '"out" expected Float32Array, got null'],
-        [() => s.attend(0, queries(1), { out: new Float64Array(64) as never }), TypeError, '"out" expected Float32Array, got Float64Array'],
+        [
+          () => s.attend(0, queries(1), { out: [] as never }),
+          TypeError,
+          '"out" expected Float32Array, Uint16Array or Float16Array, got Array'
+        ],
+        [
+          () => s.attend(0, queries(1), { out: null as never }),
+          TypeError,
+          '"out" expected Float32Array, Uint16Array or Float16Array, got null'
+        ],
+        [
+          () => s.attend(0, queries(1), { out: new Float64Array(64) as never }),
+          TypeError,
+          '"out" expected Float32Array, Uint16Array or Float16Array, got Float64Array'
+        ],
         [
           () => s.attend(0, queries(2), { out: new Float32Array(127) }),
           RangeError,
           '"out" expected length 128 (that of the queries), got 127'
         ],
+        [
+          () => s.attend(0, queries(2), { out: new Uint16Array(129) }),
+          RangeError,
+          '"out" expected length 128 (that of the queries), got 129'
+        ],
         [() => s.attend(0, queries(1), { lse: 1 as never }), TypeError, '"lse" expected Float32Array, got number'],
+        [() => s.attend(0, queries(1), { lse: new Uint16Array(2) as never }), TypeError, '"lse" expected Float32Array, got Uint16Array'],
         [
           () => s.attend(0, queries(2), { lse: new Float32Array(64) }),
           RangeError,
@@ -260,7 +291,11 @@ for (const tested of backends) {
             TypeError,
             '"sequences[0]" expected Sequence, got undefined'
           ],
-          [() => cache.attend([s], 0, new Array(1)), TypeError, '"queries[0]" expected Float32Array, got undefined'],
+          [
+            () => cache.attend([s], 0, new Array(1)),
+            TypeError,
+            '"queries[0]" expected Float32Array, Uint16Array or Float16Array, got undefined'
+          ],
           // A list of one is a list: what is refused is one of it.
           [
             () => cache.attend([s], 0, [queries(141)]),
@@ -319,7 +354,11 @@ for (const tested of backends) {
             RangeError,
             '"queries[1]" expected at most 0 tokens (all that layer 0 holds), got 1'
           ],
-          [() => cache.attend([s, other], 0, [[] as never, queries(1)]), TypeError, '"queries[0]" expected Float32Array, got Array'],
+          [
+            () => cache.attend([s, other], 0, [[] as never, queries(1)]),
+            TypeError,
+            '"queries[0]" expected Float32Array, Uint16Array or Float16Array, got Array'
+          ],
           [
             () => cache.attend([s, other], 0, [new Float32Array(65), queries(1)]),
             RangeError,

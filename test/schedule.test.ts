@@ -74,7 +74,8 @@ group('schedule', test => {
         });
         const placeOf = (slot: number) => ({ offset: 4 * slot, chunk: slot % 6, capacity: slot < shape.rawSlots ? 64 : shape.sinks });
         const orderOf = (sequence: number) => 1000 + 3 * sequence;
-        const dispatches = schedule.draw(layer, requests, 0.125, limits, placeOf, orderOf);
+        const call = { scale: 0.125, layout: 'heads-first', halfQueries: true, halfOutput: false } as const;
+        const dispatches = schedule.draw(layer, requests, call, limits, placeOf, orderOf);
 
         const { words } = schedule;
         const header = structAt(words, 0, 'Schedule');
@@ -84,6 +85,7 @@ group('schedule', test => {
           [dispatches.splits, dispatches.tiles, limits.chunkGroups, limits.pagesPerChunk, dispatches.quads]
         );
         assert.equal([header['slopesAt'], header['sinkLogitsAt']], [limits.slopesAt, limits.sinkLogitsAt]);
+        assert.equal([header['headsFirst'], header['halfQueries'], header['halfOutput']], [1, 1, 0]);
         assert.is(new Float32Array(words.buffer)[0], Math.fround(0.125 * Math.LOG2E));
         assert.ok(dispatches.splits * dispatches.quads <= schedule.partials);
         const seen = requests.map(() => new Set<number>());

@@ -30,6 +30,9 @@ const mistakes: readonly (readonly [shader: string, what: string, from: string, 
   ['merge', 'no sink logits', 'SINK_LOGITS == 1', 'SINK_LOGITS == 2', numbers('attend')],
   ['merge', 'log-sum-exps in base 2', ') * LN2', ')', numbers('attend')],
   ['merge', 'a quotient off by 1 %', 'o / select', 'o * 1.01 / select', numbers('attend')],
+  ['attend', 'f16 queries as 0', 'vec4f(fromHalf(words.x)', '0 * vec4f(fromHalf(words.x)', numbers('attend in f16, heads first,')],
+  ['merge', 'f16 results with their channels swapped', '16 * n', '16 - 16 * n', numbers('attend in f16, heads first,')],
+  ['merge', 'rows in the order of tokens', 'schedule.headsFirst == 1', 'false', numbers('attend in f16, heads first,')],
   ['decode', 'a sign', 'scale + rotatedMean', 'scale - rotatedMean', numbers('decode')],
   ['decode', 'subnormal halves as 0', '* 0x1p-24f', '* 0', numbers('decode of subnormal halves')]
 ];

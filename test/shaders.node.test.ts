@@ -22,14 +22,15 @@ function texts(name: string): string[] {
 
 group('shaders', test => {
   for (const [name, users] of [
-    ['toHalf', 2],
-    ['fromHalf', 3],
+    ['toHalf', 3],
+    ['fromHalf', 4],
     ['Stage', 3],
     ['stageOf', 3],
     ['hadamardScale', 3],
     ['power', 3],
     ['pairOf', 3],
     ['tileOf', 2],
+    ['rowOf', 2],
     ['requestOf', 2],
     ['Schedule', 2],
     ['Request', 2],

@@ -64,6 +64,19 @@ const out: GpuTarget = { buffer, offset: 16 };
 sequence.append(0, tokens, tokens);
 sequence.attend(0, { buffer, tokens: 1 }, { out });
 
+// What is read is of the type that was asked for.
+const query = new Uint16Array(64);
+const floats: Float32Array = await sequence.attend(0, query, { layout: 'heads-first' }).read();
+const halves: Uint16Array = await sequence.attend(0, query, { out: new Uint16Array(64) }).read();
+const copied: Uint16Array = await cache.attend([sequence], 0, [query], { out: { buffer, format: 'f16' } }).read();
+const copy: Float32Array = await cache.attend([sequence], 0, [query], { out: { buffer } }).read();
+const either: Float32Array | Uint16Array = await sequence.attend(0, query, { out }).read();
+export const read = [floats, halves, copied, copy, either];
+// @ts-expect-error
+export const wrong: Float32Array = await sequence.attend(0, query, { out: { buffer, format: 'f16' } }).read();
+// @ts-expect-error
+sequence.attend(0, query, { layout: 'channels-first' });
+
 // Were types lost, any of these would do.
 // @ts-expect-error
 new KVCache(backend, { ...options, keys: 'nsn5' });

@@ -24,6 +24,11 @@ export function toHalf(x: number): number {
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
 }
 
+/** @internal The bits of the f16 nearest to a number; beyond ±65,504 it is that. */
+export function clampedHalf(x: number): number {
+  return toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)));
+}
+
 /** @internal The value of an f16's bits; 0x7c00 and above (infinity, NaN) are the caller's to refuse. */
 export function fromHalf(bits: number): number {
   u32[0] = (bits & 0x7fff) << 13;
@@ -36,7 +41,7 @@ export function isFiniteHalf(bits: number): boolean {
   return (bits & 0x7c00) !== 0x7c00;
 }
 
-/** Keys, values: f32, or f16 as bits or as Float16Array. */
+/** Keys, values, queries, results: f32, or f16 as bits or as Float16Array. */
 export type Data = Float32Array | Uint16Array | Float16ArrayLike;
 
 /** Float16Array where the engine has one (typed here so that no newer `lib` is needed). */
@@ -75,4 +80,9 @@ export function wordsOf(data: Data): Float32Array | Uint16Array {
 /** @internal Whether these are f16. */
 export function isHalf(data: Data): boolean {
   return data.BYTES_PER_ELEMENT === 2;
+}
+
+/** @internal The numbers themselves, those of f16 widened. */
+export function floatsOf(data: Data): Float32Array {
+  return isHalf(data) ? Float32Array.from(wordsOf(data), fromHalf) : (data as Float32Array);
 }

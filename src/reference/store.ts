@@ -15,8 +15,9 @@ import {
   type Write
 } from '../backend.ts';
 import { balanceOf, channelOrder, ofHead } from '../format/balance.ts';
-import { type Data, fromHalf, HALF_MAX, isHalf, toHalf, wordsOf } from '../format/half.ts';
+import { clampedHalf, type Data, floatsOf, fromHalf, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, channelPairs, rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import { type Layout, stridesOf } from '../rows.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { attend, type Coding, codingOf, decode, encode, keyEnergies, pack, unpack } from './reference.ts';
 
@@ -65,22 +66,24 @@ class ReferenceStore implements Store {
   }
 
   write(layer: number, writes: readonly Write[]): void {
-    for (const { keys, values, runs } of writes) {
-      for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data);
+    for (const { keys, values, layout, runs } of writes) {
+      for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data, layout);
     }
   }
 
-  #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data): void {
+  #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data, layout: Layout): void {
     const heads = this.#shape.layers[layer]!;
     const { kvHeads, headDim, valueDim } = heads;
     [keys, values].forEach((data, side) => {
       const channels = side === 0 ? headDim : valueDim;
       const words = wordsOf(data);
+      const rows = stridesOf({ layout, tokens: words.length / (kvHeads * channels), heads: kvHeads });
       const halfAt = isHalf(data) ? (i: number) => words[i]! : (i: number) => toHalf(words[i]!);
       for (let t = 0; t < tokens; t++) {
         for (let head = 0; head < kvHeads; head++) {
           const to = rawOffset(heads, slotTokens(this.#shape, slot), head, side as 0 | 1, at + t);
-          for (let i = 0; i < channels; i++) this.#slots[slot]![to + i] = halfAt(((from + t) * kvHeads + head) * channels + i);
+          const row = (from + t) * rows.tokenRows + head * rows.headRows;
+          for (let i = 0; i < channels; i++) this.#slots[slot]![to + i] = halfAt(row * channels + i);
         }
       }
     });
@@ -114,23 +117,25 @@ class ReferenceStore implements Store {
     for (let head = 0; head < heads.kvHeads; head++) {
       for (const side of [0, 1] as const) {
         const rows = this.#pageRows(layer, page, sequence, head, side);
-        this.#slots[slot]!.set(
-          Uint16Array.from(rows, x => toHalf(Math.max(-HALF_MAX, Math.min(x, HALF_MAX)))),
-          rawOffset(heads, WINDOW, head, side, 0)
-        );
+        this.#slots[slot]!.set(Uint16Array.from(rows, clampedHalf), rawOffset(heads, WINDOW, head, side, 0));
       }
     }
   }
 
-  addEnergies(layer: number, sequence: number, query: Float32Array, first: number, count: number): void {
+  addEnergies(layer: number, sequence: number, query: Data, layout: Layout, first: number, count: number): void {
     const { kvHeads, queryHeads, headDim, rope } = this.#shape.layers[layer]!;
     const { energies } = this.#learned[layer]![sequence]!;
     const pairs = channelPairs(headDim, rope);
-    for (let row = first * queryHeads; row < (first + count) * queryHeads; row++) {
-      const head = Math.floor((row % queryHeads) / (queryHeads / kvHeads));
-      pairs.forEach(([a, b], pair) => {
-        energies[head * pairs.length + pair]! += query[row * headDim + a]! ** 2 + query[row * headDim + b]! ** 2;
-      });
+    const floats = floatsOf(query);
+    const { tokenRows, headRows } = stridesOf({ layout, tokens: query.length / (queryHeads * headDim), heads: queryHeads });
+    for (let t = first; t < first + count; t++) {
+      for (let h = 0; h < queryHeads; h++) {
+        const head = Math.floor(h / (queryHeads / kvHeads));
+        const at = (t * tokenRows + h * headRows) * headDim;
+        pairs.forEach(([a, b], pair) => {
+          energies[head * pairs.length + pair]! += floats[at + a]! ** 2 + floats[at + b]! ** 2;
+        });
+      }
     }
   }
 
@@ -197,34 +202,39 @@ class ReferenceStore implements Store {
   attend(
     layer: number,
     tables: readonly PageTable[],
-    queries: readonly Float32Array[],
+    queries: readonly Data[],
+    layout: Layout,
     scale: number,
-    out: Float32Array,
+    out: Data,
     lse?: Float32Array
-  ): Output {
+  ): Output<Data> {
     const { kvHeads, queryHeads, headDim, valueDim, window, keepSinks, softcap, slopes, sinkLogits } = this.#shape.layers[layer]!;
     const sinks = keepSinks ? this.#shape.sinks : 0;
-    let to = 0;
+    const words = wordsOf(out);
+    const rounded = isHalf(out) ? clampedHalf : (x: number) => x;
+    let firstRow = 0;
     tables.forEach((table, n) => {
       const heads = Array.from({ length: kvHeads }, (_, head) => SIDES.map((_, side) => this.#rows(layer, table, head, side as 0 | 1)));
       const positions = this.#positions(table);
-      const tokens = queries[n]!.length / (queryHeads * headDim);
+      const query = floatsOf(queries[n]!);
+      const tokens = query.length / (queryHeads * headDim);
+      const { tokenRows, headRows } = stridesOf({ layout, tokens, heads: queryHeads });
       for (let t = 0; t < tokens; t++) {
         const position = table.length - tokens + t;
-        for (let h = 0; h < queryHeads; h++, to += valueDim) {
+        for (let h = 0; h < queryHeads; h++) {
           const [keys, values] = heads[Math.floor(h / (queryHeads / kvHeads))]!;
-          const from = (t * queryHeads + h) * headDim;
-          const query = queries[n]!.subarray(from, from + headDim);
+          const row = t * tokenRows + h * headRows;
           const attended = attend(
-            Float64Array.from(query, x => x * scale),
+            Float64Array.from(query.subarray(row * headDim, (row + 1) * headDim), x => x * scale),
             keys!,
             values!,
             { position, positions, window, sinks, softcap, slope: slopes?.[h] ?? 0, sinkLogit: sinkLogits?.[h] ?? -Infinity }
           );
-          out.set(attended.out, to);
-          if (lse) lse[to / valueDim] = attended.lse;
+          for (let i = 0; i < valueDim; i++) words[(firstRow + row) * valueDim + i] = rounded(attended.out[i]!);
+          if (lse) lse[firstRow + row] = attended.lse;
         }
       }
+      firstRow += tokens * queryHeads;
     });
     return outputOf(out);
   }

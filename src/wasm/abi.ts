@@ -8,6 +8,19 @@ export interface Kernels extends Record<string, unknown> {
   addQueryEnergies(shape: number, queries: number, tokens: number, energies: number): void;
   attend(shape: number, items: number, count: number, scale: number): void;
   buildGrid(book: number, channels: number, cells: number, reach: number, grid: number, build: number): number;
+  copyRows(
+    from: number,
+    fromHalf: boolean,
+    fromToken: number,
+    fromHead: number,
+    to: number,
+    toHalf: boolean,
+    toToken: number,
+    toHead: number,
+    tokens: number,
+    heads: number,
+    channels: number
+  ): void;
   encodePage(shape: number, orders: number, raw: number, page: number): void;
   decode(shape: number, side: number, order: number, block: number, x: number, rotate: boolean): void;
   decodePage(shape: number, orders: number, page: number, keys: number, values: number): void;
@@ -22,8 +35,6 @@ export interface Kernels extends Record<string, unknown> {
   rtn(x: number, count: number, codes: number, scales: number, bits: number, keep: boolean): void;
   scores(shape: number, side: number, order: number, q: number, block: number, out: number): void;
   tileFromRows(rows: number, tokens: number, rowBytes: number, headDim: number, tile: number): void;
-  writeRows(rows: number, half: boolean, tokens: number, kvHeads: number, headDim: number, to: number, headBytes: number): void;
-  readRows(from: number, headBytes: number, tokens: number, kvHeads: number, headDim: number, rows: number): void;
   // Sizes in bytes, of what the host sets aside and of a struct; where tables of such rows of codes end.
   tablesEnd(rowBytes: number): number;
   tileBytes(headDim: number): number;

@@ -112,8 +112,10 @@ export class WasmMemory {
     this.callTokens = Math.max(Math.floor(sizes.callRows() / most(({ queryHeads, kvHeads }) => queryHeads / kvHeads)), sequences);
     const windowBytes = most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * (headDim + valueDim));
     const energyBytes = most(({ kvHeads, headDim }) => 2 * kvHeads * headDim);
-    this.input = arena.take(Math.max(4 * this.callTokens * most(({ queryHeads, headDim }) => queryHeads * headDim), windowBytes));
-    this.output = arena.take(Math.max(4 * this.callTokens * most(({ queryHeads, valueDim }) => queryHeads * valueDim), energyBytes));
+    // Either holds queries or results: what the one is made into lies in the other.
+    const callBytes = 4 * this.callTokens * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
+    this.input = arena.take(Math.max(callBytes, windowBytes));
+    this.output = arena.take(Math.max(callBytes, energyBytes));
     this.denominators = arena.take(8 * this.callTokens * most(({ queryHeads }) => queryHeads));
     this.items = arena.take(sizes.itemBytes() * this.callTokens);
     this.pageNumbers = arena.take(4 * sequences * Math.max(...shape.pageCounts));

@@ -2,12 +2,14 @@
 
 import { type Dump, heldTokens, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
 import { balanceOf, ofHead } from '../format/balance.ts';
-import { type Data, isHalf, wordsOf } from '../format/half.ts';
-import { type Heads, rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import { type Data, isHalf } from '../format/half.ts';
+import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import { type Layout, type Rows, stridesOf } from '../rows.ts';
 import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { Learned } from './learned.ts';
 import { recordBytes, WasmMemory } from './memory.ts';
+import { arrayAt, copyRows, load, type Placed, save } from './rows.ts';
 
 /**
  * Rows (query tokens × query heads per KV head) from which the SIMD binaries decode pages for all of them. At headDim 64 and 2,048
@@ -15,6 +17,28 @@ import { recordBytes, WasmMemory } from './memory.ts';
  * 255 rows 1.23, 1.5, 1.8. With nsn1 on both sides it is never faster (0.7; 0.99).
  */
 const PROMPT_ROWS = 96;
+
+/** What is written so far of a call of the kernel. */
+interface Call {
+  items: number;
+  tokens: number;
+  pages: number;
+  raws: number;
+}
+
+/** Tokens of a sequence's query in a call: their first row there, and the first row of the sequence in what is asked for. */
+interface Part {
+  readonly rows: Rows;
+  readonly from: number;
+  readonly tokens: number;
+  readonly firstRow: number;
+  readonly toRow: number;
+}
+
+/** Whether tokens of an array are as the kernels have them: f32, a token's heads side by side. */
+function isPlain(data: Data, layout: Layout, tokens: number): boolean {
+  return !isHalf(data) && (layout === 'tokens-first' || tokens === 1);
+}
 
 export class WasmStore implements Store {
   readonly takesBuffers = false;
@@ -31,23 +55,18 @@ export class WasmStore implements Store {
   }
 
   write(layer: number, writes: readonly Write[]): void {
-    for (const { keys, values, runs } of writes) {
-      for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data);
+    for (const { keys, values, layout, runs } of writes) {
+      for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data, layout);
     }
   }
 
-  #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data): void {
-    const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim, valueDim } = heads;
-    const capacity = slotTokens(this.#shape, slot);
+  #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data, layout: Layout): void {
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     for (const [side, data] of [keys, values].entries()) {
       const channels = side === 0 ? headDim : valueDim;
-      const perToken = kvHeads * channels;
-      const half = isHalf(data);
-      const view = half ? this.#memory.u16 : this.#memory.f32;
-      view.set(wordsOf(data).subarray(from * perToken, (from + tokens) * perToken), this.#memory.input / view.BYTES_PER_ELEMENT);
-      const to = this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side as 0 | 1, at);
-      this.#memory.kernels.writeRows(this.#memory.input, half, tokens, kvHeads, channels, to, headBytes(heads, capacity));
+      const rows = { layout, tokens: data.length / (kvHeads * channels), heads: kvHeads };
+      const staged = load(this.#memory, data, rows, channels, from, tokens, this.#memory.input);
+      copyRows(this.#memory, staged, this.#slotRows(layer, slot, side as 0 | 1, at), tokens, kvHeads, channels);
     }
   }
 
@@ -67,23 +86,21 @@ export class WasmStore implements Store {
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
-    const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim, valueDim } = heads;
-    const rows = this.#decodePage(layer, page, sequence);
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+    const window = this.#decodePage(layer, page, sequence);
     for (const side of [0, 1] as const) {
-      const to = this.#slot(slot) + 2 * rawOffset(heads, WINDOW, 0, side, 0);
-      this.#memory.kernels.writeRows(rows[side], false, WINDOW, kvHeads, side === 0 ? headDim : valueDim, to, headBytes(heads, WINDOW));
+      copyRows(this.#memory, window[side], this.#slotRows(layer, slot, side, 0), WINDOW, kvHeads, side === 0 ? headDim : valueDim);
     }
   }
 
-  addEnergies(layer: number, sequence: number, query: Float32Array, first: number, count: number): void {
-    const { kernels, f32, input, callTokens } = this.#memory;
+  addEnergies(layer: number, sequence: number, query: Data, layout: Layout, first: number, count: number): void {
+    const { kernels, input, callTokens } = this.#memory;
     const { queryHeads, headDim } = this.#shape.layers[layer]!;
-    const perToken = queryHeads * headDim;
+    const rows = { layout, tokens: query.length / (queryHeads * headDim), heads: queryHeads };
     const energies = this.#learned(layer, sequence).energies.byteOffset;
     for (let from = first; from < first + count; from += callTokens) {
       const tokens = Math.min(callTokens, first + count - from);
-      f32.set(query.subarray(from * perToken, (from + tokens) * perToken), input / 4);
+      this.#loadQueries(query, rows, headDim, from, tokens, input);
       kernels.addQueryEnergies(this.#layer(layer), input, tokens, energies);
     }
   }
@@ -119,26 +136,24 @@ export class WasmStore implements Store {
 
   async read(layer: number, table: PageTable): Promise<Tokens> {
     const { sinks } = this.#shape;
-    const heads = this.#shape.layers[layer]!;
-    const { kvHeads, headDim, valueDim } = heads;
-    const { kernels, input, f32 } = this.#memory;
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+    const { input, f32 } = this.#memory;
     const [perKey, perValue] = [kvHeads * headDim, kvHeads * valueDim];
     const held = heldTokens(table, this.#shape.sinks);
     const tokens = { keys: new Float32Array(held * perKey), values: new Float32Array(held * perValue) };
     const addSlot = (slot: number, at: number, count: number): void => {
       for (const [side, out] of [tokens.keys, tokens.values].entries()) {
         const channels = side === 0 ? headDim : valueDim;
-        const capacity = slotTokens(this.#shape, slot);
-        const from = this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side as 0 | 1, 0);
-        kernels.readRows(from, headBytes(heads, capacity), count, kvHeads, channels, input);
+        const to = arrayAt(input, false, { layout: 'tokens-first', tokens: count, heads: kvHeads }, channels);
+        copyRows(this.#memory, this.#slotRows(layer, slot, side as 0 | 1, 0), to, count, kvHeads, channels);
         out.set(f32.subarray(input / 4, input / 4 + count * kvHeads * channels), at * kvHeads * channels);
       }
     };
     if (sinks > 0 && held > 0) addSlot(table.sinkSlot, 0, Math.min(held, sinks));
     for (let n = 0; n < table.pageCount; n++) {
       const [keys, values] = this.#decodePage(layer, table.pages[n]!, table.sequence);
-      tokens.keys.set(f32.subarray(keys / 4, values / 4), (sinks + n * WINDOW) * perKey);
-      tokens.values.set(f32.subarray(values / 4, values / 4 + WINDOW * perValue), (sinks + n * WINDOW) * perValue);
+      tokens.keys.set(f32.subarray(keys.address / 4, values.address / 4), (sinks + n * WINDOW) * perKey);
+      tokens.values.set(f32.subarray(values.address / 4, values.address / 4 + WINDOW * perValue), (sinks + n * WINDOW) * perValue);
     }
     for (let n = 0; n < table.rawCount; n++) {
       const at = sinks + (table.pageCount + n) * WINDOW;
@@ -171,42 +186,43 @@ export class WasmStore implements Store {
   attend(
     layer: number,
     tables: readonly PageTable[],
-    queries: readonly Float32Array[],
+    queries: readonly Data[],
+    layout: Layout,
     scale: number,
-    out: Float32Array,
+    out: Data,
     lse?: Float32Array
-  ): Output {
+  ): Output<Data> {
     const { queryHeads, kvHeads, headDim, valueDim, page } = this.#shape.layers[layer]!;
-    const { f32, output, denominators } = this.#memory;
-    const perToken = queryHeads * headDim;
+    const { callTokens, input, items, kernels } = this.#memory;
     const rowsPerToken = queryHeads / kvHeads;
     const { keys, values } = page;
-    const call = { items: 0, tokens: 0, pages: 0, raws: 0, done: 0 };
+    const call: Call = { items: 0, tokens: 0, pages: 0, raws: 0 };
+    let parts: Part[] = [];
     const flush = (): void => {
-      this.#memory.kernels.attend(this.#layer(layer), this.#memory.items, call.items, scale * Math.LOG2E);
-      const perOut = queryHeads * valueDim;
-      out.set(f32.subarray(output / 4, output / 4 + call.tokens * perOut), call.done * perOut);
-      for (let i = 0; lse && i < call.tokens * queryHeads; i++) {
-        lse[call.done * queryHeads + i] = Math.LN2 * (f32[denominators / 4 + 2 * i]! + Math.log2(f32[denominators / 4 + 2 * i + 1]!));
-      }
-      call.done += call.tokens;
+      kernels.attend(this.#layer(layer), items, call.items, scale * Math.LOG2E);
+      for (const part of parts) this.#saveResults(part, valueDim, out, lse);
+      parts = [];
       call.items = call.tokens = call.pages = call.raws = 0;
     };
+    let toRow = 0;
     for (let n = 0; n < tables.length; n++) {
       const table = tables[n]!;
       const query = queries[n]!;
-      const tokens = query.length / perToken;
-      const decoded = tokens * rowsPerToken >= PROMPT_ROWS && keys.codec.bits + values.codec.bits > 2;
+      const rows = { layout, tokens: query.length / (queryHeads * headDim), heads: queryHeads };
+      const decoded = rows.tokens * rowsPerToken >= PROMPT_ROWS && keys.codec.bits + values.codec.bits > 2;
       // Equal parts: a short last one would decode all pages for a few rows.
-      const most = Math.ceil(tokens / Math.ceil(tokens / this.#memory.callTokens));
-      for (let from = 0; from < tokens; ) {
-        const count = Math.min(tokens - from, most, this.#memory.callTokens - call.tokens);
-        f32.set(query.subarray(from * perToken, (from + count) * perToken), this.#memory.input / 4 + call.tokens * perToken);
-        this.#addItem(call, layer, table, count, table.length - tokens + from, decoded);
-        from += count;
+      const most = Math.ceil(rows.tokens / Math.ceil(rows.tokens / callTokens));
+      for (let from = 0; from < rows.tokens; ) {
+        const tokens = Math.min(rows.tokens - from, most, callTokens - call.tokens);
+        const firstRow = call.tokens * queryHeads;
+        this.#loadQueries(query, rows, headDim, from, tokens, input + 4 * firstRow * headDim);
+        this.#addItem(call, layer, table, tokens, table.length - rows.tokens + from, decoded);
+        parts.push({ rows, from, tokens, firstRow, toRow });
+        from += tokens;
         // A sequence is in a call once: there is room for its page numbers once.
-        if (from < tokens || call.tokens === this.#memory.callTokens) flush();
+        if (from < rows.tokens || call.tokens === callTokens) flush();
       }
+      toRow += rows.tokens * queryHeads;
     }
     if (call.items > 0) flush();
     return outputOf(out);
@@ -217,14 +233,7 @@ export class WasmStore implements Store {
   }
 
   /** Writes an item and the page numbers and raw runs it points at. */
-  #addItem(
-    call: { items: number; tokens: number; pages: number; raws: number },
-    layer: number,
-    table: PageTable,
-    tokens: number,
-    position: number,
-    decoded: boolean
-  ): void {
+  #addItem(call: Call, layer: number, table: PageTable, tokens: number, position: number, decoded: boolean): void {
     const { sinks } = this.#shape;
     const { queryHeads, headDim, valueDim, keepSinks } = this.#shape.layers[layer]!;
     const firstRow = call.tokens * queryHeads;
@@ -271,13 +280,44 @@ export class WasmStore implements Store {
     call.raws += rawCount;
   }
 
-  /** Decodes a page into the input region; addresses of its keys, f32 [64, kvHeads, headDim], and values, f32 [64, kvHeads, valueDim]. */
-  #decodePage(layer: number, page: number, sequence: number): [keys: number, values: number] {
+  /** Decodes a page into the input region: keys f32 [64, kvHeads, headDim] and values f32 [64, kvHeads, valueDim]. */
+  #decodePage(layer: number, page: number, sequence: number): readonly [keys: Placed, values: Placed] {
     const { kernels, input } = this.#memory;
-    const { kvHeads, headDim } = this.#shape.layers[layer]!;
+    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+    const rows: Rows = { layout: 'tokens-first', tokens: WINDOW, heads: kvHeads };
     const values = input + 4 * WINDOW * kvHeads * headDim;
     kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#page(layer, page), input, values);
-    return [input, values];
+    return [arrayAt(input, false, rows, headDim), arrayAt(values, false, rows, valueDim)];
+  }
+
+  /** Some tokens of queries to an address, as kernels take them: f32 [tokens, queryHeads, headDim]. */
+  #loadQueries(query: Data, rows: Rows, headDim: number, from: number, tokens: number, address: number): void {
+    const { heads } = rows;
+    if (isPlain(query, rows.layout, tokens)) load(this.#memory, query, rows, headDim, from, tokens, address);
+    else {
+      const staged = load(this.#memory, query, rows, headDim, from, tokens, this.#memory.output);
+      copyRows(this.#memory, staged, arrayAt(address, false, { layout: 'tokens-first', tokens, heads }, headDim), tokens, heads, headDim);
+    }
+  }
+
+  /** What a part of a call came to, into the arrays it is asked for in. */
+  #saveResults({ rows, from, tokens, firstRow, toRow }: Part, valueDim: number, out: Data, lse: Float32Array | undefined): void {
+    const { f32, input, output, denominators } = this.#memory;
+    const { layout, heads } = rows;
+    const results = arrayAt(output + 4 * firstRow * valueDim, false, { layout: 'tokens-first', tokens, heads }, valueDim);
+    if (isPlain(out, layout, tokens)) save(this.#memory, results.address, out, toRow, rows, valueDim, from, tokens);
+    else {
+      // Over the queries: those of this call have been answered.
+      copyRows(this.#memory, results, arrayAt(input, isHalf(out), { layout, tokens, heads }, valueDim), tokens, heads, valueDim);
+      save(this.#memory, input, out, toRow, rows, valueDim, from, tokens);
+    }
+    if (!lse) return;
+    const { tokenRows, headRows } = stridesOf(rows);
+    for (let t = 0, at = denominators / 4 + 2 * firstRow; t < tokens; t++) {
+      for (let head = 0; head < heads; head++, at += 2) {
+        lse[toRow + (from + t) * tokenRows + head * headRows] = Math.LN2 * (f32[at]! + Math.log2(f32[at + 1]!));
+      }
+    }
   }
 
   /** Where keys are balanced. */
@@ -289,6 +329,19 @@ export class WasmStore implements Store {
   #orders(layer: number, sequence: number): number {
     const first = this.#memory.learned[layer]!;
     return first && first + sequence * recordBytes(this.#shape.layers[layer]!);
+  }
+
+  /** Where a slot's keys or values lie, from a token on. */
+  #slotRows(layer: number, slot: number, side: 0 | 1, token: number): Placed {
+    const heads = this.#shape.layers[layer]!;
+    const { headDim, valueDim } = heads;
+    const capacity = slotTokens(this.#shape, slot);
+    return {
+      address: this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side, token),
+      half: true,
+      tokenBytes: 2 * (side === 0 ? headDim : valueDim),
+      headBytes: 2 * capacity * (headDim + valueDim)
+    };
   }
 
   #layer(layer: number): number {
@@ -303,9 +356,4 @@ export class WasmStore implements Store {
     const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
     return this.#memory.raw + (slot < rawSlots ? slot * rawSlotBytes : rawSlots * rawSlotBytes + (slot - rawSlots) * sinkBytes);
   }
-}
-
-/** Bytes of a head in a raw slot of `tokens` tokens. */
-function headBytes({ headDim, valueDim }: Heads, tokens: number): number {
-  return 2 * tokens * (headDim + valueDim);
 }

@@ -1,12 +1,12 @@
 // Dispatches of shaders over lists of jobs: one list at a time in a buffer, a job a struct (structs.ts).
 
 import type { Device, Program, ShaderName } from './device.ts';
-import { type Struct, structWords } from './structs.ts';
+import { fieldsOf, type Struct, structWords } from './structs.ts';
 
 /** Jobs that one dispatch does at most. */
 export const JOBS = 1024;
-/** Bytes of the largest job: eight words. */
-const JOB_BYTES = 32;
+/** Bytes of the largest job. */
+const JOB_BYTES = 4 * fieldsOf('WriteJob').length;
 /** Bytes of the list. */
 export const LIST_BYTES = JOB_BYTES * JOBS;
 

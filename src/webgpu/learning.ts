@@ -1,11 +1,13 @@
 // What sequences learn of their keys, without reading it back: energies of queries, and the order of channels that follows.
 
-import { type GpuTokens, isGpuTokens } from '../input.ts';
+import { type Input, isF16, tokensOf } from '../input.ts';
+import { type Layout, stridesOf } from '../rows.ts';
 import type { CacheShape } from '../shape.ts';
 import type { Device } from './device.ts';
 import { groups, type Jobs } from './jobs.ts';
 import type { Memory } from './memory.ts';
 import type { Range } from './readback.ts';
+import { type Copy, stage } from './staging.ts';
 
 export class Learning {
   readonly #device: Device;
@@ -20,22 +22,18 @@ export class Learning {
     this.#jobs = jobs;
   }
 
-  addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void {
+  addEnergies(layer: number, sequence: number, query: Input, layout: Layout, first: number, count: number): void {
     const { kvHeads, queryHeads, headDim } = this.#shape.layers[layer]!;
     const { queries, schedule, layers } = this.#memory;
     const [energies, offset] = this.energies(layer, sequence);
-    const tokenBytes = 4 * queryHeads * headDim;
+    const rows = { layout, tokens: tokensOf(query, queryHeads * headDim), heads: queryHeads };
     const bindings = this.#jobs.bind('energies', [queries, this.#jobs.list, energies]);
     for (let from = first; from < first + count; from += schedule.callTokens) {
       const tokens = Math.min(first + count - from, schedule.callTokens);
-      if (isGpuTokens(query)) {
-        const begin = (query.offset ?? 0) + from * tokenBytes;
-        this.#device.submit(encoder => encoder.copyBufferToBuffer(query.buffer as GPUBuffer, begin, queries, 0, tokens * tokenBytes));
-      } else {
-        const rows = query.subarray((from * tokenBytes) / 4, ((from + tokens) * tokenBytes) / 4);
-        this.#device.gpu.queue.writeBuffer(queries, 0, rows as Float32Array<ArrayBuffer>);
-      }
-      this.#jobs.set('EnergiesJob', [{ energies: offset / 4, tokens }]);
+      const copies: Copy[] = [];
+      stage(this.#device.gpu.queue, query, rows, headDim, from, tokens, { buffer: queries, offset: 0 }, copies);
+      if (copies.length > 0) this.#device.submit(encoder => copies.forEach(copy => copy(encoder)));
+      this.#jobs.set('EnergiesJob', [{ energies: offset / 4, tokens, half: Number(isF16(query)), ...stridesOf({ ...rows, tokens }) }]);
       this.#jobs.run(layers[layer]!.programs.learning!.queries, bindings, Math.ceil(headDim / 2 / 64), kvHeads);
     }
   }

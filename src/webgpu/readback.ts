@@ -2,6 +2,7 @@
 // not keep its memory.
 
 import { BackendError, type Output } from '../backend.ts';
+import type { Data } from '../format/half.ts';
 import { type Device, USAGE } from './device.ts';
 
 /** As the WebGPU specification has it; Node has no global for it. */
@@ -17,6 +18,12 @@ export type Range = readonly [buffer: GPUBuffer, offset: number, bytes: number];
 
 /** Waits for bytes that were copied when it was made. */
 export type Read = () => Promise<ArrayBuffer>;
+
+/** A reading, and where its bytes go, one after another. */
+export interface Part {
+  readonly read: Read;
+  readonly into: readonly Uint8Array[];
+}
 
 /** Takes what was copied, in order. Where one rejects the others are read nonetheless: that gives their buffers back. */
 export async function readEach(reads: readonly Read[], take: (bytes: ArrayBuffer, n: number) => void): Promise<void> {
@@ -108,26 +115,24 @@ export class ReadBack {
   }
 
   /**
-   * Results on their way: of every part those of the first array, then those of the next, as many in proportion as these are long.
+   * Results on their way, every part's into bytes of arrays, one range after another.
    *
-   * @param first  where the first results are instead, in a GPUBuffer of the engine's: what is there when they are first read
+   * @param results  what is read: one of those arrays, or what is in a GPUBuffer of the engine's when they are first read
    */
-  output(parts: readonly Read[], arrays: readonly Float32Array[], first?: Range): Output {
-    const length = arrays.reduce((sum, array) => sum + array.length, 0);
-    let done = 0;
-    const take = (bytes: ArrayBuffer): void => {
-      const part = new Float32Array(bytes);
+  output(parts: readonly Part[], results: Data | { readonly range: Range; readonly half: boolean }): Output<Data> {
+    const take = (bytes: ArrayBuffer, n: number): void => {
       let at = 0;
-      for (const array of arrays) {
-        const count = (part.length * array.length) / length;
-        array.set(part.subarray(at, at + count), (done * array.length) / length);
-        at += count;
+      for (const into of parts[n]!.into) {
+        into.set(new Uint8Array(bytes, at, into.length));
+        at += into.length;
       }
-      done += part.length;
     };
-    const collect = async (): Promise<Float32Array> => {
-      const [copy] = await Promise.all([first && this.#readTarget(first), readEach(parts, take)]);
-      return copy ? new Float32Array(copy) : arrays[0]!;
+    const collect = async (): Promise<Data> => {
+      const target = 'range' in results ? this.#readTarget(results.range) : undefined;
+      const reads = parts.map(({ read }) => read);
+      const [copy] = await Promise.all([target, readEach(reads, take)]);
+      if (!('range' in results)) return results;
+      return results.half ? new Uint16Array(copy!) : new Float32Array(copy!);
     };
     return outputOnce(collect);
   }
@@ -156,7 +161,7 @@ export class ReadBack {
 }
 
 /** An Output that is read once, however often it is asked for. */
-function outputOnce(collect: () => Promise<Float32Array>): Output {
-  let result: Promise<Float32Array> | undefined;
+function outputOnce(collect: () => Promise<Data>): Output<Data> {
+  let result: Promise<Data> | undefined;
   return { read: () => (result ??= collect()) };
 }

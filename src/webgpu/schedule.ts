@@ -11,6 +11,7 @@
 import { BackendError, type PageTable } from '../backend.ts';
 import { align, WINDOW } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
+import type { Layout } from '../rows.ts';
 import type { CacheShape } from '../shape.ts';
 import { QUAD } from './programs.ts';
 import { fieldsOf, putStruct } from './structs.ts';
@@ -35,6 +36,15 @@ export interface Request {
   readonly tokens: number;
   /** Of the first of them. */
   readonly position: number;
+}
+
+/** What the requests of a call have in common. */
+export interface Call {
+  /** Of queries. */
+  readonly scale: number;
+  readonly layout: Layout;
+  readonly halfQueries: boolean;
+  readonly halfOutput: boolean;
 }
 
 /** Where a raw slot lies. */
@@ -140,7 +150,7 @@ export class Schedule {
   draw(
     layer: LayerShape,
     requests: readonly Request[],
-    scale: number,
+    { scale, layout, halfQueries, halfOutput }: Call,
     limits: Limits,
     placeOf: (slot: number) => SlotPlace,
     orderOf: (sequence: number) => number
@@ -194,7 +204,10 @@ export class Schedule {
       quads,
       sinks: this.#shape.sinks,
       slopesAt: limits.slopesAt,
-      sinkLogitsAt: limits.sinkLogitsAt
+      sinkLogitsAt: limits.sinkLogitsAt,
+      headsFirst: Number(layout === 'heads-first'),
+      halfQueries: Number(halfQueries),
+      halfOutput: Number(halfOutput)
     });
     this.used = wordAt(splitsAt + splits);
     return { quads, splits, tiles: tiles.length };

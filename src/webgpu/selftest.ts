@@ -2,6 +2,7 @@
 // results have been met in the field (subgroups of 64, zeroed f16), always without an error.
 
 import type { Backend, Dump, PageTable, Store } from '../backend.ts';
+import { clampedHalf, floatsOf } from '../format/half.ts';
 import { blockOffset, type PageLayout, WINDOW } from '../format/layout.ts';
 import type { LayerOptions } from '../layer.ts';
 import { type CacheShape, cacheShape } from '../shape.ts';
@@ -9,6 +10,8 @@ import { noise } from '../timing.ts';
 
 /** Of the largest output, in f32 against f64 over the same pages. */
 const OUTPUT_TOLERANCE = 1e-3;
+/** The same in f16: an element may be rounded to its other neighbor, of subnormal halves far away. */
+const HALF_TOLERANCE = 0.05;
 /** Codes that rounding may decide otherwise: near ties of s1, of o, and of codewords. */
 const CODES_TOLERANCE = 0.02;
 /** Bytes of a balance whose levels lie near the edge of another. */
@@ -83,17 +86,27 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
     const bytes = subnormal && n === 1 ? withSubnormals(page, shape.layers[0]!.page) : page;
     for (const store of [tested, expected]) store.setPage(0, table.pages[n]!, bytes);
   });
-  // One token, as in decoding, and a prompt's ten, which make two of the largest row tiles: a GPU has a pipeline for each.
-  for (const count of [1, 10]) {
-    const query = noise(count * queryHeads * headDim).map(q => q / (2 * size));
+  // One token, as in decoding, and a prompt's ten, which make two of the largest row tiles: a GPU has a pipeline for each. Then these
+  // as f16.
+  for (const [count, layout, half] of [
+    [1, 'tokens-first', false],
+    [10, 'tokens-first', false],
+    [10, 'heads-first', true]
+  ] as const) {
+    const floats = noise(count * queryHeads * headDim).map(q => q / (2 * size));
+    const query = half ? Uint16Array.from(floats, clampedHalf) : floats;
     const attend = async (store: Store): Promise<readonly [out: Float32Array, lse: Float32Array]> => {
       const lse = new Float32Array(count * queryHeads);
-      const out = new Float32Array(count * queryHeads * valueDim);
-      return [await store.attend(0, [table], [query], 1 / Math.sqrt(headDim), out, lse).read(), lse];
+      const length = count * queryHeads * valueDim;
+      const out = half ? new Uint16Array(length) : new Float32Array(length);
+      return [floatsOf(await store.attend(0, [table], [query], layout, 1 / Math.sqrt(headDim), out, lse).read()), lse];
     };
     const [[got, gotLse], [want, wantLse]] = await Promise.all([attend(tested), attend(expected)]);
     const error = Math.max(relativeError(got, want), relativeError(gotLse, wantLse));
-    if (!(error <= OUTPUT_TOLERANCE)) return `attend${of} differs from the reference by ${error.toPrecision(2)}`;
+    const what = half ? ' in f16, heads first,' : '';
+    if (!(error <= (half ? HALF_TOLERANCE : OUTPUT_TOLERANCE))) {
+      return `attend${of}${what} differs from the reference by ${error.toPrecision(2)}`;
+    }
   }
   const [decoded, exact] = await Promise.all([tested.read(0, table), expected.read(0, table)]);
   const error = Math.max(relativeError(decoded.keys, exact.keys), relativeError(decoded.values, exact.values));
@@ -113,8 +126,9 @@ function learn(store: Store, { layers, sinks }: CacheShape, { sequence, length }
     [0, 3],
     [3, 4]
   ] as const)
-    store.addEnergies(0, sequence, queries, first, count);
-  for (const slot of [0, 1]) store.write(0, [{ keys, values, runs: [{ slot, at: 0, from: sinks + slot * WINDOW, tokens: WINDOW }] }]);
+    store.addEnergies(0, sequence, queries, 'tokens-first', first, count);
+  for (const slot of [0, 1])
+    store.write(0, [{ keys, values, layout: 'tokens-first', runs: [{ slot, at: 0, from: sinks + slot * WINDOW, tokens: WINDOW }] }]);
   store.learn(0, sequence, [0, 1]);
 }
 
@@ -125,7 +139,7 @@ function fill(store: Store, { layers, sinks }: CacheShape, table: PageTable, siz
   const x = noise(keyCount + valueCount).map(element => element * size);
   const [keys, values] = [x.subarray(0, keyCount), x.subarray(keyCount)];
   const write = (slot: number, from: number, tokens: number): void =>
-    store.write(0, [{ keys, values, runs: [{ slot, at: 0, from, tokens }] }]);
+    store.write(0, [{ keys, values, layout: 'tokens-first', runs: [{ slot, at: 0, from, tokens }] }]);
   write(table.sinkSlot, 0, sinks);
   for (let n = 0; n < table.pageCount; n++) {
     write(0, sinks + n * WINDOW, WINDOW);

@@ -2,9 +2,10 @@
 // write.wgsl that spread them.
 
 import type { Write } from '../backend.ts';
-import { isHalf, wordsOf } from '../format/half.ts';
+import { wordsOf } from '../format/half.ts';
 import { WINDOW } from '../format/layout.ts';
-import { type Input, isGpuTokens } from '../input.ts';
+import { type Input, isF16, isGpuTokens, tokensOf } from '../input.ts';
+import { eachRun, type Rows, stridesOf } from '../rows.ts';
 import { JOBS } from './jobs.ts';
 import type { Struct } from './structs.ts';
 
@@ -21,18 +22,51 @@ export interface SlotJob {
 export type PerToken = readonly [keys: number, values: number];
 
 /** A window as decode.wgsl leaves it in the buffers, into a whole slot. */
-export const DECODED_WINDOW: SlotJob['job'] = {
-  keys: 0,
-  values: 0,
-  tokens: WINDOW,
-  firstToken: 0,
-  capacity: WINDOW,
-  halfKeys: 0,
-  halfValues: 0
-};
+export function decodedWindow(kvHeads: number): SlotJob['job'] {
+  return {
+    keys: 0,
+    values: 0,
+    tokens: WINDOW,
+    firstToken: 0,
+    capacity: WINDOW,
+    halfKeys: 0,
+    halfValues: 0,
+    ...stridesOf({ layout: 'tokens-first', tokens: WINDOW, heads: kvHeads })
+  };
+}
+
+/** Where rows go: a buffer of the cache's, from a byte on. */
+export interface Place {
+  readonly buffer: GPUBuffer;
+  readonly offset: number;
+}
+
+/** Some tokens of an input into a place, as an array of these alone: now, or by copies that are added. */
+export function stage(
+  queue: GPUQueue,
+  input: Input,
+  rows: Rows,
+  channels: number,
+  from: number,
+  tokens: number,
+  { buffer, offset }: Place,
+  copies: Copy[]
+): void {
+  const rowBytes = channels * (isF16(input) ? 2 : 4);
+  eachRun(rows, from, tokens, (row, partRow, count) => {
+    const to = offset + partRow * rowBytes;
+    if (isGpuTokens(input)) {
+      const begin = (input.offset ?? 0) + row * rowBytes;
+      copies.push(encoder => encoder.copyBufferToBuffer(input.buffer as GPUBuffer, begin, buffer, to, count * rowBytes));
+    } else {
+      const words = wordsOf(input).subarray(row * channels, (row + count) * channels);
+      queue.writeBuffer(buffer, to, words as Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>);
+    }
+  });
+}
 
 export class Staging {
-  /** f32 [tokens, kvHeads, headDim], and [tokens, kvHeads, valueDim]; or f16 from the same beginnings on. */
+  /** f32 [tokens, kvHeads, headDim], and [tokens, kvHeads, valueDim]; or f16 from the same beginnings on; heads first within a part. */
   readonly buffers: readonly [keys: GPUBuffer, values: GPUBuffer];
   readonly #queue: GPUQueue;
   readonly #capacityOf: (slot: number) => number;
@@ -54,9 +88,15 @@ export class Staging {
   /**
    * Stages everything, part by part.
    *
-   * @param flush  queues a part's copies and jobs, after which the buffers may be written anew
+   * @param perToken  elements of a token of `kvHeads` heads
+   * @param flush     queues a part's copies and jobs, after which the buffers may be written anew
    */
-  write(writes: readonly Write[], perToken: PerToken, flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void): void {
+  write(
+    writes: readonly Write[],
+    kvHeads: number,
+    perToken: PerToken,
+    flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void
+  ): void {
     const most = this.tokens(perToken);
     let used = 0; // tokens
     let jobs: SlotJob[] = [];
@@ -67,53 +107,42 @@ export class Staging {
       jobs = [];
       copies = [];
     };
-    for (const { keys, values, runs } of writes) {
-      const [halfKeys, halfValues] = [holdsHalves(keys), holdsHalves(values)];
+    for (const { keys, values, layout, runs } of writes) {
+      const rows = { layout, tokens: tokensOf(keys, perToken[0]), heads: kvHeads };
       for (let n = 0; n < runs.length; ) {
         if (used + runs[n]!.tokens > most || jobs.length === JOBS) next();
-        const { from } = runs[n]!;
+        const first = n;
         let staged = 0;
-        for (; n < runs.length && used + staged + runs[n]!.tokens <= most && jobs.length < JOBS; n++) {
-          const { slot, at, tokens } = runs[n]!;
+        for (; n < runs.length && used + staged + runs[n]!.tokens <= most && jobs.length + n - first < JOBS; n++) staged += runs[n]!.tokens;
+        const { from } = runs[first]!;
+        const strides = stridesOf({ ...rows, tokens: staged });
+        for (const { slot, at, from: token, tokens } of runs.slice(first, n)) {
           // Rows of f16 lie at the beginning of the room for f32.
-          const word = (side: 0 | 1, half: boolean): number => (used + staged / (half ? 2 : 1)) * perToken[side];
+          const word = (side: 0 | 1): number => {
+            const row = (token - from) * strides.tokenRows;
+            return used * perToken[side] + ((row / kvHeads) * perToken[side]) / (isF16(side === 0 ? keys : values) ? 2 : 1);
+          };
           jobs.push({
             slot,
             job: {
-              keys: word(0, halfKeys),
-              values: word(1, halfValues),
+              keys: word(0),
+              values: word(1),
               tokens,
               firstToken: at,
               capacity: this.#capacityOf(slot),
-              halfKeys: Number(halfKeys),
-              halfValues: Number(halfValues)
+              halfKeys: Number(isF16(keys)),
+              halfValues: Number(isF16(values)),
+              ...strides
             }
           });
-          staged += tokens;
         }
         for (const side of [0, 1] as const) {
-          this.#stage(this.buffers[side], used, side === 0 ? keys : values, perToken[side], from, staged, copies);
+          const place = { buffer: this.buffers[side], offset: 4 * used * perToken[side] };
+          stage(this.#queue, side === 0 ? keys : values, rows, perToken[side] / kvHeads, from, staged, place, copies);
         }
         used += staged;
       }
     }
     if (jobs.length > 0) next();
   }
-
-  /** Tokens of an input, from `from` on, into a buffer from token `at` on: now, or by a copy that is added. */
-  #stage(buffer: GPUBuffer, at: number, input: Input, perToken: number, from: number, tokens: number, copies: Copy[]): void {
-    const to = at * perToken * 4;
-    if (isGpuTokens(input)) {
-      const tokenBytes = perToken * (input.format === 'f16' ? 2 : 4);
-      const begin = (input.offset ?? 0) + from * tokenBytes;
-      copies.push(encoder => encoder.copyBufferToBuffer(input.buffer as GPUBuffer, begin, buffer, to, tokens * tokenBytes));
-    } else {
-      const rows = wordsOf(input).subarray(from * perToken, (from + tokens) * perToken);
-      this.#queue.writeBuffer(buffer, to, rows as Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>);
-    }
-  }
-}
-
-function holdsHalves(input: Input): boolean {
-  return isGpuTokens(input) ? input.format === 'f16' : isHalf(input);
 }

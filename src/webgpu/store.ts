@@ -11,21 +11,23 @@ import {
   type Tokens,
   type Write
 } from '../backend.ts';
-import { fromHalf } from '../format/half.ts';
+import { type Data, fromHalf } from '../format/half.ts';
 import { rawOffset, WINDOW } from '../format/layout.ts';
-import { type GpuTarget, type GpuTokens, isGpuTokens } from '../input.ts';
+import type { Input, Target } from '../input.ts';
 import type { LayerShape } from '../layer.ts';
+import type { Layout } from '../rows.ts';
 import { type CacheShape, slotTokens } from '../shape.ts';
 import type { Found } from './adapter.ts';
+import { Attending } from './attending.ts';
 import { Constants } from './constants.ts';
-import { Device, dispatch, type Program } from './device.ts';
+import { Device, type Program } from './device.ts';
 import { groups, JOBS, Jobs } from './jobs.ts';
 import { Learning } from './learning.ts';
-import { type Layer, Memory } from './memory.ts';
+import { Memory } from './memory.ts';
 import { layerPrograms, tileTokens } from './programs.ts';
 import { type Range, type Read, ReadBack, readEach } from './readback.ts';
-import { quadsFor, type Request, type SlotPlace } from './schedule.ts';
-import { type Copy, DECODED_WINDOW, type PerToken, type SlotJob } from './staging.ts';
+import { quadsFor } from './schedule.ts';
+import { type Copy, decodedWindow, type PerToken, type SlotJob } from './staging.ts';
 import type { Struct } from './structs.ts';
 
 /** A backend on a device. Does not test it: open.ts does, before anyone sees it. */
@@ -64,7 +66,7 @@ class WebGpuStore implements Store {
   readonly #readBack: ReadBack;
   readonly #jobs: Jobs;
   readonly #learning: Learning;
-  readonly #placeOf: (slot: number) => SlotPlace;
+  readonly #attending: Attending;
 
   constructor(device: Device, shape: CacheShape) {
     if (device.lost) throw device.lost;
@@ -74,10 +76,9 @@ class WebGpuStore implements Store {
     this.#memory = made;
     this.#jobs = new Jobs(device, made.jobs);
     this.#learning = new Learning(device, shape, made, this.#jobs);
-    const { slots } = made;
-    this.#placeOf = slot => ({ chunk: slots.chunkOf[slot]!, offset: slots.offsetOf[slot]!, capacity: slotTokens(shape, slot) });
     const readBack = new ReadBack(device);
     this.#readBack = readBack;
+    this.#attending = new Attending(device, shape, made, readBack);
     const { bytes } = made;
     this.ready = refused.then(error => {
       if (error) {
@@ -94,7 +95,8 @@ class WebGpuStore implements Store {
   }
 
   write(layer: number, writes: readonly Write[]): void {
-    this.#memory.staging.write(writes, this.#perToken(layer), (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
+    const { kvHeads } = this.#shape.layers[layer]!;
+    this.#memory.staging.write(writes, kvHeads, this.#perToken(layer), (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
   }
 
   copySlot(from: number, to: number): void {
@@ -142,11 +144,11 @@ class WebGpuStore implements Store {
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
     this.#decodePages(layer, [page], sequence);
-    this.#dispatchWrite(layer, [{ slot, job: DECODED_WINDOW }]);
+    this.#dispatchWrite(layer, [{ slot, job: decodedWindow(this.#shape.layers[layer]!.kvHeads) }]);
   }
 
-  addEnergies(layer: number, sequence: number, query: Float32Array | GpuTokens, first: number, count: number): void {
-    this.#learning.addEnergies(layer, sequence, query, first, count);
+  addEnergies(layer: number, sequence: number, query: Input, layout: Layout, first: number, count: number): void {
+    this.#learning.addEnergies(layer, sequence, query, layout, first, count);
   }
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
@@ -242,61 +244,13 @@ class WebGpuStore implements Store {
   attend(
     layer: number,
     tables: readonly PageTable[],
-    queries: readonly (Float32Array | GpuTokens)[],
+    queries: readonly Input[],
+    layout: Layout,
     scale: number,
-    out: Float32Array | GpuTarget,
-    lse?: Float32Array | GpuTarget
-  ): Output {
-    const { queryHeads, headDim, valueDim } = this.#shape.layers[layer]!;
-    const tokenBytes = 4 * queryHeads * headDim;
-    const { queries: rows, schedule, output, lse: lseBuffer } = this.#memory;
-    const { callTokens } = schedule;
-    const results = [
-      { from: output, to: out, tokenBytes: 4 * queryHeads * valueDim },
-      ...(lse ? [{ from: lseBuffer, to: lse, tokenBytes: 4 * queryHeads }] : [])
-    ];
-    const parts: Read[] = [];
-    let requests: Request[] = [];
-    let copies: Copy[] = [];
-    let used = 0;
-    let done = 0;
-    const flush = (): void => {
-      this.#dispatchAttend(layer, requests, scale, copies, encoder => {
-        const ranges: Range[] = [];
-        for (const { from, to, tokenBytes } of results) {
-          if (ArrayBuffer.isView(to)) ranges.push([from, 0, used * tokenBytes]);
-          else encoder.copyBufferToBuffer(from, 0, to.buffer as GPUBuffer, (to.offset ?? 0) + done * tokenBytes, used * tokenBytes);
-        }
-        if (ranges.length > 0) parts.push(this.#readBack.record(encoder, ranges));
-      });
-      done += used;
-      used = 0;
-      requests = [];
-      copies = [];
-    };
-    tables.forEach((table, n) => {
-      const query = queries[n]!;
-      const tokens = isGpuTokens(query) ? query.tokens : query.byteLength / tokenBytes;
-      for (let from = 0; from < tokens; ) {
-        const count = Math.min(tokens - from, callTokens - used);
-        const to = used * tokenBytes;
-        if (isGpuTokens(query)) {
-          const begin = (query.offset ?? 0) + from * tokenBytes;
-          copies.push(encoder => encoder.copyBufferToBuffer(query.buffer as GPUBuffer, begin, rows, to, count * tokenBytes));
-        } else {
-          const part = query.subarray((from * tokenBytes) / 4, ((from + count) * tokenBytes) / 4) as Float32Array<ArrayBuffer>;
-          this.#device.gpu.queue.writeBuffer(rows, to, part);
-        }
-        requests.push({ table, tokens: count, position: table.length - tokens + from });
-        from += count;
-        used += count;
-        if (used === callTokens) flush();
-      }
-    });
-    if (used > 0) flush();
-    const arrays = results.flatMap(({ to }) => (ArrayBuffer.isView(to) ? [to] : []));
-    if (ArrayBuffer.isView(out)) return this.#readBack.output(parts, arrays);
-    return this.#readBack.output(parts, arrays, [out.buffer as GPUBuffer, out.offset ?? 0, 4 * done * queryHeads * valueDim]);
+    out: Target,
+    lse?: Target
+  ): Output<Data> {
+    return this.#attending.attend(layer, tables, queries, layout, scale, out, lse);
   }
 
   dispose(): void {
@@ -308,50 +262,6 @@ class WebGpuStore implements Store {
   #perToken(layer: number): PerToken {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     return [kvHeads * headDim, kvHeads * valueDim];
-  }
-
-  /** One dispatch of attend for every pair of chunks, and one of merge. */
-  #dispatchAttend(
-    layer: number,
-    requests: readonly Request[],
-    scale: number,
-    copies: readonly Copy[],
-    finish: (encoder: GPUCommandEncoder) => void
-  ): void {
-    const shape = this.#shape.layers[layer]!;
-    const { kvHeads } = shape;
-    const { schedule, offsets } = this.#memory;
-    const at = this.#memory.layers[layer]!;
-    const { programs, attend, merge, limits } = at;
-    const orderOf = (sequence: number): number => offsets.orderOf(layer, sequence);
-    const { quads, splits, tiles } = schedule.draw(shape, requests, scale, limits, this.#placeOf, orderOf);
-    // Pages change once in 64 tokens: only what differs is sent, the front, page numbers and window numbers apart.
-    this.#send(at, schedule.words, 0, schedule.used);
-    this.#send(at, schedule.words, schedule.pages, schedule.pages + schedule.pageCount);
-    this.#send(at, schedule.words, schedule.windows, schedule.windows + schedule.pageCount);
-    this.#device.submit(encoder => {
-      for (const copy of copies) copy(encoder);
-      const pass = encoder.beginComputePass({ label: 'attend' });
-      pass.setPipeline(this.#device.pipeline(programs.attend[quads - 1]!));
-      for (const bindings of attend) {
-        pass.setBindGroup(0, bindings);
-        dispatch(pass, splits, kvHeads);
-      }
-      pass.setPipeline(this.#device.pipeline(programs.merge));
-      pass.setBindGroup(0, merge);
-      dispatch(pass, tiles, kvHeads);
-      pass.end();
-      finish(encoder);
-    });
-  }
-
-  /** Words of a schedule, from `from` to `to`, into a layer's buffer, but those that it holds. */
-  #send({ schedule, sent }: Layer, words: Uint32Array, from: number, to: number): void {
-    while (from < to && words[from] === sent[from]) from++;
-    while (to > from && words[to - 1] === sent[to - 1]) to--;
-    if (from === to) return;
-    sent.set(words.subarray(from, to), from);
-    this.#device.gpu.queue.writeBuffer(schedule, 4 * from, sent, from, to - from);
   }
 
   /** What is staged into slots. */

@@ -2,10 +2,10 @@
 // test/shaders.node.test.ts holds the two together. A field is a word: a u32, or the bits of an f32.
 
 export const STRUCTS = {
-  WriteJob: ['keys', 'values', 'slot', 'tokens', 'firstToken', 'capacity', 'halfKeys', 'halfValues'],
+  WriteJob: ['keys', 'values', 'slot', 'tokens', 'firstToken', 'capacity', 'halfKeys', 'halfValues', 'tokenRows', 'headRows'],
   EncodeJob: ['rows', 'block', 'headWords', 'order'],
   DecodeJob: ['block', 'headWords', 'window', 'order'],
-  EnergiesJob: ['energies', 'tokens'],
+  EnergiesJob: ['energies', 'tokens', 'half', 'tokenRows', 'headRows'],
   LearnJob: ['windows', 'windowWords', 'headWords', 'energies', 'order'],
   Stage: ['segment', 'channel', 'channels', 'column', 'columns', 'width', 'book', 'halfNorms', 'scale'],
   Schedule: [
@@ -23,7 +23,10 @@ export const STRUCTS = {
     'quads',
     'sinks',
     'slopesAt',
-    'sinkLogitsAt'
+    'sinkLogitsAt',
+    'headsFirst',
+    'halfQueries',
+    'halfOutput'
   ],
   Request: ['firstToken', 'tokens', 'position', 'firstPage'],
   Tile: ['request', 'firstRow', 'firstSplit', 'splits'],

@@ -1,0 +1,68 @@
+// Rows of tokens in a cache's memory, and on their way between there and arrays. A kernel converts and reorders them: arrays are copied
+// as they are.
+
+import { type Data, isHalf, wordsOf } from '../format/half.ts';
+import { eachRun, type Rows, stridesOf } from '../rows.ts';
+import type { WasmMemory } from './memory.ts';
+
+/** Where the rows of some tokens lie, and how. */
+export interface Placed {
+  readonly address: number;
+  readonly half: boolean;
+  /** Bytes from a token's row to the next token's, and from a head's to the next head's. */
+  readonly tokenBytes: number;
+  readonly headBytes: number;
+}
+
+/** The rows of an array at an address. */
+export function arrayAt(address: number, half: boolean, rows: Rows, channels: number): Placed {
+  const rowBytes = channels * (half ? 2 : 4);
+  const { tokenRows, headRows } = stridesOf(rows);
+  return { address, half, tokenBytes: tokenRows * rowBytes, headBytes: headRows * rowBytes };
+}
+
+/** Some tokens of an array into memory, as an array of these alone. */
+export function load(memory: WasmMemory, data: Data, rows: Rows, channels: number, from: number, tokens: number, address: number): Placed {
+  const words = wordsOf(data);
+  const view = isHalf(data) ? memory.u16 : memory.f32;
+  const at = address / view.BYTES_PER_ELEMENT;
+  eachRun(rows, from, tokens, (row, partRow, count) => {
+    view.set(words.subarray(row * channels, (row + count) * channels), at + partRow * channels);
+  });
+  return arrayAt(address, isHalf(data), { ...rows, tokens }, channels);
+}
+
+/** An array of some tokens at an address into the array of all, which begins at row `first` of `data`. */
+export function save(
+  memory: WasmMemory,
+  address: number,
+  data: Data,
+  first: number,
+  rows: Rows,
+  channels: number,
+  from: number,
+  tokens: number
+): void {
+  const words = wordsOf(data);
+  const view = isHalf(data) ? memory.u16 : memory.f32;
+  const at = address / view.BYTES_PER_ELEMENT;
+  eachRun(rows, from, tokens, (row, partRow, count) => {
+    words.set(view.subarray(at + partRow * channels, at + (partRow + count) * channels), (first + row) * channels);
+  });
+}
+
+export function copyRows({ kernels }: WasmMemory, from: Placed, to: Placed, tokens: number, heads: number, channels: number): void {
+  kernels.copyRows(
+    from.address,
+    from.half,
+    from.tokenBytes,
+    from.headBytes,
+    to.address,
+    to.half,
+    to.tokenBytes,
+    to.headBytes,
+    tokens,
+    heads,
+    channels
+  );
+}

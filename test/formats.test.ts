@@ -1,0 +1,169 @@
+// Every type and layout of keys, values, queries and results, on every backend: the bits that f32 with tokens first has, rounded where
+// they are f16, permuted where heads are first.
+
+import { type Data, KVCache, type Layout, type Sequence } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
+import { sameAttention } from './attention.ts';
+import { backends, scatteredWebgpu } from './backends.ts';
+import { halfBits, halfValue, rounded } from './half.ts';
+import { keyLike, normal } from './inputs.ts';
+
+type Options = ConstructorParameters<typeof KVCache>[1];
+type Make = (x: Float32Array) => Data;
+
+const LAYOUTS: readonly Layout[] = ['tokens-first', 'heads-first'];
+const Half = (globalThis as { Float16Array?: new (x: ArrayLike<number>) => Data }).Float16Array;
+
+/** Arrays of each type, of numbers that f16 holds exactly. */
+const types: readonly (readonly [name: string, make: Make])[] = [
+  ['Float32Array', x => x],
+  ['Uint16Array', halfBits],
+  ...(Half ? [['Float16Array', (x: Float32Array) => new Half(x)] as const] : [])
+];
+
+const forms = types.flatMap(([name, make]) => LAYOUTS.map(layout => ({ name: `${name}, ${layout}`, make, layout })));
+
+/** [tokens, heads, channels] as [heads, tokens, channels]. */
+function headsFirst(x: Float32Array, heads: number, channels: number): Float32Array {
+  const tokens = x.length / (heads * channels);
+  return x.map((_, i) => {
+    const [head, token] = [Math.floor(i / (tokens * channels)), Math.floor(i / channels) % tokens];
+    return x[(token * heads + head) * channels + (i % channels)]!;
+  });
+}
+
+const laid = (x: Float32Array, layout: Layout, heads: number, channels: number) =>
+  layout === 'tokens-first' ? x : headsFirst(x, heads, channels);
+
+/** The numbers in an array of any type. */
+const numbers = (x: Data): Float32Array =>
+  x instanceof Uint16Array ? Float32Array.from(x, halfValue) : Float32Array.from(x as ArrayLike<number>);
+
+const exact = (tokens: number, width: number, seed: number) => rounded(normal(tokens, width, seed));
+
+const shapes: readonly Options[] = [
+  { layers: 1, kvHeads: 2, queryHeads: 6, headDim: 40, capacity: 576, sequences: 3 },
+  { layers: 1, kvHeads: 3, queryHeads: 3, headDim: 64, valueDim: 32, capacity: 576, sequences: 3, keys: 'nsn4', values: 'nsn2' },
+  { layers: 1, kvHeads: 1, queryHeads: 2, headDim: 32, valueDim: 48, capacity: 576, sequences: 3, sinks: 0, balance: 'off' }
+];
+
+/** Appends tokens, all of them in one form. */
+function append(sequence: Sequence, tokens: number, seed: number, make: Make, layout: Layout, size = 1): void {
+  const { kvHeads, headDim, valueDim } = sequence.shape.layers[0]!;
+  const keys = rounded(keyLike(tokens, kvHeads * headDim, seed));
+  const values = rounded(normal(tokens, kvHeads * valueDim, seed + 1).map(x => x * size));
+  sequence.append(0, make(laid(keys, layout, kvHeads, headDim)), make(laid(values, layout, kvHeads, valueDim)), { layout });
+}
+
+for (const tested of backends) {
+  group(`types and layouts on ${tested.name}`, test => {
+    for (const options of tested === scatteredWebgpu ? shapes.slice(0, 1) : shapes) {
+      const { queryHeads, headDim, valueDim = headDim } = options as { queryHeads: number; headDim: number; valueDim?: number };
+      const what = `${options.queryHeads}/${options.kvHeads} heads of ${headDim}/${valueDim}`;
+
+      test(`append() keeps the same of every type and layout, however a prompt lies in windows: ${what}`, async () => {
+        const cache = new KVCache(tested.backend, options);
+        let plain: Uint8Array | undefined;
+        for (const { name, make, layout } of forms) {
+          const sequence = cache.sequence();
+          [3, 140, 1, 70].forEach((tokens, n) => append(sequence, tokens, 10 * n, make, layout));
+          const file = await sequence.save();
+          sequence.dispose();
+          assert.equal(file, (plain ??= file), name);
+        }
+        cache.dispose();
+      });
+
+      test(`attend() reads and writes every type and layout, single tokens and prompts of several calls: ${what}`, async () => {
+        const cache = new KVCache(tested.backend, options);
+        const sequence = cache.sequence();
+        for (const [n, tokens] of [140, 1].entries()) {
+          append(sequence, tokens, 10 * n, halfBits, 'tokens-first');
+          const query = exact(tokens, queryHeads * headDim, 7 + n);
+          const lse = new Float32Array(tokens * queryHeads);
+          const out = await sequence.attend(0, query, { lse }).read();
+          for (const { name, make, layout } of forms) {
+            const expected = laid(out, layout, queryHeads, valueDim);
+            const given = make(laid(query, layout, queryHeads, headDim));
+            const lseOfForm = new Float32Array(lse.length);
+            assert.equal(await sequence.attend(0, given, { layout, lse: lseOfForm }).read(), expected, `${tokens} queries as ${name}`);
+            assert.equal(lseOfForm, laid(lse, layout, queryHeads, 1), `lse of ${tokens} queries as ${name}`);
+            const into = make(new Float32Array(out.length));
+            const inLayout = laid(query, layout, queryHeads, headDim);
+            assert.is(await sequence.attend(0, inLayout, { layout, out: into }).read(), into);
+            assert.equal(numbers(into), into instanceof Float32Array ? expected : rounded(expected), `${tokens} results as ${name}`);
+          }
+        }
+        cache.dispose();
+      });
+
+      test(`queries of every type and layout teach the same: ${what}`, async () => {
+        const cache = new KVCache(tested.backend, options);
+        let plain: Uint8Array | undefined;
+        for (const { name, make, layout } of forms) {
+          const sequence = cache.sequence();
+          append(sequence, 130, 40, make, layout);
+          const query = exact(129, queryHeads * headDim, 42);
+          await sequence.attend(0, make(laid(query, layout, queryHeads, headDim)), { layout }).read();
+          append(sequence, 20, 44, make, layout);
+          const file = await sequence.save();
+          sequence.dispose();
+          assert.equal(file, (plain ??= file), name);
+        }
+        cache.dispose();
+      });
+    }
+
+    test('a batch takes each sequence in its own type, and its own number of tokens, in one layout', async () => {
+      const options = shapes[0]!;
+      const { kvHeads, queryHeads, headDim } = options as Required<Options>;
+      const cache = new KVCache(tested.backend, options);
+      const sequences = [cache.sequence(), cache.sequence(), cache.sequence()];
+      const counts = [1, 90, 3];
+      const makes: readonly Make[] = [x => x, halfBits, halfBits];
+      for (const [n, sequence] of sequences.entries()) append(sequence, 100, 60 + n, halfBits, 'tokens-first');
+      const rows = (heads: number, seed: number) => counts.map((count, n) => exact(count, heads * headDim, seed + n));
+      const [keys, values, queries] = [rows(kvHeads, 70), rows(kvHeads, 80), rows(queryHeads, 90)];
+      const plain = await Promise.all(
+        sequences.map(async (sequence, n) => {
+          const fork = new KVCache(tested.backend, options).restore(await sequence.save());
+          fork.append(0, keys[n]!, values[n]!);
+          return fork.attend(0, queries[n]!).read();
+        })
+      );
+      for (const sequence of sequences) sequence.seal();
+      const given = (list: readonly Float32Array[], heads: number) => list.map((x, n) => makes[n]!(laid(x, 'heads-first', heads, headDim)));
+      const layout = 'heads-first';
+      cache.append(sequences, 0, given(keys, kvHeads), given(values, kvHeads), { layout });
+      const out = await cache.attend(sequences, 0, given(queries, queryHeads), { layout }).read();
+      let at = 0;
+      for (const [n, expected] of plain.entries()) {
+        const own = out.slice(at, (at += expected.length));
+        sameAttention(tested, `sequence ${n}`, own, headsFirst(expected, queryHeads, headDim));
+      }
+      const halves = new Uint16Array(out.length);
+      await cache.attend(sequences, 0, given(queries, queryHeads), { layout, out: halves }).read();
+      assert.equal(numbers(halves), rounded(out));
+      cache.dispose();
+    });
+
+    for (const [title, size] of [
+      ['subnormal', 2 ** -17],
+      ['beyond its range', 2 ** 15]
+    ] as const) {
+      test(`results in f16 are the nearest, ${title}`, async () => {
+        const cache = new KVCache(tested.backend, { ...shapes[0]!, keys: 'nsn1', values: 'nsn1' });
+        const sequence = cache.sequence();
+        const values = normal(140, 80, 3).map(x => Math.max(-65504, Math.min(x * size, 65504)));
+        sequence.append(0, normal(140, 80, 2), values);
+        sequence.seal();
+        const query = normal(20, 240, 4).map(x => 30 * x);
+        const out = await sequence.attend(0, query).read();
+        const halves = await sequence.attend(0, query, { out: new Uint16Array(out.length) }).read();
+        assert.equal(numbers(halves), rounded(out));
+        cache.dispose();
+      });
+    }
+  });
+}
