@@ -45,7 +45,7 @@ export class Branching {
     this.#checkRoom(copied, unused);
     const slots = sumOf(copied, slotsOf) - sumOf(unused, tables => sumOf(tables.layers, ({ rawCount }) => rawCount));
     const waiting = [...new Set(copied)].flatMap(tables => this.#sealing.waiting(tables));
-    this.#sealing.seal(store, waiting, Math.max(0, slots));
+    this.#sealing.seal(store, waiting, Math.max(0, slots), { gone: unused });
     const next = parents.map(parent => batch[parent]!);
     for (const tables of unused) {
       this.#sealing.forget(tables);
@@ -62,7 +62,8 @@ export class Branching {
   #checkRoom(copied: readonly PageTables[], cleared: readonly PageTables[]): void {
     this.#pool.held.forEach((_, layer) => {
       const more = sumOf(copied, tables => tables.rawTokens(layer) - WINDOW * tables.completeWindows(layer));
-      const less = sumOf(cleared, tables => tables.rawTokens(layer)) + WINDOW * this.#pool.soleHeld(layer, cleared);
+      const pages = cleared.map(({ layers }) => layers[layer]!.pages.subarray(0, layers[layer]!.pageCount));
+      const less = sumOf(cleared, tables => tables.rawTokens(layer)) + WINDOW * this.#pool.freed(layer, pages);
       if (more > less) this.#pool.checkRoom(layer, more - less);
     });
   }

@@ -137,10 +137,13 @@ export class Core {
       }
       return tokens;
     });
-    this.#pool.checkRoom(
+    // Pages that sequences of the batch share go when all of them let go.
+    const pages = this.#pool.freed(
       layer,
-      sumOf(batch, (tables, n) => counts[n]! - tables.passing(layer))
+      batch.map(tables => tables.passingPages(layer))
     );
+    const freed = pages + sumOf(batch, tables => tables.passingSlots(layer));
+    this.#pool.checkRoom(layer, sumOf(counts, count => count) - WINDOW * freed);
 
     // Windows that no query will see again are given back.
     for (const tables of batch) tables.pass(layer);
@@ -273,11 +276,13 @@ export class Core {
     checkInteger('from', from, 0, to - 1);
     if (layer !== undefined) this.#layer(layer);
     const { sinks } = this.shape;
-    this.#sealing.seal(store, this.#sealing.waiting(tables));
     const [first, end] = [Math.ceil(Math.max(0, from - sinks) / WINDOW), Math.floor((to - sinks) / WINDOW)];
     const layers = layer === undefined ? tables.layers.map((_, n) => n) : [layer];
-    if (layers.map(n => tables.evict(n, first, end)).includes(true)) return;
-    throw new RangeError(`"to" expected the end of a coded window that begins at ${from} or behind it, got ${to}`);
+    if (!layers.some(n => tables.evicts(n, first, end))) {
+      throw new RangeError(`"to" expected the end of a coded window that begins at ${from} or behind it, got ${to}`);
+    }
+    this.#sealing.seal(store, this.#sealing.waiting(tables));
+    for (const n of layers) tables.evict(n, first, end);
   }
 
   /** A sequence's file; with `own` words where options have none. */

@@ -180,13 +180,19 @@ export class PageTables {
     if (table.coded > 0) table.counted = 0; // it has learned; if it forgets, it begins anew
   }
 
-  /** Tokens that `pass` and the sealing that follows give back. */
-  passing(layer: number): number {
-    const { length, coded, pages, windows, pageCount } = this.#tables[layer]!;
+  /** Pages that `pass` gives back. */
+  passingPages(layer: number): Uint32Array {
+    const { length, pages, windows, pageCount } = this.#tables[layer]!;
     const behind = this.#windowsBehind(layer, length);
-    let count = Math.min(this.completeWindows(layer), Math.max(0, behind - coded));
-    for (let n = 0; n < pageCount && windows[n]! < behind; n++) count += Number(this.#pool.refCount(layer, pages[n]!) === 1);
-    return count * WINDOW;
+    let count = 0;
+    while (count < pageCount && windows[count]! < behind) count++;
+    return pages.subarray(0, count);
+  }
+
+  /** Raw windows that the sealing after `pass` gives back without a page. */
+  passingSlots(layer: number): number {
+    const { length, coded } = this.#tables[layer]!;
+    return Math.min(this.completeWindows(layer), Math.max(0, this.#windowsBehind(layer, length) - coded));
   }
 
   /** No query comes any more that is older than a layer's next token: pages that are behind that one are given back. */
@@ -204,9 +210,17 @@ export class PageTables {
     for (const table of this.#tables) table.oldest = Math.min(table.oldest, position);
   }
 
-  /** Gives back the pages of windows from `from` on and before `to`; whether there were any. */
-  evict(layer: number, from: number, to: number): boolean {
-    return this.#removePages(layer, window => window >= from && window < to);
+  /** Whether `evict` has something to give back once complete windows are coded. */
+  evicts(layer: number, from: number, to: number): boolean {
+    const { windows, pageCount, coded } = this.#tables[layer]!;
+    const [first, end] = [coded + this.completeBehind(layer), coded + this.completeWindows(layer)];
+    const held = windows.subarray(0, pageCount).some(window => window >= from && window < to);
+    return held || Math.max(from, first) < Math.min(to, end);
+  }
+
+  /** Gives back the pages of windows from `from` on and before `to`. */
+  evict(layer: number, from: number, to: number): void {
+    this.#removePages(layer, window => window >= from && window < to);
   }
 
   /** Newest tokens of a layer that may be asked about: they are held, and so is what its window shows them. */
@@ -329,14 +343,13 @@ export class PageTables {
     table.windows[table.pageCount++] = window;
   }
 
-  /** Gives back the pages of these windows, the newest first; whether there were any. */
-  #removePages(layer: number, goes: (window: number) => boolean): boolean {
+  /** Gives back the pages of these windows, the newest first. */
+  #removePages(layer: number, goes: (window: number) => boolean): void {
     const table = this.#tables[layer]!;
     const { pages, windows, pageCount } = table;
     for (let n = pageCount - 1; n >= 0; n--) if (goes(windows[n]!)) this.#pool.releasePage(layer, pages[n]!);
     table.pageCount = 0;
     for (let n = 0; n < pageCount; n++) if (!goes(windows[n]!)) this.#addPage(table, pages[n]!, windows[n]!);
-    return table.pageCount < pageCount;
   }
 
   #addSlots(table: LayerTable, count: number): void {

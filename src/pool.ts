@@ -1,6 +1,5 @@
 // What a cache has to give: pages of every layer, raw slots, numbers of sequences; and how many tokens are held. Numbers only.
 
-import type { PageTable } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -60,12 +59,11 @@ export class Pool {
     return this.#refCounts[layer]![page]!;
   }
 
-  /** Pages of a layer that nobody but these holds. */
-  soleHeld(layer: number, holders: readonly { readonly layers: readonly PageTable[] }[]): number {
+  /** How many pages of a layer are free once each of these holders has given its own back. */
+  freed(layer: number, holders: readonly Uint32Array[]): number {
     const counts = new Map<number, number>();
-    for (const { layers } of holders) {
-      const { pages, pageCount } = layers[layer]!;
-      for (const page of pages.subarray(0, pageCount)) counts.set(page, (counts.get(page) ?? 0) + 1);
+    for (const pages of holders) {
+      for (const page of pages) counts.set(page, (counts.get(page) ?? 0) + 1);
     }
     return [...counts].filter(([page, count]) => this.refCount(layer, page) === count).length;
   }

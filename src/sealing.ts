@@ -51,7 +51,8 @@ export class Sealing {
   /**
    * Codes the complete windows at these places, those of one layer in one go. If fewer than `slots` raw slots would be free then,
    * complete windows of all layers but the cache's newest are coded too, as far as needed: first those in layers that their sequence
-   * is through with, then those in its own newest layer, last those of the sequence `spared`. What no query will see again is not coded.
+   * is through with, then those in its own newest layer, last those of the sequence `spared`, and none of the sequences `gone`, which are
+   * about to be cleared. What no query will see again is not coded.
    *
    * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
    * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
@@ -66,13 +67,13 @@ export class Sealing {
     store: Store,
     places: readonly Place[],
     slots = 0,
-    { newest = this.newest, spared }: { newest?: number; spared?: PageTables } = {}
+    { newest = this.newest, spared, gone = [] }: { newest?: number; spared?: PageTables; gone?: readonly PageTables[] } = {}
   ): void {
     const others = (rank: number): Place[] =>
       this.#pending.flatMap((waiting, layer) =>
         [...waiting]
           .filter(tables => layer !== newest && rank === (tables === spared ? 2 : Number(layer === tables.newest)))
-          .filter(tables => !places.some(place => place.tables === tables && place.layer === layer))
+          .filter(tables => !gone.includes(tables) && !places.some(place => place.tables === tables && place.layer === layer))
           .map(tables => ({ tables, layer }))
       );
     let all = places;

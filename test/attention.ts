@@ -5,7 +5,7 @@ import * as brute from './brute.ts';
 import type { AttentionShape } from './brute-attention.ts';
 import { atMost, sameBits, withinFloatRule } from './compare.ts';
 import { blockOf, meanOf, normsOf, readBlock, readSaved, sidesOf } from './pages.ts';
-import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, meanTermShare, REORDERED } from './tolerance.ts';
+import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, LOGIT_ADDED_UP, meanTermShare, REORDERED } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
 
 interface Expectation {
@@ -32,12 +32,18 @@ export async function expectedAttention(
   pages: number,
   scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim)
 ): Promise<Expected> {
-  const held = await sequence.decode(layer);
-  return expectedOver(sequence, layer, query, held, readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages), scale);
+  const [held, positions] = [await sequence.decode(layer), positionsOf(sequence, layer)];
+  const saved = readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages);
+  return expectedOver(sequence, layer, query, { ...held, positions }, saved, scale);
+}
+
+/** The positions that a layer holds. */
+export function positionsOf(sequence: Sequence, layer: number): number[] {
+  return sequence.ranges(layer).flatMap(({ from, to }) => Array.from({ length: to - from }, (_, n) => from + n));
 }
 
 /**
- * Attention by brute force over tokens that a layer was found to hold.
+ * Attention by brute force over tokens that a layer was found to hold: those of the first positions, or of others.
  *
  * @param pages    the bytes of its coded pages
  * @param evicted  positions that it has lost since
@@ -46,7 +52,7 @@ export function expectedOver(
   sequence: Sequence,
   layer: number,
   query: Float32Array,
-  { keys, values }: Tokens,
+  { keys, values, positions }: Tokens & { readonly positions?: readonly number[] },
   pages: readonly Uint8Array[],
   scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim),
   evicted?: AttentionShape['evicted']
@@ -56,17 +62,20 @@ export function expectedOver(
   const means = backend.name === 'webgpu' && {
     means: { first: shape.sinks, windows: meansOf(sequence, pages, layer, 1), share: CANCELLED }
   };
-  const integers = integerSlack(sequence, layer, pages.length, query, keys, scale);
+  const products = productsOf(sequence, layer, query, keys, scale);
+  const integers = integerSlack(sequence, layer, pages.length, query, products);
+  const logSum = (row: number, token: number) => LOGIT_ADDED_UP * products(row, token);
   const slack =
     integers === undefined
-      ? { logit: mean, ...means }
+      ? { logit: mean, logSum, ...means }
       : {
+          logSum,
           ...means,
           logit: (row: number, token: number) => mean(row, token) + integers(row, token),
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
   const { keepSinks, ...heads } = shape.layers[layer]!;
-  const told = { ...heads, keptSinks: keepSinks ? shape.sinks : 0, evicted };
+  const told = { ...heads, keptSinks: keepSinks ? shape.sinks : 0, evicted, positions };
   const { out: exact, lse, moved: extra, lseMoved } = brute.attention(query, keys, values, told, scale, brute.f64, slack);
   const naive = brute.attention(query, keys, values, told, scale, brute.f32);
   return { exact, extra, naive: naive.out, lse: { exact: lse, naive: naive.lse, extra: lseMoved } };
@@ -103,17 +112,24 @@ function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: numb
 }
 
 /** The same where pages are decoded for many rows: keys and queries are rounded to integers. */
-function integerSlack(sequence: Sequence, layer: number, pages: number, query: Float32Array, keys: Float32Array, scale: number) {
-  const { sinks, layers } = sequence.shape;
-  const { kvHeads, queryHeads, headDim } = layers[layer]!;
-  const groups = queryHeads / kvHeads;
+function integerSlack(sequence: Sequence, layer: number, pages: number, query: Float32Array, products: Products) {
+  const { sinks } = sequence.shape;
   if (!decodesPages(sequence, layer, query)) return undefined;
-  const norms = (x: Float32Array) => brute.norms(x, headDim, brute.f64).map(norm => norm * Math.sqrt(headDim));
-  const [queryNorms, keyNorms] = [norms(query), norms(keys)];
   return (row: number, token: number): number => {
     if (token < sinks || token >= sinks + 64 * pages) return 0;
-    return INTEGER_SHARE * scale * queryNorms[row]! * keyNorms[token * kvHeads + Math.floor((row % queryHeads) / groups)]!;
+    return INTEGER_SHARE * products(row, token);
   };
+}
+
+/** How large a query row's logit of a token could be: the product of their lengths, scaled. */
+type Products = (row: number, token: number) => number;
+
+function productsOf(sequence: Sequence, layer: number, query: Float32Array, keys: Float32Array, scale: number): Products {
+  const { kvHeads, queryHeads, headDim } = sequence.shape.layers[layer]!;
+  const groups = queryHeads / kvHeads;
+  const norms = (x: Float32Array) => brute.norms(x, headDim, brute.f64).map(norm => norm * Math.sqrt(headDim));
+  const [queryNorms, keyNorms] = [norms(query), norms(keys)];
+  return (row, token) => scale * queryNorms[row]! * keyNorms[token * kvHeads + Math.floor((row % queryHeads) / groups)]!;
 }
 
 /** Whether pages are decoded for these rows: by the SIMD binaries, for many of them, and not where both codecs are nsn1. */

@@ -30,6 +30,8 @@ export interface AttentionShape {
   readonly keptSinks?: number;
   /** Positions that are gone, `to` the first after them. */
   readonly evicted?: { readonly from: number; readonly to: number } | undefined;
+  /** The positions of keys, ascending. Default: 0 on. The queries' are the last. */
+  readonly positions?: Numbers | undefined;
   readonly softcap?: number;
   /** [queryHeads] each. */
   readonly slopes?: Numbers | undefined;
@@ -46,6 +48,8 @@ export function sees({ window = Infinity, keptSinks = 0, evicted }: AttentionSha
 export interface Slack {
   /** Of the logit of query row r (token · queryHeads + head) and token t. */
   logit(row: number, token: number): number;
+  /** The same, but in what a log-sum-exp may be off by alone. */
+  logSum(row: number, token: number): number;
   /** Of weights and values that are rounded to integers, in windows that a row sees all of. */
   readonly windows?: { readonly first: number; readonly count: number; readonly share: number };
   /** Of the sums that values are mixed from: the first coded token, the norms and the mean of every window and KV head, a share. */
@@ -61,7 +65,7 @@ export interface Slack {
  *
  * @returns  the output [n, queryHeads, valueDim], the softmax's log-sum-exp [n, queryHeads] and, to first order, how far `slack` can
  *           move them: Σ p·logit·|v − out|, and for every window share · √(Σp · max p) · ‖V‖₂ of the channel's tokens, and
- *           share · (Σ p·s1) · |o|; the log-sum-exp by Σ p·logit
+ *           share · (Σ p·s1) · |o|; the log-sum-exp by Σ p·(logit + logSum)
  */
 export function attention(
   queries: Numbers,
@@ -72,7 +76,7 @@ export function attention(
   round: Round,
   slack?: Slack
 ): { out: Float64Array; lse: Float64Array; moved: Float64Array; lseMoved: Float64Array } {
-  const { kvHeads, queryHeads, headDim, valueDim = headDim, softcap = 0, slopes, sinkLogits } = shape;
+  const { kvHeads, queryHeads, headDim, valueDim = headDim, softcap = 0, slopes, sinkLogits, positions } = shape;
   const tokens = keys.length / (kvHeads * headDim);
   const rows = queries.length / headDim;
   const out = array(rows * valueDim);
@@ -81,18 +85,20 @@ export function attention(
   const lseMoved = array(rows);
   const p = array(tokens);
   for (let row = 0; row < rows; row++) {
-    const position = tokens - rows / queryHeads + Math.floor(row / queryHeads);
+    const newest = tokens - rows / queryHeads + Math.floor(row / queryHeads);
+    const at = (t: number) => (positions ? positions[t]! : t);
+    const inSight = (t: number) => sees(shape, at(newest), at(t));
     const head = Math.floor((row % queryHeads) / (queryHeads / kvHeads));
     const keyAt = (t: number) => (t * kvHeads + head) * headDim;
     const valueAt = (t: number) => (t * kvHeads + head) * valueDim;
     const query = Float64Array.from({ length: headDim }, (_, i) => round(queries[row * headDim + i]! * scale));
-    const seen = Array.from({ length: position + 1 }, (_, t) => t).filter(t => sees(shape, position, t));
+    const seen = Array.from({ length: newest + 1 }, (_, t) => t).filter(inSight);
     const sinkLogit = sinkLogits?.[row % queryHeads] ?? -Infinity;
     let most = sinkLogit;
     for (const t of seen) {
       let logit = dot(query, 0, keys, keyAt(t), headDim, round);
       if (softcap > 0) logit = round(softcap * round(Math.tanh(round(logit / softcap))));
-      if (slopes) logit = round(logit + round(slopes[row % queryHeads]! * (t - position)));
+      if (slopes) logit = round(logit + round(slopes[row % queryHeads]! * (at(t) - at(newest))));
       p[t] = logit;
       most = Math.max(most, logit);
     }
@@ -109,6 +115,7 @@ export function attention(
     for (let i = 0; i < valueDim; i++) out[to + i] = round(out[to + i]! / sum);
     if (!slack) continue;
     for (const t of seen) {
+      lseMoved[row]! += (p[t]! / sum) * slack.logSum(row, t);
       const by = (p[t]! / sum) * slack.logit(row, t);
       if (by === 0) continue;
       lseMoved[row]! += by;
@@ -116,8 +123,8 @@ export function attention(
     }
     for (let window = 0; window < (slack.windows?.count ?? 0); window++) {
       const begin = slack.windows!.first + 64 * window;
-      if (position < begin + 63) break;
-      if (!sees(shape, position, begin)) continue;
+      if (newest < begin + 63) break;
+      if (!inSight(begin)) continue;
       const weights = p.subarray(begin, begin + 64);
       const by = (slack.windows!.share * Math.sqrt(weights.reduce((a, b) => a + b) * Math.max(...weights))) / sum;
       for (let i = 0; i < valueDim; i++) {
@@ -130,7 +137,7 @@ export function attention(
       const begin = slack.means!.first + 64 * window;
       const { s1, o } = heads[head]!;
       let weight = 0;
-      for (let t = begin; t < begin + 64; t++) if (sees(shape, position, t)) weight += (p[t]! / sum) * s1[t - begin]!;
+      for (let t = begin; t < begin + 64; t++) if (inSight(t)) weight += (p[t]! / sum) * s1[t - begin]!;
       for (let i = 0; i < valueDim; i++) moved[to + i]! += slack.means!.share * weight * Math.abs(o[i]!);
     });
   }

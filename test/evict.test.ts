@@ -187,6 +187,22 @@ for (const tested of backends) {
       }
     }
 
+    test('a refusal codes nothing', async () => {
+      const cache = open();
+      const sequence = extend(cache.sequence(), 0, 300);
+      const held = await sequence.decode(0);
+      const message = '"to" expected the end of a coded window that begins at 250 or behind it, got 300';
+      await refuses(() => sequence.evict({ from: 250, to: 300 }), RangeError, message);
+      assert.is(sequence.sealed.tokens, 0);
+      sameBits('keys', (await sequence.decode(0)).keys, held.keys);
+      sequence.evict({ from: 196, to: 300 }); // the fourth window, which is coded by this
+      assert.equal(sequence.ranges(1), [
+        { from: 0, to: 196 },
+        { from: 260, to: 300 }
+      ]);
+      cache.dispose();
+    });
+
     test('refuses what is no range of whole windows, and a cut through what is gone; all is as before', async () => {
       const cache = open();
       const sequence = extend(cache.sequence(), 0, 300);

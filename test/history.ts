@@ -1,9 +1,19 @@
-// A random history of a cache: calls, good, bad and broken off by the backend, each of them checked against lists of tokens (model.ts).
+// A random history of a cache: calls, good, bad and broken off by the backend, each of them checked against lists of tokens (model.ts, model-cache.ts).
 
-import { BackendError, type CacheOptions, KVCache, type Rope, type Sequence, type Tokens } from 'nsnquant';
+import {
+  BackendError,
+  type CacheOptions,
+  type CacheShape,
+  KVCache,
+  type LayerOptions,
+  type LayerShape,
+  type Range,
+  type Sequence,
+  type Tokens
+} from 'nsnquant';
 import * as assert from 'uvu/assert';
 import type { Backend, PageTable, Store } from '../src/backend.ts';
-import { expectedOver } from './attention.ts';
+import { expectedOver, positionsOf } from './attention.ts';
 import { pairsOf } from './brute.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { learnedFrom } from './encoded.ts';
@@ -11,7 +21,8 @@ import { altered } from './gpu.ts';
 import { halfBits, rounded } from './half.ts';
 import { below, normal, random } from './inputs.ts';
 import { mistakesIn } from './mistakes.ts';
-import { type Lesson, ModelCache, ModelSequence, rowsOf, SIDES, stream, type Token, WIDTH } from './model.ts';
+import { type Lesson, ModelSequence, rowsOf, SIDES, type Side, stream, type Token, WIDTH, widthOf } from './model.ts';
+import { first, ModelCache } from './model-cache.ts';
 import { readSaved } from './pages.ts';
 import { CODED_ROW, LEVEL_TIE } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
@@ -80,7 +91,7 @@ export class History {
     this.cache = new KVCache(watched, this.#options);
     this.#other = new KVCache(backend, this.#options);
     this.#foreign = this.#other.sequence();
-    this.#model = new ModelCache({ ...this.cache.shape, queryHeads: this.cache.shape.layers[0]!.queryHeads, layers: 2 });
+    this.#model = new ModelCache(this.cache.shape);
   }
 
   #watched(store: Store): Store {
@@ -114,11 +125,13 @@ export class History {
     if (!chosen || action < 0.05) await this.#create();
     else if (action < 0.45) await this.#append();
     else if (action < 0.55) await this.#attend();
-    else if (action < 0.6) await this.#seal(chosen);
-    else if (action < 0.68) await this.#fork(chosen);
-    else if (action < 0.8) await this.#crop(chosen);
-    else if (action < 0.84) await this.#save(chosen);
-    else if (action < 0.87) await this.#restore();
+    else if (action < 0.59) await this.#seal(chosen);
+    else if (action < 0.66) await this.#fork(chosen);
+    else if (action < 0.77) await this.#crop(chosen);
+    else if (action < 0.81) await this.#evict(chosen);
+    else if (action < 0.83) await this.#reorder();
+    else if (action < 0.865) await this.#save(chosen);
+    else if (action < 0.89) await this.#restore();
     else if (action < 0.96) await this.#mistake(chosen);
     else this.#dispose(chosen);
     // What was refused must be seen to have changed nothing. On a GPU every look waits for its queue.
@@ -179,11 +192,16 @@ export class History {
     const tokens = batch.map(() =>
       Array.from({ length: 1 + this.#below(this.#next() < 0.3 ? maxAppend : 12) }, () => stream[this.#at++ % 2048]!)
     );
-    const inputs = SIDES.map(side => tokens.map(rows => (this.#next() < 0.8 ? rowsOf(rows, side) : halfBits(rowsOf(rows, side)))));
+    const inputs = SIDES.map(side =>
+      tokens.map(held => {
+        const rows = rowsOf(held, side, this.#width(layer, side));
+        return this.#next() < 0.8 ? rows : halfBits(rows);
+      })
+    );
     const models = batch.map(({ model }) => model);
     const count = tokens.reduce((sum, rows) => sum + rows.length, 0);
     let wrote = false;
-    const outcome = await this.#call(['write', 'encode', 'learn'], this.#model.overflow(layer, count), () => {
+    const outcome = await this.#call(['write', 'encode', 'learn'], this.#model.appendOverflow(models, layer, count), () => {
       wrote = this.#breaks === 'write';
       if (batch.length === 1 && this.#next() < 0.5) batch[0]!.sequence.append(layer, inputs[0]![0]!, inputs[1]![0]!);
       else
@@ -194,7 +212,8 @@ export class History {
           inputs[1]!
         );
     });
-    // What waited is coded before the tokens are written.
+    // What is behind its window goes first, and what waited is coded before the tokens are written.
+    if (outcome !== 'refused') for (const model of models) model.pass(layer);
     if (outcome === 'done' || (outcome === 'broken' && wrote)) {
       this.#model.sealBefore(
         models,
@@ -213,16 +232,23 @@ export class History {
   async #attend(): Promise<void> {
     const layer = this.#below(2);
     const batch = this.#open.filter(({ model }) => model.layers[layer]!.tokens.length > 0 && this.#next() < 0.6);
-    const queries = batch.map(({ model }) =>
-      normal(1 + this.#below(this.#next() < 0.2 ? model.layers[layer]!.tokens.length : 1), 2 * WIDTH, this.#below(2 ** 31))
-    );
+    const { queryHeads, headDim, valueDim } = this.cache.shape.layers[layer]!;
+    // Sometimes one more than may be asked.
+    const queries = batch.map(({ model }) => {
+      const most = model.answerable(layer) + Number(this.#next() < 0.05);
+      return normal(1 + this.#below(this.#next() < 0.1 ? most : 1), queryHeads * headDim, this.#below(2 ** 31));
+    });
+    const rows = queries.map(query => query.length / headDim);
+    const refusals = batch.map(({ model }, n) => model.beyond(`queries[${n}]`, layer, rows[n]! / queryHeads));
     let out: Float32Array = new Float32Array(0);
-    const outcome = await this.#call(['attend', 'addEnergies'], undefined, async () => {
+    const lse = new Float32Array(rows.reduce((a, b) => a + b, 0));
+    const outcome = await this.#call(['attend', 'addEnergies'], first(refusals), async () => {
       out = await this.cache
         .attend(
           batch.map(({ sequence }) => sequence),
           layer,
-          queries
+          queries,
+          { lse }
         )
         .read();
     });
@@ -234,10 +260,16 @@ export class History {
     let from = 0;
     for (const [n, { sequence }] of batch.entries()) {
       const { pages } = await this.#store.dump(layer, tables[n]!);
-      const { exact, naive, extra } = expectedOver(sequence, layer, queries[n]!, await sequence.decode(layer), pages);
-      withinFloatRule(`attention of ${n}`, out.subarray(from, (from += queries[n]!.length)), exact, naive, WIDTH, extra);
+      const held = { ...(await sequence.decode(layer)), positions: positionsOf(sequence, layer) };
+      const expected = expectedOver(sequence, layer, queries[n]!, held, pages);
+      const to = from + rows[n]!;
+      const what = `attention of ${n}`;
+      withinFloatRule(what, out.subarray(from * valueDim, to * valueDim), expected.exact, expected.naive, valueDim, expected.extra);
+      const { exact, naive, extra } = expected.lse;
+      withinFloatRule(`${what}: log-sum-exp`, lse.subarray(from, to), exact, naive, queryHeads, extra);
+      from = to;
     }
-    assert.is(from, out.length);
+    assert.is(from * valueDim, out.length);
   }
 
   async #seal({ sequence, model }: Pair): Promise<void> {
@@ -245,12 +277,11 @@ export class History {
   }
 
   async #fork({ sequence, model }: Pair): Promise<void> {
-    const copied = (layer: number) => model.layers[layer]!.tokens.length - 64 * model.sealedPages(layer);
     let fork: Sequence;
     let copying = false;
     const outcome = await this.#call(
       ['copySlot', 'copyBalance', 'encode', 'learn'],
-      this.#model.overflows(copied) ?? this.#model.full,
+      this.#model.overflows(layer => model.copiedTokens(layer)) ?? this.#model.full,
       () => {
         copying = this.#breaks === 'copySlot' || this.#breaks === 'copyBalance';
         fork = sequence.fork();
@@ -265,24 +296,61 @@ export class History {
 
   async #crop({ sequence, model }: Pair): Promise<void> {
     const { length } = model;
-    // Mostly a few of the newest, as drafts that are rejected.
-    const to = Math.max(0, length - this.#below(this.#next() < 0.6 ? Math.min(8, length + 1) : length + 1));
-    const decoded: Token[][] = [];
-    for (const layer of [0, 1]) {
-      const { keys, values } = await sequence.decode(layer);
-      const from = model.cutFrom(layer, to);
-      // What a cut leaves of a page is raw from now on, rounded to f16.
-      const row = (x: Float32Array, t: number) => rounded(x.subarray(t * WIDTH, (t + 1) * WIDTH));
-      decoded.push(Array.from({ length: to - from }, (_, n) => ({ keys: row(keys, from + n), values: row(values, from + n) })));
-    }
-    const outcome = await this.#call(
-      [],
-      this.#model.overflows(layer => model.cropCost(layer, to)),
-      () => sequence.crop(to)
+    const { sinks, layers } = this.cache.shape;
+    // Mostly a few of the newest, as drafts that are rejected; else anywhere, or near where a window ends, or what one sees.
+    const ends = sinks + 64 * this.#below(model.whole(length) + 2) + this.#below(3) - 1;
+    const anywhere = this.#pick([length - this.#below(length + 1), ends, ends + Math.min(length, this.#pick(layers)!.window)])!;
+    const to = Math.min(length, Math.max(0, this.#next() < 0.6 ? length - this.#below(8) : anywhere));
+    const refusal = first(
+      layers.flatMap((_, layer) => [model.uncroppable(layer, to), this.#model.overflow(layer, model.cropCost(layer, to))])
     );
-    if (outcome !== 'done') return;
-    this.#model.makeRoom([0, 1].filter(layer => model.cutNeedsSlot(layer, to)).length, { spared: model });
+    const decoded: Token[][] = [];
+    if (refusal === undefined) {
+      for (const layer of layers.keys()) {
+        const held = await sequence.decode(layer);
+        const from = model.cutFrom(layer, to);
+        const at = model.positions(layer).indexOf(from);
+        // What a cut leaves of a page is raw from now on, rounded to f16.
+        const row = (side: Side, t: number) => {
+          const width = this.#width(layer, side);
+          return rounded(held[side].subarray((at + t) * width, (at + t + 1) * width));
+        };
+        decoded.push(Array.from({ length: to - from }, (_, t) => ({ keys: row('keys', t), values: row('values', t) })));
+      }
+    }
+    if ((await this.#call([], refusal, () => sequence.crop(to))) !== 'done') return;
+    model.askAgain(to);
+    this.#model.makeRoom(layers.filter((_, layer) => model.cutNeedsSlot(layer, to)).length, { spared: model });
     model.crop(to, decoded);
+  }
+
+  async #evict({ sequence, model }: Pair): Promise<void> {
+    const { length } = model;
+    if (length === 0) return;
+    const to = 1 + this.#below(length);
+    const from = this.#next() < 0.3 ? 0 : this.#below(to);
+    const layer = this.#pick([0, 1, undefined]);
+    const layers = layer === undefined ? [0, 1] : [layer];
+    const refusal = layers.some(n => model.evicts(n, from, to))
+      ? undefined
+      : `"to" expected the end of a coded window that begins at ${from} or behind it, got ${to}`;
+    const options = layer === undefined ? { from, to } : { from, to, layer };
+    if ((await this.#call(['encode', 'learn'], refusal, () => sequence.evict(options))) !== 'done') return;
+    model.sealAll();
+    for (const n of layers) model.evict(n, from, to);
+  }
+
+  async #reorder(): Promise<void> {
+    const batch = this.#open.filter(() => this.#next() < 0.8);
+    const parents = batch.map(() => this.#below(batch.length));
+    const models = batch.map(({ model }) => model);
+    const { refusal, run } = this.#model.reorder(models, parents);
+    const sequences = batch.map(({ sequence }) => sequence);
+    if ((await this.#call(['encode', 'learn'], refusal, () => this.cache.reorder(sequences, parents))) !== 'done') return;
+    const next = run();
+    batch.forEach(({ sequence }, n) => {
+      this.#open[this.#open.indexOf(batch[n]!)] = { sequence, model: next[n]! };
+    });
   }
 
   async #save({ sequence, model }: Pair): Promise<void> {
@@ -299,9 +367,9 @@ export class History {
     });
     if (outcome === 'done' || (outcome === 'broken' && dumping)) model.sealAll();
     if (outcome !== 'done') return;
-    await this.#checkFile(file!, model);
+    await this.#checkFile(file!, model.saved());
     if (this.#saved.length === 4) this.#saved.shift();
-    this.#saved.push({ file: file!, model: model.copy() });
+    this.#saved.push({ file: file!, model: model.saved() });
   }
 
   async #restore(): Promise<void> {
@@ -312,7 +380,7 @@ export class History {
     let filling = false;
     const outcome = await this.#call(
       ['setPage', 'setSlot', 'setBalance', 'setEnergies', 'encode', 'learn'],
-      this.#model.overflows(() => model.length) ?? this.#model.full,
+      this.#model.overflows(layer => model.positions(layer).length) ?? this.#model.full,
       () => {
         filling = ![this.#opening, 'encode', 'learn', undefined].includes(this.#breaks);
         sequence = this.cache.restore(file);
@@ -357,24 +425,30 @@ export class History {
 
   /** Lengths and bytes of all sequences, and what `share` of them hold. */
   async #check(share: number): Promise<void> {
-    const { layers, sinks, rawSlotBytes, sinkBytes } = this.cache.shape;
+    const { layers, sinks } = this.cache.shape;
+    assert.is(this.cache.free, this.#model.free);
     for (const { sequence, model } of this.#open) {
       assert.is(sequence.length, model.length);
-      const count = (bytesOf: (layer: number) => number) => bytesOf(0) + bytesOf(1);
-      const pagesOf = (layer: number) => model.layers[layer]!.pages.length;
+      const count = (countOf: (layer: number) => number) => countOf(0) + countOf(1);
+      const pagesOf = (layer: number) => model.pages(layer).length;
+      const tokenBytes = (layer: number) => 2 * (this.#width(layer, 'keys') + this.#width(layer, 'values'));
       assert.is(
         sequence.bytes,
         count(
           layer =>
             pagesOf(layer) * (layers[layer]!.page.bytes + 4) +
-            model.rawWindows(layer) * rawSlotBytes +
-            (model.layers[layer]!.tokens.length > 0 ? sinkBytes + layers[layer]!.learnedBytes : 0)
+            64 * model.rawWindows(layer) * tokenBytes(layer) +
+            (model.layers[layer]!.tokens.length > 0 ? sinks * tokenBytes(layer) + layers[layer]!.learnedBytes : 0)
         )
       );
       assert.equal(sequence.sealed, { bytes: count(layer => pagesOf(layer) * layers[layer]!.page.bytes), tokens: 32 * count(pagesOf) });
+      for (const layer of layers.keys()) {
+        const positions = model.positions(layer);
+        assert.equal(sequence.ranges(layer), rangesOf(positions));
+        assert.is(sequence.tokens(layer), positions.length);
+      }
       if (this.#next() >= share) continue;
-      for (const layer of [0, 1])
-        checkTokens(`layer ${layer}`, await sequence.decode(layer), model, layer, layers[layer]!.page.keys.codec.name === 'nsn4', sinks);
+      for (const layer of layers.keys()) checkTokens(`layer ${layer}`, await sequence.decode(layer), model, layer, this.cache.shape);
     }
   }
 
@@ -382,77 +456,108 @@ export class History {
    * What a file says of balances is what its layers learned from teaches; and the bytes of coded windows are those that the same tokens
    * have, by the same balances, where nothing but appends made them, split otherwise, and nothing stays raw.
    */
-  async #checkFile(file: Uint8Array, { layers, length }: ModelSequence): Promise<void> {
+  async #checkFile(file: Uint8Array, model: ModelSequence): Promise<void> {
     const saved = readSaved(file).layers;
-    const { balance, maxAppend } = this.cache.shape;
-    const { headDim, rope } = this.cache.shape.layers[0]!;
-    const profile = typeof balance === 'string' ? new Uint8Array(headDim) : balance.slice();
-    layers.forEach(({ pages, asked, lesson }, layer) => {
-      const from = (layer * headDim) / 2;
-      const { balance: found, energies } = saved[layer]!;
-      assert.is(found !== undefined, balance !== 'off' && pages.length > 0);
+    const { balance, maxAppend, layers, capacity } = this.cache.shape;
+    const profile =
+      typeof balance === 'string' ? new Uint8Array(layers.reduce((sum, layer) => sum + balanceBytes(layer), 0)) : balance.slice();
+    let at = 0;
+    model.layers.forEach(({ windows, asked, lesson }, n) => {
+      const layer = layers[n]!;
+      const { balance: found, energies } = saved[n]!;
+      assert.is(found !== undefined, balance !== 'off' && windows.length > 0);
       assert.is(energies !== undefined, asked.length > 0);
-      if (energies) checkEnergies(energies, this.#energiesOf(asked));
-      if (lesson) checkLesson(`balance of layer ${layer}`, found!, lesson, this.#energiesOf(lesson.asked), rope);
-      else if (found) sameBits('profile', found, profile.subarray(from, from + headDim / 2));
-      if (found) profile.set(found, from);
+      if (energies) checkEnergies(energies, energiesOf(asked, layer));
+      if (lesson) checkLesson(`balance of layer ${n}`, found!, lesson, layer);
+      else if (found) sameBits('profile', found, profile.subarray(at, at + balanceBytes(layer)));
+      if (found) profile.set(found, at);
+      at += balanceBytes(layer);
     });
-    const twin = new KVCache(this.#backend, { ...this.#options, recent: 0, balance: balance === 'off' ? 'off' : profile });
+    const { window: _, keepSinks: __, ...options } = this.#options;
+    const twin = new KVCache(this.#backend, {
+      ...options,
+      layers: layers.map((_, n) => withoutWindow(this.#options, n)),
+      capacity: Math.max(capacity, model.length),
+      recent: 0,
+      balance: balance === 'off' ? 'off' : profile
+    });
     const sequence = twin.sequence();
-    for (let from = 0; from < length; ) {
-      const to = Math.min(length, from + 1 + this.#below(maxAppend));
-      layers.forEach(({ tokens }, layer) => {
-        const rows = tokens.slice(from, to);
-        sequence.append(layer, rowsOf(rows, 'keys'), rowsOf(rows, 'values'));
+    for (let from = 0; from < model.length; ) {
+      const to = Math.min(model.length, from + 1 + this.#below(maxAppend));
+      model.layers.forEach(({ tokens }, n) => {
+        const [keys, values] = SIDES.map(side => rowsOf(tokens.slice(from, to), side, this.#width(n, side)));
+        sequence.append(n, keys!, values!);
       });
       from = to;
     }
     const expected = readSaved(await sequence.save()).layers;
     saved.forEach(({ pages }, layer) => {
-      assert.is(pages.length, layers[layer]!.pages.length);
-      pages.forEach((page, n) => sameBits(`page ${n} of layer ${layer}`, page, expected[layer]!.pages[n]!));
+      const held = model.pages(layer);
+      assert.is(pages.length, held.length);
+      held.forEach(({ window }, n) => sameBits(`window ${window} of layer ${layer}`, pages[n]!, expected[layer]!.pages[window]!));
     });
     twin.dispose();
   }
 
-  /** Σ q² of pairs. */
-  #energiesOf(asked: readonly Float32Array[]): Float64Array {
-    const { headDim, rope } = this.cache.shape.layers[0]!;
-    const pairs = pairsOf(headDim, rope);
-    const energies = new Float64Array(pairs.length);
-    for (const query of asked) {
-      for (let at = 0; at < query.length; at += headDim) {
-        pairs.forEach(([a, b], pair) => {
-          energies[pair]! += query[at + a]! ** 2 + query[at + b]! ** 2;
-        });
-      }
-    }
-    return energies;
+  #width(layer: number, side: Side): number {
+    return widthOf(this.cache.shape.layers[layer]!, side);
   }
 
   /** Disposes all, and the cache is as if nothing had been: the whole capacity and all sequences fit again, and no more. */
   async end(): Promise<void> {
     while (this.#open.length > 0) this.#dispose(this.#pick(this.#open)!);
-    const { capacity, maxAppend, sequences } = this.cache.shape;
+    const { capacity, maxAppend, sequences, layers } = this.cache.shape;
+    assert.is(this.cache.free, capacity);
     const all = Array.from({ length: sequences }, () => this.cache.sequence());
     assert.throws(
       () => this.cache.sequence(),
       (error: Error) => error instanceof RangeError
     );
-    for (const layer of [0, 1]) {
+    for (const [layer, { window }] of layers.entries()) {
+      const zeros = (tokens: number) =>
+        SIDES.map(side => new Float32Array(tokens * this.#width(layer, side))) as [Float32Array, Float32Array];
       for (let held = 0; held < capacity; held += maxAppend) {
-        const x = new Float32Array(Math.min(maxAppend, capacity - held) * WIDTH);
-        all[held % sequences]!.append(layer, x, x);
+        all[held % sequences]!.append(layer, ...zeros(Math.min(maxAppend, capacity - held)));
       }
-      const one = new Float32Array(WIDTH);
+      if (window < Infinity) continue; // there is room for more
       assert.throws(
-        () => all[0]!.append(layer, one, one),
+        () => all[0]!.append(layer, ...zeros(1)),
         (error: Error) => error instanceof RangeError
       );
     }
     this.cache.dispose();
     this.#other.dispose();
   }
+}
+
+/** Of a history's options those of a layer, which forgets nothing. */
+function withoutWindow({ layers }: CacheOptions, layer: number): LayerOptions {
+  const { window: _, keepSinks: __, ...own } = typeof layers === 'number' ? ({} as LayerOptions) : layers[layer]!;
+  return own;
+}
+
+const balanceBytes = ({ kvHeads, headDim }: LayerShape) => (kvHeads * headDim) / 2;
+
+/** Consecutive positions as ranges. */
+function rangesOf(positions: readonly number[]): Range[] {
+  const begins = positions.filter((position, n) => position - 1 !== positions[n - 1]);
+  const ends = positions.filter((position, n) => position + 1 !== positions[n + 1]);
+  return begins.map((from, n) => ({ from, to: ends[n]! + 1 }));
+}
+
+/** Σ q² of pairs, head after head. */
+function energiesOf(asked: readonly Float32Array[], { kvHeads, queryHeads, headDim, rope }: LayerShape): Float64Array {
+  const pairs = pairsOf(headDim, rope);
+  const energies = new Float64Array(kvHeads * pairs.length);
+  for (const query of asked) {
+    for (let head = 0; head < queryHeads; head++) {
+      const [at, to] = [head * headDim, Math.floor(head / (queryHeads / kvHeads)) * pairs.length];
+      pairs.forEach(([a, b], pair) => {
+        energies[to + pair]! += query[at + a]! ** 2 + query[at + b]! ** 2;
+      });
+    }
+  }
+  return energies;
 }
 
 /** Sums in f32 are as near as levels need them. */
@@ -463,25 +568,35 @@ function checkEnergies(actual: Float32Array, expected: Float64Array): void {
   });
 }
 
-function checkLesson(what: string, balance: Uint8Array, { tokens }: Lesson, energies: Float64Array, rope: Rope | undefined): void {
-  const windows = [tokens.slice(0, 64), tokens.slice(64)].map(window => rowsOf(window, 'keys'));
-  learnedFrom(what, balance, windows, energies, WIDTH, rope, { near: 0, codes: 0 });
+function checkLesson(what: string, balance: Uint8Array, { tokens, asked }: Lesson, layer: LayerShape): void {
+  const { kvHeads, headDim, rope } = layer;
+  const energies = energiesOf(asked, layer);
+  for (let head = 0; head < kvHeads; head++) {
+    const ofHead = ({ keys }: Token) => ({ keys: keys.subarray(head * headDim, (head + 1) * headDim), values: keys });
+    const windows = [tokens.slice(0, 64), tokens.slice(64)].map(window => rowsOf(window.map(ofHead), 'keys', headDim));
+    const part = <T extends { slice(from: number, to: number): T }>(list: T): T =>
+      list.slice((head * headDim) / 2, ((head + 1) * headDim) / 2);
+    learnedFrom(`${what}, head ${head}`, part(balance), windows, part(energies), headDim, rope, { near: 0, codes: 0 });
+  }
 }
 
 /** Raw tokens are as they came, coded ones near it. */
-function checkTokens(what: string, held: Tokens, model: ModelSequence, layer: number, near: boolean, sinks: number): void {
-  const { tokens, pages } = model.layers[layer]!;
-  const coded = [sinks, sinks + 64 * pages.length] as const;
+function checkTokens(what: string, held: Tokens, model: ModelSequence, layer: number, { layers, sinks }: CacheShape): void {
+  const tokens = model.held(layer);
+  const coded = [sinks, sinks + 64 * model.pages(layer).length] as const;
   for (const side of SIDES) {
-    const [actual, expected] = [held[side], rowsOf(tokens, side)];
+    const { headDim, valueDim, page } = layers[layer]!;
+    const [width, channels] = [widthOf(layers[layer]!, side), side === 'keys' ? headDim : valueDim];
+    const [actual, expected] = [held[side], rowsOf(tokens, side, width)];
     assert.is(actual.length, expected.length);
-    const [begin, end] = coded.map(t => Math.min(t * WIDTH, expected.length)) as [number, number];
+    const [begin, end] = coded.map(t => Math.min(t * width, expected.length)) as [number, number];
     sameBits(`${what}: ${side} of sinks`, actual.subarray(0, begin), expected.subarray(0, begin));
     sameBits(`${what}: raw ${side}`, actual.subarray(end), expected.subarray(end));
     allFinite(`${what}: ${side}`, actual);
-    for (let at = begin; near && at < end; at += WIDTH) {
-      const row = (x: Float32Array) => x.subarray(at, at + WIDTH);
-      atMost(`${what}: error of ${side} of token ${at / WIDTH}`, relativeL2(row(actual), row(expected)), CODED_ROW);
+    if (page[side].codec.name !== 'nsn4') continue;
+    for (let at = begin; at < end; at += channels) {
+      const row = (x: Float32Array) => x.subarray(at, at + channels);
+      atMost(`${what}: error of ${side} at ${at}`, relativeL2(row(actual), row(expected)), CODED_ROW);
     }
   }
 }

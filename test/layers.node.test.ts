@@ -35,7 +35,7 @@ const allowed: Record<string, readonly string[]> = {
   webgpu: ['backend', 'format', 'input', 'layer', 'rope', 'rows', 'shape', 'timing'],
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
-  pool: ['backend', 'format', 'shape'],
+  pool: ['format', 'shape'],
   pagetable: ['backend', 'format', 'pool', 'shape'],
   sealing: ['backend', 'pagetable', 'pool', 'shape'],
   mass: ['backend', 'format', 'shape'],

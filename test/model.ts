@@ -1,13 +1,15 @@
-// What a cache should do, with lists instead of memory: who holds which tokens, which of them are coded, what must be refused.
+// What a sequence should do, with lists instead of memory: which tokens it holds, which of them are coded, what must be refused.
 
-import * as assert from 'uvu/assert';
+import type { CacheShape, LayerShape } from 'nsnquant';
 import { rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 
-/** Channels of a token. */
+/** Channels of a head, where a history says nothing else. */
 export const WIDTH = 32;
+/** Channels of a token at most, over all heads. */
+const WIDEST = 3 * WIDTH;
 
-/** One token's channels as they went into the raw tail: f16 numbers. */
+/** One token's channels as they went into the raw tail: f16 numbers, of which a layer has as many as it needs. */
 export interface Token {
   readonly keys: Float32Array;
   readonly values: Float32Array;
@@ -15,31 +17,41 @@ export interface Token {
 
 /** Tokens that are appended, over and over: f16 numbers, no two alike. */
 export const stream: readonly Token[] = (() => {
-  const [keys, values] = [rounded(keyLike(2048, WIDTH, 50)), rounded(normal(2048, WIDTH, 60))];
+  const [keys, values] = [rounded(keyLike(2048, WIDEST, 50)), rounded(normal(2048, WIDEST, 60))];
   return Array.from({ length: 2048 }, (_, t) => {
-    const row = (x: Float32Array) => x.subarray(t * WIDTH, (t + 1) * WIDTH);
+    const row = (x: Float32Array) => x.subarray(t * WIDEST, (t + 1) * WIDEST);
     return { keys: row(keys), values: row(values) };
   });
 })();
 
 export const SIDES = ['keys', 'values'] as const;
+export type Side = (typeof SIDES)[number];
 
-/** f32 [tokens, WIDTH] */
-export const rowsOf = (tokens: readonly Token[], side: 'keys' | 'values') => {
-  const rows = new Float32Array(tokens.length * WIDTH);
-  tokens.forEach((token, t) => rows.set(token[side], t * WIDTH));
+/** Channels of a token in a layer. */
+export const widthOf = ({ kvHeads, headDim, valueDim }: LayerShape, side: Side) => kvHeads * (side === 'keys' ? headDim : valueDim);
+
+/** f32 [tokens, width] */
+export const rowsOf = (tokens: readonly Token[], side: Side, width: number) => {
+  const rows = new Float32Array(tokens.length * width);
+  tokens.forEach((token, t) => rows.set(token[side].subarray(0, width), t * width));
   return rows;
 };
 
 /** A coded window: forks share it. */
-interface Page {
+export interface Page {
   holders: number;
 }
 
+/** Why there is no page of a window that was coded, or would have been: no query sees it any more, or it was told to go. */
+type Gone = 'behind' | 'evicted';
+
 interface Layer {
-  pages: Page[];
-  /** Oldest first. */
+  /** Of every window that is not raw any more. */
+  windows: (Page | Gone)[];
+  /** All that came, also those that are gone. */
   tokens: Token[];
+  /** The oldest position that may be asked about still, as far as what is behind a window goes. */
+  oldest: number;
   /** Queries that are to be learned from, in the order in which they were asked. */
   asked: Float32Array[];
   /** Queries of the positions before this one are not to be learned from any more. */
@@ -51,23 +63,14 @@ interface Layer {
 /** What a layer has learned how to balance its keys from. */
 export interface Lesson {
   readonly tokens: readonly Token[];
-  /** [queryHeads, WIDTH] each. */
+  /** [queryHeads, headDim] each. */
   readonly asked: readonly Float32Array[];
 }
 
 /** Tokens after the sinks that are learned from. */
 const LEARNED = 128;
 
-export interface ModelShape {
-  readonly layers: number;
-  readonly queryHeads: number;
-  readonly capacity: number;
-  readonly sequences: number;
-  readonly sinks: number;
-  readonly recent: number;
-  readonly rawSlots: number;
-  readonly balance: 'learn' | 'off' | Uint8Array;
-}
+export type ModelShape = Pick<CacheShape, 'layers' | 'capacity' | 'sequences' | 'sinks' | 'recent' | 'rawSlots' | 'balance'>;
 
 /** A sequence of tokens. */
 export class ModelSequence {
@@ -78,7 +81,7 @@ export class ModelSequence {
 
   constructor(shape: ModelShape) {
     this.#shape = shape;
-    this.layers = Array.from({ length: shape.layers }, () => ({ pages: [], tokens: [], asked: [], next: 0, lesson: undefined }));
+    this.layers = shape.layers.map(() => ({ windows: [], tokens: [], oldest: 0, asked: [], next: 0, lesson: undefined }));
   }
 
   get length(): number {
@@ -90,26 +93,45 @@ export class ModelSequence {
     return this.layers.every(layer => layer.tokens.length === this.length);
   }
 
+  /** The pages of a layer, and the numbers of their windows. */
+  pages(layer: number): { readonly window: number; readonly page: Page }[] {
+    return this.layers[layer]!.windows.flatMap((page, window) => (typeof page === 'object' ? [{ window, page }] : []));
+  }
+
   rawTokens(layer: number): number {
-    return this.layers[layer]!.tokens.length - 64 * this.layers[layer]!.pages.length;
+    return this.layers[layer]!.tokens.length - 64 * this.layers[layer]!.windows.length;
+  }
+
+  /** Positions that a layer holds. */
+  positions(layer: number): number[] {
+    const { windows, tokens } = this.layers[layer]!;
+    const { sinks } = this.#shape;
+    const isHeld = (position: number) => position < sinks || typeof windows[Math.floor((position - sinks) / 64)] !== 'string';
+    return tokens.map((_, position) => position).filter(isHeld);
+  }
+
+  /** The tokens at those. */
+  held(layer: number): Token[] {
+    return this.positions(layer).map(position => this.layers[layer]!.tokens[position]!);
   }
 
   /** Raw windows, the last of which may be partial. */
   rawWindows(layer: number): number {
-    const { tokens, pages } = this.layers[layer]!;
-    return Math.ceil(Math.max(0, tokens.length - this.#shape.sinks) / 64) - pages.length;
+    const { tokens, windows } = this.layers[layer]!;
+    return Math.ceil(Math.max(0, tokens.length - this.#shape.sinks) / 64) - windows.length;
   }
 
-  /** Whether a layer has yet to learn: it does when its first page is coded. */
+  /** Whether a layer has yet to learn: it does when its first windows are coded. */
   learns(layer: number): boolean {
-    return this.#shape.balance === 'learn' && this.layers[layer]!.pages.length === 0;
+    return this.#shape.balance === 'learn' && this.layers[layer]!.windows.length === 0;
   }
 
   /** Queries of a layer's newest tokens: those are learned from that are asked for a position for the first time, and in time. */
   ask(layer: number, query: Float32Array): void {
     if (!this.learns(layer)) return;
     const held = this.layers[layer]!;
-    const width = this.#shape.queryHeads * WIDTH;
+    const { queryHeads, headDim } = this.#shape.layers[layer]!;
+    const width = queryHeads * headDim;
     const from = held.tokens.length - query.length / width;
     for (let position = Math.max(from, held.next); position < Math.min(held.tokens.length, this.#shape.sinks + LEARNED); position++) {
       held.asked.push(query.slice((position - from) * width, (position - from + 1) * width));
@@ -117,23 +139,27 @@ export class ModelSequence {
     }
   }
 
-  /** Pages that a layer has once all that waits is coded. */
-  sealedPages(layer: number): number {
-    const { pages, tokens } = this.layers[layer]!;
+  /** Windows that are not raw once all that waits is coded. */
+  sealedWindows(layer: number): number {
+    const { windows, tokens } = this.layers[layer]!;
     if (this.learns(layer) && tokens.length < this.#shape.sinks + LEARNED) return 0;
-    return Math.max(pages.length, this.whole(tokens.length) - this.#shape.recent);
+    return Math.max(windows.length, this.whole(tokens.length) - this.#shape.recent);
   }
 
+  /** Codes what waits, but what is behind every query that may come: that just goes. */
   seal(layer: number): void {
     const held = this.layers[layer]!;
-    const count = this.sealedPages(layer);
+    const count = this.sealedWindows(layer);
     if (count > 0 && this.learns(layer)) {
       const { sinks } = this.#shape;
       held.lesson = { tokens: held.tokens.slice(sinks, sinks + LEARNED), asked: held.asked };
       held.asked = [];
       held.next = 0;
     }
-    while (held.pages.length < count) held.pages.push({ holders: 1 });
+    const behind = this.#behind(layer, held.oldest);
+    const passes = Math.min(behind, count) > held.windows.length;
+    while (held.windows.length < count) held.windows.push(held.windows.length < behind ? 'behind' : { holders: 1 });
+    if (passes) this.#give(layer, 'behind', 0, behind);
   }
 
   sealAll(): void {
@@ -142,10 +168,86 @@ export class ModelSequence {
     });
   }
 
+  /** No query older than the next token comes any more. */
+  pass(layer: number): void {
+    const { tokens } = this.layers[layer]!;
+    this.layers[layer]!.oldest = tokens.length;
+    this.#give(layer, 'behind', 0, this.#behind(layer, tokens.length));
+  }
+
+  /** What `pass` gives back: pages, and raw windows once all that waits is coded. */
+  passing(layer: number): { readonly pages: readonly Page[]; readonly raw: number } {
+    const { windows, tokens } = this.layers[layer]!;
+    const behind = this.#behind(layer, tokens.length);
+    const pages = this.pages(layer).filter(({ window }) => window < behind);
+    const raw = Math.max(0, Math.min(behind, this.sealedWindows(layer)) - windows.length);
+    return { pages: pages.map(({ page }) => page), raw };
+  }
+
+  /** Whether an eviction has something to forget in a layer: a page, or what is one once all that waits is coded. */
+  evicts(layer: number, from: number, to: number): boolean {
+    const { windows, oldest } = this.layers[layer]!;
+    const waiting = Array.from({ length: this.sealedWindows(layer) - windows.length }, (_, n) => windows.length + n);
+    const held = [...this.pages(layer).map(({ window }) => window), ...waiting.filter(window => window >= this.#behind(layer, oldest))];
+    return held.some(window => window >= this.#whole(from, Math.ceil) && window < this.whole(to));
+  }
+
+  evict(layer: number, from: number, to: number): void {
+    this.#give(layer, 'evicted', this.#whole(from, Math.ceil), this.whole(to));
+  }
+
+  /** Windows before this one are behind a query at `position`, and all that come after it; `recent` more are kept for crops. */
+  #behind(layer: number, position: number): number {
+    const { sinks, recent, layers } = this.#shape;
+    const oldestSeen = position - layers[layer]!.window + 1;
+    return Math.max(0, Math.floor((oldestSeen - sinks) / 64) - recent);
+  }
+
+  /** Gives back the pages of windows from `from` on and before `to`; and remembers of all of them why, but of evicted ones that were behind. */
+  #give(layer: number, why: Gone, from: number, to: number): void {
+    const { windows } = this.layers[layer]!;
+    windows.slice(0, to).forEach((page, window) => {
+      if (window < from) return;
+      if (typeof page === 'object') page.holders--;
+      if (page !== 'behind') windows[window] = why;
+    });
+  }
+
+  /** The first windows, which are gone as they are behind. */
+  #dropped(layer: number): number {
+    const { windows } = this.layers[layer]!;
+    const first = windows.findIndex(page => page !== 'behind');
+    return first < 0 ? windows.length : first;
+  }
+
+  /** How many of the newest tokens may be asked about: their own keys are held, and what their windows show them was not given back. */
+  answerable(layer: number): number {
+    const { tokens, windows } = this.layers[layer]!;
+    const { sinks, layers } = this.#shape;
+    const ends = sinks + 64 * (windows.lastIndexOf('evicted') + 1);
+    const dropped = this.#dropped(layer);
+    let count = 0;
+    for (let position = tokens.length - 1; position >= 0; position--, count++) {
+      if (windows.includes('evicted') && position < ends) break;
+      const oldestSeen = Math.max(0, position - layers[layer]!.window + 1);
+      if (dropped > 0 && (position < sinks || oldestSeen < sinks + 64 * dropped)) break;
+    }
+    return count;
+  }
+
+  /** The refusal of so many queries. */
+  beyond(name: string, layer: number, count: number): string | undefined {
+    const most = this.answerable(layer);
+    if (count <= most) return undefined;
+    const all = most === this.layers[layer]!.tokens.length;
+    const why = all ? `all that layer ${layer} holds` : `what older ones see layer ${layer} holds no longer`;
+    return `"${name}" expected at most ${most} token${most === 1 ? '' : 's'} (${why}), got ${count}`;
+  }
+
   /** Raw slots that more tokens take. */
   slotsFor(layer: number, count: number): number {
-    const { tokens, pages } = this.layers[layer]!;
-    return Math.ceil(Math.max(0, tokens.length + count - this.#shape.sinks) / 64) - pages.length - this.rawWindows(layer);
+    const { tokens, windows } = this.layers[layer]!;
+    return Math.ceil(Math.max(0, tokens.length + count - this.#shape.sinks) / 64) - windows.length - this.rawWindows(layer);
   }
 
   /** Whether a crop to `length` cuts a page, for which there is no raw slot yet. */
@@ -158,31 +260,58 @@ export class ModelSequence {
     return this.layers.reduce((sum, _, layer) => sum + this.rawWindows(layer), 0);
   }
 
+  /** Tokens that a copy of a layer does not share. */
+  copiedTokens(layer: number): number {
+    return this.layers[layer]!.tokens.length - 64 * this.sealedWindows(layer);
+  }
+
   /** Windows that the first `length` tokens fill. */
   whole(length: number): number {
-    return Math.floor(Math.max(0, length - this.#shape.sinks) / 64);
+    return this.#whole(length, Math.floor);
+  }
+
+  #whole(length: number, round: (windows: number) => number): number {
+    return round(Math.max(0, length - this.#shape.sinks) / 64);
   }
 
   /** The tokens from this one on are in a page that a crop to `length` cuts; it is none where there are none. */
   cutFrom(layer: number, length: number): number {
     const from = this.#shape.sinks + 64 * this.whole(length);
-    return this.layers[layer]!.pages.length > this.whole(length) ? Math.min(from, length) : length;
+    return this.layers[layer]!.windows.length > this.whole(length) ? Math.min(from, length) : length;
   }
 
   /** Tokens that a crop adds to what a layer holds: below 0 where it frees some. */
   cropCost(layer: number, length: number): number {
-    const { pages } = this.layers[layer]!;
-    const keep = Math.min(this.whole(length), pages.length);
-    const freed = pages.slice(keep).filter(page => page.holders === 1).length;
+    const { windows } = this.layers[layer]!;
+    const keep = Math.min(this.whole(length), windows.length);
+    const freed = this.pages(layer).filter(({ window, page }) => window >= keep && page.holders === 1).length;
     return length - 64 * keep - this.rawTokens(layer) - 64 * freed;
+  }
+
+  /** The refusal of a crop that needs tokens which are gone. */
+  uncroppable(layer: number, length: number): string | undefined {
+    const { sinks, layers } = this.#shape;
+    const dropped = this.#dropped(layer);
+    const least = sinks + 64 * dropped + layers[layer]!.window - 1;
+    if (length > sinks && dropped > 0 && length < least)
+      return `"length" expected at least ${least} or at most ${sinks} (layer ${layer} has given back what is behind its window), got ${length}`;
+    if (this.cutFrom(layer, length) < length && this.layers[layer]!.windows[this.whole(length)] === 'evicted')
+      return `"length" expected a position that layer ${layer} holds (others were evicted), got ${length}`;
+    return undefined;
+  }
+
+  /** Tokens from `length` on are to go: what is before them may be asked about again. */
+  askAgain(length: number): void {
+    for (const layer of this.layers) layer.oldest = Math.min(layer.oldest, length);
   }
 
   /** @param decoded  of every layer the tokens from `cutFrom` on, as they were decoded */
   crop(length: number, decoded: readonly (readonly Token[])[]): void {
+    this.askAgain(length);
     this.layers.forEach((layer, n) => {
       layer.tokens = [...layer.tokens.slice(0, this.cutFrom(n, length)), ...decoded[n]!];
-      while (layer.pages.length > this.whole(length)) layer.pages.pop()!.holders--;
-      if (layer.pages.length === 0) layer.lesson = undefined;
+      for (const page of layer.windows.splice(this.whole(length))) if (typeof page === 'object') page.holders--;
+      if (layer.windows.length === 0) layer.lesson = undefined;
       // What was asked of tokens that are gone is still known of what queries look like; of no token nothing is.
       layer.next = Math.min(layer.next, length);
       if (length === 0) layer.asked = [];
@@ -201,10 +330,20 @@ export class ModelSequence {
     return this.#copy(() => ({ holders: 1 }));
   }
 
+  /** What a file of it has: nothing that no query will see. */
+  saved(): ModelSequence {
+    const copy = this.copy();
+    copy.layers.forEach((_, layer) => {
+      copy.pass(layer);
+    });
+    return copy;
+  }
+
   #copy(copyOf: (page: Page) => Page): ModelSequence {
     const copy = new ModelSequence(this.#shape);
-    this.layers.forEach(({ pages, tokens, asked, next, lesson }, n) => {
-      Object.assign(copy.layers[n]!, { pages: pages.map(copyOf), tokens: tokens.slice(), asked: asked.slice(), next, lesson });
+    this.layers.forEach(({ windows, tokens, asked, ...layer }, n) => {
+      const copied = windows.map(page => (typeof page === 'object' ? copyOf(page) : page));
+      Object.assign(copy.layers[n]!, { ...layer, windows: copied, tokens: tokens.slice(), asked: asked.slice() });
     });
     return copy;
   }
@@ -214,69 +353,5 @@ export class ModelSequence {
       0,
       this.layers.map(() => [])
     );
-  }
-}
-
-/** A cache of such sequences. */
-export class ModelCache {
-  readonly open = new Set<ModelSequence>();
-  /** The layer that was appended to last. */
-  newest = -1;
-  readonly shape: ModelShape;
-
-  constructor(shape: ModelShape) {
-    this.shape = shape;
-  }
-
-  /** Tokens that a layer holds; what forks share counts once. */
-  held(layer: number): number {
-    const pages = new Set([...this.open].flatMap(sequence => sequence.layers[layer]!.pages));
-    return [...this.open].reduce((sum, sequence) => sum + sequence.rawTokens(layer), 64 * pages.size);
-  }
-
-  /** The refusal of `more` tokens in a layer, if they do not fit. */
-  overflow(layer: number, more: number): string | undefined {
-    const { capacity } = this.shape;
-    const held = this.held(layer);
-    if (more <= 0 || held + more <= capacity) return undefined;
-    return `"capacity" expected at most ${capacity} tokens, got ${held + more} (${held} held + ${more} more)`;
-  }
-
-  /** The first such refusal over all layers. */
-  overflows(more: (layer: number) => number): string | undefined {
-    for (let layer = 0; layer < this.shape.layers; layer++) {
-      const refusal = this.overflow(layer, more(layer));
-      if (refusal !== undefined) return refusal;
-    }
-    return undefined;
-  }
-
-  /** The refusal of one more sequence, if there are too many. */
-  get full(): string | undefined {
-    const { sequences } = this.shape;
-    return this.open.size < sequences
-      ? undefined
-      : `"sequences" expected at most ${sequences} open at once (option "sequences"), got one more`;
-  }
-
-  /** What an append of so many tokens codes before it begins. */
-  sealBefore(batch: readonly ModelSequence[], layer: number, counts: readonly number[]): void {
-    for (const sequence of batch) sequence.seal(layer);
-    const slots = batch.reduce((sum, sequence, n) => sum + sequence.slotsFor(layer, counts[n]!), 0);
-    this.makeRoom(slots, { newest: layer });
-  }
-
-  /** What is coded so that `count` raw slots are free: anything but the newest layer, what is needed least first. */
-  makeRoom(count: number, { newest = this.newest, spared }: { newest?: number; spared?: ModelSequence } = {}): void {
-    const free = () => this.shape.rawSlots - [...this.open].reduce((sum, { slots }) => sum + slots, 0);
-    for (let rank = 0; rank <= 2 && free() < count; rank++) {
-      for (const sequence of this.open) {
-        sequence.layers.forEach((_, layer) => {
-          const own = sequence === spared ? 2 : Number(layer === sequence.newest);
-          if (layer !== newest && own === rank) sequence.seal(layer);
-        });
-      }
-    }
-    assert.ok(free() >= count, `expected ${count} free raw slots, got ${free()}`);
   }
 }
