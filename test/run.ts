@@ -73,10 +73,10 @@ const secondsOf: Readonly<Record<string, number>> = {
 };
 
 /**
- * Left out by --quick where they are not named: other people's tools, and every pair of codecs at every head dimension, half a
+ * Left out by --quick where they are not named: other people's tools, a dozen processes, and every pair of codecs at every head dimension, half a
  * minute of what kernels and attend say of fewer.
  */
-const slow = ['bundlers', 'shapes', 'types'];
+const slow = ['bundlers', 'processes', 'shapes', 'types'];
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? !(quick && slow.includes(shortName(name))));
 // A file that was renamed would lose its place in silence.
 refuseUnknown('test/run.ts', [...Object.keys(secondsOf), ...slow], fileNames);
