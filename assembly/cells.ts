@@ -5,8 +5,8 @@
 // 1.4 ms at D = 2, 11 at D = 4. Unrealized speed-ups: f64x2 in SIMD builds, 4 %; candidates sorted once, where the best is now
 // looked for in every round, are 10 % slower.
 
-/** Beyond any channel: |y| ≤ √512 = 22.6. The cells at the rim reach as far. */
-const LIMIT: f64 = 23;
+/** Beyond any channel: |y| ≤ √576 = 24. The cells at the rim reach as far. */
+const LIMIT: f64 = 25;
 /** Covers f32 rounding of a position, and of the difference of two scores: 8 · 2⁻²⁴ · ‖C‖ · ‖y − C/2‖, 6e-5 at most. */
 const POSITION_SLACK: f64 = 1e-5;
 const SCORE_SLACK: f64 = 1e-4;

@@ -12,7 +12,7 @@ const ROUNDED_ROW: usize = 512;
 /**
  * codes[t, j] = nearest codeword of channels jD … jD + D − 1 of token t; yc = Σ ⟨y, C[c]⟩ of every token.
  *
- *   y      f32 [channels, 64]; D = 2 and 4: |y| ≤ 23 (‖y‖ = √channels, channels ≤ 512)
+ *   y      f32 [channels, 64]; D = 2 and 4: |y| ≤ 25 (‖y‖ = √channels, channels ≤ 576)
  *   codes  u8  [64, rowBytes]
  *   yc     f32 [64]
  *

@@ -24,7 +24,7 @@ export type { WasmModule, WasmOptions, WasmVariant } from './wasm/open.ts';
 
 /** What `openKernels` takes. */
 export interface KernelOptions extends WasmOptions {
-  /** Channels of a head: a multiple of 8 from 32 to 512. */
+  /** Channels of a head: a multiple of 8 from 32 to 576. */
   readonly headDim: number;
   /** Codec of the blocks. */
   readonly codec: CodecName;

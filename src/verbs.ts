@@ -57,8 +57,8 @@ export interface VerbsShape {
   readonly cache: CacheShape;
 }
 
-/** Beyond any channel: ‖y‖ = √headDim ≤ √512. */
-const LARGEST_CODED = 23;
+/** Beyond any channel: ‖y‖ = √headDim ≤ √576. */
+const LARGEST_CODED = 25;
 /** Heads that share a pass over a block. */
 const HEADS = 4;
 

@@ -151,7 +151,7 @@ export async function attendWithinRule(
   const pages = sequence.sealed.tokens / 64;
   const out = await sequence.attend(layer, query, scale === undefined ? {} : { scale }).read();
   const { exact, naive, extra } = await expectedAttention(sequence, layer, query, pages, scale);
-  withinFloatRule(what, out, exact, naive, sequence.shape.layers[layer]!.headDim, extra);
+  withinFloatRule(what, out, exact, naive, sequence.shape.layers[layer]!.valueDim, extra);
   return out;
 }
 

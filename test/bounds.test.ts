@@ -25,12 +25,12 @@ const base = {
 /** Appends to the layers in turn, as a model does. Each gets the same tokens. */
 function append(sequence: Sequence, tokens: number, seed = 1): { readonly keys: Float32Array; readonly values: Float32Array } {
   const { layers, maxAppend } = sequence.shape;
-  const { kvHeads, headDim } = layers[0]!;
-  const width = kvHeads * headDim;
-  const [keys, values] = [keyLike(tokens, width, seed), normal(tokens, width, seed + 1)];
+  const { kvHeads, headDim, valueDim } = layers[0]!;
+  const [keys, values] = [keyLike(tokens, kvHeads * headDim, seed), normal(tokens, kvHeads * valueDim, seed + 1)];
   for (let from = 0; from < tokens; from += maxAppend) {
-    const part = (x: Float32Array) => x.subarray(from * width, (from + maxAppend) * width);
-    for (let layer = 0; layer < layers.length; layer++) sequence.append(layer, part(keys), part(values));
+    const part = (x: Float32Array, width: number) => x.subarray(from * width, (from + maxAppend) * width);
+    const [k, v] = [part(keys, kvHeads * headDim), part(values, kvHeads * valueDim)];
+    for (let layer = 0; layer < layers.length; layer++) sequence.append(layer, k, v);
   }
   return { keys, values };
 }
@@ -42,9 +42,11 @@ const bounds: readonly (readonly [what: string, options: Partial<CacheOptions>, 
   ['1 KV head', { kvHeads: 1 }, 140, 128],
   ['1,024 KV heads', { kvHeads: 1024, queryHeads: 1024 }, 140, 128],
   ['as many query heads as KV heads', { kvHeads: 3, queryHeads: 3 }, 140, 128],
-  ['64 query heads a KV head', { kvHeads: 3, queryHeads: 192 }, 140, 128],
+  ['128 query heads a KV head', { kvHeads: 3, queryHeads: 384 }, 140, 128],
   ['a head dimension of 32', { headDim: 32 }, 140, 128],
-  ['a head dimension of 512', { headDim: 512 }, 140, 128],
+  ['a head dimension of 576', { headDim: 576 }, 140, 128],
+  ['values of 32 channels, keys of 576', { headDim: 576, valueDim: 32 }, 140, 128],
+  ['values of 576 channels, keys of 32', { valueDim: 576 }, 140, 128],
   ['a capacity of 1', { capacity: 1, maxAppend: 1 }, 1, 0],
   ['a capacity of 2²⁴', { capacity: 2 ** 24, keys: 'nsn1', values: 'nsn1' }, 140, 128],
   ['no sinks', { sinks: 0 }, 140, 128],
@@ -62,11 +64,11 @@ group('options at their bounds', test => {
     test(`a cache of ${what} holds, attends, crops, saves and restores`, async () => {
       const cache = new KVCache(backend, { ...base, ...options });
       const { layers, sinks, capacity } = cache.shape;
-      const { kvHeads, queryHeads, headDim } = layers[0]!;
+      const { kvHeads, queryHeads, headDim, valueDim } = layers[0]!;
       const last = layers.length - 1;
       const width = kvHeads * headDim;
       let sequence = cache.sequence();
-      const { keys } = append(sequence, tokens);
+      const { keys, values } = append(sequence, tokens);
       sequence.seal();
       assert.is(sequence.length, tokens);
       assert.is(sequence.sealed.tokens, coded);
@@ -74,6 +76,8 @@ group('options at their bounds', test => {
       if (tokens <= 300) await attendWithinRule(what, sequence, normal(1, queryHeads * headDim, 3), { layer: last });
       const held = await sequence.decode(last);
       sameBits('raw keys', held.keys.subarray((sinks + coded) * width), rounded(keys.subarray((sinks + coded) * width)));
+      const raw = (sinks + coded) * kvHeads * valueDim;
+      sameBits('raw values', held.values.subarray(raw), rounded(values.subarray(raw)));
 
       const file = await sequence.save();
       sequence.dispose();
@@ -87,15 +91,16 @@ group('options at their bounds', test => {
         rounded(keys.subarray((sinks + coded) * width, -width))
       );
       if (capacity <= 300) {
-        const [more, one] = [capacity - tokens + 2, new Float32Array(width)];
+        const more = capacity - tokens + 2;
+        const [one, oneValue] = [new Float32Array(width), new Float32Array(kvHeads * valueDim)];
         if (more <= cache.shape.maxAppend) {
-          const x = new Float32Array(more * width);
+          const [x, y] = [new Float32Array(more * width), new Float32Array(more * kvHeads * valueDim)];
           const message = `"capacity" expected at most ${capacity} tokens, got ${capacity + 1} (${tokens - 1} held + ${more} more)`;
-          await refuses(() => sequence.append(last, x, x), RangeError, message);
+          await refuses(() => sequence.append(last, x, y), RangeError, message);
         }
-        for (let n = tokens - 1; n < capacity; n++) sequence.append(last, one, one);
+        for (let n = tokens - 1; n < capacity; n++) sequence.append(last, one, oneValue);
         await refuses(
-          () => sequence.append(last, one, one),
+          () => sequence.append(last, one, oneValue),
           RangeError,
           `"capacity" expected at most ${capacity} tokens, got ${capacity + 1} (${capacity} held + 1 more)`
         );

@@ -7,7 +7,7 @@ import { group } from '../tools/group.ts';
 import { sameBits, sameCodes } from './compare.ts';
 import { relaxed, scalar, simd128 } from './verbs.ts';
 
-const HEAD_DIM = 512;
+const HEAD_DIM = 576;
 const WINDOW = 64 * HEAD_DIM;
 
 const CHANNELS = [8, 4, 2] as const;
@@ -17,7 +17,7 @@ type Channels = (typeof CHANNELS)[number];
 const BORDERS: Readonly<Record<Channels, readonly number[]>> = {
   2: Array.from({ length: 65 }, (_, i) => -3.52 + i * 0.11),
   4: Array.from({ length: 13 }, (_, i) => -2.4 + i * 0.4),
-  8: [-23, -1, 0, 1, 23]
+  8: [-25, -1, 0, 1, 25]
 };
 
 /** Seeded: numbers from 0 to below `count`. */
@@ -31,14 +31,14 @@ function below(seed: number): (count: number) => number {
 
 /** Points [count, channels], each on its own corner of a cell or off it by some roundings of f32; some at the very limit. */
 function corners(channels: Channels): Float32Array {
-  const borders = [...BORDERS[channels], -23, 23];
+  const borders = [...BORDERS[channels], -25, 25];
   const random = below(7);
   const count = Math.min(borders.length ** channels, 40_000);
   const step = borders.length ** channels / count;
   return Float32Array.from({ length: count * channels }, (_, i) => {
     const corner = Math.floor(Math.floor(i / channels) * step);
     const border = borders[Math.floor(corner / borders.length ** (i % channels)) % borders.length]!;
-    return Math.max(-23, Math.min(border * (1 + (random(5) - 2) * 2 ** -23), 23));
+    return Math.max(-25, Math.min(border * (1 + (random(5) - 2) * 2 ** -23), 25));
   });
 }
 

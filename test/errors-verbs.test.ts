@@ -18,8 +18,8 @@ group('refusals by the kernels', test => {
       [open({ codec: 'nsn5' }), RangeError, '"codec" expected nsn1, nsn2, nsn3 or nsn4, got nsn5'],
       [open({ prefer: 'webgl' }), RangeError, '"prefer" expected wasm or reference, got webgl'],
       [open({ headDim: '64' }), TypeError, '"headDim" expected integer, got string'],
-      [open({ headDim: 520 }), RangeError, '"headDim" expected integer from 32 to 512, got 520'],
-      [open({ headDim: 68 }), RangeError, '"headDim" expected multiple of 8 from 32 to 512, got 68'],
+      [open({ headDim: 584 }), RangeError, '"headDim" expected integer from 32 to 576, got 584'],
+      [open({ headDim: 68 }), RangeError, '"headDim" expected multiple of 8 from 32 to 576, got 68'],
       [open({ rope: { invFreq: [1] } }), TypeError, '"rope.interleaved" expected boolean, got undefined'],
       [open({ side: null }), TypeError, '"side" expected string, got null'],
       [open({ side: 'queries' }), RangeError, '"side" expected keys or values, got queries'],
@@ -80,8 +80,8 @@ group('refusals by the kernels', test => {
         ]);
       }
       await refusesAll([
-        [() => verbs.quantize(withAt(rows(64), 7, 24), 4), RangeError, '"y[7]" expected number from −23 to 23 (‖y‖ = √headDim), got 24'],
-        [() => verbs.quantize(withAt(rows(64), 8, -24), 4), RangeError, '"y[8]" expected number from −23 to 23 (‖y‖ = √headDim), got -24'],
+        [() => verbs.quantize(withAt(rows(64), 7, 26), 4), RangeError, '"y[7]" expected number from −25 to 25 (‖y‖ = √headDim), got 26'],
+        [() => verbs.quantize(withAt(rows(64), 8, -26), 4), RangeError, '"y[8]" expected number from −25 to 25 (‖y‖ = √headDim), got -26'],
         ...[1, 3, 16].map((channels): Refusals[number] => [
           () => verbs.quantize(rows(64), channels as never),
           RangeError,
@@ -91,7 +91,7 @@ group('refusals by the kernels', test => {
         [() => verbs.quantize(rows(64), undefined as never), TypeError, '"channels" expected number, got undefined']
       ]);
       for (const channels of [8, 4, 2] as const) {
-        assert.is(verbs.quantize(withAt(withAt(rows(64), 7, 23), 8, -23), channels).length, 2048 / channels);
+        assert.is(verbs.quantize(withAt(withAt(rows(64), 7, 25), 8, -25), channels).length, 2048 / channels);
       }
       const query = rows(1);
       const weights = new Float32Array(64);

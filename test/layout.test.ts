@@ -12,7 +12,7 @@ import { blockOf, paddingOf, readSaved, type Sections, sectionsOf, sidesOf, with
 import { reference as referenceBackend, simd128, withVerbs } from './verbs.ts';
 
 const names = Object.keys(codecs) as CodecName[];
-const headDims = Array.from({ length: (512 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
+const headDims = Array.from({ length: (576 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
 /** Rows of codes that end in padding (nsn1: 5 and 9 bytes; nsn2: 10 and 18), blocks that end in padding of one, two and three bytes. */
 const padded = [40, 64, 72, 104, 136];
 

@@ -34,8 +34,8 @@ interface Shape {
   readonly gpu: boolean;
 }
 
-const headDims = [32, 40, 64, 72, 80, 96, 128, 256, 512];
-const groups = [3, 4, 1, 5, 8, 2, 3, 4, 1];
+const headDims = [32, 40, 64, 72, 80, 96, 128, 256, 576];
+const groups = [3, 4, 1, 5, 8, 2, 3, 4, 2];
 
 const shapes: readonly Shape[] = [
   ...headDims.flatMap((headDim, n) =>
