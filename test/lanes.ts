@@ -37,7 +37,10 @@ export const lanes: readonly Lane[] = [
     // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
     gpuElsewhere: {
       lane: 'chromium',
-      files: ['attend', 'cache', 'histories', 'learning', 'lessons', 'magnitudes', 'odd', 'prefixes', 'profiles', 'refusals', 'shapes']
+      files: [
+        ...['attend', 'cache', 'evict', 'formats', 'histories', 'learning', 'lessons', 'magnitudes', 'masks', 'odd', 'prefixes'],
+        ...['profiles', 'refusals', 'reorder', 'shapes']
+      ]
     }
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
@@ -64,7 +67,10 @@ export const lanes: readonly Lane[] = [
     // `attend`, `learning` and `webgpu` have the arithmetic, which another compiler of shaders could get wrong.
     gpuElsewhere: {
       lane: 'chromium',
-      files: ['cache', 'choose', 'histories', 'lessons', 'magnitudes', 'odd', 'prefixes', 'profiles', 'refusals', 'shapes']
+      files: [
+        ...['cache', 'choose', 'evict', 'histories', 'lessons', 'magnitudes', 'masks', 'odd', 'prefixes', 'profiles', 'refusals'],
+        ...['reorder', 'shapes']
+      ]
     }
   },
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
