@@ -18,9 +18,8 @@ override VALUE_DIM: u32;
 override ROW_DIM: u32;           // the larger of the two
 override QUERY_HEADS_PER_KV_HEAD: u32;
 override QUADS: u32;             // 1 to 4: what workgroup memory and `o` hold
-override SLIDING_WINDOW: u32;    // positions that a row sees, its own among them; 0 where there is no such limit
-override KEPT: u32;              // first positions, which it sees however far behind
-override SOFTCAP: f32;           // of logits in base 2; 0 where there is none
+override SLIDING_WINDOW: u32;    // 1 where rows see no more than a number of positions
+override SOFTCAP: u32;           // 1 where logits are capped
 override SLOPES: u32;            // 1 where the distance to a key is added to logits (ALiBi)
 override HEAD_WORDS: u32;        // from head to head in a page
 override VALUE_BLOCK: u32;       // word offset of values in a head's blocks; keys are at 0
@@ -68,6 +67,9 @@ struct Schedule {
   pagesPerChunk: u32,
   quads: u32,            // of a row tile
   sinks: u32,            // position of the first coded token
+  slidingWindow: u32,    // positions that a row sees, its own among them, where there is such a limit
+  kept: u32,             // first positions, which it sees however far behind
+  softcap: f32,          // times log₂ e, where there is one
   slopesAt: u32,         // word offsets in constants of f32 [query heads], times log₂ e
   sinkLogitsAt: u32,
   headsFirst: u32,       // 1 where queries and output are [query heads, tokens], 0 where they are [tokens, query heads]
@@ -310,11 +312,11 @@ fn attend(
     // 3. Online softmax: cap, slope and mask of logits, then m, p and d.
     let position = first + thread;
     for (var quad = 0u; quad < QUADS; quad++) {
-      if (SOFTCAP > 0) { logit[quad] = SOFTCAP * hyperbolicTangent(logit[quad] / SOFTCAP); }
+      if (SOFTCAP == 1) { logit[quad] = schedule.softcap * hyperbolicTangent(logit[quad] / schedule.softcap); }
       if (SLOPES == 1) { logit[quad] += slopes[quad] * vec4f(vec4i(i32(position + 1)) - vec4i(causalEnd[quad])); }
       var seen = (vec4u(position) < causalEnd[quad]) & vec4<bool>(thread < count);
-      if (SLIDING_WINDOW > 0) {
-        seen &= (vec4u(position + SLIDING_WINDOW) >= causalEnd[quad]) | vec4<bool>(position < KEPT);
+      if (SLIDING_WINDOW == 1) {
+        seen &= (vec4u(position + schedule.slidingWindow) >= causalEnd[quad]) | vec4<bool>(position < schedule.kept);
       }
       logit[quad] = select(vec4f(LOWEST), logit[quad], seen);
       logits[quad * WINDOW + thread] = logit[quad];

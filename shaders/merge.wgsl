@@ -25,6 +25,9 @@ struct Schedule {
   pagesPerChunk: u32,
   quads: u32,            // of a row tile
   sinks: u32,            // position of the first coded token
+  slidingWindow: u32,    // positions that a row sees, its own among them, where there is such a limit
+  kept: u32,             // first positions, which it sees however far behind
+  softcap: f32,          // times log₂ e, where there is one
   slopesAt: u32,         // word offsets in constants of f32 [query heads], times log₂ e
   sinkLogitsAt: u32,
   headsFirst: u32,       // 1 where queries and output are [query heads, tokens], 0 where they are [tokens, query heads]

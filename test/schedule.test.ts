@@ -86,6 +86,10 @@ group('schedule', test => {
         );
         assert.equal([header['slopesAt'], header['sinkLogitsAt']], [limits.slopesAt, limits.sinkLogitsAt]);
         assert.equal([header['headsFirst'], header['halfQueries'], header['halfOutput']], [1, 1, 0]);
+        assert.equal(
+          [header['slidingWindow'], header['kept']],
+          [layer.window === Infinity ? 0 : layer.window, layer.keepSinks ? shape.sinks : 0]
+        );
         assert.is(new Float32Array(words.buffer)[0], Math.fround(0.125 * Math.LOG2E));
         assert.ok(dispatches.splits * dispatches.quads <= schedule.partials);
         const seen = requests.map(() => new Set<number>());

@@ -54,7 +54,7 @@ group('shaders', test => {
         if (name === 'Schedule') assert.is(fields.pop(), 'entries: array<vec4u>');
         assert.equal(
           fields,
-          fieldsOf(name as keyof typeof STRUCTS).map(field => `${field}: ${field === 'scale' ? 'f32' : 'u32'}`),
+          fieldsOf(name as keyof typeof STRUCTS).map(field => `${field}: ${['scale', 'softcap'].includes(field) ? 'f32' : 'u32'}`),
           name
         );
       }

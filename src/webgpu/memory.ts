@@ -148,7 +148,7 @@ export class Memory {
     const { page } = heads;
     const sent = new Uint32Array(this.schedule.words.length);
     const schedule = this.#create('schedule', sent.byteLength);
-    const programs = layerPrograms(heads, this.#shape.sinks, this.offsets);
+    const programs = layerPrograms(heads, this.offsets);
     return {
       programs,
       pages,

@@ -31,8 +31,7 @@ export function tileTokens(channels: number): number {
   return Math.min(WINDOW, 2 ** Math.floor(Math.log2(TILE_ELEMENTS / channels)));
 }
 
-/** @param sinks  first tokens of a sequence that stay raw */
-export function layerPrograms(layer: LayerShape, sinks: number, constants: Constants): LayerPrograms {
+export function layerPrograms(layer: LayerShape, constants: Constants): LayerPrograms {
   const { headDim, valueDim, kvHeads, queryHeads, rope, page } = layer;
   const { powers, thresholds } = constants;
   const { balanced } = page.keys;
@@ -84,9 +83,8 @@ export function layerPrograms(layer: LayerShape, sinks: number, constants: Const
       ...heads,
       VALUE_DIM: valueDim,
       ROW_DIM: Math.max(headDim, valueDim),
-      SLIDING_WINDOW: layer.window === Infinity ? 0 : layer.window,
-      KEPT: layer.keepSinks ? sinks : 0,
-      SOFTCAP: layer.softcap * Math.LOG2E,
+      SLIDING_WINDOW: Number(layer.window !== Infinity),
+      SOFTCAP: Number(layer.softcap > 0),
       SLOPES: Number(layer.slopes !== undefined),
       ...rotated,
       ...prefixed('KEY', section(page.keys)),

@@ -35,7 +35,7 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
   const device = new Device(gpu);
   const prepare = async (shape: CacheShape): Promise<void> => {
     const constants = new Constants(shape);
-    const layers = shape.layers.map(layer => layerPrograms(layer, shape.sinks, constants));
+    const layers = shape.layers.map(layer => layerPrograms(layer, constants));
     // Of attend's forms those for one token and for a long prompt.
     const forms = (attend: readonly Program[], { queryHeads, kvHeads }: LayerShape): Program[] =>
       [...new Set([quadsFor([queryHeads / kvHeads], attend.length), attend.length])].map(quads => attend[quads - 1]!);
