@@ -117,6 +117,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
   while (begin < end && !seesPage(item, begin, state, window)) begin++;
   while (begin < end && !seesPage(item, end - 1, state, window)) end--;
   if (begin == end) return;
+  const whole = !biased(shape) && seesAll(state, state, pagePosition(item, begin), pagePosition(item, end - 1) + <f32>WINDOW, window);
 
   const scratch = shape.scratch, q = qOf(state, valueDim);
   const s1 = scratch + S1, o = scratch + O, s2Bytes = keys.segmentCount * TILE_ROW, apart = keys.segmentCount > 1;
@@ -150,7 +151,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       const page = headBlocks(shape, item, from + n, head);
       const scores = shape.scores + n * SCORES_BYTES;
       const position = pagePosition(item, from + n);
-      const masked = biased(shape) || !seesAll(state, state, position, position + <f32>WINDOW, window);
+      const masked = !whole && (biased(shape) || !seesAll(state, state, position, position + <f32>WINDOW, window));
       // Where some are hidden the mask raises TOP: the largest logit may be one of theirs.
       scoreWindow(shape, keys, q, page, scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
       if (masked) maskScores(shape, state, scores, WINDOW, position, window, scratch + TOP);
