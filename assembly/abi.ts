@@ -96,8 +96,6 @@ export class Shape {
   softcap: f32;         // c · log2 e: logits become c·tanh(logit / c); 0: they do not
   slopes: usize;        // f32 [queryHeads]: what a logit loses with a token's distance · log2 e; 0: nothing
   sinkLogits: usize;    // f32 [queryHeads]: logits that denominators count too · log2 e; 0: none
-  pageBytes: usize;
-  pages: usize;         // the layer's first page
   tile: usize;          // f32 [the larger of both head dimensions, WINDOW], twice
   scratch: usize;       // a window's small things (scratch.ts)
   scores: usize;        // f32 [CHUNK · WINDOW, LANES]
@@ -112,7 +110,7 @@ export class Item {
   denominators: usize;  // f32 [tokens, queryHeads, 2]: m and d, whose log2 added up is that of the softmax's denominator
   tokens: usize;        // query tokens: the newest of the sequence, or a run of them
   position: usize;      // of the first query token
-  pages: usize;         // u32 [pageCount]: page numbers, oldest first
+  pages: usize;         // u32 [pageCount]: addresses of pages, oldest first
   positions: usize;     // u32 [pageCount]: of every page's first token, ascending
   pageCount: usize;
   orders: usize;        // of the sequence's balanced keys, head by head (order.ts); 0 where keys are not balanced

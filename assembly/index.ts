@@ -11,7 +11,8 @@ export { decodePage, encodePage } from "./page";
 export { quantize } from "./quantize";
 export { copyRows } from "./rows";
 export { rtn } from "./rtn";
-export { callRows, itemBytes, rawBytes, scoresBytes, scratchBytes, shapeBytes, statesBytes, tablesEnd, tileBytes } from "./scratch";
+export { callRows, itemBytes, rawBytes, scoresBytes, scratchBytes, shapeBytes, statesBytes, staticEnd, tablesBegin, tablesEnd,
+  tileBytes } from "./scratch";
 export { addMean, mean } from "./shift";
 export { rowsFromTile, tileFromRows } from "./tile";
 export { mix, scores } from "./verbs";

@@ -8,7 +8,7 @@ import { rowsFromTile, tileFromHalves } from "./tile";
 
 /** Address of the keys of one head in page `n` of an item; its values follow. */
 @inline export function headBlocks(shape: Shape, item: Item, n: usize, head: usize): usize {
-  return shape.pages + <usize>load<u32>(item.pages + (n << 2)) * shape.pageBytes + head * (shape.keys.bytes + shape.values.bytes);
+  return <usize>load<u32>(item.pages + (n << 2)) + head * (shape.keys.bytes + shape.values.bytes);
 }
 
 /** Position of the first token of page `n` of an item, counted from the item's first query token. */

@@ -111,7 +111,16 @@ export const UNITS: usize = KEEPS + 2 * LANE_ROW;
 export const WEIGHTS: usize = UNITS + 2 * LANE_ROW;
 const PROMPT_END: usize = WEIGHTS + WINDOW * LANE_ROW;
 
-/** Where tables and buckets end for codes in rows of `rowBytes`. */
+/** Where the binaries' own data end; from there to the tables nothing is. */
+export function staticEnd(): usize {
+  return __heap_base;
+}
+
+/** Where tables begin, and where they and buckets end for codes in rows of `rowBytes`. */
+export function tablesBegin(): usize {
+  return LUT;
+}
+
 export function tablesEnd(rowBytes: usize): usize {
   return LUT + rowBytes * TABLE_ROW;
 }

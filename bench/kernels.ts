@@ -111,13 +111,14 @@ class Window {
       rope: this.rope,
       balance: balanced ? profile : 'off',
       sinks: 0,
-      sequences: 1
+      sequences: 1,
+      reserve: true
     });
     this.page = shape.layers[0]!.page;
     this.memory = new WasmMemory(module, shape, Object.values(codebooks));
-    this.keysBlock = this.memory.pages[0]!;
+    this.keysBlock = this.memory.page(0, 0);
     this.valuesBlock = this.keysBlock + this.page.keys.bytes;
-    this.order = this.memory.learned[0]!;
+    this.order = this.memory.record(0, 0);
     if (balanced) new Learned(this.memory, shape, 0, 0).setBalance(profile);
     this.coding = {
       keys: reference.codingOf(this.page.keys, this.rope, balanced ? channelOrder(profile, headDim, this.rope) : undefined),
@@ -159,14 +160,15 @@ class Window {
 
   /** Keys and values into a raw page. */
   loadRaw(): void {
-    const { u16, raw } = this.memory;
+    const { u16 } = this.memory;
+    const raw = this.memory.slot(0);
     u16.set(Uint16Array.from(this.keys, toHalf), raw / 2);
     u16.set(Uint16Array.from(this.values, toHalf), raw / 2 + this.keys.length);
   }
 
   encode(): void {
-    const { kernels, shapes, raw } = this.memory;
-    kernels.encodePage(shapes[0]!, this.order, raw, this.keysBlock);
+    const { kernels, shapes } = this.memory;
+    kernels.encodePage(shapes[0]!, this.order, this.memory.slot(0), this.keysBlock);
   }
 
   decodeKeys(): void {

@@ -19,7 +19,7 @@ export interface Backend {
   readonly variant: string;
   /** Why this one was picked, in words. */
   readonly reason: string;
-  /** @internal Memory for a cache. Everything is allocated here, nothing later. */
+  /** @internal Memory for a cache: where `shape.reserve` is set all of it, else what `reserve` asks for later. */
   createStore(shape: CacheShape): Store;
   /** @internal Compiles, without blocking, what `createStore` would else compile while its caller waits. */
   prepare?(shape: CacheShape): Promise<void>;
@@ -178,13 +178,38 @@ export function heldTokens({ length, pageCount, coded, rawCount }: PageTable, si
   return Math.min(sinks, length) + WINDOW * pageCount + Math.max(0, raw);
 }
 
+/** @internal What a call is about to use. */
+export interface Needs {
+  /** Pages by layer. */
+  readonly pages?: ReadonlyMap<number, readonly number[]>;
+  /** Raw slots of 64 tokens. */
+  readonly slots?: readonly number[];
+  /** Sequences: their sinks, and what they learn. */
+  readonly sequences?: readonly number[];
+  /** Raw slots that nobody holds or is about to: what they have may serve as something else. */
+  readonly idle?: () => readonly number[];
+}
+
+/** @internal All that a cache of this shape may ever use. */
+export function everything({ pageCounts, rawSlots, sequences }: CacheShape): Needs {
+  const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n);
+  const pages = new Map(pageCounts.map((count, layer) => [layer, numbers(count)]));
+  return { pages, slots: numbers(rawSlots), sequences: numbers(sequences) };
+}
+
 /**
- * @internal A cache's memory: `shape.pageCounts` pages of the layers, and raw slots: `shape.rawSlots` of 64 tokens, then
- * `shape.sinkSlots` of `shape.sinks` tokens.
+ * @internal A cache's memory: up to `shape.pageCounts` pages of the layers, and raw slots: up to `shape.rawSlots` of 64 tokens,
+ * then `shape.sinkSlots` of `shape.sinks` tokens.
  */
 export interface Store {
   /** Every byte allocated. */
   readonly bytes: number;
+  /**
+   * Memory for all of this, or for nothing: pages, slots and sequences have it from then on, unless they are said to be idle.
+   *
+   * @throws {BackendError} if it is refused
+   */
+  reserve(needs: Needs): void;
   /** Where memory is granted later: settles when it was, rejects with a BackendError if it was refused. */
   readonly ready?: Promise<void>;
   /** Where GPUBuffers are taken for inputs, queries and results. */

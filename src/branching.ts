@@ -20,7 +20,9 @@ export class Branching {
     this.#checkRoom([tables], []);
     const fork = new PageTables(this.#pool);
     try {
-      this.#sealing.seal(store, this.#sealing.waiting(tables), slotsOf(tables));
+      const slots = slotsOf(tables);
+      store.reserve({ sequences: [fork.number], idle: () => this.#pool.slots.idle(slots) });
+      this.#sealing.seal(store, this.#sealing.waiting(tables), slots);
       this.#copy(store, tables, fork);
     } catch (error) {
       this.#sealing.forget(fork);

@@ -15,10 +15,11 @@ const nameOf: NameOf = (list, n) => `${list}[${n}]`;
 /**
  * A quantized KV cache.
  *
- * All memory is allocated here: what does not fit is refused now, never in the middle of a conversation.
+ * Memory is taken as tokens need it, up to `capacity`; on a GPU, or with `reserve: true`, all of it here. Where a call finds none it throws
+ * a BackendError, and everything is as it was before the call.
  *
  * @throws {TypeError | RangeError} for options of the wrong kind or value
- * @throws {BackendError}           if the backend cannot hold `capacity` tokens
+ * @throws {BackendError}           if the backend cannot hold `capacity` tokens, or there is no memory for what is taken at once
  *
  * @example
  * const cache = new KVCache(await openBackend(), { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192 });
@@ -38,7 +39,7 @@ export class KVCache {
     this.#core = new Core(backend, this.shape);
   }
 
-  /** Every byte allocated: pages, raw tokens, sinks, tables, codebooks, scratch. */
+  /** Every byte allocated by now: pages, raw tokens, sinks, tables, codebooks, scratch. What was taken is kept, for later tokens. */
   get bytes(): number {
     return this.#core.store().bytes;
   }
@@ -61,7 +62,8 @@ export class KVCache {
   /**
    * A new, empty sequence.
    *
-   * @throws {RangeError} if `sequences` are open already
+   * @throws {RangeError}   if `sequences` are open already
+   * @throws {BackendError} if there is no memory for its sinks
    */
   sequence(): Sequence {
     return sequenceOf(this.#core, this.#core.open());

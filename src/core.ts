@@ -76,7 +76,10 @@ export class Core {
   open(): PageTables {
     this.checkOpen();
     const tables = new PageTables(this.#pool);
-    return this.#orRelease(tables, () => this.shape.layers.forEach((_, layer) => this.#forget(tables, layer)));
+    return this.#orRelease(tables, () => {
+      this.store().reserve({ sequences: [tables.number], idle: () => this.#pool.slots.idle(0) });
+      this.shape.layers.forEach((_, layer) => this.#forget(tables, layer));
+    });
   }
 
   /** A sequence of what a file holds, and the application's words in it. */
@@ -92,7 +95,7 @@ export class Core {
     const most = baseSlots(this.shape);
     const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
     this.#orRelease(tables, () => {
-      this.#sealing.seal(store, [], slots);
+      this.#sealing.seal(store, [], slots, { pages: layers.map(({ pages }) => pages.length) });
       layers.forEach(({ pages, windows, coded, raws, sinks, balance, energies, counted }, layer) => {
         tables.fill(layer, length, windows, coded, raws.length);
         const table = tables.layers[layer]!;
@@ -138,11 +141,8 @@ export class Core {
       return tokens;
     });
     // Pages that sequences of the batch share go when all of them let go.
-    const pages = this.#pool.freed(
-      layer,
-      batch.map(tables => tables.passingPages(layer))
-    );
-    const freed = pages + sumOf(batch, tables => tables.passingSlots(layer));
+    const passing = batch.map(tables => tables.passingPages(layer));
+    const freed = this.#pool.freed(layer, passing) + sumOf(batch, tables => tables.passingSlots(layer));
     this.#pool.checkRoom(layer, sumOf(counts, count => count) - WINDOW * freed);
 
     // Windows that no query will see again are given back.

@@ -84,6 +84,7 @@ export async function openKernels(options: KernelOptions): Promise<Verbs> {
     values: codec,
     sinks: 0,
     sequences: 1,
+    reserve: true,
     ...(rope !== undefined && { rope }),
     balance: balance ?? 'off'
   });

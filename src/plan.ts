@@ -6,7 +6,7 @@ import { WINDOW } from './format/layout.ts';
 import { type CacheOptions, cacheShape, type StepShape, stepShape, tokenBytes } from './shape.ts';
 import { tryStep } from './timing.ts';
 
-/** What a cache takes, in bytes. */
+/** What a cache takes at most, in bytes. */
 export interface Plan {
   /** Bytes of one more token once it is coded: all layers, metadata counted. What sliding windows give back for it is not. */
   readonly bytesPerToken: number;
@@ -14,13 +14,13 @@ export interface Plan {
   readonly bitsPerElement: number;
   /** What f16 takes for one token. */
   readonly f16BytesPerToken: number;
-  /** Coded pages for `capacity` tokens. */
+  /** Coded pages for `capacity` tokens. Fewer take `bytesPerToken` each. */
   readonly pageBytes: number;
   /** Raw tails, recent windows, sinks, and room for a prompt's own tokens. */
   readonly rawBytes: number;
   /** What sequences learn of their keys. */
   readonly learnedBytes: number;
-  /** All pages, raw tokens and what is learned. A backend adds its tables and scratch: `cache.bytes` is that sum. */
+  /** All of these, once `capacity` is held. A backend adds its tables and scratch: with `reserve` that sum is `cache.bytes`. */
   readonly bytes: number;
 }
 

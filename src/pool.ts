@@ -3,7 +3,7 @@
 import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
-/** What is free, and who else holds a page. Nothing is allocated after the constructor. */
+/** What is free, and who else holds a page. */
 export class Pool {
   readonly shape: CacheShape;
   /** Tokens held in each layer; a page that forks share counts once. */
@@ -13,8 +13,8 @@ export class Pool {
   /** Numbers of sequences: each has sink slots of its own. */
   readonly sequences: FreeList;
   readonly #pages: readonly FreeList[];
-  /** Holders of every page: as many as there are sequences, which 16 bits cannot count. */
-  readonly #refCounts: readonly Uint32Array[];
+  /** Holders of every page that ever was taken. */
+  readonly #refCounts: readonly number[][];
 
   constructor(shape: CacheShape) {
     this.shape = shape;
@@ -22,7 +22,7 @@ export class Pool {
     this.slots = new FreeList(shape.rawSlots);
     this.sequences = new FreeList(shape.sequences);
     this.#pages = shape.pageCounts.map(pages => new FreeList(pages));
-    this.#refCounts = shape.pageCounts.map(pages => new Uint32Array(pages));
+    this.#refCounts = shape.layers.map(() => []);
   }
 
   /** Refuses tokens that would not fit in a layer. */
@@ -76,29 +76,45 @@ export class Pool {
   }
 }
 
-/** A stack of free numbers, lowest on top at first. */
+/** Free numbers: those that were given back, the last on top, then those that nobody had yet, the lowest first. */
 class FreeList {
-  size: number;
-  readonly #free: Uint32Array;
+  readonly #count: number;
+  readonly #returned: number[] = [];
+  #unused = 0;
 
+  /** @param count  numbers that there are */
   constructor(count: number) {
-    this.#free = new Uint32Array(count);
-    for (let i = 0; i < count; i++) this.#free[i] = count - 1 - i;
-    this.size = count;
+    this.#count = count;
+  }
+
+  /** How many are free. */
+  get size(): number {
+    return this.#count - this.held;
+  }
+
+  /** How many are not. */
+  get held(): number {
+    return this.#unused - this.#returned.length;
   }
 
   allocate(): number {
     if (this.size === 0) throw new Error('free list is empty: reservations are wrong');
-    return this.#free[--this.size]!;
+    return this.#returned.pop() ?? this.#unused++;
   }
 
   release(number: number): void {
-    this.#free[this.size++] = number;
+    this.#returned.push(number);
   }
 
   /** What the next `count` allocations will give. */
   next(count: number): number[] {
     if (this.size < count) throw new Error('free list is empty: reservations are wrong');
-    return Array.from(this.#free.subarray(this.size - count, this.size)).reverse();
+    const known = this.#returned.length;
+    return Array.from({ length: count }, (_, n) => (n < known ? this.#returned[known - 1 - n]! : this.#unused + n - known));
+  }
+
+  /** Those that were given back, but for what the next `count` allocations will give. */
+  idle(count: number): number[] {
+    return this.#returned.slice(0, Math.max(0, this.#returned.length - count));
   }
 }

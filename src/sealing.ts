@@ -3,7 +3,7 @@
 import type { Store } from './backend.ts';
 import type { PageTables } from './pagetable.ts';
 import type { Pool } from './pool.ts';
-import type { CacheShape } from './shape.ts';
+import { baseSlots, type CacheShape } from './shape.ts';
 
 /** A layer of a sequence. */
 export interface Place {
@@ -49,10 +49,20 @@ export class Sealing {
   }
 
   /**
-   * Codes the complete windows at these places, those of one layer in one go. If fewer than `slots` raw slots would be free then,
-   * complete windows of all layers but the cache's newest are coded too, as far as needed: first those in layers that their sequence
-   * is through with, then those in its own newest layer, last those of the sequence `spared`, and none of the sequences `gone`, which are
-   * about to be cleared. What no query will see again is not coded.
+   * Raw slots that sequences may hold before what can be coded is, so that memory grows no further than it must: what they need whatever
+   * happens, and of every layer a window that has just been completed, whose newest tokens may yet be dropped without loss.
+   */
+  get #fewSlots(): number {
+    const { reserve, rawSlots, layers } = this.#pool.shape;
+    return reserve ? rawSlots : this.#pool.sequences.held * layers.length * Math.max(2, baseSlots(this.#pool.shape));
+  }
+
+  /**
+   * Codes the complete windows at these places, those of one layer in one go, once there is memory for their pages, for `slots` raw slots
+   * and for `pages` more of every layer. If fewer raw slots than that would be free then, complete windows of all layers but the cache's
+   * newest are coded too, as far as needed: first those in layers that their sequence is through with, and these also where sequences
+   * hold more slots than they need (`#fewSlots`); then those in its own newest layer, last those of the sequence `spared`, and none of the
+   * sequences `gone`, which are about to be cleared. What no query will see again is not coded.
    *
    * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
    * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
@@ -67,7 +77,12 @@ export class Sealing {
     store: Store,
     places: readonly Place[],
     slots = 0,
-    { newest = this.newest, spared, gone = [] }: { newest?: number; spared?: PageTables; gone?: readonly PageTables[] } = {}
+    {
+      newest = this.newest,
+      spared,
+      gone = [],
+      pages = []
+    }: { newest?: number; spared?: PageTables; gone?: readonly PageTables[]; pages?: readonly number[] } = {}
   ): void {
     const others = (rank: number): Place[] =>
       this.#pending.flatMap((waiting, layer) =>
@@ -77,13 +92,29 @@ export class Sealing {
           .map(tables => ({ tables, layer }))
       );
     let all = places;
-    const free = (): number => this.#pool.slots.size + all.reduce((sum, { tables, layer }) => sum + tables.completeWindows(layer), 0);
-    for (let rank = 0; rank <= 2 && free() < slots; rank++) all = [...all, ...others(rank)];
+    const freed = (): number => all.reduce((sum, { tables, layer }) => sum + tables.completeWindows(layer), 0);
+    const free = (): number => this.#pool.slots.size + freed();
+    const many = (): boolean => slots > 0 && this.#pool.slots.held - freed() > this.#fewSlots;
+    for (let rank = 0; rank <= 2 && (free() < slots || (rank === 0 && many())); rank++) all = [...all, ...others(rank)];
     if (free() < slots) throw new Error('too few raw slots: reservations are wrong');
-    if (all.length === 0) return;
+    if (all.length === 0 && slots === 0 && pages.length === 0) return;
     const complete = all.map(({ tables, layer }) => ({ slots: tables.completeSlots(layer), behind: tables.completeBehind(layer) }));
-    for (const layer of new Set(all.map(place => place.layer))) {
-      const there = all.flatMap((place, n) => (place.layer === layer ? [{ tables: place.tables, ...complete[n]! }] : []));
+    const layers = new Map(
+      Array.from(new Set(all.map(place => place.layer)), layer => {
+        return [layer, all.flatMap((place, n) => (place.layer === layer ? [{ tables: place.tables, ...complete[n]! }] : []))];
+      })
+    );
+    const needed = pages.slice();
+    for (const [layer, there] of layers) {
+      needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
+    }
+    const taken = Math.max(0, slots - freed()); // slots of what is coded come first
+    store.reserve({
+      pages: new Map(needed.flatMap((count, layer) => (count > 0 ? [[layer, this.#pool.nextPages(layer, count)]] : []))),
+      slots: this.#pool.slots.next(taken),
+      idle: () => this.#pool.slots.idle(taken)
+    });
+    for (const [layer, there] of layers) {
       // Nothing has changed until all are coded: pages are free ones, and what is learned means nothing before there is a page.
       for (const { tables, slots } of there) {
         if (slots.length > 0 && tables.learns(layer)) store.learn(layer, tables.number, tables.learnedSlots(layer));

@@ -32,8 +32,13 @@ export interface CacheOptions extends LayerOptions {
   readonly recent?: number;
   /** Sequences that can be open at once. Default 4. */
   readonly sequences?: number;
-  /** Tokens of one append call at most: what the raw memory of a prompt is reserved for. Default `capacity`. */
+  /** Tokens of one append call at most: what the raw memory of a prompt is bounded by. Default `capacity`. */
   readonly maxAppend?: number;
+  /**
+   * Takes the memory for `capacity` tokens and all `sequences` at once, so that no later call can be refused for want of it. Default
+   * false: memory is taken as it is needed.
+   */
+  readonly reserve?: boolean;
 }
 
 const CACHE_OPTIONS = [
@@ -44,7 +49,8 @@ const CACHE_OPTIONS = [
   'sinks',
   'recent',
   'sequences',
-  'maxAppend'
+  'maxAppend',
+  'reserve'
 ] as const satisfies readonly (keyof CacheOptions)[];
 
 /** A cache's options without its size, which follows from what is timed. */
@@ -73,7 +79,7 @@ export interface CacheShape extends Required<Omit<CacheOptions, keyof LayerOptio
  */
 export function cacheShape(options: CacheOptions): CacheShape {
   checkOptions('options', options, CACHE_OPTIONS);
-  const { capacity, sinks = 4, recent = 0, sequences = 4, maxAppend = capacity } = options;
+  const { capacity, sinks = 4, recent = 0, sequences = 4, maxAppend = capacity, reserve = false } = options;
   const balance = balanceOption(options);
   const layers = layersOf(options, balance !== 'off');
   checkProfile(balance, layers);
@@ -82,6 +88,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
   checkInteger('recent', recent, 0, 1024);
   checkInteger('sequences', sequences, 1, 65536);
   checkInteger('maxAppend', maxAppend, 1, capacity);
+  if (typeof reserve !== 'boolean') throw new TypeError(`"reserve" expected boolean, got ${kind(reserve)}`);
 
   // A prompt's own tokens stay raw until the next call: room for the tokens that all sequences can hold raw at once.
   const staged = Math.min(sequences * Math.ceil(maxAppend / WINDOW), Math.ceil(capacity / WINDOW) + sequences);
@@ -94,6 +101,7 @@ export function cacheShape(options: CacheOptions): CacheShape {
     recent,
     sequences,
     maxAppend,
+    reserve,
     pageCounts: Object.freeze(
       layers.map(({ window }) => Math.min(Math.floor(capacity / WINDOW), sequences * pagesBehind(window, maxAppend, recent)))
     ),
@@ -119,7 +127,7 @@ export function stepShape(shape: StepShape): StepShape {
 
 /** @internal The shape of the smallest size, on which no kernel depends. */
 export function shapeWithoutSize(shape: StepShape): CacheShape {
-  return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1 });
+  return cacheShape({ ...shape, capacity: 1, sequences: 1, maxAppend: 1, reserve: true });
 }
 
 /**

@@ -60,7 +60,7 @@ function contextsOf(shape: StepShape, batch: number, context: number): { readonl
   const first = Array.isArray(layers) ? layers.slice(0, 1) : 1;
   const balance = shape.balance === 'off' ? 'off' : 'learn'; // a profile is one of all layers, and no time depends on what it says
   const sized = (pages: number): CacheShape =>
-    cacheShape({ ...common, balance, layers: first, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1 });
+    cacheShape({ ...common, balance, layers: first, recent: 0, capacity: WINDOW * pages, sequences: batch, maxAppend: 1, reserve: true });
   const {
     sinks,
     layers: [layer]

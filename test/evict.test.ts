@@ -59,6 +59,7 @@ for (const tested of backends) {
       const left = extend(cache.sequence(), 0, 300);
       left.evict({ from: 68, to: 196 });
       extend(left, 300, 420);
+      for (const sequence of [whole, left]) sequence.seal();
       for (const layer of [0, 1]) {
         const [all, some] = [await whole.decode(layer), await left.decode(layer)];
         for (const side of ['keys', 'values'] as const) {

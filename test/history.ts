@@ -40,6 +40,7 @@ const base = {
 
 /** Verbs that a backend may refuse in the middle of a call, as one does that has run out of memory. */
 const VERBS = [
+  'reserve',
   'write',
   'learn',
   'encode',
@@ -178,7 +179,7 @@ export class History {
 
   async #create(): Promise<void> {
     let sequence: Sequence;
-    const outcome = await this.#call([this.#opening], this.#model.full, () => {
+    const outcome = await this.#call(['reserve', this.#opening], this.#model.full, () => {
       sequence = this.cache.sequence();
     });
     if (outcome === 'done') this.#add(sequence!, new ModelSequence(this.#model.shape));
@@ -201,7 +202,7 @@ export class History {
     const models = batch.map(({ model }) => model);
     const count = tokens.reduce((sum, rows) => sum + rows.length, 0);
     let wrote = false;
-    const outcome = await this.#call(['write', 'encode', 'learn'], this.#model.appendOverflow(models, layer, count), () => {
+    const outcome = await this.#call(['reserve', 'write', 'encode', 'learn'], this.#model.appendOverflow(models, layer, count), () => {
       wrote = this.#breaks === 'write';
       if (batch.length === 1 && this.#next() < 0.5) batch[0]!.sequence.append(layer, inputs[0]![0]!, inputs[1]![0]!);
       else
@@ -273,14 +274,14 @@ export class History {
   }
 
   async #seal({ sequence, model }: Pair): Promise<void> {
-    if ((await this.#call(['encode', 'learn'], undefined, () => sequence.seal())) === 'done') model.sealAll();
+    if ((await this.#call(['reserve', 'encode', 'learn'], undefined, () => sequence.seal())) === 'done') model.sealAll();
   }
 
   async #fork({ sequence, model }: Pair): Promise<void> {
     let fork: Sequence;
     let copying = false;
     const outcome = await this.#call(
-      ['copySlot', 'copyBalance', 'encode', 'learn'],
+      ['reserve', 'copySlot', 'copyBalance', 'encode', 'learn'],
       this.#model.overflows(layer => model.copiedTokens(layer)) ?? this.#model.full,
       () => {
         copying = this.#breaks === 'copySlot' || this.#breaks === 'copyBalance';
@@ -289,7 +290,7 @@ export class History {
     );
     if (outcome === 'done' || (outcome === 'broken' && copying)) {
       model.sealAll();
-      this.#model.makeRoom(model.slots);
+      this.#model.makeRoom(model.slots, { opened: 1 });
     }
     if (outcome === 'done') this.#add(fork!, model.fork());
   }
@@ -318,7 +319,7 @@ export class History {
         decoded.push(Array.from({ length: to - from }, (_, t) => ({ keys: row('keys', t), values: row('values', t) })));
       }
     }
-    if ((await this.#call([], refusal, () => sequence.crop(to))) !== 'done') return;
+    if ((await this.#call(['reserve'], refusal, () => sequence.crop(to))) !== 'done') return;
     model.askAgain(to);
     this.#model.makeRoom(layers.filter((_, layer) => model.cutNeedsSlot(layer, to)).length, { spared: model });
     model.crop(to, decoded);
@@ -335,7 +336,7 @@ export class History {
       ? undefined
       : `"to" expected the end of a coded window that begins at ${from} or behind it, got ${to}`;
     const options = layer === undefined ? { from, to } : { from, to, layer };
-    if ((await this.#call(['encode', 'learn'], refusal, () => sequence.evict(options))) !== 'done') return;
+    if ((await this.#call(['reserve', 'encode', 'learn'], refusal, () => sequence.evict(options))) !== 'done') return;
     model.sealAll();
     for (const n of layers) model.evict(n, from, to);
   }
@@ -346,7 +347,7 @@ export class History {
     const models = batch.map(({ model }) => model);
     const { refusal, run } = this.#model.reorder(models, parents);
     const sequences = batch.map(({ sequence }) => sequence);
-    if ((await this.#call(['encode', 'learn'], refusal, () => this.cache.reorder(sequences, parents))) !== 'done') return;
+    if ((await this.#call(['reserve', 'encode', 'learn'], refusal, () => this.cache.reorder(sequences, parents))) !== 'done') return;
     const next = run();
     batch.forEach(({ sequence }, n) => {
       this.#open[this.#open.indexOf(batch[n]!)] = { sequence, model: next[n]! };
@@ -361,7 +362,7 @@ export class History {
       : `layer ${uneven} expected ${length} tokens, as the shortest has, got ${model.layers[uneven]!.tokens.length}`;
     let file: Uint8Array;
     let dumping = false;
-    const outcome = await this.#call(['dump', 'encode', 'learn'], refusal, async () => {
+    const outcome = await this.#call(['reserve', 'dump', 'encode', 'learn'], refusal, async () => {
       dumping = this.#breaks === 'dump';
       file = await sequence.save();
     });
@@ -379,14 +380,14 @@ export class History {
     let sequence: Sequence;
     let filling = false;
     const outcome = await this.#call(
-      ['setPage', 'setSlot', 'setBalance', 'setEnergies', 'encode', 'learn'],
+      ['reserve', 'setPage', 'setSlot', 'setBalance', 'setEnergies', 'encode', 'learn'],
       this.#model.overflows(layer => model.positions(layer).length) ?? this.#model.full,
       () => {
-        filling = ![this.#opening, 'encode', 'learn', undefined].includes(this.#breaks);
+        filling = ![this.#opening, 'reserve', 'encode', 'learn', undefined].includes(this.#breaks);
         sequence = this.cache.restore(file);
       }
     );
-    if (outcome === 'done' || (outcome === 'broken' && filling)) this.#model.makeRoom(model.slots);
+    if (outcome === 'done' || (outcome === 'broken' && filling)) this.#model.makeRoom(model.slots, { opened: 1 });
     if (outcome === 'done') this.#add(sequence!, model.copy());
   }
 

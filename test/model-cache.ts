@@ -87,13 +87,24 @@ export class ModelCache {
     this.makeRoom(slots, { newest: layer });
   }
 
-  /** What is coded so that `count` raw slots are free: anything but the newest layer, what is needed least first. */
+  /**
+   * What is coded so that `count` raw slots are free: anything but the newest layer, what is needed least first; and all that is needed
+   * least where sequences hold more slots than two a layer, or than they need whatever happens.
+   */
   makeRoom(
     count: number,
-    { newest = this.newest, spared, gone = [] }: { newest?: number; spared?: ModelSequence; gone?: readonly ModelSequence[] } = {}
+    {
+      newest = this.newest,
+      spared,
+      gone = [],
+      opened = 0
+    }: { newest?: number; spared?: ModelSequence; gone?: readonly ModelSequence[]; opened?: number } = {}
   ): void {
-    const free = () => this.shape.rawSlots - [...this.open].reduce((sum, { slots }) => sum + slots, 0);
-    for (let rank = 0; rank <= 2 && free() < count; rank++) {
+    const { rawSlots, layers, recent, reserve } = this.shape;
+    const held = () => [...this.open].reduce((sum, { slots }) => sum + slots, 0);
+    const free = () => rawSlots - held();
+    const few = reserve ? rawSlots : (this.open.size + opened) * layers.length * Math.max(2, 1 + recent);
+    for (let rank = 0; rank <= 2 && (free() < count || (rank === 0 && count > 0 && held() > few)); rank++) {
       for (const sequence of this.open) {
         if (gone.includes(sequence)) continue;
         sequence.layers.forEach((_, layer) => {

@@ -70,7 +70,7 @@ export interface Lesson {
 /** Tokens after the sinks that are learned from. */
 const LEARNED = 128;
 
-export type ModelShape = Pick<CacheShape, 'layers' | 'capacity' | 'sequences' | 'sinks' | 'recent' | 'rawSlots' | 'balance'>;
+export type ModelShape = Pick<CacheShape, 'layers' | 'capacity' | 'sequences' | 'sinks' | 'recent' | 'rawSlots' | 'reserve' | 'balance'>;
 
 /** A sequence of tokens. */
 export class ModelSequence {

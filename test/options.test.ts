@@ -43,7 +43,8 @@ const cacheOptions = {
   sinks: 4,
   recent: 0,
   sequences: 4,
-  maxAppend: 64
+  maxAppend: 64,
+  reserve: true
 } as const;
 const tokens = { buffer, tokens: 1, offset: 0, format: 'f32' } as const;
 const row = new Float32Array(32);
@@ -197,7 +198,7 @@ group('options objects', test => {
     await refuses(
       () => openBackend({ shape: { ...cacheOptions, windows: 512 } as never }),
       TypeError,
-      '"shape" expected only layers, kvHeads, queryHeads, headDim, valueDim, keys, values, rope, window, keepSinks, softcap, slopes, sinkLogits, capacity, balance, sinks, recent, sequences and maxAppend, got windows'
+      '"shape" expected only layers, kvHeads, queryHeads, headDim, valueDim, keys, values, rope, window, keepSinks, softcap, slopes, sinkLogits, capacity, balance, sinks, recent, sequences, maxAppend and reserve, got windows'
     );
   });
 

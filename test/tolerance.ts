@@ -253,3 +253,12 @@ export const CODED_ROW = 0.25;
 
 /** Shares of attention are differences of exponentials of f32 logarithms up to 2⁴: half an ulp of either is 2⁻²⁰; and keys are as decoded. */
 export const MASS = 1e-5;
+
+/** Bytes of a cache of small heads before its first token: tables of logits, codebooks, grids, and scratch of a call of a few tokens. */
+export const FIRST_BYTES = 2 ** 20;
+
+/**
+ * Bits that 1,000 tokens of 30 layers with three heads of 64 take of all memory: 3.24 of coded pages, 1.10 of sinks, learned balances and
+ * the last window of every layer, which is raw; 0.55 of tables and scratch; and at most a 32nd in which the next tokens find room.
+ */
+export const THOUSAND_TOKENS_BITS = 5.1;

@@ -5,7 +5,9 @@ import {
   BackendError,
   backendOf,
   type Dump,
+  everything,
   heldTokens,
+  type Needs,
   type Output,
   outputOf,
   type PageTable,
@@ -44,25 +46,47 @@ interface Learned {
 
 class ReferenceStore implements Store {
   readonly takesBuffers = false;
-  readonly bytes: number;
+  bytes = 0;
   readonly #shape: CacheShape;
   readonly #pages: readonly Uint8Array[][];
-  readonly #slots: readonly Uint16Array[];
+  readonly #slots: Uint16Array[] = [];
   /** [layers][sequences] */
-  readonly #learned: readonly (readonly Learned[])[];
+  readonly #learned: readonly Learned[][];
 
   constructor(shape: CacheShape) {
     this.#shape = shape;
     const { pageBytes, rawBytes, learnedBytes } = tokenBytes(shape);
-    this.bytes = pageBytes + rawBytes + learnedBytes;
-    if (this.bytes > MOST_BYTES)
-      throw new BackendError('reference', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${this.bytes}`);
-    this.#pages = shape.layers.map(({ page }, n) => Array.from({ length: shape.pageCounts[n]! }, () => new Uint8Array(page.bytes)));
-    this.#slots = Array.from({ length: shape.rawSlots + shape.sinkSlots }, (_, slot) => new Uint16Array(slotBytes(shape, slot) / 2));
-    this.#learned = shape.layers.map(({ kvHeads, headDim }) => {
-      const pairs = (kvHeads * headDim) / 2;
-      return Array.from({ length: shape.sequences }, () => ({ balance: new Uint8Array(pairs), energies: new Float32Array(pairs) }));
-    });
+    const bytes = pageBytes + rawBytes + learnedBytes;
+    if (bytes > MOST_BYTES)
+      throw new BackendError('reference', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${bytes}`);
+    this.#pages = shape.layers.map(() => []);
+    this.#learned = shape.layers.map(() => []);
+    if (shape.reserve) this.reserve(everything(shape));
+  }
+
+  reserve({ pages = new Map(), slots = [], sequences = [] }: Needs): void {
+    const { layers, sinks, rawSlots } = this.#shape;
+    const need = <T>(list: T[], n: number, bytes: number, make: () => T): void => {
+      if (list[n] !== undefined) return;
+      list[n] = make();
+      this.bytes += bytes;
+    };
+    const needSlot = (slot: number): void => {
+      const bytes = slotBytes(this.#shape, slot);
+      need(this.#slots, slot, bytes, () => new Uint16Array(bytes / 2));
+    };
+    for (const [layer, numbers] of pages) {
+      const { bytes } = layers[layer]!.page;
+      for (const page of numbers) need(this.#pages[layer]!, page, bytes, () => new Uint8Array(bytes));
+    }
+    slots.forEach(needSlot);
+    for (const sequence of sequences) {
+      layers.forEach(({ kvHeads, headDim, learnedBytes }, layer) => {
+        const pairs = (kvHeads * headDim) / 2;
+        if (sinks > 0) needSlot(rawSlots + sequence * layers.length + layer);
+        need(this.#learned[layer]!, sequence, learnedBytes, () => ({ balance: new Uint8Array(pairs), energies: new Float32Array(pairs) }));
+      });
+    }
   }
 
   write(layer: number, writes: readonly Write[]): void {

@@ -35,7 +35,10 @@ export interface Kernels extends Record<string, unknown> {
   rtn(x: number, count: number, codes: number, scales: number, bits: number, keep: boolean): void;
   scores(shape: number, side: number, order: number, q: number, block: number, out: number): void;
   tileFromRows(rows: number, tokens: number, rowBytes: number, headDim: number, tile: number): void;
-  // Sizes in bytes, of what the host sets aside and of a struct; where tables of such rows of codes end.
+  // Where the binaries' own data end, where tables begin, and where they end for such rows of codes; sizes in bytes, of what the host
+  // sets aside and of a struct.
+  staticEnd(): number;
+  tablesBegin(): number;
   tablesEnd(rowBytes: number): number;
   tileBytes(headDim: number): number;
   scratchBytes(): number;
@@ -116,8 +119,6 @@ export const SHAPE = {
   softcap: 'f32',
   slopes: 'usize',
   sinkLogits: 'usize',
-  pageBytes: 'usize',
-  pages: 'usize',
   tile: 'usize',
   scratch: 'usize',
   scores: 'usize',

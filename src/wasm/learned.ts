@@ -7,7 +7,7 @@
 import { channelOrder, ofHead } from '../format/balance.ts';
 import type { LayerShape } from '../layer.ts';
 import type { CacheShape } from '../shape.ts';
-import { recordBytes, type WasmMemory } from './memory.ts';
+import type { WasmMemory } from './memory.ts';
 
 /** A sequence's record of a layer. */
 export class Learned {
@@ -25,7 +25,7 @@ export class Learned {
     const pairs = (heads.kvHeads * heads.headDim) / 2;
     this.#memory = memory;
     this.#layer = heads;
-    this.orders = memory.learned[layer]! + sequence * recordBytes(heads);
+    this.orders = memory.record(layer, sequence);
     const energies = this.orders / 4 + 6 * pairs;
     this.energies = memory.f32.subarray(energies, energies + pairs);
     this.balance = memory.u8.subarray(4 * (energies + pairs), 4 * (energies + pairs) + pairs);

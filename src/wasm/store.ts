@@ -1,6 +1,17 @@
 // The CPU backend: a store in one WebAssembly.Memory, over which kernels compiled from assembly/ run.
 
-import { type Dump, heldTokens, type Output, outputOf, type PageTable, type Run, type Store, type Tokens, type Write } from '../backend.ts';
+import {
+  type Dump,
+  heldTokens,
+  type Needs,
+  type Output,
+  outputOf,
+  type PageTable,
+  type Run,
+  type Store,
+  type Tokens,
+  type Write
+} from '../backend.ts';
 import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf } from '../format/half.ts';
 import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
@@ -54,6 +65,10 @@ export class WasmStore implements Store {
     return this.#memory.bytes;
   }
 
+  reserve(needs: Needs): void {
+    this.#memory.reserve(needs);
+  }
+
   write(layer: number, writes: readonly Write[]): void {
     for (const { keys, values, layout, runs } of writes) {
       for (const run of runs) this.#writeRun(layer, run, keys as Data, values as Data, layout);
@@ -81,7 +96,7 @@ export class WasmStore implements Store {
   encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
     for (let n = 0; n < slots.length; n++) {
       const orders = this.#orders(layer, sequences[n]!);
-      this.#memory.kernels.encodePage(this.#layer(layer), orders, this.#slot(slots[n]!), this.#page(layer, pages[n]!));
+      this.#memory.kernels.encodePage(this.#layer(layer), orders, this.#slot(slots[n]!), this.#memory.page(layer, pages[n]!));
     }
   }
 
@@ -94,12 +109,12 @@ export class WasmStore implements Store {
   }
 
   addEnergies(layer: number, sequence: number, query: Data, layout: Layout, first: number, count: number): void {
-    const { kernels, input, callTokens } = this.#memory;
+    const { kernels, input, roomTokens } = this.#memory;
     const { queryHeads, headDim } = this.#shape.layers[layer]!;
     const rows = { layout, tokens: query.length / (queryHeads * headDim), heads: queryHeads };
     const energies = this.#learned(layer, sequence).energies.byteOffset;
-    for (let from = first; from < first + count; from += callTokens) {
-      const tokens = Math.min(callTokens, first + count - from);
+    for (let from = first; from < first + count; from += roomTokens) {
+      const tokens = Math.min(roomTokens, first + count - from);
       this.#loadQueries(query, rows, headDim, from, tokens, input);
       kernels.addQueryEnergies(this.#layer(layer), input, tokens, energies);
     }
@@ -170,7 +185,7 @@ export class WasmStore implements Store {
       u8.slice(this.#slot(number), this.#slot(number) + rawBytes(heads, slotTokens(this.#shape, number)));
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
-        u8.slice(this.#page(layer, page), this.#page(layer, page) + heads.page.bytes)
+        u8.slice(this.#memory.page(layer, page), this.#memory.page(layer, page) + heads.page.bytes)
       ),
       raws: Array.from(table.raws.subarray(0, table.rawCount), slot),
       sinks: this.#shape.sinks > 0 && table.length > 0 ? slot(table.sinkSlot) : undefined,
@@ -180,7 +195,7 @@ export class WasmStore implements Store {
   }
 
   setPage(layer: number, page: number, bytes: Uint8Array): void {
-    this.#memory.u8.set(bytes, this.#page(layer, page));
+    this.#memory.u8.set(bytes, this.#memory.page(layer, page));
   }
 
   attend(
@@ -193,6 +208,11 @@ export class WasmStore implements Store {
     lse?: Float32Array
   ): Output<Data> {
     const { queryHeads, kvHeads, headDim, valueDim, page } = this.#shape.layers[layer]!;
+    this.#memory.prepareCall({
+      tokens: queries.reduce((sum, query) => sum + query.length, 0) / (queryHeads * headDim),
+      pages: tables.reduce((sum, { pageCount }) => sum + pageCount, 0),
+      raws: tables.reduce((sum, { rawCount }) => sum + 1 + rawCount, 0)
+    });
     const { callTokens, input, items, kernels } = this.#memory;
     const rowsPerToken = queryHeads / kvHeads;
     const { keys, values } = page;
@@ -219,7 +239,7 @@ export class WasmStore implements Store {
         this.#addItem(call, layer, table, tokens, table.length - rows.tokens + from, decoded);
         parts.push({ rows, from, tokens, firstRow, toRow });
         from += tokens;
-        // A sequence is in a call once: there is room for its page numbers once.
+        // A sequence is in a call once: there is room for its pages once.
         if (from < rows.tokens || call.tokens === callTokens) flush();
       }
       toRow += rows.tokens * queryHeads;
@@ -232,7 +252,7 @@ export class WasmStore implements Store {
     // The memory goes with the last reference to this store; there is nothing to hand back.
   }
 
-  /** Writes an item and the page numbers and raw runs it points at. */
+  /** Writes an item and the page addresses and raw runs it points at. */
   #addItem(call: Call, layer: number, table: PageTable, tokens: number, position: number, decoded: boolean): void {
     const { sinks } = this.#shape;
     const { queryHeads, headDim, valueDim, keepSinks } = this.#shape.layers[layer]!;
@@ -240,12 +260,12 @@ export class WasmStore implements Store {
     const sinkTokens = Math.min(table.length, sinks);
     const rawBytes = this.#memory.kernels.rawBytes();
     const rawRecords = this.#memory.rawRecords + rawBytes * call.raws;
-    const pageNumbers = this.#memory.pageNumbers + 4 * call.pages;
+    const pageAddresses = this.#memory.pageAddresses + 4 * call.pages;
     const pagePositions = this.#memory.pagePositions + 4 * call.pages;
     const words = this.#memory.u32;
 
     for (let i = 0; i < table.pageCount; i++) {
-      words[pageNumbers / 4 + i] = table.pages[i]!;
+      words[pageAddresses / 4 + i] = this.#memory.page(layer, table.pages[i]!);
       words[pagePositions / 4 + i] = sinks + WINDOW * table.windows[i]!;
     }
     let rawCount = 0;
@@ -266,7 +286,7 @@ export class WasmStore implements Store {
       denominators: this.#memory.denominators + 8 * firstRow,
       tokens,
       position,
-      pages: pageNumbers,
+      pages: pageAddresses,
       positions: pagePositions,
       pageCount: table.pageCount,
       orders: this.#orders(layer, table.sequence),
@@ -286,7 +306,7 @@ export class WasmStore implements Store {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const rows: Rows = { layout: 'tokens-first', tokens: WINDOW, heads: kvHeads };
     const values = input + 4 * WINDOW * kvHeads * headDim;
-    kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#page(layer, page), input, values);
+    kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#memory.page(layer, page), input, values);
     return [arrayAt(input, false, rows, headDim), arrayAt(values, false, rows, valueDim)];
   }
 
@@ -327,8 +347,7 @@ export class WasmStore implements Store {
 
   /** The order of every head's keys, which a sequence has learned; 0 where keys are not balanced. */
   #orders(layer: number, sequence: number): number {
-    const first = this.#memory.learned[layer]!;
-    return first && first + sequence * recordBytes(this.#shape.layers[layer]!);
+    return this.#shape.layers[layer]!.page.keys.balanced ? this.#memory.record(layer, sequence) : 0;
   }
 
   /** Where a slot's keys or values lie, from a token on. */
@@ -348,12 +367,7 @@ export class WasmStore implements Store {
     return this.#memory.shapes[layer]!;
   }
 
-  #page(layer: number, page: number): number {
-    return this.#memory.pages[layer]! + page * this.#shape.layers[layer]!.page.bytes;
-  }
-
   #slot(slot: number): number {
-    const { rawSlots, rawSlotBytes, sinkBytes } = this.#shape;
-    return this.#memory.raw + (slot < rawSlots ? slot * rawSlotBytes : rawSlots * rawSlotBytes + (slot - rawSlots) * sinkBytes);
+    return this.#memory.slot(slot);
   }
 }

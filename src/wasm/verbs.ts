@@ -13,11 +13,11 @@ const LANES = 4;
 export function wasmVerbs(module: WebAssembly.Module, variant: string, { headDim, layout, balance, cache }: VerbsShape): Verbs {
   const { s1, scales, o, meanBits, bytes } = layout;
   const memory = new WasmMemory(module, cache, Object.values(codebooks));
-  const { kernels, shapes, sides, books, tile, scratch, input, output, pages, learned, u8, f32 } = memory;
+  const { kernels, shapes, sides, books, tile, scratch, input, output, u8, f32 } = memory;
   const layer = shapes[0]!;
   const side = sides.get(layout)!;
-  const block = pages[0]!;
-  const order = balance ? learned[0]! : 0;
+  const block = memory.page(0, 0);
+  const order = balance ? memory.record(0, 0) : 0;
   if (balance) new Learned(memory, cache, 0, 0).setBalance(balance);
 
   /** A window to a tile, which kernels work on. */

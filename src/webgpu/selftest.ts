@@ -36,6 +36,7 @@ export async function selfTest(backend: Backend, reference: Backend): Promise<st
       headDim: 32,
       capacity: 4 * WINDOW,
       sequences: 1,
+      reserve: true,
       rope: { invFreq, interleaved: false }
     });
     await backend.prepare?.(shape);

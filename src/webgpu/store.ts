@@ -94,6 +94,10 @@ class WebGpuStore implements Store {
     return this.#memory.bytes;
   }
 
+  reserve(): void {
+    // All memory is taken at once.
+  }
+
   write(layer: number, writes: readonly Write[]): void {
     const { kvHeads } = this.#shape.layers[layer]!;
     this.#memory.staging.write(writes, kvHeads, this.#perToken(layer), (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));

@@ -1,0 +1,199 @@
+// Memory that grows: what is taken when, that it is taken again, and what a refusal leaves.
+
+import { BackendError, type CacheOptions, KVCache, plan, type Sequence } from 'nsnquant';
+import * as assert from 'uvu/assert';
+import { group } from '../tools/group.ts';
+import { sameAttention } from './attention.ts';
+import { backends } from './backends.ts';
+import { atMost, sameBits } from './compare.ts';
+import { bells, keyLike, ropes } from './inputs.ts';
+import { FIRST_BYTES, THOUSAND_TOKENS_BITS } from './tolerance.ts';
+import { simd128, type Tested, wasm } from './verbs.ts';
+
+/** Raw slots and sinks of 32 KB each: a few of them make a memory grow. */
+const shape = {
+  layers: 3,
+  kvHeads: 2,
+  queryHeads: 4,
+  headDim: 64,
+  capacity: 4096,
+  sequences: 4,
+  maxAppend: 300,
+  sinks: 64
+} satisfies CacheOptions;
+/** On a GPU a smaller head, which compiles sooner. */
+const shapeOn = ({ gpu }: Pick<Tested, 'gpu'>): CacheOptions => (gpu ? { ...shape, kvHeads: 1, queryHeads: 2, headDim: 32 } : shape);
+
+const rows = ({ kvHeads = 0, headDim = 0 }: CacheOptions, tokens: number, seed: number) => ({
+  keys: keyLike(tokens, kvHeads * headDim, seed),
+  values: bells(tokens, kvHeads * headDim, seed + 1)
+});
+
+/** A cache's calls, each by name, of which every one may grow. */
+function calls(options: CacheOptions) {
+  const state: { cache?: KVCache; chat?: Sequence; other?: Sequence; fork?: Sequence; file?: Uint8Array; restored?: Sequence } = {};
+  const layers = [0, 1, 2];
+  const append = (sequences: readonly Sequence[], layer: number, tokens: number, seed: number) => {
+    const inputs = sequences.map((_, n) => rows(options, tokens, seed + 10 * n));
+    const sides = (['keys', 'values'] as const).map(side => inputs.map(input => input[side]));
+    state.cache!.append(sequences, layer, sides[0]!, sides[1]!);
+  };
+  const queries = (tokens: number) => bells(tokens, (options.queryHeads ?? 0) * (options.headDim ?? 0), 7);
+  const steps: (readonly [name: string, run: () => unknown])[] = [];
+  const appends = (name: string, of: () => Sequence[], tokens: number, seed: number) => {
+    for (const layer of layers) steps.push([`append ${name}`, () => append(of(), layer, tokens, seed + layer)]);
+  };
+  steps.push(['open', () => (state.chat = state.cache!.sequence())]);
+  appends('a question', () => [state.chat!], 100, 80);
+  steps.push(['fork at once', () => (state.fork = state.chat!.fork())]);
+  steps.push(['dispose', () => state.fork!.dispose()]);
+  appends('a prompt', () => [state.chat!], 280, 1);
+  steps.push(['attend', () => state.chat!.attend(0, queries(40)).read()]);
+  steps.push(['seal', () => state.chat!.seal()]);
+  steps.push(['open another', () => (state.other = state.cache!.sequence())]);
+  for (let n = 0; n < 3; n++) appends('a batch', () => [state.chat!, state.other!], 150, 20 + 3 * n);
+  steps.push(['attend in a batch', () => state.cache!.attend([state.chat!, state.other!], 1, [queries(1), queries(90)]).read()]);
+  steps.push(['fork', () => (state.fork = state.chat!.fork())]);
+  appends('to a fork', () => [state.fork!], 200, 40);
+  steps.push(['save', async () => (state.file = await state.fork!.save())]);
+  steps.push(['seal another', () => state.other!.seal()]);
+  steps.push(['crop', () => state.other!.crop(333)]);
+  steps.push(['seal before a cut', () => state.chat!.seal()]);
+  steps.push(['cut', () => state.chat!.crop(200)]);
+  steps.push(['restore', () => (state.restored = state.cache!.restore(state.file!))]);
+  appends('to all', () => [state.chat!, state.other!, state.fork!, state.restored!], 70, 60);
+  return { state, steps };
+}
+
+/** Runs with WebAssembly memories that do not grow; how often one was asked to. */
+async function refusingToGrow(run: () => unknown): Promise<{ asked: number; error: unknown }> {
+  const { grow } = WebAssembly.Memory.prototype;
+  let asked = 0;
+  let error: unknown;
+  WebAssembly.Memory.prototype.grow = () => {
+    asked++;
+    throw new RangeError('no room');
+  };
+  try {
+    await run();
+  } catch (thrown) {
+    error = thrown;
+  } finally {
+    WebAssembly.Memory.prototype.grow = grow;
+  }
+  return { asked, error };
+}
+
+const sequencesOf = ({ state: { chat, other, fork, restored } }: ReturnType<typeof calls>) =>
+  [chat, other, other && fork, restored].filter((sequence): sequence is Sequence => sequence !== undefined); // the first fork is gone
+
+for (const tested of backends) {
+  group(`growing on ${tested.name}`, test => {
+    test('a cache that grows in the middle of everything is what one is that took all at once', async () => {
+      const options = shapeOn(tested);
+      const [growing, whole] = [calls(options), calls(options)];
+      growing.state.cache = new KVCache(tested.backend, options);
+      whole.state.cache = new KVCache(tested.backend, { ...options, reserve: true });
+      const { bytes } = whole.state.cache;
+      for (const [n, [, run]] of growing.steps.entries()) {
+        await run();
+        await whole.steps[n]![1]();
+        assert.ok(growing.state.cache.bytes <= bytes);
+      }
+      assert.is(whole.state.cache.bytes, bytes);
+      const [query, twins] = [bells(5, (options.queryHeads ?? 0) * (options.headDim ?? 0), 9), sequencesOf(whole)];
+      for (const [n, sequence] of sequencesOf(growing).entries()) {
+        sameBits(`file of ${n}`, await sequence.save(), await twins[n]!.save());
+        for (const layer of [0, 1, 2])
+          sameAttention(
+            tested,
+            `attention of ${n}`,
+            await sequence.attend(layer, query).read(),
+            await twins[n]!.attend(layer, query).read()
+          );
+      }
+      for (const { state } of [growing, whole]) state.cache!.dispose();
+    });
+
+    test('what disposed sequences held is taken again', () => {
+      const options = shapeOn(tested);
+      const cache = new KVCache(tested.backend, options);
+      const conversation = () => {
+        const sequences = [1, 2].map(seed => {
+          const sequence = cache.sequence();
+          for (let n = 0; n < 3; n++) {
+            for (const layer of [0, 1, 2]) {
+              const { keys, values } = rows(options, 190, seed + n);
+              sequence.append(layer, keys, values);
+            }
+          }
+          return sequence;
+        });
+        for (const sequence of sequences) sequence.dispose();
+      };
+      // What raw windows had becomes room for pages, and the next raw windows want some of their own.
+      for (let n = 0; n < 3; n++) conversation();
+      const { bytes } = cache;
+      for (let n = 0; n < 4; n++) conversation();
+      assert.is(cache.bytes, bytes);
+      cache.dispose();
+    });
+  });
+}
+
+for (const { name, backend } of wasm) {
+  group(`refused memory, ${name}`, test => {
+    test('leaves everything as it was, whatever asked for it, and the same call does its work once there is some', async () => {
+      const [refused, twin] = [calls(shape), calls(shape)];
+      for (const { state } of [refused, twin]) state.cache = new KVCache(backend, shape);
+      const { cache } = refused.state;
+      const names = new Set<string>();
+      for (const [n, [what, run]] of refused.steps.entries()) {
+        const before = sequencesOf(refused).map(({ length, bytes }) => [length, bytes]);
+        const { bytes } = cache!;
+        const { asked, error } = await refusingToGrow(run);
+        if (asked > 0) {
+          assert.instance(error, BackendError, what);
+          assert.match((error as Error).message, /^wasm backend expected \d+ bytes more than \d+, got: no room$/);
+          assert.is(cache!.bytes, bytes, what);
+          assert.equal(
+            sequencesOf(refused).map(({ length, bytes }) => [length, bytes]),
+            before,
+            what
+          );
+          names.add(what);
+          await run();
+        } else if (error) throw error;
+        await twin.steps[n]![1]();
+      }
+      console.log(`refused: ${[...names].join(', ')}`);
+      for (const call of ['open', 'append a prompt', 'append a batch', 'append to a fork', 'fork at once', 'attend', 'restore'])
+        assert.ok(names.has(call), call);
+      const twins = sequencesOf(twin);
+      for (const [n, sequence] of sequencesOf(refused).entries()) sameBits(`file of ${n}`, await sequence.save(), await twins[n]!.save());
+    });
+  });
+}
+
+group('bytes of a large cache', test => {
+  const options = { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, rope: ropes(64)['halves']!, capacity: 131072 };
+
+  test('are few at the start, and at 1,000 tokens what these need', () => {
+    const cache = new KVCache(simd128.backend, options);
+    atMost('bytes at the start', cache.bytes, FIRST_BYTES);
+    const sequence = cache.sequence();
+    const { keys, values } = rows(options, 1000, 1);
+    const query = bells(1, 576, 3);
+    for (let t = 0; t < 1000; t++) {
+      for (let layer = 0; layer < 30; layer++) {
+        sequence.append(layer, keys.subarray(192 * t, 192 * (t + 1)), values.subarray(192 * t, 192 * (t + 1)));
+        if (t % 100 === 0) sequence.attend(layer, query);
+      }
+    }
+    const bits = (8 * cache.bytes) / (1000 * 30 * 2 * 192);
+    console.log(`${cache.bytes} bytes, ${bits.toFixed(3)} bits an element; of the sequence ${sequence.bytes}`);
+    atMost('bits an element', bits, THOUSAND_TOKENS_BITS);
+    assert.ok(plan(options).bytes > 100 * cache.bytes);
+    cache.dispose();
+  });
+});
