@@ -258,7 +258,8 @@ export class PageTables {
     const table = this.#tables[layer]!;
     for (const window of windows) this.#addPage(table, this.#pool.allocatePage(layer), window);
     this.#addSlots(table, rawCount);
-    const dropped = Math.min(windows[0] ?? coded, this.#windowsBehind(layer, length));
+    // By a cache that keeps fewer for crops, or evicted: which of both is not told.
+    const dropped = Math.min(windows[0] ?? coded, windowsBehind({ ...this.#pool.shape, recent: 0 }, layer, length));
     Object.assign(table, { length, coded, oldest: length, dropped });
     this.#pool.held[layer]! += this.rawTokens(layer) + windows.length * WINDOW;
   }

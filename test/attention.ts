@@ -64,14 +64,13 @@ export function expectedOver(
   };
   const products = productsOf(sequence, layer, query, keys, scale);
   const integers = integerSlack(sequence, layer, pages.length, query, products);
-  const logSum = (row: number, token: number) => LOGIT_ADDED_UP * products(row, token);
+  const logit = (row: number, token: number) => mean(row, token) + LOGIT_ADDED_UP * products(row, token);
   const slack =
     integers === undefined
-      ? { logit: mean, logSum, ...means }
+      ? { logit, ...means }
       : {
-          logSum,
           ...means,
-          logit: (row: number, token: number) => mean(row, token) + integers(row, token),
+          logit: (row: number, token: number) => logit(row, token) + integers(row, token),
           windows: { first: shape.sinks, count: pages.length, share: INTEGER_SHARE }
         };
   const { keepSinks, ...heads } = shape.layers[layer]!;
@@ -152,6 +151,31 @@ export async function attendWithinRule(
   const out = await sequence.attend(layer, query, scale === undefined ? {} : { scale }).read();
   const { exact, naive, extra } = await expectedAttention(sequence, layer, query, pages, scale);
   withinFloatRule(what, out, exact, naive, sequence.shape.layers[layer]!.valueDim, extra);
+  return out;
+}
+
+/**
+ * Attends to the second layer of two that were given the same tokens, and holds the output and its log-sum-exp to the float rule over what
+ * the first holds, which has no window: what a mask hides, and no more, may be gone. The sequence is sealed afterwards.
+ *
+ * @param evicted  positions that the second has lost
+ */
+export async function attendBesidePlain(
+  what: string,
+  sequence: Sequence,
+  query: Float32Array,
+  evicted?: AttentionShape['evicted']
+): Promise<Float32Array> {
+  const { queryHeads, headDim, valueDim } = sequence.shape.layers[1]!;
+  // `sealed` is the mean of both layers.
+  const pages = (2 * sequence.sealed.tokens + sequence.tokens(0) - sequence.tokens(1)) / 128;
+  const lse = new Float32Array(query.length / headDim);
+  const out = await sequence.attend(1, query, { lse }).read();
+  const held = await sequence.decode(0);
+  const saved = readSaved(await sequence.save()).layers[0]!.pages.slice(0, pages);
+  const expected = expectedOver(sequence, 1, query, held, saved, undefined, evicted);
+  withinFloatRule(what, out, expected.exact, expected.naive, valueDim, expected.extra);
+  withinFloatRule(`${what}: log-sum-exp`, lse, expected.lse.exact, expected.lse.naive, queryHeads, expected.lse.extra);
   return out;
 }
 

@@ -48,8 +48,6 @@ export function sees({ window = Infinity, keptSinks = 0, evicted }: AttentionSha
 export interface Slack {
   /** Of the logit of query row r (token · queryHeads + head) and token t. */
   logit(row: number, token: number): number;
-  /** The same, but in what a log-sum-exp may be off by alone. */
-  logSum(row: number, token: number): number;
   /** Of weights and values that are rounded to integers, in windows that a row sees all of. */
   readonly windows?: { readonly first: number; readonly count: number; readonly share: number };
   /** Of the sums that values are mixed from: the first coded token, the norms and the mean of every window and KV head, a share. */
@@ -65,7 +63,7 @@ export interface Slack {
  *
  * @returns  the output [n, queryHeads, valueDim], the softmax's log-sum-exp [n, queryHeads] and, to first order, how far `slack` can
  *           move them: Σ p·logit·|v − out|, and for every window share · √(Σp · max p) · ‖V‖₂ of the channel's tokens, and
- *           share · (Σ p·s1) · |o|; the log-sum-exp by Σ p·(logit + logSum)
+ *           share · (Σ p·s1) · |o|; the log-sum-exp by Σ p·logit
  */
 export function attention(
   queries: Numbers,
@@ -115,7 +113,6 @@ export function attention(
     for (let i = 0; i < valueDim; i++) out[to + i] = round(out[to + i]! / sum);
     if (!slack) continue;
     for (const t of seen) {
-      lseMoved[row]! += (p[t]! / sum) * slack.logSum(row, t);
       const by = (p[t]! / sum) * slack.logit(row, t);
       if (by === 0) continue;
       lseMoved[row]! += by;

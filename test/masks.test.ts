@@ -5,11 +5,10 @@
 import { KVCache, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
-import { expectedOver } from './attention.ts';
+import { attendBesidePlain } from './attention.ts';
 import { backends, webgpu } from './backends.ts';
 import { sameBits, withinFloatRule } from './compare.ts';
 import { anyBalance, type Input, keyLike, normal, ropes } from './inputs.ts';
-import { readSaved } from './pages.ts';
 import { DECODED_ROWS } from './tolerance.ts';
 import { scalar, simd128, type Tested } from './verbs.ts';
 
@@ -41,9 +40,6 @@ interface Held {
   readonly options?: Partial<Options>;
   readonly keys?: Input;
 }
-
-/** Positions that a layer has lost. */
-type Gap = { readonly from: number; readonly to: number };
 
 const contents: Readonly<Record<string, Held>> = {
   'one token after coded and raw ones': { counts: [300, 7], queries: 1 },
@@ -88,21 +84,6 @@ function filled(cache: KVCache, { counts, keys = keyLike }: Pick<Held, 'counts' 
   return sequence;
 }
 
-/** Attends to the second layer, and holds the output and its log-sum-exp to the float rule. The sequence is sealed afterwards. */
-async function attendWithinRule(what: string, sequence: Sequence, query: Float32Array, evicted?: Gap): Promise<Float32Array> {
-  const { queryHeads, headDim, valueDim } = sequence.shape.layers[1]!;
-  // `sealed` is the mean of both layers; the second has given back what is behind its window.
-  const pages = (2 * sequence.sealed.tokens + sequence.tokens(0) - sequence.tokens(1)) / 128;
-  const lse = new Float32Array(query.length / headDim);
-  const out = await sequence.attend(1, query, { lse }).read();
-  const held = await sequence.decode(0);
-  const saved = readSaved(await sequence.save()).layers[0]!.pages.slice(0, pages);
-  const expected = expectedOver(sequence, 1, query, held, saved, undefined, evicted);
-  withinFloatRule(what, out, expected.exact, expected.naive, valueDim, expected.extra);
-  withinFloatRule(`${what}: log-sum-exp`, lse, expected.lse.exact, expected.lse.naive, queryHeads, expected.lse.extra);
-  return out;
-}
-
 /** Whether a feature is tried with this content: all windows with all, the rest where codes, raw tokens and decoded pages are met. */
 function tells(feature: string, content: string): boolean {
   return /window|everything/.test(feature) || /one token|a second prompt|coded$/.test(content);
@@ -134,7 +115,7 @@ for (const tested of backends) {
         tried(title, layer, options, async cache => {
           const sequence = filled(cache, { counts, ...(keys && { keys }) });
           if (seal) sequence.seal();
-          outputs.set(`${tested.name} ${title}`, await attendWithinRule(title, sequence, queriesOf(cache, queries)));
+          outputs.set(`${tested.name} ${title}`, await attendBesidePlain(title, sequence, queriesOf(cache, queries)));
         });
       }
     }
@@ -154,7 +135,7 @@ for (const tested of backends) {
             [[140, 50], 50]
           ] as const) {
             const sequence = filled(cache, { counts }, 7);
-            const out = await attendWithinRule(`${title}, ${queries} queries`, sequence, queriesOf(cache, queries));
+            const out = await attendBesidePlain(`${title}, ${queries} queries`, sequence, queriesOf(cache, queries));
             outputs.set(`${tested.name} ${title} ${queries}`, out);
             sequence.dispose();
           }
@@ -168,7 +149,7 @@ for (const tested of backends) {
         sequence.seal();
         const gap = { from: 260 - 64, to: 260 };
         sequence.evict({ ...gap, layer: 1 });
-        outputs.set(`${tested.name} evicted ${queries}`, await attendWithinRule('out', sequence, queriesOf(cache, queries), gap));
+        outputs.set(`${tested.name} evicted ${queries}`, await attendBesidePlain('out', sequence, queriesOf(cache, queries), gap));
         sequence.dispose();
       }
     });
@@ -176,7 +157,7 @@ for (const tested of backends) {
     // Tables are read 32 pages at a time; the first of these pages are in sight of no row, or of some.
     tried('a window over more pages than are scored at once', { window: 2101 }, { capacity: 2250 }, async cache => {
       const sequence = filled(cache, { counts: [2240, 5] });
-      const out = await attendWithinRule('out', sequence, queriesOf(cache, 3));
+      const out = await attendBesidePlain('out', sequence, queriesOf(cache, 3));
       outputs.set(`${tested.name} long`, out);
     });
 
@@ -191,7 +172,7 @@ for (const tested of backends) {
         const title = `keys of ${headDim} channels and values of ${valueDim}, ${queries} queries of ${queryHeads} heads`;
         tried(title, { valueDim, window: 100 }, { headDim, queryHeads, capacity: 256 }, async cache => {
           const sequence = filled(cache, { counts: [140, queries] });
-          outputs.set(`${tested.name} ${title}`, await attendWithinRule(title, sequence, queriesOf(cache, queries)));
+          outputs.set(`${tested.name} ${title}`, await attendBesidePlain(title, sequence, queriesOf(cache, queries)));
         });
       }
     }

@@ -197,8 +197,8 @@ export class ModelSequence {
   }
 
   /** Windows before this one are behind a query at `position`, and all that come after it; `recent` more are kept for crops. */
-  #behind(layer: number, position: number): number {
-    const { sinks, recent, layers } = this.#shape;
+  #behind(layer: number, position: number, recent = this.#shape.recent): number {
+    const { sinks, layers } = this.#shape;
     const oldestSeen = position - layers[layer]!.window + 1;
     return Math.max(0, Math.floor((oldestSeen - sinks) / 64) - recent);
   }
@@ -333,8 +333,11 @@ export class ModelSequence {
   /** What a file of it has: nothing that no query will see. */
   saved(): ModelSequence {
     const copy = this.copy();
-    copy.layers.forEach((_, layer) => {
+    copy.layers.forEach(({ tokens, windows }, layer) => {
       copy.pass(layer);
+      // Of first windows that are gone it does not tell why.
+      const lost = windows.findIndex(page => typeof page === 'object');
+      copy.#give(layer, 'behind', 0, Math.min(lost < 0 ? windows.length : lost, this.#behind(layer, tokens.length, 0)));
     });
     return copy;
   }
