@@ -3,6 +3,7 @@
 
 import { type Data, KVCache, type Layout, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import { Staging } from '../src/webgpu/staging.ts';
 import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
 import { backends, scatteredWebgpu } from './backends.ts';
@@ -167,3 +168,24 @@ for (const tested of backends) {
     }
   });
 }
+
+group('types and layouts', test => {
+  // Sevenths and the like are not whole numbers times what they were divided by: (61 / 7) · 7 · 32 is below 61 · 32.
+  for (const kvHeads of [3, 7, 11, 49]) {
+    test(`runs of a prompt, heads first, are staged where their channels begin: ${kvHeads} KV heads`, () => {
+      const [headDim, valueDim, tokens] = [40, 32, 511];
+      const buffer = { size: 4 * tokens * kvHeads * headDim } as GPUBuffer;
+      const queue = { writeBuffer: () => {} } as unknown as GPUQueue;
+      const staging = new Staging(queue, [buffer, buffer], () => 64);
+      const of = (channels: number) => new Uint16Array(tokens * kvHeads * channels);
+      const runs = Array.from({ length: tokens }, (_, from) => ({ slot: 0, at: 0, from, tokens: 1 }));
+      const write = { keys: new Float32Array(of(headDim)), values: of(valueDim), layout: 'heads-first', runs } as const;
+      staging.write([write], kvHeads, [kvHeads * headDim, kvHeads * valueDim], jobs => {
+        assert.equal(
+          jobs.map(({ job }) => [job.keys, job.values]),
+          runs.map(({ from }) => [from * headDim, (from * valueDim) / 2])
+        );
+      });
+    });
+  }
+});

@@ -4,6 +4,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { codebooks } from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
+import { codecs } from '../src/format/codec.ts';
+import { cacheShape } from '../src/shape.ts';
+import { Constants } from '../src/webgpu/constants.ts';
 import { fieldsOf, STRUCTS } from '../src/webgpu/structs.ts';
 import { group } from '../tools/group.ts';
 
@@ -61,6 +64,22 @@ group('shaders', test => {
     }
     assert.equal([...found].sort(), Object.keys(STRUCTS).sort());
     for (const name of ['Request', 'Tile', 'Split', 'RawWindow'] as const) assert.is(fieldsOf(name).length, 4, name);
+  });
+
+  test('stages are listed of every codec and number of channels, also where blocks of both sides have as many bytes', () => {
+    for (const codec of Object.keys(codecs) as (keyof typeof codecs)[]) {
+      const layers = Array.from({ length: 69 }, (_, n) => ({ headDim: 32 + 8 * n }));
+      const shape = cacheShape({ layers, kvHeads: 1, queryHeads: 1, keys: codec, values: codec, capacity: 64, balance: 'off' });
+      const constants = new Constants(shape);
+      for (const block of shape.layers.flatMap(({ page }) => [page.keys, page.values])) {
+        const { at, count } = constants.stagesOf(block);
+        const stages = block.segments.flatMap(({ channel, channels, stages }) =>
+          stages.map(({ column, columns }) => [channel, channels, column, columns])
+        );
+        const listed = Array.from({ length: count }, (_, n) => Array.from(constants.words.subarray(at + 9 * n + 1, at + 9 * n + 5)));
+        assert.equal(listed, stages, `${codec}, ${block.bytes} bytes`);
+      }
+    }
   });
 
   test('a struct of four words is read from an entry field by field', () => {

@@ -154,8 +154,9 @@ export function unsegmentedKeys({ headDim, page }: LayerShape): BlockLayout {
   return blockLayout(page.values.codec, headDim, 'values', false);
 }
 
-function kindOf({ codec, balanced, bytes }: BlockLayout): string {
-  return `${codec.name} ${balanced} ${bytes}`;
+/** Of one side blocks with more channels have more bytes; those of the other, whose mean has other bits, may have as many. */
+function kindOf({ codec, balanced, meanBits, bytes }: BlockLayout): string {
+  return `${codec.name} ${balanced} ${meanBits} ${bytes}`;
 }
 
 function floatBits(x: number): number {

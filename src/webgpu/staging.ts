@@ -120,7 +120,7 @@ export class Staging {
           // Rows of f16 lie at the beginning of the room for f32.
           const word = (side: 0 | 1): number => {
             const row = (token - from) * strides.tokenRows;
-            return used * perToken[side] + ((row / kvHeads) * perToken[side]) / (isF16(side === 0 ? keys : values) ? 2 : 1);
+            return used * perToken[side] + (row * perToken[side]) / kvHeads / (isF16(side === 0 ? keys : values) ? 2 : 1);
           };
           jobs.push({
             slot,
