@@ -4,12 +4,15 @@
 import type { PageTable, Run } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
 import type { Pool } from './pool.ts';
-import { baseSlots, type CacheShape, LEARNED_WINDOWS } from './shape.ts';
+import { type CacheShape, LEARNED_WINDOWS } from './shape.ts';
 
 /** One layer of one sequence: what a backend reads, and this file alone changes; and what is known of its queries. */
 interface LayerTable extends PageTable {
   length: number;
+  pages: Uint32Array;
+  windows: Uint32Array;
   pageCount: number;
+  raws: Uint32Array;
   coded: number;
   rawCount: number;
   /** While it has still to learn: queries of the positions before this one were counted, if they ever were asked. */
@@ -34,22 +37,18 @@ export class PageTables {
   /** @throws {RangeError} if `sequences` are open already */
   constructor(pool: Pool) {
     pool.checkSequences();
-    const { layers, pageCounts, rawSlots, sinks, maxAppend } = pool.shape;
-    const arrays = pageCounts.map(pages => ({
-      pages: new Uint32Array(pages),
-      windows: new Uint32Array(pages),
-      raws: new Uint32Array(1 + baseSlots(pool.shape) + Math.ceil(maxAppend / WINDOW))
-    }));
-    // Taken last: where there is no memory for the arrays, nothing is held.
+    const { layers, rawSlots, sinks } = pool.shape;
     const number = pool.sequences.allocate();
     this.#pool = pool;
     this.number = number;
-    this.#tables = arrays.map((lists, layer) => ({
-      ...lists,
+    this.#tables = layers.map((_, layer) => ({
       length: 0,
       sequence: number,
       sinkSlot: sinks === 0 ? -1 : rawSlots + number * layers.length + layer,
+      pages: new Uint32Array(),
+      windows: new Uint32Array(),
       pageCount: 0,
+      raws: new Uint32Array(),
       coded: 0,
       rawCount: 0,
       counted: 0,
@@ -340,6 +339,8 @@ export class PageTables {
   }
 
   #addPage(table: LayerTable, page: number, window: number): void {
+    table.pages = withRoom(table.pages, table.pageCount);
+    table.windows = withRoom(table.windows, table.pageCount);
     table.pages[table.pageCount] = page;
     table.windows[table.pageCount++] = window;
   }
@@ -355,6 +356,7 @@ export class PageTables {
 
   #addSlots(table: LayerTable, count: number): void {
     for (let n = 0; n < count; n++) {
+      table.raws = withRoom(table.raws, table.rawCount);
       const slot = this.#pool.slots.allocate(); // before it counts: it may throw
       table.raws[table.rawCount++] = slot;
     }
@@ -373,4 +375,12 @@ export class PageTables {
 /** Windows that a layer's query at `position` does not see, nor any that comes after it, but the `recent` that are kept for crops. */
 export function windowsBehind({ sinks, recent, layers }: CacheShape, layer: number, position: number): number {
   return Math.max(0, Math.floor((position + 1 - layers[layer]!.window - sinks) / WINDOW) - recent);
+}
+
+/** A list of `count` numbers with room for one more: twice as long where it was full. */
+function withRoom(list: Uint32Array, count: number): Uint32Array {
+  if (count < list.length) return list;
+  const longer = new Uint32Array(Math.max(4, 2 * count));
+  longer.set(list);
+  return longer;
 }
