@@ -39,7 +39,7 @@ export const lanes: readonly Lane[] = [
       lane: 'chromium',
       files: [
         ...['attend', 'cache', 'evict', 'formats', 'histories', 'learning', 'lessons', 'magnitudes', 'masks', 'odd', 'prefixes'],
-        ...['profiles', 'refusals', 'reorder', 'shapes']
+        ...['profiles', 'refusals', 'reorder', 'shapes', 'windows']
       ]
     }
   },
@@ -69,7 +69,7 @@ export const lanes: readonly Lane[] = [
       lane: 'chromium',
       files: [
         ...['cache', 'choose', 'evict', 'histories', 'lessons', 'magnitudes', 'masks', 'odd', 'prefixes', 'profiles', 'refusals'],
-        ...['reorder', 'shapes']
+        ...['reorder', 'shapes', 'windows']
       ]
     }
   },
