@@ -229,18 +229,17 @@ export class WasmStore implements Store {
       const table = tables[n]!;
       const query = queries[n]!;
       const rows = { layout, tokens: query.length / (queryHeads * headDim), heads: queryHeads };
-      const decoded = rows.tokens * rowsPerToken >= PROMPT_ROWS && keys.codec.bits + values.codec.bits > 2;
-      // Equal parts: a short last one would decode all pages for a few rows.
+      // Equal parts, each in one call: a short one would decode all pages for a few rows. No two of a sequence fit in a call, in which
+      // there is room for its pages once.
       const most = Math.ceil(rows.tokens / Math.ceil(rows.tokens / callTokens));
-      for (let from = 0; from < rows.tokens; ) {
-        const tokens = Math.min(rows.tokens - from, most, callTokens - call.tokens);
+      const decoded = most * rowsPerToken >= PROMPT_ROWS && keys.codec.bits + values.codec.bits > 2;
+      for (let from = 0; from < rows.tokens; from += most) {
+        const tokens = Math.min(rows.tokens - from, most);
+        if (call.tokens + tokens > callTokens) flush();
         const firstRow = call.tokens * queryHeads;
         this.#loadQueries(query, rows, headDim, from, tokens, input + 4 * firstRow * headDim);
         this.#addItem(call, layer, table, tokens, table.length - rows.tokens + from, decoded);
         parts.push({ rows, from, tokens, firstRow, toRow });
-        from += tokens;
-        // A sequence is in a call once: there is room for its pages once.
-        if (from < rows.tokens || call.tokens === callTokens) flush();
       }
       toRow += rows.tokens * queryHeads;
     }
