@@ -17,7 +17,11 @@ export const APPEND_OPTIONS = ['layout'] as const satisfies readonly (keyof Appe
 export interface AttendOptions<Out extends Target = Target> {
   /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
   readonly scale?: number;
-  /** Where the result goes; a new Float32Array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. */
+  /**
+   * Where the result goes; a new Float32Array by default. Hand one in to allocate nothing while decoding, or a GPUBuffer's range. It may
+   * take the place of the queries where a row of it has as many bytes as a row of theirs, of `headDim`; else it must not overlap them:
+   * long prompts are answered in parts.
+   */
   readonly out?: Out;
   /**
    * Receives the natural logarithm of the softmax's denominator, Σ exp(logit) with that of a sink logit: f32 [tokens, queryHeads],
