@@ -24,10 +24,10 @@ import {
   SAVE_OPTIONS,
   type SaveOptions
 } from './options.ts';
-import { PageTables, windowsBehind } from './pagetable.ts';
+import { PageTables } from './pagetable.ts';
 import { Pool } from './pool.ts';
 import { Sealing } from './sealing.ts';
-import { balanceBytes, baseSlots, type CacheShape, ofLayer } from './shape.ts';
+import { balanceBytes, baseSlots, type CacheShape, ofLayer, windowsBehind } from './shape.ts';
 
 /** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
 const SCALE_MOST = 2 ** 32;

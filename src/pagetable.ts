@@ -4,7 +4,7 @@
 import type { PageTable, Run } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
 import type { Pool } from './pool.ts';
-import { type CacheShape, LEARNED_WINDOWS } from './shape.ts';
+import { LEARNED_WINDOWS, windowsBehind } from './shape.ts';
 
 /** One layer of one sequence: what a backend reads, and this file alone changes; and what is known of its queries. */
 interface LayerTable extends PageTable {
@@ -370,11 +370,6 @@ export class PageTables {
   #wholeWindows(length: number): number {
     return Math.floor(Math.max(0, length - this.#pool.shape.sinks) / WINDOW);
   }
-}
-
-/** Windows that a layer's query at `position` does not see, nor any that comes after it, but the `recent` that are kept for crops. */
-export function windowsBehind({ sinks, recent, layers }: CacheShape, layer: number, position: number): number {
-  return Math.max(0, Math.floor((position + 1 - layers[layer]!.window - sinks) / WINDOW) - recent);
 }
 
 /** A list of `count` numbers with room for one more: twice as long where it was full. */

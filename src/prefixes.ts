@@ -10,13 +10,12 @@ import { checkObject, checkOptions, kind } from './check.ts';
 import { typedArrayName } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import { readHeader, tensorsOf } from './header.ts';
-import { windowsBehind } from './pagetable.ts';
 import { chainOf, NONE, rootOf, sha256 } from './prefixes/digest.ts';
 import { evict } from './prefixes/evict.ts';
 import { Items, type Manifest, manifestName, type PrefixStorage, sizeOf, together } from './prefixes/items.ts';
 import { balanceOf, Pieces } from './prefixes/pieces.ts';
 import { Sequence } from './sequence.ts';
-import type { CacheShape } from './shape.ts';
+import { type CacheShape, windowsBehind } from './shape.ts';
 
 export { type PrefixStorage, StorageError } from './prefixes/items.ts';
 

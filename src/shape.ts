@@ -138,6 +138,11 @@ function pagesBehind(window: number, maxAppend: number, recent: number): number 
   return Math.ceil((window + maxAppend) / WINDOW) + 2 + recent;
 }
 
+/** @internal Windows that a layer's query at `position` does not see, nor any that comes after it, but the `recent` that are kept for crops. */
+export function windowsBehind({ sinks, recent, layers }: CacheShape, layer: number, position: number): number {
+  return Math.max(0, Math.floor((position + 1 - layers[layer]!.window - sinks) / WINDOW) - recent);
+}
+
 /** @internal Complete windows of keys that a sequence learns from, which stay raw until it has them all. */
 export const LEARNED_WINDOWS = 2;
 

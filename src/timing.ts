@@ -3,7 +3,7 @@
 import { type Backend, BackendError, type PageTable, type Store } from './backend.ts';
 import { WINDOW } from './format/layout.ts';
 import { CAPACITY_MOST, type LayerShape } from './layer.ts';
-import { balanceBytes, type CacheShape, cacheShape, type StepShape } from './shape.ts';
+import { balanceBytes, type CacheShape, cacheShape, type StepShape, windowsBehind } from './shape.ts';
 
 /** Bytes of distinct pages, or one sequence's; beyond them sequences share, so that a large batch needs no large memory to be timed. */
 const PAGE_BYTES = 2 ** 28;
@@ -23,14 +23,14 @@ const STEPS = 2;
  * @throws {BackendError} if the backend has no memory for it
  */
 export async function timeStep(backend: Backend, shape: StepShape, batch: number, context: number): Promise<number> {
-  const { cache, pageCount } = contextsOf(shape, batch, context);
+  const { cache, windowCount } = contextsOf(shape, batch, context);
   const layer = cache.layers[0]!;
   const { kvHeads, queryHeads, headDim, valueDim } = layer;
   await backend.prepare?.(cache);
   const store = backend.createStore(cache);
   try {
     await store.ready;
-    const tables = tablesOf(cache, pageCount); // once their memory is granted: there may be too many
+    const tables = tablesOf(cache, windowCount); // once their memory is granted: there may be too many
     if (layer.page.keys.balanced) {
       store.setBalance(0, 0, new Uint8Array(balanceBytes([layer])));
       for (const { sequence } of tables.slice(1)) store.copyBalance(0, 0, sequence);
@@ -54,8 +54,8 @@ export async function timeStep(backend: Backend, shape: StepShape, batch: number
   }
 }
 
-/** A cache of one layer for sequences of `context` tokens, and how many pages these are. */
-function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly pageCount: number } {
+/** A cache of one layer for sequences of `context` tokens, and how many windows these are. */
+function contextsOf(shape: StepShape, batch: number, context: number): { readonly cache: CacheShape; readonly windowCount: number } {
   const { layers, ...common } = shape;
   const first = Array.isArray(layers) ? layers.slice(0, 1) : 1;
   const balance = shape.balance === 'off' ? 'off' : 'learn'; // a profile is one of all layers, and no time depends on what it says
@@ -65,21 +65,25 @@ function contextsOf(shape: StepShape, batch: number, context: number): { readonl
     sinks,
     layers: [layer]
   } = sized(1);
-  const pageCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
-  const distinct = Math.min(batch * pageCount, Math.max(pageCount, Math.floor(PAGE_BYTES / layer!.page.bytes)), CAPACITY_MOST / WINDOW);
-  return { cache: sized(distinct), pageCount };
+  const windowCount = Math.max(1, Math.floor((context - sinks) / WINDOW));
+  const distinct = Math.min(batch * windowCount, Math.max(windowCount, Math.floor(PAGE_BYTES / layer!.page.bytes)), CAPACITY_MOST / WINDOW);
+  return { cache: sized(distinct), windowCount };
 }
 
-/** Tables of the sequences of such a cache: every token in pages, and one raw that is written anew each time. */
-function tablesOf({ sequences, sinks, rawSlots, pageCounts }: CacheShape, pageCount: number): PageTable[] {
+/** Tables of the sequences of such a cache: every token in pages that a query still sees, and one raw that is written anew each time. */
+function tablesOf(cache: CacheShape, windowCount: number): PageTable[] {
+  const { sequences, sinks, rawSlots, pageCounts } = cache;
+  const position = sinks + WINDOW * windowCount;
+  const behind = windowsBehind(cache, 0, position);
+  const pageCount = windowCount - behind;
   return Array.from({ length: sequences }, (_, n) => ({
     sequence: n,
-    length: sinks + WINDOW * pageCount + 1,
+    length: position + 1,
     sinkSlot: sinks === 0 ? -1 : rawSlots + n,
     pages: Uint32Array.from({ length: pageCount }, (_, i) => (n * pageCount + i) % pageCounts[0]!),
-    windows: Uint32Array.from({ length: pageCount }, (_, i) => i),
+    windows: Uint32Array.from({ length: pageCount }, (_, i) => behind + i),
     pageCount,
-    coded: pageCount,
+    coded: windowCount,
     raws: Uint32Array.of(n),
     rawCount: 1
   }));

@@ -214,6 +214,14 @@ group('plan() with a grid', test => {
     }
   });
 
+  test('times a layer with a sliding window in a context that is far longer than it', async () => {
+    for (const more of [{ window: 64 }, { window: 100, keepSinks: true }, { window: 1, sinks: 0 }]) {
+      const cell = { backends: [simd128.backend], batch: [1, 3], context: [100, 2 ** 20] };
+      const { steps } = await plan({ ...options, ...more }, cell);
+      assert.ok(steps.every(({ milliseconds: [time] }) => time! > 0 && time! < Infinity));
+    }
+  });
+
   test('says NaN where a backend has no memory for a cell', async () => {
     // One sequence's pages must be distinct: 2²⁴ tokens of 64 heads are beyond what WebAssembly can address.
     const { steps } = await plan(

@@ -63,7 +63,7 @@ const allowed: Record<string, readonly string[]> = {
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
   kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
-  prefixes: ['cache', 'check', 'format', 'header', 'pagetable', 'sequence', 'shape'],
+  prefixes: ['cache', 'check', 'format', 'header', 'sequence', 'shape'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
   cpu: [
     'backend',
