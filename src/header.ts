@@ -238,12 +238,16 @@ function headerOf(metadata: Record<string, unknown>, bytes: number): Header {
   // A page is 64 tokens, so that a window which is not complete is raw.
   const complete = Math.floor(windowsOf(length, shape.sinks));
   const coded = integersOf(metadata, 'coded', layers.length, complete);
-  const windows = textOf(metadata, 'windows')
-    .split(' ')
-    .map((ranges, layer) => windowsIn(ranges, coded[layer] ?? 0, bytes / (layers[layer]?.page.bytes ?? Infinity)));
-  if (windows.length !== layers.length) {
+  const ranges = textOf(metadata, 'windows').split(' ');
+  if (ranges.length !== layers.length) {
     throw new RangeError(`file expected windows of ${plural(layers.length, 'layer')}, got ${shown(metadata['windows'])}`);
   }
+  let left = bytes; // for pages of all layers: a few words of a header name billions
+  const windows = layers.map(({ page }, layer) => {
+    const held = windowsIn(ranges[layer]!, coded[layer]!, left / page.bytes);
+    left -= held.length * page.bytes;
+    return held;
+  });
   const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
   const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
   // Only a layer that has still to learn counts; what else is there is refused when the header is compared.
@@ -262,7 +266,7 @@ function integersOf(metadata: Record<string, unknown>, field: string, layers: nu
   return integers;
 }
 
-/** The numbers of windows in ranges, each below `coded` and above all before it, and no more than there can be pages. */
+/** The numbers of windows in ranges, each below `coded` and above all before it, and no more than there is room for pages. */
 function windowsIn(ranges: string, coded: number, pages: number): number[] {
   const windows: number[] = [];
   if (ranges === '-') return windows;
@@ -272,7 +276,9 @@ function windowsIn(ranges: string, coded: number, pages: number): number[] {
       throw new RangeError(`file expected windows in ascending ranges below ${coded} (those that were coded), got ${shown(ranges)}`);
     }
     if (windows.length + last - first >= pages)
-      throw new RangeError(`file expected at most ${Math.floor(pages)} windows of a layer, got ${shown(ranges)}`);
+      throw new RangeError(
+        `file expected at most ${Math.floor(pages)} windows of a layer (what the file has room for), got ${shown(ranges)}`
+      );
     for (let window = first; window <= last; window++) windows.push(window);
   }
   return windows;

@@ -295,6 +295,15 @@ group('hostile files, whose checksum is right', test => {
     });
   }
 
+  test('windows of all layers together are no more than the file has room for', () => {
+    const bytes = withHeader(file, header => {
+      Object.assign(header.__metadata__, { length: String(2 ** 24), coded: '99 99', windows: '0-9 0-9' });
+    });
+    const left = Math.floor(bytes.length / cache.shape.layers[0]!.page.bytes) - 10; // of a file of 100 MB, 4,096 layers would name 10⁹
+    const message = `file expected at most ${left} windows of a layer (what the file has room for), got 0-9`;
+    for (const read of [() => cache.restore(bytes), () => inspect(bytes)]) assert.is(messageOf(read), message);
+  });
+
   test('positions are counted where a layer has still to learn, and nowhere else', async () => {
     const plain = cacheOf({ balance: 'off' });
     const sealed = await append(cacheOf().sequence(), 140).save();
