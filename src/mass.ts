@@ -1,6 +1,6 @@
 // How much of a layer's attention goes to each of its windows: what policies of eviction ask.
 
-import type { PageTable, Store } from './backend.ts';
+import type { Output, PageTable, Store } from './backend.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
@@ -28,6 +28,7 @@ export async function attentionMass(
   scale: number
 ): Promise<Mass[]> {
   const { sinks, sequences, layers } = shape;
+  const { length } = table; // before anything is awaited
   const { queryHeads, headDim, valueDim, sinkLogits } = layers[layer]!;
   const rows = query.length / headDim;
   const none = { ...table, pageCount: 0, rawCount: 0 };
@@ -46,26 +47,20 @@ export async function attentionMass(
   /** Natural logarithms of denominators, of every table's rows. A call takes no more tables than there may be sequences. */
   const denominators = async (tables: readonly PageTable[]): Promise<Float32Array> => {
     const all = new Float32Array(tables.length * rows);
+    const results = new Float32Array(Math.min(tables.length, sequences) * rows * valueDim); // of every call, and of no interest
+    // All are queued before the first is awaited: by then a slot or a page may have become another's.
+    const outputs: Output<Data>[] = [];
     for (let first = 0; first < tables.length; first += sequences) {
       const some = tables.slice(first, first + sequences);
-      const lse = new Float32Array(some.length * rows);
-      const out = new Float32Array((some.length * query.length * valueDim) / headDim);
-      await store
-        .attend(
-          layer,
-          some,
-          some.map(() => query),
-          'tokens-first',
-          scale,
-          out,
-          lse
-        )
-        .read();
-      all.set(lse, first * rows);
+      const queries = some.map(() => query);
+      const out = results.subarray(0, some.length * rows * valueDim);
+      const lse = all.subarray(first * rows, (first + some.length) * rows);
+      outputs.push(store.attend(layer, some, queries, 'tokens-first', scale, out, lse));
     }
+    await Promise.all(outputs.map(output => output.read()));
     return all;
   };
-  const sinkWindow = sinks > 0 ? [{ from: 0, to: Math.min(sinks, table.length), view: none }] : [];
+  const sinkWindow = sinks > 0 ? [{ from: 0, to: Math.min(sinks, length), view: none }] : [];
   const views = [...sinkWindow, ...windows];
   const lse = await denominators([table, ...views.map(({ view }) => view)]);
   return views.map(({ from, view }, n) => {
@@ -77,6 +72,6 @@ export async function attentionMass(
       const beside = view === none || sinks === 0 ? share(logit) : share(lse[rows + row]!);
       mass += Math.max(0, share(lse[(n + 1) * rows + row]!) - beside) / rows;
     }
-    return { from, to: Math.min(view === none ? sinks : from + WINDOW, table.length), mass };
+    return { from, to: Math.min(view === none ? sinks : from + WINDOW, length), mass };
   });
 }

@@ -255,7 +255,8 @@ export class Sequence {
 
   /**
    * What share of a step's attention goes to the sinks, to every coded page and to every raw window: by it a policy chooses what to evict.
-   * Takes about as long as `attend`, and a few microseconds a window and KV head more; nothing is learned from the query.
+   * Takes about as long as `attend`, and a few microseconds a window and KV head more; nothing is learned from the query. It is of
+   * the sequence at the time of the call.
    *
    * @param layer  0 to layers − 1
    * @param query  f32 or f16 [tokens, queryHeads, headDim]: the newest positions, as `attend` takes them

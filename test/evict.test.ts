@@ -188,6 +188,18 @@ for (const tested of backends) {
       }
     }
 
+    test('mass is of the sequence at the time of the call', async () => {
+      const cache = open({ layers: 1, sequences: 1 });
+      const sequence = extend(extend(cache.sequence(), 0, 300), 300, 310);
+      const q = query(cache);
+      const found = await sequence.mass(0, q);
+      const late = sequence.mass(0, q);
+      sequence.crop(0);
+      extend(extend(sequence, 310, 590), 590, 600); // in the same pages and slots
+      assert.equal(await late, found);
+      cache.dispose();
+    });
+
     test('a refusal codes nothing', async () => {
       const cache = open();
       const sequence = extend(cache.sequence(), 0, 300);
