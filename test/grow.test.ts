@@ -16,7 +16,7 @@ const shape = {
   kvHeads: 2,
   queryHeads: 4,
   headDim: 64,
-  capacity: 4096,
+  capacity: 3072,
   sequences: 4,
   maxAppend: 300,
   sinks: 64
