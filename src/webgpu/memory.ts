@@ -102,7 +102,7 @@ export class Memory {
       this.queries = this.#create('queries', callTokens * most(({ queryHeads, headDim }) => 4 * queryHeads * headDim));
       this.output = this.#create('output', callTokens * most(({ queryHeads, valueDim }) => 4 * queryHeads * valueDim));
       this.lse = this.#create('log-sum-exps', callTokens * most(({ queryHeads }) => 4 * queryHeads));
-      const partials = this.#create('partials', this.schedule.partials * this.schedule.partialBytes);
+      const partials = this.#create('partials', this.schedule.partialBytes);
       const params = Array.from({ length: chunkGroups }, (_, chunkGroup) => {
         const buffer = this.#create('chunk group', 16, USAGE.UNIFORM | USAGE.COPY_DST);
         queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkGroup }]));

@@ -99,8 +99,7 @@ interface Tile {
 export class Schedule {
   /** Query tokens of one call. */
   readonly callTokens: number;
-  /** Partial results of a quad, and bytes of one in the layer where they are largest, for every chunk group and KV head. */
-  readonly partials: number;
+  /** Bytes of partial results, of the layer where a call leaves most. */
   readonly partialBytes: number;
   readonly words: Uint32Array<ArrayBuffer>;
   /** Words in use: [0, used), [pages, pages + pageCount) and [windows, windows + pageCount). */
@@ -109,6 +108,7 @@ export class Schedule {
   readonly pages: number;
   readonly windows: number;
   readonly #shape: CacheShape;
+  readonly #workgroups: number;
   /** Splits that a tile has at most besides its share of windows: of pages, and of the pieces of raw windows. */
   readonly #pieces: number;
 
@@ -124,16 +124,18 @@ export class Schedule {
     const most = (of: (layer: LayerShape) => number): number => Math.max(...layers.map(of));
     const quadsPerToken = most(({ queryHeads, kvHeads }) => Math.ceil(queryHeads / kvHeads / QUAD));
     const rowBytes = 4 * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
-    this.partialBytes = chunkGroups * most(({ kvHeads, valueDim }) => 16 * (2 + valueDim) * kvHeads);
     let tokens = Math.max(CALL_TOKENS, sequences);
-    let extra = most(({ kvHeads }) => Math.ceil(WORKGROUPS / kvHeads));
-    const partials = (): number => Math.ceil(this.#pieces * (1 + IDLE_ROWS) * tokens * quadsPerToken) + extra;
-    while (extra > 0 && partials() * this.partialBytes > limit) extra = Math.floor(extra / 2);
-    while (tokens > 1 && Math.max(partials() * this.partialBytes, tokens * rowBytes) > limit) tokens = Math.ceil(tokens / 2);
+    let workgroups = WORKGROUPS;
+    const bytes = (): number =>
+      most(layer => this.#partialsOf(layer, tokens, workgroups) * chunkGroups * 16 * (2 + layer.valueDim) * layer.kvHeads);
+    while (workgroups > 0 && bytes() > limit) workgroups = Math.floor(workgroups / 2);
+    while (tokens > 1 && Math.max(bytes(), tokens * rowBytes) > limit) tokens = Math.ceil(tokens / 2);
     this.callTokens = tokens;
-    this.partials = partials();
+    this.#workgroups = workgroups;
+    this.partialBytes = bytes();
+    const partials = most(layer => this.#partialsOf(layer, tokens, workgroups));
     const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
-    this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + this.partials);
+    this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + partials);
     this.windows = this.pages + align(sequences * Math.max(...shape.pageCounts), ENTRY) + ENTRY;
     const words = 2 * this.windows - this.pages;
     if (4 * words > limit)
@@ -166,7 +168,7 @@ export class Schedule {
     const lengthOf = ({ from, end }: Range): number => end - from;
     const passes = tiles.reduce((sum, { pages, raws }) => raws.reduce((sum, piece) => sum + lengthOf(piece), sum + lengthOf(pages)), 0);
     // Each tile has at most one split of every piece more than its share.
-    const shares = Math.floor(this.partials / quads) - this.#pieces * tiles.length;
+    const shares = Math.floor(this.#partialsOf(layer, this.callTokens, this.#workgroups) / quads) - this.#pieces * tiles.length;
     const perSplit = Math.max(SPLIT_WINDOWS, Math.ceil(passes / Math.max(1, shares)));
 
     let firstToken = 0;
@@ -214,6 +216,11 @@ export class Schedule {
     });
     this.used = wordAt(splitsAt + splits);
     return { quads, splits, tiles: tiles.length };
+  }
+
+  /** Partial results of a quad for every chunk group and KV head: of the tokens of a call, and of workgroups besides. */
+  #partialsOf({ queryHeads, kvHeads }: LayerShape, tokens: number, workgroups: number): number {
+    return Math.ceil(this.#pieces * (1 + IDLE_ROWS) * tokens * Math.ceil(queryHeads / kvHeads / QUAD)) + Math.ceil(workgroups / kvHeads);
   }
 
   /** A request's tiles of so many rows. */
