@@ -132,12 +132,12 @@ export interface Write {
   readonly runs: readonly Run[];
 }
 
-/** What `decode` gives: the tokens of one layer. */
-export interface Tokens {
-  /** f32 [tokens, kvHeads, headDim] */
-  readonly keys: Float32Array;
-  /** f32 [tokens, kvHeads, valueDim] */
-  readonly values: Float32Array;
+/** What `decode` gives: tokens of one layer, or where they went. */
+export interface Tokens<Keys extends Target = Float32Array, Values extends Target = Float32Array> {
+  /** [tokens, kvHeads, headDim], or heads first. */
+  readonly keys: Keys;
+  /** [tokens, kvHeads, valueDim], or heads first. */
+  readonly values: Values;
 }
 
 /** @internal Bytes of a table's pages, raw windows and sinks (layout.ts draws them), and of what its sequence has learned; all copies. */
@@ -176,6 +176,42 @@ export interface PageTable {
 export function heldTokens({ length, pageCount, coded, rawCount }: PageTable, sinks: number): number {
   const raw = Math.min(WINDOW * rawCount, length - sinks - WINDOW * coded);
   return Math.min(sinks, length) + WINDOW * pageCount + Math.max(0, raw);
+}
+
+/** @internal Tokens that lie together in a page or in a raw slot. */
+export interface Piece {
+  readonly coded: boolean;
+  /** Of the page, or of the slot. */
+  readonly number: number;
+  /** The first token in it. */
+  readonly at: number;
+  readonly tokens: number;
+  /** The first token among those that are asked for. */
+  readonly first: number;
+}
+
+/** @internal What a table holds of the positions from `from` on and before `to`, in ascending order. */
+export function piecesOf(table: PageTable, sinks: number, from: number, to: number): Piece[] {
+  const pieces: Piece[] = [];
+  let first = 0;
+  const add = (coded: boolean, number: number, begin: number, end: number): void => {
+    const at = Math.max(from - begin, 0);
+    const tokens = Math.min(to, end) - begin - at;
+    if (tokens <= 0) return;
+    pieces.push({ coded, number, at, tokens, first });
+    first += tokens;
+  };
+  add(false, table.sinkSlot, 0, Math.min(sinks, table.length));
+  const windowAt = (window: number): number => sinks + WINDOW * window;
+  for (let n = 0; n < table.pageCount; n++) {
+    const begin = windowAt(table.windows[n]!);
+    add(true, table.pages[n]!, begin, begin + WINDOW);
+  }
+  for (let n = 0; n < table.rawCount; n++) {
+    const begin = windowAt(table.coded + n);
+    add(false, table.raws[n]!, begin, Math.min(begin + WINDOW, table.length));
+  }
+  return pieces;
 }
 
 /** @internal What a call is about to use. */
@@ -238,8 +274,8 @@ export interface Store {
   setEnergies(layer: number, sequence: number, energies?: Uint8Array): void;
   /** Where keys are balanced: what one sequence has learned, and the energies of its queries, for another. */
   copyBalance(layer: number, from: number, to: number): void;
-  /** Everything a table holds now, decoded, in the order of positions. */
-  read(layer: number, table: PageTable): Promise<Tokens>;
+  /** Pieces of a sequence as they are now, decoded, one after another. */
+  read(layer: number, sequence: number, pieces: readonly Piece[], out: Tokens<Target, Target>, layout: Layout): Promise<void>;
   /** The bytes of everything a table holds now. */
   dump(layer: number, table: PageTable): Promise<Dump>;
   /**

@@ -4,6 +4,7 @@
 import type { Backend, Output, Store, Tokens } from './backend.ts';
 import { Branching } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
+import { decodeTokens } from './decoding.ts';
 import { type LayerContents, readFile, writeFile } from './file.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
@@ -16,6 +17,7 @@ import {
   type AppendOptions,
   ATTEND_OPTIONS,
   type AttendOptions,
+  type DecodeOptions,
   EVICT_OPTIONS,
   type EvictOptions,
   layoutOf,
@@ -124,8 +126,7 @@ export class Core {
   ): void {
     const { maxAppend } = this.shape;
     const store = this.store();
-    checkOptions('options', options, APPEND_OPTIONS);
-    const layout = layoutOf(options);
+    const layout = layoutOf(options, APPEND_OPTIONS);
     const { kvHeads, headDim, valueDim } = this.#layer(layer);
     const counts = batch.map((tables, n) => {
       this.checkOpen(tables);
@@ -175,8 +176,7 @@ export class Core {
     options: AttendOptions<Out> = {}
   ): Output<Results<Out>> {
     const store = this.store();
-    checkOptions('options', options, ATTEND_OPTIONS);
-    const layout = layoutOf(options);
+    const layout = layoutOf(options, ATTEND_OPTIONS);
     const { queryHeads, headDim, valueDim } = this.#layer(layer);
     let rows = 0;
     const counts: number[] = [];
@@ -221,11 +221,11 @@ export class Core {
     return attentionMass(store, this.shape, layer, tables.layers[layer]!, query, scale);
   }
 
-  /** What a layer holds. */
-  decode(tables: PageTables, layer: number): Promise<Tokens> {
+  /** What a layer holds of some positions. */
+  async decode(tables: PageTables, layer: number, options: DecodeOptions = {}): Promise<Tokens<Target, Target>> {
     const store = this.store(tables);
     this.#layer(layer);
-    return store.read(layer, tables.layers[layer]!);
+    return decodeTokens(store, this.shape, layer, tables.layers[layer]!, options);
   }
 
   /** Codes every complete window of a sequence, but the `recent` newest. */

@@ -18,7 +18,7 @@ export type { BlockLayout, Heads, PageLayout, Rope, SegmentLayout, StageLayout }
 export type { GpuBuffer, GpuTarget, GpuTokens, Input, Results, Target } from './input.ts';
 export type { LayerOptions, LayerShape } from './layer.ts';
 export type { Mass } from './mass.ts';
-export type { AppendOptions, AttendOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
+export type { AppendOptions, AttendOptions, DecodeOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
 export type { Layout } from './rows.ts';
 export { type Range, type Sealed, Sequence } from './sequence.ts';

@@ -1,6 +1,7 @@
 // What calls on sequences and batches may be told.
 
-import { checkOneOf } from './check.ts';
+import type { Tokens } from './backend.ts';
+import { checkOneOf, checkOptions } from './check.ts';
 import type { GpuTarget, Target } from './input.ts';
 import { LAYOUTS, type Layout } from './rows.ts';
 
@@ -36,6 +37,21 @@ export interface AttendOptions<Out extends Target = Target> {
 /** @internal */
 export const ATTEND_OPTIONS = ['scale', 'out', 'lse', 'layout'] as const satisfies readonly (keyof AttendOptions)[];
 
+/** What `decode` may be told. */
+export interface DecodeOptions<Keys extends Target = Target, Values extends Target = Target> {
+  /** The first position. Default 0. */
+  readonly from?: number;
+  /** The first beyond. Default: all that came. */
+  readonly to?: number;
+  /** Where tokens go: as many as the layer holds of these positions. Default: new Float32Arrays. */
+  readonly out?: Tokens<Keys, Values>;
+  /** Of keys and values. Default `tokens-first`. */
+  readonly layout?: Layout;
+}
+
+/** @internal */
+export const DECODE_OPTIONS = ['from', 'to', 'out', 'layout'] as const satisfies readonly (keyof DecodeOptions)[];
+
 /** What `mass` may be told. */
 export interface MassOptions {
   /** Multiplies every logit: above 0, at most 2³². Default 1/√headDim. */
@@ -67,8 +83,10 @@ export interface SaveOptions {
 /** @internal */
 export const SAVE_OPTIONS = ['metadata'] as const satisfies readonly (keyof SaveOptions)[];
 
-/** @internal */
-export function layoutOf({ layout = 'tokens-first' }: { readonly layout?: Layout }): Layout {
+/** @internal The layout in options, of which these are known. */
+export function layoutOf(options: { readonly layout?: Layout }, known: readonly string[]): Layout {
+  checkOptions('options', options, known);
+  const { layout = 'tokens-first' } = options;
   checkOneOf('layout', layout, LAYOUTS);
   return layout;
 }

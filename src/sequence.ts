@@ -8,7 +8,7 @@ import { rawBytes, WINDOW } from './format/layout.ts';
 import type { Metadata } from './header.ts';
 import type { Input, Results, Target } from './input.ts';
 import type { Mass } from './mass.ts';
-import type { AppendOptions, AttendOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
+import type { AppendOptions, AttendOptions, DecodeOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
 import type { PageTables } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -165,12 +165,25 @@ export class Sequence {
   }
 
   /**
-   * What a layer holds, decoded: sinks and raw tokens as f16 kept them, the rest as codes give them back.
+   * What a layer holds of some positions, by default of all, decoded: sinks and raw tokens as f16 kept them, the rest as codes give them
+   * back. Only pages with such positions are read. On a GPU work is queued when the call returns; what goes into GPUBuffers need not be
+   * awaited.
    *
-   * @returns keys f32 [tokens, kvHeads, headDim] and values f32 [tokens, kvHeads, valueDim], of the positions that `ranges` gives
+   * @param layer  0 to layers − 1
+   * @returns      keys f32 [tokens, kvHeads, headDim] and values f32 [tokens, kvHeads, valueDim] of the positions that `ranges` gives, or
+   *               what `out` is
+   * @throws {TypeError | RangeError} if an option is of the wrong kind or value, or `out` of another length; it is as it was then
+   *
+   * @example
+   * const { keys, values } = await chat.decode(0);
+   * const newest = { from: chat.length - 1, out: { keys: new Uint16Array(3 * 64), values: new Uint16Array(3 * 64) } };
+   * await chat.decode(0, newest); // f16 [1, kvHeads, headDim]
    */
-  async decode(layer: number): Promise<Tokens> {
-    return this.#core.decode(this.#tables, layer);
+  async decode<Keys extends Target = Float32Array, Values extends Target = Float32Array>(
+    layer: number,
+    options?: DecodeOptions<Keys, Values>
+  ): Promise<Tokens<Keys, Values>> {
+    return this.#core.decode(this.#tables, layer, options) as Promise<Tokens<Keys, Values>>;
   }
 
   /**

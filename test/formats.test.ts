@@ -3,10 +3,13 @@
 
 import { type Data, KVCache, type Layout, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import type { Backend, Store } from '../src/backend.ts';
 import { Staging } from '../src/webgpu/staging.ts';
 import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
 import { backends, scatteredWebgpu } from './backends.ts';
+import { sameBits } from './compare.ts';
+import { altered } from './gpu.ts';
 import { halfBits, halfValue, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 
@@ -71,7 +74,7 @@ for (const tested of backends) {
           [3, 140, 1, 70].forEach((tokens, n) => append(sequence, tokens, 10 * n, make, layout));
           const file = await sequence.save();
           sequence.dispose();
-          assert.equal(file, (plain ??= file), name);
+          sameBits(name, file, (plain ??= file));
         }
         cache.dispose();
       });
@@ -88,12 +91,12 @@ for (const tested of backends) {
             const expected = laid(out, layout, queryHeads, valueDim);
             const given = make(laid(query, layout, queryHeads, headDim));
             const lseOfForm = new Float32Array(lse.length);
-            assert.equal(await sequence.attend(0, given, { layout, lse: lseOfForm }).read(), expected, `${tokens} queries as ${name}`);
-            assert.equal(lseOfForm, laid(lse, layout, queryHeads, 1), `lse of ${tokens} queries as ${name}`);
+            sameBits(`${tokens} queries as ${name}`, await sequence.attend(0, given, { layout, lse: lseOfForm }).read(), expected);
+            sameBits(`lse of ${tokens} queries as ${name}`, lseOfForm, laid(lse, layout, queryHeads, 1));
             const into = make(new Float32Array(out.length));
             const inLayout = laid(query, layout, queryHeads, headDim);
             assert.is(await sequence.attend(0, inLayout, { layout, out: into }).read(), into);
-            assert.equal(numbers(into), into instanceof Float32Array ? expected : rounded(expected), `${tokens} results as ${name}`);
+            sameBits(`${tokens} results as ${name}`, numbers(into), into instanceof Float32Array ? expected : rounded(expected));
           }
         }
         cache.dispose();
@@ -110,7 +113,55 @@ for (const tested of backends) {
           append(sequence, 20, 44, make, layout);
           const file = await sequence.save();
           sequence.dispose();
-          assert.equal(file, (plain ??= file), name);
+          sameBits(name, file, (plain ??= file));
+        }
+        cache.dispose();
+      });
+    }
+
+    for (const options of tested === scatteredWebgpu ? shapes.slice(0, 1) : shapes) {
+      const { kvHeads, headDim, valueDim = headDim } = options as { kvHeads: number; headDim: number; valueDim?: number };
+      test(`decode() gives any positions in every type and layout: ${kvHeads} heads of ${headDim}/${valueDim}`, async () => {
+        const cache = new KVCache(tested.backend, options);
+        const sequence = cache.sequence();
+        for (const [n, tokens] of [3, 297, 60].entries()) append(sequence, tokens, 10 * n, halfBits, 'tokens-first');
+        sequence.seal();
+        const all = await sequence.decode(0);
+        sequence.evict({ from: 64, to: 64 * 3 + 10 });
+        const held = sequence.ranges(0);
+        assert.ok(held.length > 1, 'positions are gone');
+        const [one, other] = [kvHeads * headDim, kvHeads * valueDim];
+        const ranges = [
+          [0, 360],
+          [0, 1],
+          [2, 68],
+          [67, 69],
+          [120, 200],
+          [190, 359],
+          [330, 360],
+          [360, 360]
+        ] as const;
+        for (const [from, to] of ranges) {
+          const parts = held.flatMap(range => {
+            const [begin, end] = [Math.max(from, range.from), Math.min(to, range.to)];
+            return begin < end ? [[begin, end] as const] : [];
+          });
+          const cut = (x: Float32Array, width: number) =>
+            Float32Array.from(parts.flatMap(([begin, end]) => [...x.subarray(begin * width, end * width)]));
+          const [keys, values] = [cut(all.keys, one), cut(all.values, other)];
+          for (const { name, make, layout } of forms) {
+            const out = { keys: make(new Float32Array(keys.length)), values: make(new Float32Array(values.length)) };
+            const decoded = await sequence.decode(0, { from, to, out, layout });
+            const what = `${from} to ${to} as ${name}`;
+            assert.is(decoded.keys, out.keys);
+            assert.is(decoded.values, out.values);
+            const form = (x: Float32Array) => (out.keys instanceof Float32Array ? x : rounded(x));
+            sameBits(`keys ${what}`, numbers(out.keys), form(laid(keys, layout, kvHeads, headDim)));
+            sameBits(`values ${what}`, numbers(out.values), form(laid(values, layout, kvHeads, valueDim)));
+          }
+          const fresh = await sequence.decode(0, { from, to });
+          sameBits(`keys ${from} to ${to}`, fresh.keys, keys);
+          sameBits(`values ${from} to ${to}`, fresh.values, values);
         }
         cache.dispose();
       });
@@ -145,7 +196,7 @@ for (const tested of backends) {
       }
       const halves = new Uint16Array(out.length);
       await cache.attend(sequences, 0, given(queries, queryHeads), { layout, out: halves }).read();
-      assert.equal(numbers(halves), rounded(out));
+      sameBits('in f16', numbers(halves), rounded(out));
       cache.dispose();
     });
 
@@ -162,7 +213,7 @@ for (const tested of backends) {
         const query = normal(20, 240, 4).map(x => 30 * x);
         const out = await sequence.attend(0, query).read();
         const halves = await sequence.attend(0, query, { out: new Uint16Array(out.length) }).read();
-        assert.equal(numbers(halves), rounded(out));
+        sameBits('in f16', numbers(halves), rounded(out));
         cache.dispose();
       });
     }
@@ -188,4 +239,35 @@ group('types and layouts', test => {
       });
     });
   }
+});
+
+group('decode()', test => {
+  test('reads the pages and slots that hold its positions, and no others', async () => {
+    const backend = backends[0]!.backend as Backend;
+    const seen: (readonly [coded: boolean, at: number, tokens: number])[] = [];
+    const watched: Backend = {
+      ...backend,
+      createStore: shape => {
+        const store = backend.createStore(shape);
+        const read: Store['read'] = (layer, sequence, pieces, out, layout) => {
+          seen.push(...pieces.map(({ coded, at, tokens }) => [coded, at, tokens] as const));
+          return store.read(layer, sequence, pieces, out, layout);
+        };
+        return altered(store, { read });
+      }
+    };
+    const sequence = new KVCache(watched, { ...shapes[0]!, balance: 'off' }).sequence();
+    append(sequence, 4 + 3 * 64 + 10, 1, halfBits, 'tokens-first');
+    sequence.seal();
+    await sequence.decode(0, { from: 1, to: 5 });
+    await sequence.decode(0, { from: 100, to: 101 });
+    await sequence.decode(0, { from: 195, to: 200 });
+    assert.equal(seen, [
+      [false, 1, 3],
+      [true, 0, 1],
+      [true, 32, 1],
+      [true, 63, 1],
+      [false, 0, 4]
+    ]);
+  });
 });

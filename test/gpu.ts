@@ -81,7 +81,13 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
             sequences
           ),
         decode: (layer, page, slot, sequence) => store.decode(layer, page * stride, slot, sequence),
-        read: (layer, table) => store.read(layer, apart(table)),
+        read: (layer, sequence, pieces, ...rest) =>
+          store.read(
+            layer,
+            sequence,
+            pieces.map(piece => (piece.coded ? { ...piece, number: piece.number * stride } : piece)),
+            ...rest
+          ),
         dump: (layer, table) => store.dump(layer, apart(table)),
         attend: (layer, tables, ...rest) => store.attend(layer, tables.map(apart), ...rest)
       };

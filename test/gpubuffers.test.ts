@@ -149,6 +149,43 @@ group('GPUBuffers', test => {
     cache.dispose();
   });
 
+  test('decode() puts tokens into buffers, f32 and f16, either layout, at once', async () => {
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    sequence.append(0, keys, values);
+    sequence.seal();
+    const range = { from: 2, to: 195 };
+    for (const layout of ['tokens-first', 'heads-first'] as const) {
+      const length = 193 * width;
+      const expected = await sequence.decode(0, {
+        ...range,
+        layout,
+        out: { keys: new Float32Array(length), values: new Uint16Array(length) }
+      });
+      const [f32, f16] = [bufferOf(new Float32Array(length + 3)), bufferOf(new Uint16Array(length + 8))];
+      const out = { keys: { buffer: f32, offset: 12 }, values: { buffer: f16, offset: 16, format: 'f16' } } as const;
+      const decoded = sequence.decode(0, { ...range, layout, out });
+      assert.equal(await floatsOf(f32, 3), expected.keys); // was queued when the call returned
+      assert.equal(new Uint16Array((await floatsOf(f16, 4)).buffer), expected.values);
+      assert.equal(await decoded, out);
+      const mixed = await sequence.decode(0, { ...range, layout, out: { keys: out.keys, values: new Uint16Array(length) } });
+      assert.equal(mixed.values, expected.values);
+    }
+    const { keys: none } = await sequence.decode(0, {
+      from: 9,
+      to: 9,
+      out: { keys: { buffer: bufferOf(new Float32Array(1)) }, values: values.slice(0, 0) }
+    });
+    assert.ok('buffer' in none);
+    const small = bufferOf(new Float32Array(width - 1));
+    await refuses(
+      () => sequence.decode(0, { from: 0, to: 1, out: { keys: { buffer: small }, values: { buffer: small } } }),
+      RangeError,
+      `"out.keys.buffer" expected at least ${4 * width} bytes (${4 * width} from offset 0), got ${4 * width - 4}`
+    );
+    cache.dispose();
+  });
+
   test('what a buffer held when the call returned counts, whatever is written into it later', async () => {
     const cache = new KVCache(backend, options);
     const sequence = cache.sequence();

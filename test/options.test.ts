@@ -86,7 +86,11 @@ const calls: Readonly<Record<string, readonly [call: (...args: never[]) => unkno
     [row, { scale: 1, out: row, lse: { buffer, offset: 0, format: 'f32' }, layout: 'tokens-first' }]
   ],
   'Sequence.crop': 'none',
-  'Sequence.decode': 'none',
+  'Sequence.decode': [
+    (options: api.DecodeOptions) => sequence.decode(0, options),
+    [{ from: 0, to: 1, out: { keys: { buffer, offset: 0, format: 'f32' }, values: row }, layout: 'tokens-first' }],
+    [{ from: 0, to: 1, out: { keys: row, values: { buffer, offset: 0, format: 'f32' } }, layout: 'tokens-first' }]
+  ],
   'Sequence.dispose': 'none',
   'Sequence.evict': [(options: api.EvictOptions) => sequence.evict(options), [{ from: 0, to: 1, layer: 0 }]],
   'Sequence.fork': 'none',

@@ -162,6 +162,48 @@ for (const tested of backends) {
       assert.is((await small.decode(0)).keys.length, 0);
     });
 
+    test('decode refuses positions that are not there and places of the wrong kind or length, and writes nothing', () =>
+      refusesAndKeeps(tested, (_, s) => {
+        const out = { keys: new Float32Array(TOKEN).fill(7), values: new Float32Array(TOKEN).fill(7) };
+        const one = { from: 3, to: 4 };
+        return [
+          [() => s.decode(0, { from: -1 }), RangeError, '"from" expected integer from 0 to 140, got -1'],
+          [() => s.decode(0, { from: 141 }), RangeError, '"from" expected integer from 0 to 140, got 141'],
+          [() => s.decode(0, { from: '0' as never }), TypeError, '"from" expected integer, got string'],
+          [() => s.decode(0, { from: 9, to: 8 }), RangeError, '"to" expected integer from 9 to 140, got 8'],
+          [() => s.decode(0, { to: 141 }), RangeError, '"to" expected integer from 0 to 140, got 141'],
+          [() => s.decode(0, { ...one, layout: 'rows' as never }), RangeError, '"layout" expected tokens-first or heads-first, got rows'],
+          [() => s.decode(0, null as never), TypeError, '"options" expected object, got null'],
+          [() => s.decode(0, { length: 1 } as never), TypeError, '"options" expected only from, to, out and layout, got length'],
+          [() => s.decode(0, { ...one, out: [] as never }), TypeError, '"out" expected object, got Array'],
+          [
+            () => s.decode(0, { ...one, out: { ...out, tokens: 1 } as never }),
+            TypeError,
+            '"out" expected only keys and values, got tokens'
+          ],
+          [
+            () => s.decode(0, { ...one, out: { keys: out.keys } as never }),
+            TypeError,
+            '"out.values" expected Float32Array, Uint16Array or Float16Array, got undefined'
+          ],
+          [
+            () => s.decode(0, { ...one, out: { ...out, keys: new Float64Array(TOKEN) as never } }),
+            TypeError,
+            '"out.keys" expected Float32Array, Uint16Array or Float16Array, got Float64Array'
+          ],
+          [
+            () => s.decode(0, { from: 3, to: 5, out }),
+            RangeError,
+            `"out.keys" expected length ${2 * TOKEN} (2 tokens × 1 head × ${TOKEN}), got ${TOKEN}`
+          ],
+          [
+            () => s.decode(0, { ...one, out: { ...out, values: new Uint16Array(TOKEN + 1) } }),
+            RangeError,
+            `"out.values" expected length ${TOKEN} (1 token × 1 head × ${TOKEN}), got ${TOKEN + 1}`
+          ]
+        ];
+      }));
+
     test('attend refuses queries of the wrong kind, length or content and changes nothing', () =>
       refusesAndKeeps(tested, (_, s) => [
         [() => s.attend(0, [1] as never), TypeError, '"query" expected Float32Array, Uint16Array or Float16Array, got Array'],

@@ -25,8 +25,8 @@ function texts(name: string): string[] {
 
 group('shaders', test => {
   for (const [name, users] of [
-    ['toHalf', 3],
-    ['fromHalf', 4],
+    ['toHalf', 4],
+    ['fromHalf', 5],
     ['Stage', 3],
     ['stageOf', 3],
     ['hadamardScale', 3],

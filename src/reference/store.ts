@@ -11,6 +11,7 @@ import {
   type Output,
   outputOf,
   type PageTable,
+  type Piece,
   type Run,
   type Store,
   type Tokens,
@@ -19,6 +20,7 @@ import {
 import { balanceOf, channelOrder, ofHead } from '../format/balance.ts';
 import { clampedHalf, type Data, floatsOf, fromHalf, isHalf, toHalf, wordsOf } from '../format/half.ts';
 import { blockOffset, channelPairs, rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import type { Target } from '../input.ts';
 import { type Layout, stridesOf } from '../rows.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
 import { attend, type Coding, codingOf, decode, encode, keyEnergies, pack, unpack } from './reference.ts';
@@ -189,19 +191,24 @@ class ReferenceStore implements Store {
     this.#learned[layer]![to]!.energies.set(energies);
   }
 
-  async read(layer: number, table: PageTable): Promise<Tokens> {
+  async read(layer: number, sequence: number, pieces: readonly Piece[], out: Tokens<Target, Target>, layout: Layout): Promise<void> {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
-    const gather = (side: 0 | 1): Float32Array => {
+    for (const side of [0, 1] as const) {
+      const data = out[SIDES[side]] as Data;
       const channels = side === 0 ? headDim : valueDim;
-      const held = heldTokens(table, this.#shape.sinks);
-      const out = new Float32Array(held * kvHeads * channels);
-      for (let head = 0; head < kvHeads; head++) {
-        const rows = this.#rows(layer, table, head, side);
-        for (let t = 0; t < held; t++) out.set(rows.subarray(t * channels, (t + 1) * channels), (t * kvHeads + head) * channels);
+      const words = wordsOf(data);
+      const rounded = isHalf(data) ? clampedHalf : (x: number) => x;
+      const { tokenRows, headRows } = stridesOf({ layout, tokens: words.length / (kvHeads * channels), heads: kvHeads });
+      for (const { coded, number, at, tokens, first } of pieces) {
+        for (let head = 0; head < kvHeads; head++) {
+          const rows = coded ? this.#pageRows(layer, number, sequence, head, side) : this.#rawRows(layer, number, head, side);
+          for (let t = 0; t < tokens; t++) {
+            const row = (first + t) * tokenRows + head * headRows;
+            for (let i = 0; i < channels; i++) words[row * channels + i] = rounded(rows[(at + t) * channels + i]!);
+          }
+        }
       }
-      return out;
-    };
-    return { keys: gather(0), values: gather(1) };
+    }
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {

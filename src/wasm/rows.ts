@@ -33,7 +33,7 @@ export function load(memory: WasmMemory, data: Data, rows: Rows, channels: numbe
 }
 
 /** An array of some tokens at an address into the array of all, which begins at row `first` of `data`. */
-export function save(
+function save(
   memory: WasmMemory,
   address: number,
   data: Data,
@@ -65,4 +65,25 @@ export function copyRows({ kernels }: WasmMemory, from: Placed, to: Placed, toke
     heads,
     channels
   );
+}
+
+/** Rows at a place into the array of all, which begins at row `first` of `data`; where they must be made into others, at `staging`. */
+export function saveRows(
+  memory: WasmMemory,
+  from: Placed,
+  staging: number,
+  data: Data,
+  first: number,
+  rows: Rows,
+  channels: number,
+  token: number,
+  tokens: number
+): void {
+  const { heads } = rows;
+  const staged = arrayAt(staging, isHalf(data), { ...rows, tokens }, channels);
+  const sameTokens = tokens === 1 || from.tokenBytes === staged.tokenBytes;
+  const sameHeads = heads === 1 || from.headBytes === staged.headBytes;
+  const asItIs = from.half === staged.half && sameTokens && sameHeads;
+  if (!asItIs) copyRows(memory, from, staged, tokens, heads, channels);
+  save(memory, asItIs ? from.address : staging, data, first, rows, channels, token, tokens);
 }

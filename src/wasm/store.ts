@@ -2,11 +2,11 @@
 
 import {
   type Dump,
-  heldTokens,
   type Needs,
   type Output,
   outputOf,
   type PageTable,
+  type Piece,
   type Run,
   type Store,
   type Tokens,
@@ -15,12 +15,13 @@ import {
 import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf } from '../format/half.ts';
 import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import type { Target } from '../input.ts';
 import { type Layout, type Rows, stridesOf } from '../rows.ts';
 import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { Learned } from './learned.ts';
 import { recordBytes, WasmMemory } from './memory.ts';
-import { arrayAt, copyRows, load, type Placed, save } from './rows.ts';
+import { arrayAt, copyRows, load, type Placed, saveRows } from './rows.ts';
 
 /**
  * Rows (query tokens × query heads per KV head) from which the SIMD binaries decode pages for all of them. At headDim 64 and 2,048
@@ -149,32 +150,20 @@ export class WasmStore implements Store {
     this.#memory.u8.copyWithin(this.#orders(layer, to), source, source + recordBytes(this.#shape.layers[layer]!));
   }
 
-  async read(layer: number, table: PageTable): Promise<Tokens> {
-    const { sinks } = this.#shape;
+  async read(layer: number, sequence: number, pieces: readonly Piece[], out: Tokens<Target, Target>, layout: Layout): Promise<void> {
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
-    const { input, f32 } = this.#memory;
-    const [perKey, perValue] = [kvHeads * headDim, kvHeads * valueDim];
-    const held = heldTokens(table, this.#shape.sinks);
-    const tokens = { keys: new Float32Array(held * perKey), values: new Float32Array(held * perValue) };
-    const addSlot = (slot: number, at: number, count: number): void => {
-      for (const [side, out] of [tokens.keys, tokens.values].entries()) {
+    for (const { coded, number, at, tokens, first } of pieces) {
+      const window = coded
+        ? this.#decodePage(layer, number, sequence)
+        : ([this.#slotRows(layer, number, 0, 0), this.#slotRows(layer, number, 1, 0)] as const);
+      for (const [side, data] of [out.keys as Data, out.values as Data].entries()) {
         const channels = side === 0 ? headDim : valueDim;
-        const to = arrayAt(input, false, { layout: 'tokens-first', tokens: count, heads: kvHeads }, channels);
-        copyRows(this.#memory, this.#slotRows(layer, slot, side as 0 | 1, 0), to, count, kvHeads, channels);
-        out.set(f32.subarray(input / 4, input / 4 + count * kvHeads * channels), at * kvHeads * channels);
+        const rows = { layout, tokens: data.length / (kvHeads * channels), heads: kvHeads };
+        const { address, ...strides } = window[side]!;
+        const from = { address: address + at * strides.tokenBytes, ...strides };
+        saveRows(this.#memory, from, this.#memory.output, data, 0, rows, channels, first, tokens);
       }
-    };
-    if (sinks > 0 && held > 0) addSlot(table.sinkSlot, 0, Math.min(held, sinks));
-    for (let n = 0; n < table.pageCount; n++) {
-      const [keys, values] = this.#decodePage(layer, table.pages[n]!, table.sequence);
-      tokens.keys.set(f32.subarray(keys.address / 4, values.address / 4), (sinks + n * WINDOW) * perKey);
-      tokens.values.set(f32.subarray(values.address / 4, values.address / 4 + WINDOW * perValue), (sinks + n * WINDOW) * perValue);
     }
-    for (let n = 0; n < table.rawCount; n++) {
-      const at = sinks + (table.pageCount + n) * WINDOW;
-      addSlot(table.raws[n]!, at, Math.min(WINDOW, held - at));
-    }
-    return tokens;
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
@@ -322,14 +311,10 @@ export class WasmStore implements Store {
   /** What a part of a call came to, into the arrays it is asked for in. */
   #saveResults({ rows, from, tokens, firstRow, toRow }: Part, valueDim: number, out: Data, lse: Float32Array | undefined): void {
     const { f32, input, output, denominators } = this.#memory;
-    const { layout, heads } = rows;
+    const { heads } = rows;
     const results = arrayAt(output + 4 * firstRow * valueDim, false, { layout: 'tokens-first', tokens, heads }, valueDim);
-    if (isPlain(out, layout, tokens)) save(this.#memory, results.address, out, toRow, rows, valueDim, from, tokens);
-    else {
-      // Over the queries: those of this call have been answered.
-      copyRows(this.#memory, results, arrayAt(input, isHalf(out), { layout, tokens, heads }, valueDim), tokens, heads, valueDim);
-      save(this.#memory, input, out, toRow, rows, valueDim, from, tokens);
-    }
+    // Over the queries, where they must be others: those of this call have been answered.
+    saveRows(this.#memory, results, input, out, toRow, rows, valueDim, from, tokens);
     if (!lse) return;
     const { tokenRows, headRows } = stridesOf(rows);
     for (let t = 0, at = denominators / 4 + 2 * firstRow; t < tokens; t++) {

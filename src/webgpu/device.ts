@@ -23,6 +23,7 @@ const BINDINGS: Record<ShaderName, readonly GPUBufferBindingType[]> = {
   encode: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   decode: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   energies: ['read-only-storage', 'read-only-storage', 'storage'],
+  extract: ['read-only-storage', 'read-only-storage', 'storage'],
   learn: ['read-only-storage', 'read-only-storage', 'read-only-storage', 'storage'],
   attend: [
     'read-only-storage',

@@ -21,7 +21,10 @@ export class Jobs {
   }
 
   /** Replaces the list. */
-  set<Name extends 'WriteJob' | 'EncodeJob' | 'DecodeJob' | 'EnergiesJob' | 'LearnJob'>(name: Name, jobs: readonly Struct<Name>[]): void {
+  set<Name extends 'WriteJob' | 'ExtractJob' | 'EncodeJob' | 'DecodeJob' | 'EnergiesJob' | 'LearnJob'>(
+    name: Name,
+    jobs: readonly Struct<Name>[]
+  ): void {
     this.#device.gpu.queue.writeBuffer(this.list, 0, structWords(name, jobs));
   }
 

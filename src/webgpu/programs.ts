@@ -18,6 +18,7 @@ export interface LayerPrograms {
   readonly merge: Program;
   readonly encode: readonly [keys: Program, values: Program];
   readonly decode: readonly [keys: Program, values: Program];
+  readonly extract: readonly [keys: Program, values: Program];
   /** By quads less 1: for row tiles of 4, 8, … query rows. */
   readonly attend: readonly Program[];
   /** Where keys are balanced: what windows of keys have to say of it, what queries have, and what follows. */
@@ -77,6 +78,10 @@ export function layerPrograms(layer: LayerShape, constants: Constants): LayerPro
     decode: [
       { name: 'decode', constants: keys },
       { name: 'decode', constants: values }
+    ],
+    extract: [
+      { name: 'extract', constants: { DIM: headDim } },
+      { name: 'extract', constants: { DIM: valueDim } }
     ],
     attend: attendPrograms(layer, constants, {
       ...common,

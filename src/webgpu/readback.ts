@@ -114,23 +114,39 @@ export class ReadBack {
     };
   }
 
+  /** Waits for parts, and puts each into bytes of arrays, one range after another. */
+  async collect(parts: readonly Part[]): Promise<void> {
+    if (parts.length === 0) this.check();
+    await readEach(
+      parts.map(({ read }) => read),
+      (bytes, n) => {
+        let at = 0;
+        for (const into of parts[n]!.into) {
+          into.set(new Uint8Array(bytes, at, into.length));
+          at += into.length;
+        }
+      }
+    );
+  }
+
+  /** Copies ranges as they are now into a buffer of the engine's, each to a byte of its own. */
+  copyInto(ranges: readonly Range[], target: GPUBuffer, to: readonly number[]): void {
+    this.#device.submit(encoder => {
+      ranges.forEach(([buffer, offset, bytes], n) => {
+        encoder.copyBufferToBuffer(buffer, offset, target, to[n]!, bytes);
+      });
+    });
+  }
+
   /**
    * Results on their way, every part's into bytes of arrays, one range after another.
    *
    * @param results  what is read: one of those arrays, or what is in a GPUBuffer of the engine's when they are first read
    */
   output(parts: readonly Part[], results: Data | { readonly range: Range; readonly half: boolean }): Output<Data> {
-    const take = (bytes: ArrayBuffer, n: number): void => {
-      let at = 0;
-      for (const into of parts[n]!.into) {
-        into.set(new Uint8Array(bytes, at, into.length));
-        at += into.length;
-      }
-    };
     const collect = async (): Promise<Data> => {
       const target = 'range' in results ? this.#readTarget(results.range) : undefined;
-      const reads = parts.map(({ read }) => read);
-      const [copy] = await Promise.all([target, readEach(reads, take)]);
+      const [copy] = await Promise.all([target, this.collect(parts)]);
       if (!('range' in results)) return results;
       return results.half ? new Uint16Array(copy!) : new Float32Array(copy!);
     };

@@ -1,7 +1,7 @@
 // Holds a backend to another, the specification, before anyone relies on it: a few pages learned, encoded, decoded and attended. Wrong
 // results have been met in the field (subgroups of 64, zeroed f16), always without an error.
 
-import type { Backend, Dump, PageTable, Store } from '../backend.ts';
+import { type Backend, type Dump, type PageTable, piecesOf, type Store, type Tokens } from '../backend.ts';
 import { clampedHalf, floatsOf } from '../format/half.ts';
 import { blockOffset, type PageLayout, WINDOW } from '../format/layout.ts';
 import type { LayerOptions } from '../layer.ts';
@@ -55,7 +55,7 @@ export async function selfTest(backend: Backend, reference: Backend): Promise<st
 
 /** What differs over tokens of noise times `size`: sinks, two pages and a raw window. */
 async function difference(shape: CacheShape, tested: Store, expected: Store, size: number): Promise<string | undefined> {
-  const { queryHeads, headDim, valueDim } = shape.layers[0]!;
+  const { kvHeads, queryHeads, headDim, valueDim } = shape.layers[0]!;
   const subnormal = size === SUBNORMAL;
   const of = subnormal ? ' of subnormal halves' : '';
   const table: PageTable = {
@@ -109,9 +109,26 @@ async function difference(shape: CacheShape, tested: Store, expected: Store, siz
       return `attend${of}${what} differs from the reference by ${error.toPrecision(2)}`;
     }
   }
-  const [decoded, exact] = await Promise.all([tested.read(0, table), expected.read(0, table)]);
-  const error = Math.max(relativeError(decoded.keys, exact.keys), relativeError(decoded.values, exact.values));
-  if (!(error <= OUTPUT_TOLERANCE)) return `decode${of} differs from the reference by ${error.toPrecision(2)}`;
+  const pieces = piecesOf(table, shape.sinks, 0, table.length);
+  for (const [layout, half] of [
+    ['tokens-first', false],
+    ['heads-first', true]
+  ] as const) {
+    const decode = async (store: Store): Promise<Tokens> => {
+      const array = (channels: number): Float32Array | Uint16Array => {
+        const length = table.length * kvHeads * channels;
+        return half ? new Uint16Array(length) : new Float32Array(length);
+      };
+      const out = { keys: array(headDim), values: array(valueDim) };
+      await store.read(0, table.sequence, pieces, out, layout);
+      return { keys: floatsOf(out.keys), values: floatsOf(out.values) };
+    };
+    const [decoded, exact] = await Promise.all([decode(tested), decode(expected)]);
+    const error = Math.max(relativeError(decoded.keys, exact.keys), relativeError(decoded.values, exact.values));
+    if (!(error <= (half ? HALF_TOLERANCE : OUTPUT_TOLERANCE))) {
+      return `decode${of}${half ? ' in f16, heads first,' : ''} differs from the reference by ${error.toPrecision(2)}`;
+    }
+  }
   return undefined;
 }
 

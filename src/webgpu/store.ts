@@ -4,31 +4,31 @@ import {
   type Backend,
   backendOf,
   type Dump,
-  heldTokens,
   type Output,
   type PageTable,
+  type Piece,
   type Store,
   type Tokens,
   type Write
 } from '../backend.ts';
-import { type Data, fromHalf } from '../format/half.ts';
+import type { Data } from '../format/half.ts';
 import { rawOffset, WINDOW } from '../format/layout.ts';
 import type { Input, Target } from '../input.ts';
 import type { LayerShape } from '../layer.ts';
 import type { Layout } from '../rows.ts';
-import { type CacheShape, slotTokens } from '../shape.ts';
+import type { CacheShape } from '../shape.ts';
 import type { Found } from './adapter.ts';
 import { Attending } from './attending.ts';
 import { Constants } from './constants.ts';
+import { Decoding } from './decoding.ts';
 import { Device, type Program } from './device.ts';
-import { groups, JOBS, Jobs } from './jobs.ts';
+import { groups, Jobs } from './jobs.ts';
 import { Learning } from './learning.ts';
 import { Memory } from './memory.ts';
-import { layerPrograms, tileTokens } from './programs.ts';
-import { type Range, type Read, ReadBack, readEach } from './readback.ts';
+import { layerPrograms } from './programs.ts';
+import { type Range, ReadBack } from './readback.ts';
 import { quadsFor } from './schedule.ts';
 import { type Copy, decodedWindow, type PerToken, type SlotJob } from './staging.ts';
-import type { Struct } from './structs.ts';
 
 /** A backend on a device. Does not test it: open.ts does, before anyone sees it. */
 export function webGpuBackend({ device: gpu, description, own }: Found, reason: string): Backend {
@@ -40,8 +40,8 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
     const forms = (attend: readonly Program[], { queryHeads, kvHeads }: LayerShape): Program[] =>
       [...new Set([quadsFor([queryHeads / kvHeads], attend.length), attend.length])].map(quads => attend[quads - 1]!);
     await device.prepare(
-      layers.flatMap(({ write, merge, encode, decode, attend, learning = {} }, layer) => {
-        return [write, merge, ...encode, ...decode, ...forms(attend, shape.layers[layer]!), ...Object.values(learning)];
+      layers.flatMap(({ write, merge, encode, decode, extract, attend, learning = {} }, layer) => {
+        return [write, merge, ...encode, ...decode, ...extract, ...forms(attend, shape.layers[layer]!), ...Object.values(learning)];
       })
     );
   };
@@ -67,6 +67,7 @@ class WebGpuStore implements Store {
   readonly #jobs: Jobs;
   readonly #learning: Learning;
   readonly #attending: Attending;
+  readonly #decoding: Decoding;
 
   constructor(device: Device, shape: CacheShape) {
     if (device.lost) throw device.lost;
@@ -79,6 +80,7 @@ class WebGpuStore implements Store {
     const readBack = new ReadBack(device);
     this.#readBack = readBack;
     this.#attending = new Attending(device, shape, made, readBack);
+    this.#decoding = new Decoding(shape, made, this.#jobs, readBack);
     const { bytes } = made;
     this.ready = refused.then(error => {
       if (error) {
@@ -147,7 +149,7 @@ class WebGpuStore implements Store {
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
-    this.#decodePages(layer, [page], sequence);
+    for (const side of [0, 1] as const) this.#decoding.decodePages(layer, [page], sequence, side, this.#memory.staging.buffers[side]);
     this.#dispatchWrite(layer, [{ slot, job: decodedWindow(this.#shape.layers[layer]!.kvHeads) }]);
   }
 
@@ -171,56 +173,8 @@ class WebGpuStore implements Store {
     this.#learning.copy(layer, from, to);
   }
 
-  async read(layer: number, table: PageTable): Promise<Tokens> {
-    const { sinks } = this.#shape;
-    const heads = this.#shape.layers[layer]!;
-    const { kvHeads } = heads;
-    const perToken = this.#perToken(layer);
-    const { pageCount } = table;
-    const length = heldTokens(table, this.#shape.sinks);
-    // All is queued before the first is awaited: tokens are those of the time of the call.
-    const { staging } = this.#memory;
-    const { buffers } = staging;
-    const windows = Math.min(Math.floor(staging.tokens(perToken) / WINDOW), JOBS);
-    const decoded: Read[] = [];
-    for (let first = 0; first < pageCount; first += windows) {
-      const pages = Array.from(table.pages.subarray(first, Math.min(first + windows, pageCount)));
-      this.#decodePages(layer, pages, table.sequence);
-      decoded.push(this.#readBack.copy(buffers.map((buffer, side) => [buffer, 0, 4 * pages.length * WINDOW * perToken[side]!])));
-    }
-    const slots = [
-      ...(sinks > 0 && length > 0 ? [{ slot: table.sinkSlot, at: 0 }] : []),
-      ...Array.from(table.raws.subarray(0, table.rawCount), (slot, n) => ({ slot, at: sinks + (pageCount + n) * WINDOW }))
-    ];
-    const raw = slots.map(({ slot }) => this.#readBack.copy([this.#memory.slotRange(slot)]));
-
-    const [keys, values] = [new Float32Array(length * perToken[0]), new Float32Array(length * perToken[1])];
-    const takeDecoded = (bytes: ArrayBuffer, n: number): void => {
-      const both = new Float32Array(bytes);
-      const end = (both.length * perToken[0]) / (perToken[0] + perToken[1]);
-      const to = sinks + n * windows * WINDOW;
-      keys.set(both.subarray(0, end), to * perToken[0]);
-      values.set(both.subarray(end), to * perToken[1]);
-    };
-    const takeRaw = (bytes: ArrayBuffer, n: number): void => {
-      const { slot, at } = slots[n]!;
-      const capacity = slotTokens(this.#shape, slot);
-      const rows = new Uint16Array(bytes);
-      for (const [side, out] of [keys, values].entries()) {
-        const channels = perToken[side]! / kvHeads;
-        for (let head = 0; head < kvHeads; head++) {
-          for (let t = 0; t < Math.min(capacity, length - at); t++) {
-            const from = rawOffset(heads, capacity, head, side as 0 | 1, t);
-            for (let i = 0; i < channels; i++) out[((at + t) * kvHeads + head) * channels + i] = fromHalf(rows[from + i]!);
-          }
-        }
-      }
-    };
-    await readEach([...decoded, ...raw], (bytes, n) => {
-      if (n < decoded.length) takeDecoded(bytes, n);
-      else takeRaw(bytes, n - decoded.length);
-    });
-    return { keys, values };
+  read(layer: number, sequence: number, pieces: readonly Piece[], out: Tokens<Target, Target>, layout: Layout): Promise<void> {
+    return this.#decoding.read(layer, sequence, pieces, out, layout);
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
@@ -283,32 +237,6 @@ class WebGpuStore implements Store {
       const most = chosen.reduce((most, { job }) => Math.max(most, job.tokens), 0);
       const bindings = this.#jobs.bind('write', [...staging.buffers, this.#jobs.list, slots.chunks[chunk]!], chunk);
       this.#jobs.run(layers[layer]!.programs.write, bindings, Math.ceil((most * (headDim + valueDim)) / 2 / 64), numbers.length, kvHeads);
-    }
-  }
-
-  /** Decodes a sequence's pages into the staging buffers, one after another. */
-  #decodePages(layer: number, numbers: readonly number[], sequence: number): void {
-    const { pages, programs, headWords, blocks } = this.#memory.layers[layer]!;
-    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
-    const { constants, offsets, staging } = this.#memory;
-    // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
-    for (let first = 0; first < numbers.length; ) {
-      const chunk = pages.chunkOf[numbers[first]!]!;
-      let end = first;
-      while (end < numbers.length && pages.chunkOf[numbers[end]!] === chunk) end++;
-      for (const side of [0, 1] as const) {
-        const job = (page: number, n: number): Struct<'DecodeJob'> => ({
-          block: pages.offsetOf[page]! / 4 + blocks[side],
-          headWords,
-          window: first + n,
-          order: offsets.orderOf(layer, sequence)
-        });
-        this.#jobs.set('DecodeJob', numbers.slice(first, end).map(job));
-        const buffers = [pages.chunks[chunk]!, constants, this.#jobs.list, staging.buffers[side]];
-        const bindings = this.#jobs.bind('decode', buffers, layer, chunk, side);
-        this.#jobs.run(programs.decode[side], bindings, kvHeads, WINDOW / tileTokens(side === 0 ? headDim : valueDim), end - first);
-      }
-      first = end;
     }
   }
 }

@@ -3,6 +3,7 @@
 
 export const STRUCTS = {
   WriteJob: ['keys', 'values', 'slot', 'tokens', 'firstToken', 'capacity', 'halfKeys', 'halfValues', 'tokenRows', 'headRows'],
+  ExtractJob: ['begin', 'half', 'tokenPairs', 'headPairs', 'tokens', 'row', 'tokenRows', 'headRows', 'halfRows'],
   EncodeJob: ['rows', 'block', 'headWords', 'order'],
   DecodeJob: ['block', 'headWords', 'window', 'order'],
   EnergiesJob: ['energies', 'tokens', 'half', 'tokenRows', 'headRows'],
