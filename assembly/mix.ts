@@ -8,18 +8,22 @@
 // Buckets are zero between calls: `reduceBuckets` leaves them so while it has them in cache (clearing 128 KB first cost 0.5 % at 4,096
 // tokens).
 
-import { Lanes, VECTOR_BYTES, vadd, vmadd, vmul, vsplat, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12, vsub } from "lanes";
+import { Lanes, VECTOR_BYTES, vabs, vadd, vdiv, vgt, vmadd, vmul, vselect, vsplat, vsplatAt, vsplatAt4, vsplatAt8, vsplatAt12, vsub } from "lanes";
 import { LANE_ROW, Segment, Side, stageOf, TILE_ROW } from "./abi";
 import { BUCKETS, NEGATED, pass, SCORES_BYTES, TABLE_ROW } from "./scratch";
 import { EXP, exp2 } from "./softmax";
 
-/** The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [LANES]. */
+/**
+ * The running maximum moved: what was gathered under the old one is multiplied by factor, f32 [LANES]. What would come below 2⁻¹¹⁰
+ * becomes 0: beside the new maximum it is nothing, and denormal products would be many where slopes let logits rise with every window.
+ */
 export function rescaleBuckets(rows: usize, factor: usize): void {
   for (let lane: usize = 0; lane < LANE_ROW; lane += VECTOR_BYTES) {
-    const by = load<Lanes>(factor + lane);
+    const by = load<Lanes>(factor + lane), least = vdiv(vsplat(7.70372e-34), by), zero = vsplat(0);
     for (let j: usize = 0; j < rows; j++) {
       for (let p = BUCKETS + lane + j * TABLE_ROW, end = p + 256 * LANE_ROW; p < end; p += LANE_ROW) {
-        store<Lanes>(p, vmul(load<Lanes>(p), by));
+        const x = load<Lanes>(p);
+        store<Lanes>(p, vmul(vselect(x, zero, vgt(vabs(x), least)), by));
       }
     }
   }

@@ -58,7 +58,7 @@ export async function layersTable({ variant, quick, print, progress }: Context):
         Object.fromEntries(
           names.map((name, layer) => [name, () => sequence.attend(layer, queries, told[layer]!.lse ? { out, lse } : { out })])
         ),
-        quick ? { rounds: 1, seconds: 0.02 } : { rounds: 4, seconds: 0.1 }
+        quick ? { rounds: 1, seconds: 0.02 } : { rounds: asked === 1 ? 24 : 3, seconds: 0.02 }
       );
       headers.push(`${headDim === valueDim ? headDim : `${headDim}/${valueDim}`} × ${groups}, ${asked}`, '×');
       for (const name of names) {
