@@ -30,7 +30,7 @@ export interface LayerOptions {
   readonly keepSinks?: boolean;
   /** Caps logits: softcap · tanh(logit / softcap), after the scale. Above 0, at most 2³². Default: none. */
   readonly softcap?: number;
-  /** ALiBi, a number for every query head: slope · (key position − query position) is added to logits. Default: none. */
+  /** ALiBi, a number from 0 to 256 for every query head: slope · (key position − query position) is added to logits. Default: none. */
   readonly slopes?: ArrayLike<number>;
   /** Sink logits, one for every query head: their exp is added to the softmax's denominator. Default: none. */
   readonly sinkLogits?: ArrayLike<number>;
@@ -89,7 +89,7 @@ const HEAD_DIM_MOST = 576;
 const QUERY_HEADS_PER_KV_HEAD = 128;
 /** Products of queries and keys are below 2⁴²; what is added to them, or caps them, stays below what hides a token. */
 const LOGIT_MOST = 2 ** 32;
-/** A slope times the largest distance is below LOGIT_MOST. */
+/** A slope times the largest distance is at most LOGIT_MOST. None is below 0: far keys would win by logits whose f32 has no fractions. */
 const SLOPE_MOST = 2 ** 8;
 /** @internal Positions at most. */
 export const CAPACITY_MOST = 2 ** 24;
@@ -133,8 +133,8 @@ export function layerShape(prefix: string, options: LayerOptions, common: LayerO
   if (keepSinks && window === Infinity) throw new RangeError(`"${nameOf('keepSinks')}" expected false (there is no window), got true`);
   const softcap = of('softcap');
   if (softcap !== undefined) checkNumber(nameOf('softcap'), softcap, 2 ** -32, LOGIT_MOST);
-  const heads = (option: 'slopes' | 'sinkLogits', most: number): Float32Array | undefined =>
-    floats(nameOf(option), of(option), queryHeads, most);
+  const heads = (option: 'slopes' | 'sinkLogits', least: number, most: number): Float32Array | undefined =>
+    floats(nameOf(option), of(option), queryHeads, least, most);
   return Object.freeze({
     kvHeads,
     queryHeads,
@@ -144,20 +144,20 @@ export function layerShape(prefix: string, options: LayerOptions, common: LayerO
     window,
     keepSinks,
     softcap: softcap ?? 0,
-    slopes: heads('slopes', SLOPE_MOST),
-    sinkLogits: heads('sinkLogits', LOGIT_MOST),
+    slopes: heads('slopes', 0, SLOPE_MOST),
+    sinkLogits: heads('sinkLogits', -LOGIT_MOST, LOGIT_MOST),
     page: pageLayout(codec('keys'), codec('values'), { kvHeads, headDim, valueDim }, balanced),
     learnedBytes: balanced ? kvHeads * (headDim / 2) * (1 + 4) : 0
   });
 }
 
 /** A number for every query head, copied. */
-function floats(name: string, list: unknown, length: number, most: number): Float32Array | undefined {
+function floats(name: string, list: unknown, length: number, least: number, most: number): Float32Array | undefined {
   if (list === undefined) return undefined;
   checkNumbers(name, list);
   if (list.length !== length) throw new RangeError(`"${name}" expected length ${length} (query heads), got ${list.length}`);
   return Float32Array.from({ length }, (_, i) => {
-    checkNumber(`${name}[${i}]`, list[i], -most, most);
+    checkNumber(`${name}[${i}]`, list[i], least, most);
     return list[i]!;
   });
 }

@@ -102,16 +102,16 @@ group('options of a cache', test => {
   });
 
   test('what is added to logits has a number for every query head', async () => {
-    for (const [option, most] of [
-      ['slopes', 2 ** 8],
-      ['sinkLogits', 2 ** 32]
+    for (const [option, least, most] of [
+      ['slopes', 0, 2 ** 8],
+      ['sinkLogits', -(2 ** 32), 2 ** 32]
     ] as const) {
       await optionRefuses({ [option]: 1 }, TypeError, `"${option}" expected array of numbers, got number`);
       await optionRefuses({ [option]: [] }, RangeError, `"${option}" expected length ${options.queryHeads} (query heads), got 0`);
-      for (const value of [NaN, Infinity, 2 * most, -2 * most]) {
+      for (const value of [NaN, Infinity, 2 * most, least - 1]) {
         const list = new Array(options.queryHeads).fill(0);
         list[1] = value;
-        await optionRefuses({ [option]: list }, RangeError, `"${option}[1]" expected number from ${-most} to ${most}, got ${value}`);
+        await optionRefuses({ [option]: list }, RangeError, `"${option}[1]" expected number from ${least} to ${most}, got ${value}`);
       }
     }
   });
