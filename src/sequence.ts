@@ -176,8 +176,8 @@ export class Sequence {
    *
    * @example
    * const { keys, values } = await chat.decode(0);
-   * const newest = { from: chat.length - 1, out: { keys: new Uint16Array(3 * 64), values: new Uint16Array(3 * 64) } };
-   * await chat.decode(0, newest); // f16 [1, kvHeads, headDim]
+   * const newest = { from: chat.length - 1, out: { keys: new Uint16Array(128), values: new Uint16Array(128) } };
+   * await chat.decode(0, newest); // f16 [1, 1, 128]
    */
   async decode<Keys extends Target = Float32Array, Values extends Target = Float32Array>(
     layer: number,
