@@ -281,13 +281,14 @@ export class WasmMemory {
     const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
     const windowBytes = most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * (headDim + valueDim));
     const energyBytes = most(({ kvHeads, headDim }) => 2 * kvHeads * headDim);
+    const sideBytes = most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * Math.max(headDim, valueDim));
     // Input or output holds queries or results: what the one is made into lies in the other.
     const callBytes = 4 * tokens * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
     // An even number of states: those of a prompt go by twos.
     const rows = Math.min(sizes.callRows(), align(tokens * most(({ queryHeads, kvHeads }) => queryHeads / kvHeads), 8));
     return [
       Math.max(callBytes, windowBytes),
-      Math.max(callBytes, energyBytes),
+      Math.max(callBytes, energyBytes, sideBytes), // a window that is decoded is made into f16, or heads first, here
       8 * tokens * most(({ queryHeads }) => queryHeads),
       sizes.itemBytes() * tokens,
       (most(({ headDim, valueDim }) => sizes.statesBytes(headDim, valueDim)) * rows) / sizes.callRows(),
