@@ -88,6 +88,6 @@ function slotsOf(tables: PageTables): number {
   return sumOf(tables.layers, ({ rawCount }, layer) => rawCount - tables.completeWindows(layer));
 }
 
-function sumOf<T>(list: readonly T[], countOf: (item: T, index: number) => number): number {
+export function sumOf<T>(list: readonly T[], countOf: (item: T, index: number) => number): number {
   return list.reduce((sum, item, index) => sum + countOf(item, index), 0);
 }

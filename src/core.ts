@@ -2,7 +2,7 @@
 // A call checks all that it may refuse before anything changes, and numbers change once the store has done its part.
 
 import type { Backend, Output, Store, Tokens } from './backend.ts';
-import { Branching } from './branching.ts';
+import { Branching, sumOf } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { decodeTokens } from './decoding.ts';
 import { type LayerContents, readFile, writeFile } from './file.ts';
@@ -145,15 +145,19 @@ export class Core {
     const passing = batch.map(tables => tables.passingPages(layer));
     const freed = this.#pool.freed(layer, passing) + sumOf(batch, tables => tables.passingSlots(layer));
     this.#pool.checkRoom(layer, sumOf(counts, count => count) - WINDOW * freed);
-
-    // Windows that no query will see again are given back.
-    for (const tables of batch) tables.pass(layer);
     const waiting = batch.filter(tables => this.#sealing.waits(tables, layer)).map(tables => ({ tables, layer }));
     const slots = sumOf(batch, (tables, n) => tables.slotsFor(layer, counts[n]!));
     // Sequences that are not in this batch may be at the same layer, in another batch: their windows stay. Those that are at another
     // layer have attended to theirs, unless the caller goes through layers in another order for each: where memory is short, such a
     // prompt is read coded. This bounds the raw memory that prompts need, to one layer's tokens.
-    this.#sealing.seal(store, waiting, slots, { newest: layer });
+    const takeBack = batch.map(tables => tables.pass(layer));
+    try {
+      this.#sealing.seal(store, waiting, slots, { newest: layer });
+    } catch (error) {
+      for (const undo of takeBack) undo();
+      throw error;
+    }
+    for (const tables of batch) tables.drop(layer); // not before: where memory is refused, pages stay
     const before = batch.map(tables => tables.layers[layer]!.length);
     try {
       store.write(
@@ -393,8 +397,4 @@ function withoutBehind(contents: LayerContents, behind: number): LayerContents {
   const { windows, pages } = contents;
   const from = first < 0 ? windows.length : first;
   return { ...contents, windows: windows.slice(from), pages: pages.slice(from) };
-}
-
-function sumOf<T>(list: readonly T[], countOf: (item: T, index: number) => number): number {
-  return list.reduce((sum, item, index) => sum + countOf(item, index), 0);
 }

@@ -179,7 +179,7 @@ export class PageTables {
     if (table.coded > 0) table.counted = 0; // it has learned; if it forgets, it begins anew
   }
 
-  /** Pages that `pass` gives back. */
+  /** Pages that `drop` gives back after `pass`. */
   passingPages(layer: number): Uint32Array {
     const { length, pages, windows, pageCount } = this.#tables[layer]!;
     const behind = this.#windowsBehind(layer, length);
@@ -194,14 +194,22 @@ export class PageTables {
     return Math.min(this.completeWindows(layer), Math.max(0, this.#windowsBehind(layer, length) - coded));
   }
 
-  /** No query comes any more that is older than a layer's next token: pages that are behind that one are given back. */
-  pass(layer: number): void {
+  /** No query comes any more that is older than a layer's next token. What takes that back. */
+  pass(layer: number): () => void {
     const table = this.#tables[layer]!;
+    const { oldest } = table;
     table.oldest = table.length;
-    const behind = Math.min(table.coded, this.#windowsBehind(layer, table.length));
-    if (behind <= table.dropped) return;
-    this.#removePages(layer, window => window < behind);
-    table.dropped = behind;
+    return () => {
+      table.oldest = oldest;
+    };
+  }
+
+  /** Gives back a layer's pages that are behind every query that may still come. */
+  drop(layer: number): void {
+    const table = this.#tables[layer]!;
+    const behind = Math.min(table.coded, this.#windowsBehind(layer, table.oldest));
+    if (table.pageCount > 0 && table.windows[0]! < behind) this.#removePages(layer, window => window < behind);
+    table.dropped = Math.max(table.dropped, behind);
   }
 
   /** Queries from this position on may come. */

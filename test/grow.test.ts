@@ -143,6 +143,28 @@ for (const tested of backends) {
 
 for (const { name, backend } of wasm) {
   group(`refused memory, ${name}`, test => {
+    test('gives back nothing of what is behind a sliding window', async () => {
+      const sliding = { ...shape, layers: 1, window: 200, balance: 'off', capacity: 4096, maxAppend: 4096 } satisfies CacheOptions;
+      const cache = new KVCache(backend, sliding);
+      const chat = cache.sequence();
+      const append = (tokens: number) => {
+        const { keys, values } = rows(sliding, tokens, tokens);
+        chat.append(0, keys, values);
+      };
+      for (let n = 0; n < 6; n++) append(128);
+      const held = chat.ranges(0);
+      const query = bells(128, 4 * 64, 1);
+      const attended = await chat.attend(0, query).read();
+      const { asked, error } = await refusingToGrow(() => append(3000));
+      assert.ok(asked > 0);
+      assert.instance(error, BackendError);
+      assert.equal(chat.ranges(0), held);
+      sameBits('attention', await chat.attend(0, query).read(), attended);
+      append(3000);
+      assert.ok(chat.ranges(0)[1]!.from > held[1]!.from);
+      cache.dispose();
+    });
+
     test('leaves everything as it was, whatever asked for it, and the same call does its work once there is some', async () => {
       const [refused, twin] = [calls(shape), calls(shape)];
       for (const { state } of [refused, twin]) state.cache = new KVCache(backend, shape);

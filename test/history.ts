@@ -213,9 +213,9 @@ export class History {
           inputs[1]!
         );
     });
-    // What is behind its window goes first, and what waited is coded before the tokens are written.
-    if (outcome !== 'refused') for (const model of models) model.pass(layer);
+    // What waited is coded and what is behind its window goes before the tokens are written.
     if (outcome === 'done' || (outcome === 'broken' && wrote)) {
+      for (const model of models) model.pass(layer);
       this.#model.sealBefore(
         models,
         layer,
