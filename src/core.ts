@@ -124,7 +124,6 @@ export class Core {
     nameOf: NameOf,
     options: AppendOptions = {}
   ): void {
-    const { maxAppend } = this.shape;
     const store = this.store();
     const layout = layoutOf(options, APPEND_OPTIONS);
     const { kvHeads, headDim, valueDim } = this.#layer(layer);
@@ -136,9 +135,7 @@ export class Core {
       const valuesLength = checkInput(valuesName, values[n]!, store.takesBuffers, kvHeads * valueDim);
       const expected = tokens * kvHeads * valueDim;
       checkLength(valuesName, valuesLength, expected, `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${valueDim}`);
-      if (tokens > maxAppend) {
-        throw new RangeError(`"${keysName}" expected at most ${plural(maxAppend, 'token')} a call (option "maxAppend"), got ${tokens}`);
-      }
+      tables.checkAppend(keysName, layer, tokens);
       return tokens;
     });
     // Pages that sequences of the batch share go when all of them let go.

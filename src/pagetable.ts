@@ -2,7 +2,9 @@
 // memory.
 
 import type { PageTable, Run } from './backend.ts';
+import { plural } from './check.ts';
 import { WINDOW } from './format/layout.ts';
+import { CAPACITY_MOST } from './layer.ts';
 import type { Pool } from './pool.ts';
 import { LEARNED_WINDOWS, windowsBehind } from './shape.ts';
 
@@ -94,6 +96,15 @@ export class PageTables {
   slotsFor(layer: number, tokens: number): number {
     const { length, coded, rawCount } = this.#tables[layer]!;
     return Math.ceil(Math.max(0, length + tokens - this.#pool.shape.sinks) / WINDOW) - coded - rawCount;
+  }
+
+  /** Refuses more tokens than a call may bring, or than there are positions. */
+  checkAppend(name: string, layer: number, tokens: number): void {
+    const { maxAppend } = this.#pool.shape;
+    const left = CAPACITY_MOST - this.#tables[layer]!.length;
+    const most = Math.min(maxAppend, left);
+    const why = maxAppend <= left ? 'a call (option "maxAppend")' : `more (positions end at ${CAPACITY_MOST})`;
+    if (tokens > most) throw new RangeError(`"${name}" expected at most ${plural(most, 'token')} ${why}, got ${tokens}`);
   }
 
   /** Room for tokens at the end of a layer, which then counts them. */

@@ -163,4 +163,21 @@ group('options at their bounds', test => {
     append(other, 64);
     cache.dispose();
   });
+
+  test('positions end at 2²⁴, whatever a sliding window gives back', async () => {
+    const most = 2 ** 16;
+    const options = { ...base, capacity: 2 * most, maxAppend: most, window: 64, balance: 'off', keys: 'nsn1', values: 'nsn1' } as const;
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    const zeros = new Float32Array(most * 32);
+    for (let n = 0; n < 2 ** 24 / most; n++) sequence.append(0, zeros, zeros);
+    const one = zeros.subarray(0, 32);
+    await refuses(
+      () => sequence.append(0, one, one),
+      RangeError,
+      '"keys" expected at most 0 tokens more (positions end at 16777216), got 1'
+    );
+    assert.is(cache.restore(await sequence.save()).length, 2 ** 24);
+    cache.dispose();
+  });
 });

@@ -36,7 +36,7 @@ const allowed: Record<string, readonly string[]> = {
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
   pool: ['format', 'shape'],
-  pagetable: ['backend', 'format', 'pool', 'shape'],
+  pagetable: ['backend', 'check', 'format', 'layer', 'pool', 'shape'],
   sealing: ['backend', 'pagetable', 'pool', 'shape'],
   mass: ['backend', 'format', 'shape'],
   options: ['backend', 'check', 'input', 'rows'],

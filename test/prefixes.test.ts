@@ -175,6 +175,8 @@ group('prefixes of caches', test => {
       { keys: 'nsn4' },
       { layers: [{}, { values: 'nsn1' }] },
       { layers: [{}, { rope: exactRope(WIDTH) }] },
+      { window: 100 },
+      { softcap: 50 },
       { balance: 'off' },
       { balance: profile },
       { rope: exactRope(WIDTH) }

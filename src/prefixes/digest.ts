@@ -33,6 +33,7 @@ export async function rootOf(model: string, shape: CacheShape): Promise<string> 
     model,
     format: FORMAT,
     ...fieldsOf({ layers, sinks }),
+    sight: shape.layers.map(({ keepSinks, softcap }) => [keepSinks, softcap]), // of what later layers' keys are made
     balance: typeof balance === 'string' ? balance : await sha256(balance)
   };
   return sha256(new TextEncoder().encode(JSON.stringify(words)));
