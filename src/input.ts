@@ -65,9 +65,9 @@ export type Input = Data | GpuTokens;
 export type Target = Data | GpuTarget;
 
 /** What is read of results: the array that they went to; of a GPUBuffer a copy, f16 as bits. */
-export type Results<Out extends Target> = Out extends { readonly buffer: GpuBuffer; readonly format: 'f16' }
+export type Results<Out extends Target> = Out extends GpuTarget & Record<'format', 'f16'>
   ? Uint16Array
-  : Out extends { readonly buffer: GpuBuffer; readonly format?: 'f32' }
+  : Out extends GpuTarget & Partial<Record<'format', 'f32'>>
     ? Float32Array
     : Out extends GpuTarget
       ? Float32Array | Uint16Array

@@ -36,7 +36,7 @@ export interface PlanGrid {
 
 const PLAN_GRID = ['backends', 'batch', 'context'] as const satisfies readonly (keyof PlanGrid)[];
 
-/** A decoding step of one layer: a token appended to every sequence, all attended to, the result read. */
+/** A decoding step of the first layer: a token appended to every sequence, all attended to, the result read. */
 export interface StepTime {
   /** Sequences that are attended to at once. */
   readonly batch: number;

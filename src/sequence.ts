@@ -223,7 +223,7 @@ export class Sequence {
    * into the raw tail: its tokens keep the error they have, and are coded anew once the window is full again. To go back further
    * without that, fork before: `recent: 1` is for drafts that come in several calls, a fork for an answer that may be asked for again.
    * What a sliding window has given back does not return: a layer must still hold what the token at `length` sees, as it does within the
-   * newest 64 · `recent` tokens.
+   * 64 · `recent` tokens before the newest append.
    * What was learned goes with a layer's first coded window: it learns anew, from the queries that it is attended with from then on.
    *
    * @param length  0 to this.length

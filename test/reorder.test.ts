@@ -51,15 +51,15 @@ for (const tested of backends) {
     }
 
     test('many times over, as forks of the parents would be', async () => {
-      const cache = open();
+      const cache = open({ capacity: 1500 });
       const next = random(3);
-      const beams = Array.from({ length: 4 }, () => cache.sequence());
-      const twins = new KVCache(tested.backend, { ...base, sequences: 9 });
+      const beams = Array.from({ length: 3 }, () => cache.sequence());
+      const twins = new KVCache(tested.backend, { ...base, capacity: 1500, sequences: 6 });
       let forks = beams.map(() => twins.sequence());
-      for (let round = 0; round < 12; round++) {
+      for (let round = 0; round < 8; round++) {
         const counts = beams.map(() => 1 + below(next, 40));
         for (const all of [beams, forks]) for (const [n, sequence] of all.entries()) extend(sequence, counts[n]!, 40 * round + n);
-        const parents = beams.map(() => below(next, 4));
+        const parents = beams.map(() => below(next, 3));
         cache.reorder(beams, parents);
         const before = forks;
         forks = parents.map(parent => before[parent]!.fork());

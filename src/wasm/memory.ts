@@ -316,8 +316,7 @@ export class WasmMemory {
       try {
         this.#memory.grow(this.#shape.reserve ? more : ample);
       } catch (cause) {
-        const message = `expected ${more * WASM_PAGE} bytes more than ${this.bytes}, got: ${(cause as Error).message}`;
-        throw new BackendError('wasm', message, cause);
+        throw new BackendError('wasm', `expected ${more * WASM_PAGE} bytes more, got: ${(cause as Error).message}`, cause);
       }
       this.#refresh();
     }

@@ -152,8 +152,9 @@ function keyOf({ name, constants }: Program): string {
   return `${name} ${JSON.stringify(constants)}`;
 }
 
-/** `count` workgroups along x, and along y where x does not reach. */
+/** `count` workgroups along x, and along y where x does not reach; none where nothing is to be seen. */
 export function dispatch(pass: GPUComputePassEncoder, count: number, z: number): void {
+  if (count === 0) return;
   const y = Math.ceil(count / DISPATCH);
   pass.dispatchWorkgroups(Math.ceil(count / y), y, z);
 }
