@@ -172,10 +172,12 @@ export interface PageTable {
   readonly rawCount: number;
 }
 
-/** @internal Tokens that a table holds. */
-export function heldTokens({ length, pageCount, coded, rawCount }: PageTable, sinks: number): number {
-  const raw = Math.min(WINDOW * rawCount, length - sinks - WINDOW * coded);
-  return Math.min(sinks, length) + WINDOW * pageCount + Math.max(0, raw);
+/** Positions. */
+export interface Range {
+  /** The first. */
+  readonly from: number;
+  /** The first beyond them. */
+  readonly to: number;
 }
 
 /** @internal Tokens that lie together in a page or in a raw slot. */
@@ -186,19 +188,21 @@ export interface Piece {
   /** The first token in it. */
   readonly at: number;
   readonly tokens: number;
+  /** Of the first token. */
+  readonly position: number;
   /** The first token among those that are asked for. */
   readonly first: number;
 }
 
-/** @internal What a table holds of the positions from `from` on and before `to`, in ascending order. */
-export function piecesOf(table: PageTable, sinks: number, from: number, to: number): Piece[] {
+/** @internal What a table holds of the positions from `from` on and before `to`, by default of all, in ascending order. */
+export function piecesOf(table: PageTable, sinks: number, from = 0, to = table.length): Piece[] {
   const pieces: Piece[] = [];
   let first = 0;
   const add = (coded: boolean, number: number, begin: number, end: number): void => {
     const at = Math.max(from - begin, 0);
     const tokens = Math.min(to, end) - begin - at;
     if (tokens <= 0) return;
-    pieces.push({ coded, number, at, tokens, first });
+    pieces.push({ coded, number, at, tokens, position: begin + at, first });
     first += tokens;
   };
   add(false, table.sinkSlot, 0, Math.min(sinks, table.length));

@@ -1,7 +1,7 @@
 // What a cache and its sequences share, out of users' reach: page tables, the store whose memory they number, and the verbs on both.
 // A call checks all that it may refuse before anything changes, and numbers change once the store has done its part.
 
-import type { Backend, Output, Store, Tokens } from './backend.ts';
+import type { Backend, Output, Range, Store, Tokens } from './backend.ts';
 import { Branching, sumOf } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { decodeTokens } from './decoding.ts';
@@ -347,7 +347,7 @@ export class Core {
   }
 
   /** The positions that a layer of a sequence holds. */
-  ranges(tables: PageTables, layer: number): { readonly from: number; readonly to: number }[] {
+  ranges(tables: PageTables, layer: number): Range[] {
     this.checkOpen(tables);
     this.#layer(layer);
     return tables.ranges(layer);

@@ -9,7 +9,7 @@ import type { Backend } from './backend.ts';
 import { checkOptions } from './check.ts';
 import { checkWasmOptions, openWasm, type WasmOptions } from './wasm/open.ts';
 
-export { type Backend, BackendError, type BackendName, type Output, type Tokens } from './backend.ts';
+export { type Backend, BackendError, type BackendName, type Output, type Range, type Tokens } from './backend.ts';
 export { KVCache } from './cache.ts';
 export { inspect, type SavedLayer, type SavedSequence } from './file.ts';
 export { type Codebook, type Codec, type CodecName, codebooks, codecs, type Segment, type Stage } from './format/codec.ts';
@@ -21,7 +21,7 @@ export type { Mass } from './mass.ts';
 export type { AppendOptions, AttendOptions, DecodeOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
 export { type Plan, type PlanGrid, plan, type StepTime, type TimedPlan } from './plan.ts';
 export type { Layout } from './rows.ts';
-export { type Range, type Sealed, Sequence } from './sequence.ts';
+export { type Sealed, Sequence } from './sequence.ts';
 export type { CacheOptions, CacheShape, StepShape } from './shape.ts';
 export type { WasmModule, WasmOptions, WasmOptions as OpenOptions, WasmVariant } from './wasm/open.ts';
 

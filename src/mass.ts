@@ -1,23 +1,19 @@
 // How much of a layer's attention goes to each of its windows: what policies of eviction ask.
 
-import type { Output, PageTable, Store } from './backend.ts';
+import { type Output, type PageTable, type Piece, piecesOf, type Range, type Store } from './backend.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import type { CacheShape } from './shape.ts';
 
 /** The share of attention that positions of one window have. */
-export interface Mass {
-  /** The first position. */
-  readonly from: number;
-  /** The first beyond them. */
-  readonly to: number;
+export interface Mass extends Range {
   /** From 0 to 1: the mean over query tokens and heads. Those of all windows and of sink logits add up to 1. */
   readonly mass: number;
 }
 
 /**
- * @internal The mass of sinks, every page and every raw window: by the logarithms of their own denominators, each beside the sinks, which every
- * table has. No kernel but `attend` is needed; a window takes as long as a context of one.
+ * @internal The mass of sinks, every page and every raw window: by the logarithms of their own denominators, each beside the sinks, which
+ * every table has. No kernel but `attend` is needed; a window takes as long as a context of one.
  */
 export async function attentionMass(
   store: Store,
@@ -28,22 +24,16 @@ export async function attentionMass(
   scale: number
 ): Promise<Mass[]> {
   const { sinks, sequences, layers } = shape;
-  const { length } = table; // before anything is awaited
   const { queryHeads, headDim, valueDim, sinkLogits } = layers[layer]!;
   const rows = query.length / headDim;
   const none = { ...table, pageCount: 0, rawCount: 0 };
-  const page = (n: number): PageTable => ({
-    ...none,
-    pages: table.pages.slice(n, n + 1),
-    windows: table.windows.slice(n, n + 1),
-    pageCount: 1
-  });
-  const raw = (n: number): PageTable => ({ ...none, raws: table.raws.slice(n, n + 1), rawCount: 1, coded: table.coded + n });
-  const at = (window: number): number => sinks + window * WINDOW;
-  const windows = [
-    ...Array.from({ length: table.pageCount }, (_, n) => ({ from: at(table.windows[n]!), view: page(n) })),
-    ...Array.from({ length: table.rawCount }, (_, n) => ({ from: at(table.coded + n), view: raw(n) }))
-  ];
+  const alone = ({ coded, number, position }: Piece): PageTable => {
+    const [numbers, window] = [Uint32Array.of(number), (position - sinks) / WINDOW];
+    if (position < sinks) return none;
+    return coded
+      ? { ...none, pages: numbers, windows: Uint32Array.of(window), pageCount: 1 }
+      : { ...none, raws: numbers, rawCount: 1, coded: window };
+  };
   /** Natural logarithms of denominators, of every table's rows. A call takes no more tables than there may be sequences. */
   const denominators = async (tables: readonly PageTable[]): Promise<Float32Array> => {
     const all = new Float32Array(tables.length * rows);
@@ -60,18 +50,17 @@ export async function attentionMass(
     await Promise.all(outputs.map(output => output.read()));
     return all;
   };
-  const sinkWindow = sinks > 0 ? [{ from: 0, to: Math.min(sinks, length), view: none }] : [];
-  const views = [...sinkWindow, ...windows];
-  const lse = await denominators([table, ...views.map(({ view }) => view)]);
-  return views.map(({ from, view }, n) => {
+  const pieces = piecesOf(table, sinks);
+  const lse = await denominators([table, ...pieces.map(alone)]);
+  return pieces.map(({ position, tokens }, n) => {
     let mass = 0;
     for (let row = 0; row < rows; row++) {
       const share = (logarithm: number): number => Math.exp(logarithm - lse[row]!);
       // What else is in a denominator: the sink logit, and beside another window the sinks.
       const logit = sinkLogits?.[row % queryHeads] ?? -Infinity;
-      const beside = view === none || sinks === 0 ? share(logit) : share(lse[rows + row]!);
+      const beside = position < sinks || sinks === 0 ? share(logit) : share(lse[rows + row]!);
       mass += Math.max(0, share(lse[(n + 1) * rows + row]!) - beside) / rows;
     }
-    return { from, to: Math.min(view === none ? sinks : from + WINDOW, length), mass };
+    return { from: position, to: position + tokens, mass };
   });
 }

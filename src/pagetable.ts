@@ -1,7 +1,7 @@
 // Which pages and raw slots a sequence holds, layer by layer, and of which windows. Numbers only: must never see a byte, nor a backend's
 // memory.
 
-import type { PageTable, Run } from './backend.ts';
+import { type PageTable, piecesOf, type Range, type Run } from './backend.ts';
 import { plural } from './check.ts';
 import { WINDOW } from './format/layout.ts';
 import { CAPACITY_MOST } from './layer.ts';
@@ -77,18 +77,13 @@ export class PageTables {
   }
 
   /** The positions that a layer holds, in ranges as long as can be. */
-  ranges(layer: number): { readonly from: number; readonly to: number }[] {
-    const { length, windows, pageCount, coded } = this.#tables[layer]!;
-    const { sinks } = this.#pool.shape;
-    const ranges: { from: number; to: number }[] = [];
-    const add = (from: number, to: number): void => {
+  ranges(layer: number): Range[] {
+    const ranges: Range[] = [];
+    for (const { position, tokens } of piecesOf(this.#tables[layer]!, this.#pool.shape.sinks)) {
       const last = ranges.at(-1);
-      if (last?.to === from) last.to = to;
-      else if (from < to) ranges.push({ from, to });
-    };
-    add(0, Math.min(sinks, length));
-    for (const window of windows.subarray(0, pageCount)) add(sinks + window * WINDOW, sinks + (window + 1) * WINDOW);
-    add(Math.min(sinks + coded * WINDOW, length), length);
+      if (last?.to === position) ranges[ranges.length - 1] = { from: last.from, to: position + tokens };
+      else ranges.push({ from: position, to: position + tokens });
+    }
     return ranges;
   }
 
@@ -140,8 +135,7 @@ export class PageTables {
 
   /** How many of those are behind every query that may still come, so that they need no page. */
   completeBehind(layer: number): number {
-    const { coded, oldest } = this.#tables[layer]!;
-    return Math.min(this.completeWindows(layer), Math.max(0, this.#windowsBehind(layer, oldest) - coded));
+    return this.#completeBehind(layer, this.#tables[layer]!.oldest);
   }
 
   /** Whether a layer has yet to learn how to balance its keys: none of its windows was coded. */
@@ -158,7 +152,7 @@ export class PageTables {
    * Of a layer's `tokens` newest tokens those whose queries are to be learned from: positions up to the end of the windows that are,
    * each once, however often it is asked about.
    */
-  uncounted(layer: number, tokens: number): { readonly from: number; readonly to: number } {
+  uncounted(layer: number, tokens: number): Range {
     const { length, counted } = this.#tables[layer]!;
     const from = Math.max(counted, length - tokens);
     const to = Math.min(length, this.#pool.shape.sinks + LEARNED_WINDOWS * WINDOW);
@@ -201,8 +195,7 @@ export class PageTables {
 
   /** Raw windows that the sealing after `pass` gives back without a page. */
   passingSlots(layer: number): number {
-    const { length, coded } = this.#tables[layer]!;
-    return Math.min(this.completeWindows(layer), Math.max(0, this.#windowsBehind(layer, length) - coded));
+    return this.#completeBehind(layer, this.#tables[layer]!.length);
   }
 
   /** No query comes any more that is older than a layer's next token. What takes that back. */
@@ -379,6 +372,12 @@ export class PageTables {
       const slot = this.#pool.slots.allocate(); // before it counts: it may throw
       table.raws[table.rawCount++] = slot;
     }
+  }
+
+  /** Complete raw windows that a layer's query at `position` does not see. */
+  #completeBehind(layer: number, position: number): number {
+    const behind = this.#windowsBehind(layer, position) - this.#tables[layer]!.coded;
+    return Math.min(this.completeWindows(layer), Math.max(0, behind));
   }
 
   #windowsBehind(layer: number, position: number): number {

@@ -1,6 +1,6 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
-import type { Backend, Output, Tokens } from './backend.ts';
+import type { Backend, Output, Range, Tokens } from './backend.ts';
 import type { Core, NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
 import type { Data } from './format/half.ts';
@@ -19,14 +19,6 @@ export let sequenceOf: (core: Core, tables: PageTables, metadata?: Metadata) => 
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
 
 const nameOf: NameOf = list => (list === 'queries' ? 'query' : list);
-
-/** Positions. */
-export interface Range {
-  /** The first. */
-  readonly from: number;
-  /** The first beyond them. */
-  readonly to: number;
-}
 
 /** @internal Makes of every sequence what its parent among them was. */
 export let reorderSequences: (core: Core, sequences: readonly Sequence[], parents: readonly number[]) => void;

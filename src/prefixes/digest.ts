@@ -1,5 +1,6 @@
 // SHA-256 by the engine's own WebCrypto, and the chain of digests that names a prefix.
 
+import { fromHex, toHex } from '../format/hex.ts';
 import { FORMAT, type Rope } from '../format/layout.ts';
 import { fieldsOf } from '../header.ts';
 import type { CacheShape } from '../shape.ts';
@@ -15,14 +16,6 @@ const FREQUENCY_DIGITS = 4;
 
 export async function sha256(bytes: Uint8Array): Promise<string> {
   return toHex(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>)));
-}
-
-export function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
-}
-
-export function fromHex(text: string): Uint8Array {
-  return Uint8Array.from({ length: text.length / 2 }, (_, i) => Number.parseInt(text.slice(2 * i, 2 * i + 2), 16));
 }
 
 /** The parent of every first key: all that gives pages their meaning but tokens. A profile is part of it, what is learned is not. */

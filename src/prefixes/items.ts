@@ -3,7 +3,8 @@
 
 import { kind } from '../check.ts';
 import { typedArrayName } from '../format/half.ts';
-import { DIGITS, fromHex, sha256, toHex } from './digest.ts';
+import { fromHex, toHex } from '../format/hex.ts';
+import { DIGITS, sha256 } from './digest.ts';
 
 /** The methods of an unstorage `Storage` that a store calls. */
 export interface PrefixStorage {

@@ -6,12 +6,12 @@ import {
   backendOf,
   type Dump,
   everything,
-  heldTokens,
   type Needs,
   type Output,
   outputOf,
   type PageTable,
   type Piece,
+  piecesOf,
   type Run,
   type Store,
   type Tokens,
@@ -199,9 +199,10 @@ class ReferenceStore implements Store {
       const words = wordsOf(data);
       const rounded = isHalf(data) ? clampedHalf : (x: number) => x;
       const { tokenRows, headRows } = stridesOf({ layout, tokens: words.length / (kvHeads * channels), heads: kvHeads });
-      for (const { coded, number, at, tokens, first } of pieces) {
+      for (const piece of pieces) {
+        const { at, tokens, first } = piece;
         for (let head = 0; head < kvHeads; head++) {
-          const rows = coded ? this.#pageRows(layer, number, sequence, head, side) : this.#rawRows(layer, number, head, side);
+          const rows = this.#windowRows(layer, sequence, piece, head, side);
           for (let t = 0; t < tokens; t++) {
             const row = (first + t) * tokenRows + head * headRows;
             for (let i = 0; i < channels; i++) words[row * channels + i] = rounded(rows[(at + t) * channels + i]!);
@@ -245,8 +246,11 @@ class ReferenceStore implements Store {
     const rounded = isHalf(out) ? clampedHalf : (x: number) => x;
     let firstRow = 0;
     tables.forEach((table, n) => {
-      const heads = Array.from({ length: kvHeads }, (_, head) => SIDES.map((_, side) => this.#rows(layer, table, head, side as 0 | 1)));
-      const positions = this.#positions(table);
+      const pieces = piecesOf(table, this.#shape.sinks);
+      const heads = Array.from({ length: kvHeads }, (_, head) =>
+        SIDES.map((_, side) => this.#rows(layer, table.sequence, pieces, head, side as 0 | 1))
+      );
+      const positions = pieces.flatMap(({ position, tokens }) => Array.from({ length: tokens }, (_, n) => position + n));
       const query = floatsOf(queries[n]!);
       const tokens = query.length / (queryHeads * headDim);
       const { tokenRows, headRows } = stridesOf({ layout, tokens, heads: queryHeads });
@@ -274,25 +278,20 @@ class ReferenceStore implements Store {
     // Nothing outlives this object.
   }
 
-  /** Of all tokens that a table holds. */
-  #positions(table: PageTable): Uint32Array {
-    const { sinks } = this.#shape;
-    const windows = [...table.windows.subarray(0, table.pageCount), ...Array.from({ length: table.rawCount }, (_, n) => table.coded + n)];
-    return Uint32Array.from({ length: heldTokens(table, this.#shape.sinks) }, (_, n) => {
-      return n < sinks ? n : sinks + windows[Math.floor((n - sinks) / WINDOW)]! * WINDOW + ((n - sinks) % WINDOW);
-    });
+  /** All of a layer's tokens of one head and side, f64 [tokens, channels]. */
+  #rows(layer: number, sequence: number, pieces: readonly Piece[], head: number, side: 0 | 1): Float64Array {
+    const channels = this.#shape.layers[layer]![side === 0 ? 'headDim' : 'valueDim'];
+    const rows = new Float64Array(channels * pieces.reduce((sum, { tokens }) => sum + tokens, 0));
+    for (const piece of pieces) {
+      const window = this.#windowRows(layer, sequence, piece, head, side);
+      rows.set(window.subarray(0, piece.tokens * channels), piece.first * channels);
+    }
+    return rows;
   }
 
-  /** All of a layer's tokens of one head and side, f64 [tokens, channels]. */
-  #rows(layer: number, table: PageTable, head: number, side: 0 | 1): Float64Array {
-    const { sinks, layers } = this.#shape;
-    const channels = layers[layer]![side === 0 ? 'headDim' : 'valueDim'];
-    const rows = new Float64Array(heldTokens(table, this.#shape.sinks) * channels);
-    const put = (from: Float64Array, at: number): void => rows.set(from.subarray(0, rows.length - at * channels), at * channels);
-    if (sinks > 0) put(this.#rawRows(layer, table.sinkSlot, head, side), 0);
-    for (let i = 0; i < table.pageCount; i++) put(this.#pageRows(layer, table.pages[i]!, table.sequence, head, side), sinks + i * WINDOW);
-    for (let i = 0; i < table.rawCount; i++) put(this.#rawRows(layer, table.raws[i]!, head, side), sinks + (table.pageCount + i) * WINDOW);
-    return rows;
+  /** All tokens of the window or the sinks that a piece is of. */
+  #windowRows(layer: number, sequence: number, { coded, number }: Piece, head: number, side: 0 | 1): Float64Array {
+    return coded ? this.#pageRows(layer, number, sequence, head, side) : this.#rawRows(layer, number, head, side);
   }
 
   #rawRows(layer: number, slot: number, head: number, side: 0 | 1): Float64Array {

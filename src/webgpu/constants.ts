@@ -17,7 +17,7 @@ import { type BlockLayout, blockLayout, channelPairs } from '../format/layout.ts
 import type { LayerShape } from '../layer.ts';
 import { ropeTables, ropeText } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
-import { structWords } from './structs.ts';
+import { floatBits, structWords } from './structs.ts';
 
 const CODEWORDS = 128;
 const WIDTHS = [2, 4, 8] as const;
@@ -157,8 +157,4 @@ export function unsegmentedKeys({ headDim, page }: LayerShape): BlockLayout {
 /** Of one side blocks with more channels have more bytes; those of the other, whose mean has other bits, may have as many. */
 function kindOf({ codec, balanced, meanBits, bytes }: BlockLayout): string {
   return `${codec.name} ${balanced} ${meanBits} ${bytes}`;
-}
-
-function floatBits(x: number): number {
-  return new Uint32Array(Float32Array.of(x).buffer)[0]!;
 }

@@ -14,7 +14,7 @@ import type { LayerShape } from '../layer.ts';
 import type { Layout } from '../rows.ts';
 import type { CacheShape } from '../shape.ts';
 import { QUAD } from './programs.ts';
-import { fieldsOf, putStruct } from './structs.ts';
+import { fieldsOf, floatBits, putStruct } from './structs.ts';
 
 /** Query tokens of one call at most, unless there are more sequences; longer prompts take several calls. */
 const CALL_TOKENS = 128;
@@ -192,7 +192,7 @@ export class Schedule {
       putStruct(this.words, wordAt(tilesAt + tile), 'Tile', { request, firstRow, firstSplit, splits: splits - firstSplit });
     });
     putStruct(this.words, 0, 'Schedule', {
-      scale: bits(scale * Math.LOG2E),
+      scale: floatBits(scale * Math.LOG2E),
       splits,
       splitsAt,
       tiles: tiles.length,
@@ -207,7 +207,7 @@ export class Schedule {
       sinks: this.#shape.sinks,
       slidingWindow: layer.window === Infinity ? 0 : layer.window,
       kept: layer.keepSinks ? this.#shape.sinks : 0,
-      softcap: bits(layer.softcap * Math.LOG2E),
+      softcap: floatBits(layer.softcap * Math.LOG2E),
       slopesAt: limits.slopesAt,
       sinkLogitsAt: limits.sinkLogitsAt,
       headsFirst: Number(layout === 'heads-first'),
@@ -297,8 +297,4 @@ function pagesBefore({ windows, pageCount }: PageTable, window: number): number 
 /** The first word of an entry. */
 function wordAt(entry: number): number {
   return HEADER + ENTRY * entry;
-}
-
-function bits(x: number): number {
-  return new Uint32Array(Float32Array.of(x).buffer)[0]!;
 }

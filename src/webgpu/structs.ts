@@ -39,6 +39,11 @@ export const STRUCTS = {
   Params: ['chunkGroup']
 } as const;
 
+/** An f32 as a field has it. */
+export function floatBits(x: number): number {
+  return new Uint32Array(Float32Array.of(x).buffer)[0]!;
+}
+
 type StructName = keyof typeof STRUCTS;
 export type Struct<Name extends StructName> = Readonly<Record<(typeof STRUCTS)[Name][number], number>>;
 
