@@ -237,6 +237,7 @@ export class PageTables {
   /** Newest tokens of a layer that may be asked about: they are held, and so is what its window shows them. */
   answerable(layer: number): number {
     const { length, dropped, coded, windows, pageCount } = this.#tables[layer]!;
+    if (pageCount === coded) return length; // nothing is gone; the way back takes long in a long context
     const { sinks, layers } = this.#pool.shape;
     let [most, window, n] = [length, coded, pageCount];
     if (dropped > 0) most = Math.min(most, Math.max(0, length + 1 - sinks - dropped * WINDOW - layers[layer]!.window));

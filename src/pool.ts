@@ -61,6 +61,7 @@ export class Pool {
 
   /** How many pages of a layer are free once each of these holders has given its own back. */
   freed(layer: number, holders: readonly Uint32Array[]): number {
+    if (holders.every(pages => pages.length === 0)) return 0; // of nearly every token
     const counts = new Map<number, number>();
     for (const pages of holders) {
       for (const page of pages) counts.set(page, (counts.get(page) ?? 0) + 1);
