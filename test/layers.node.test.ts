@@ -257,6 +257,9 @@ const around: Record<string, readonly string[]> = {
   bench: ['bench', '!bench/llm', 'src', 'tools'],
   'bench/llm': ['bench', 'src', 'tools'],
   'bench/llm/engine': ['bench/llm/engine', 'src/format'],
+  // Packages of their own: they import the library, and one another, as anyone would.
+  'engines/onnx': ['engines/onnx', 'tools'],
+  'engines/gguf': ['engines/gguf', 'tools'],
   // People copy from here: what an example needs must come with the package, or be small.
   examples: ['examples', 'tools'],
   // The model's engine, and the cache that it is given, have no package of their own yet.
@@ -283,6 +286,9 @@ group('around src/', test => {
       ['bench/llm/quality.ts', 'bench/table.ts', true],
       ['bench/llm/quality.ts', 'bench/llm/engine/model.ts', true],
       ['bench/llm/engine/model.ts', 'bench/llm/stats.ts', false],
+      ['engines/onnx/test/a.ts', 'tools/group.ts', true],
+      ['engines/onnx/src/a.ts', 'src/index.ts', false],
+      ['engines/onnx/src/a.ts', 'engines/gguf/src/b.ts', false],
       ['examples/device.ts', 'tools/gpu.ts', true],
       ['examples/device.ts', 'src/index.ts', false],
       ['examples/page/src/main.ts', 'bench/llm/engine/chat.ts', true],
@@ -296,7 +302,7 @@ group('around src/', test => {
   /** Files of the repository, without what is installed or built. */
   const own = (folder: string, type: RegExp) =>
     filesOf(folder).filter(file => type.test(file) && !/\/(node_modules|dist|\.test)\//.test(file));
-  for (const folder of ['tools', 'bench', 'examples', 'test']) {
+  for (const folder of ['tools', 'bench', 'engines', 'examples', 'test']) {
     test(`${folder}/ imports only what the table allows`, () => {
       for (const file of own(folder, /\.m?ts$/).filter(file => !file.startsWith('bench/baselines/dense/'))) {
         for (const specifier of imports(readFileSync(join(root, file), 'utf8'))) {
@@ -318,7 +324,7 @@ group('around src/', test => {
   };
 
   test('no file has more than 400 lines, but those that are named', () => {
-    const folders = ['src', 'assembly', 'shaders', 'test', 'tools', 'bench', 'examples'];
+    const folders = ['src', 'assembly', 'shaders', 'test', 'tools', 'bench', 'engines', 'examples'];
     const files = folders.flatMap(folder => own(folder, /\.(m?ts|mjs|wgsl|css|html)$/)).filter(file => !file.includes('/generated/'));
     for (const file of Object.keys(longer)) assert.ok(files.includes(file), file);
     for (const file of files) {
