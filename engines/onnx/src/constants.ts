@@ -1,0 +1,42 @@
+// Constants of a graph as numbers: those few that a cache must be told, such as tables of rotations.
+
+import type { Graph, Tensor } from './graph.ts';
+import { fields } from './protobuf.ts';
+
+export interface Numbers {
+  readonly data: Float32Array;
+  readonly shape: readonly number[];
+}
+
+/** An initializer's numbers as f32; undefined where the name is of none, or its type is none of f32 and f16. */
+export type Constants = (name: string) => Promise<Numbers | undefined>;
+
+const FLOAT = 1;
+const FLOAT16 = 10;
+
+export function constantsOf({ tensors }: Graph, read: (tensor: Tensor) => Promise<Uint8Array>): Constants {
+  return async name => {
+    const tensor = tensors.get(name);
+    if (!tensor || (tensor.type !== FLOAT && tensor.type !== FLOAT16)) return undefined;
+    const raw = tensor.bytes ? rawOf(tensor.bytes) : await read(tensor);
+    const aligned = raw.slice();
+    const data = tensor.type === FLOAT ? new Float32Array(aligned.buffer) : Float32Array.from(new Uint16Array(aligned.buffer), fromHalf);
+    return { data, shape: tensor.shape };
+  };
+}
+
+/** The bytes of a tensor's numbers: raw, or f32 one after another; f16 comes as integers then. */
+function rawOf(message: Uint8Array): Uint8Array {
+  for (const { number, bytes } of fields(message)) if (number === 9 || number === 4) return bytes;
+  return new Uint8Array();
+}
+
+/** The number that the bits of an f16 stand for. */
+export function fromHalf(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1;
+  const exponent = (half >> 10) & 31;
+  const fraction = half & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+}

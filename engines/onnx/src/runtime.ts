@@ -1,0 +1,74 @@
+// ONNX Runtime, in the flavor that the caller gives: one session for every segment.
+
+import type { InferenceSession, Tensor, TensorConstructor } from 'onnxruntime-common';
+import { encodeModel, type Model, type Port, type Tensor as Weight } from './graph.ts';
+
+/** What onnxruntime-node and onnxruntime-web have in common. */
+export interface OnnxRuntime {
+  readonly InferenceSession: { create(model: Uint8Array, options?: InferenceSession.SessionOptions): Promise<InferenceSession> };
+  readonly Tensor: TensorConstructor;
+}
+
+/** A segment that runs. */
+export interface Session {
+  readonly outputs: ReadonlyMap<string, Port>;
+  run(inputs: Readonly<Record<string, Tensor>>): Promise<InferenceSession.OnnxValueMapType>;
+  release(): Promise<void>;
+}
+
+export interface SessionParts {
+  readonly nodes: Model['nodes'];
+  readonly tensors: readonly Weight[];
+  readonly inputs: readonly Port[];
+  readonly outputs: readonly string[];
+}
+
+export const INT32 = 6;
+export const INT64 = 7;
+
+/** Numbers of TensorProto.DataType by the names of ONNX Runtime. */
+export const types: Readonly<Record<string, number>> = {
+  float32: 1,
+  uint8: 2,
+  int8: 3,
+  int32: 6,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  float64: 11
+};
+
+/**
+ * A session of these nodes. Its weights are read and handed over as external data, one by one: none is copied into the message, and no
+ * message comes near protobuf's limit of 2 GiB.
+ */
+export async function openSession(
+  runtime: OnnxRuntime,
+  model: Model,
+  { nodes, tensors, inputs, outputs }: SessionParts,
+  read: (weight: Weight) => Promise<Uint8Array>,
+  options: InferenceSession.SessionOptions
+): Promise<Session> {
+  const large = tensors.filter(({ bytes }) => bytes === undefined);
+  const externalData = await Promise.all(large.map(async (weight, n) => ({ path: `weight${n}`, data: await read(weight) })));
+  const locations = new Map(large.map(({ name }, n) => [name, `weight${n}`]));
+  const bytes = encodeModel(
+    model,
+    { nodes, tensors, inputs, outputs: outputs.map(name => ({ name, type: 0, shape: undefined })) },
+    locations
+  );
+  const session = await runtime.InferenceSession.create(bytes, { ...options, externalData });
+  const ports = session.outputMetadata.map(metadata => {
+    const type = metadata.isTensor ? types[metadata.type] : undefined;
+    if (type === undefined || !metadata.isTensor) {
+      throw new RangeError(`"${metadata.name}" expected a tensor of ${Object.keys(types).join(', ')}, got another type`);
+    }
+    // A shape that is not known reads as that of a scalar; neither says anything that the next session would need.
+    return { name: metadata.name, type, shape: metadata.shape.length > 0 ? metadata.shape : undefined };
+  });
+  return {
+    outputs: new Map(ports.map(port => [port.name, port])),
+    run: feeds => session.run(feeds),
+    release: () => session.release()
+  };
+}

@@ -1,0 +1,310 @@
+// Decoders as exporters write them, tiny and of seeded weights: their nodes, names and types, and what a real file has around them.
+import { random } from '../../../tools/numbers.ts';
+import { float, integer, join, message, type Pieces, text } from '../src/protobuf.ts';
+
+/** A number is an integer; floats are told apart. */
+export type Value = number | readonly number[] | string | { readonly float: number };
+
+export interface DecoderOptions {
+  readonly layers?: number;
+  readonly attention?: 'GroupQueryAttention' | 'MultiHeadAttention' | 'Attention';
+  /** Of the attention node, beside heads; a function of the layer where they differ. */
+  readonly attributes?: (layer: number) => Readonly<Record<string, Value>>;
+  /** Base of RoPE in a layer. */
+  readonly base?: (layer: number) => number;
+  /** Queries, keys and values in one input. */
+  readonly packed?: boolean;
+  readonly biases?: boolean;
+  /** Norms of queries and keys by head, as Qwen 3 has them; rotation then stands in nodes before the attention. */
+  readonly headNorms?: boolean;
+  readonly sinks?: boolean;
+  readonly half?: boolean;
+  /** MatMulNBits of so many bits. */
+  readonly bits?: 4 | 8;
+  /** The name of a file for weights. */
+  readonly external?: string;
+}
+
+export interface Exported {
+  readonly model: Uint8Array;
+  /** What lies in the file `external`. */
+  readonly weights: Uint8Array;
+  readonly layers: number;
+  readonly half: boolean;
+}
+
+export const VOCABULARY = 53;
+export const QUERY_HEADS = 4;
+export const KV_HEADS = 2;
+export const HEAD_DIM = 32;
+const HIDDEN = 96;
+const FEED_FORWARD = 128;
+export const POSITIONS = 512;
+const FLOAT = 1;
+const UINT8 = 2;
+const INT64 = 7;
+const FLOAT16 = 10;
+const MICROSOFT = 'com.microsoft';
+
+function normals(length: number, seed: number): Float32Array {
+  const next = random(seed);
+  return Float32Array.from({ length }, () => Math.sqrt(-2 * Math.log(next() + 2 ** -33)) * Math.cos(2 * Math.PI * next()));
+}
+
+/** Nodes and weights while they are gathered. */
+class Writer {
+  readonly nodes: Pieces[] = [];
+  readonly initializers: Pieces[] = [];
+  readonly external: Uint8Array[] = [];
+  #seed = 1;
+  #externalBytes = 0;
+  readonly #options: DecoderOptions;
+
+  constructor(options: DecoderOptions) {
+    this.#options = options;
+  }
+
+  node(
+    op: string,
+    inputs: readonly string[],
+    outputs: readonly string[],
+    attributes: Readonly<Record<string, Value>> = {},
+    domain = ''
+  ): string {
+    this.nodes.push([
+      ...inputs.flatMap(input => text(1, input)),
+      ...outputs.flatMap(output => text(2, output)),
+      ...text(3, `/${outputs[0]}/${op}`),
+      ...text(4, op),
+      ...Object.entries(attributes).flatMap(([name, value]) => message(5, [...text(1, name), ...attribute(value)])),
+      ...text(7, domain)
+    ]);
+    return outputs[0]!;
+  }
+
+  /** Floats of the model's type. */
+  floats(name: string, shape: readonly number[], data: Float32Array): string {
+    const half = this.#options.half;
+    return this.tensor(
+      name,
+      half ? FLOAT16 : FLOAT,
+      shape,
+      half ? new Uint8Array(Uint16Array.from(data, toHalf).buffer) : new Uint8Array(data.buffer)
+    );
+  }
+
+  random(name: string, shape: readonly number[], scale: number, mean = 0): string {
+    const length = shape.reduce((product, size) => product * size, 1);
+    return this.floats(
+      name,
+      shape,
+      normals(length, this.#seed++).map(value => mean + scale * value)
+    );
+  }
+
+  tensor(name: string, type: number, shape: readonly number[], bytes: Uint8Array): string {
+    const { external } = this.#options;
+    const head = [...shape.flatMap(size => integer(1, size)), ...integer(2, type), ...text(8, name)];
+    if (external && bytes.length > 1024) {
+      const entry = (key: string, value: string) => message(13, [...text(1, key), ...text(2, value)]);
+      const place = [
+        ...entry('location', external),
+        ...entry('offset', String(this.#externalBytes)),
+        ...entry('length', String(bytes.length))
+      ];
+      this.initializers.push([...head, ...place, ...integer(14, 1)]);
+      this.external.push(bytes);
+      this.#externalBytes += bytes.length;
+    } else this.initializers.push([...head, ...message(9, [bytes])]);
+    return name;
+  }
+
+  integers(name: string, values: readonly number[]): string {
+    return this.tensor(name, INT64, [values.length], new Uint8Array(BigInt64Array.from(values, BigInt).buffer));
+  }
+
+  /** x · w (+ b), of f32, f16 or a few bits. */
+  linear(name: string, input: string, from: number, to: number, bias = this.#options.biases): string {
+    const product = this.#options.bits ? this.#few(name, input, from, to, this.#options.bits) : this.#product(name, input, from, to);
+    return bias ? this.node('Add', [product, this.random(`${name}.bias`, [to], 0.5)], [`${name}.biased`]) : product;
+  }
+
+  #product(name: string, input: string, from: number, to: number): string {
+    return this.node('MatMul', [input, this.random(`${name}.weight`, [from, to], 1 / Math.sqrt(from))], [name]);
+  }
+
+  #few(name: string, input: string, from: number, to: number, bits: 4 | 8): string {
+    const block = 32;
+    const blocks = from / block;
+    const codes = Uint8Array.from(normals(to * blocks * ((block * bits) / 8), this.#seed++), (value: number) => 128 + 40 * value);
+    const weight = this.tensor(`${name}.codes`, UINT8, [to, blocks, (block * bits) / 8], codes);
+    const scales = this.random(`${name}.scales`, [to * blocks], 0, 1 / (2 ** (bits - 3) * Math.sqrt(from)));
+    return this.node('MatMulNBits', [input, weight, scales], [name], { K: from, N: to, bits, block_size: block }, MICROSOFT);
+  }
+}
+
+/** A file, and what a decoder's caller must know of it. */
+export function exportDecoder(options: DecoderOptions = {}): Exported {
+  const { layers = 3, attention = 'GroupQueryAttention', half = false } = options;
+  const type = half ? FLOAT16 : FLOAT;
+  const writer = new Writer(options);
+  let hidden = writer.node('Gather', [writer.random('embed_tokens', [VOCABULARY, HIDDEN], 1), 'input_ids'], ['hidden']);
+  if (attention === 'GroupQueryAttention') lengths(writer);
+  let normed = norm(writer, 'layers.0.input_norm', hidden);
+  for (let layer = 0; layer < layers; layer++) {
+    const name = `layers.${layer}`;
+    const attended = attentionOf(writer, layer, normed, options);
+    const output = writer.linear(`${name}.o_proj`, attended, QUERY_HEADS * HEAD_DIM, HIDDEN);
+    [normed, hidden] = skipNorm(writer, `${name}.post_norm`, hidden, output);
+    const gate = writer.linear(`${name}.gate_proj`, normed, HIDDEN, FEED_FORWARD);
+    const up = writer.linear(`${name}.up_proj`, normed, HIDDEN, FEED_FORWARD);
+    const sigmoid = writer.node('Sigmoid', [gate], [`${name}.sigmoid`]);
+    const silu = writer.node('Mul', [gate, sigmoid], [`${name}.silu`]);
+    const down = writer.linear(`${name}.down_proj`, writer.node('Mul', [silu, up], [`${name}.gated`]), FEED_FORWARD, HIDDEN);
+    [normed, hidden] = skipNorm(writer, `layers.${layer + 1}.input_norm`, hidden, down);
+  }
+  writer.node('Identity', [writer.linear('lm_head', normed, HIDDEN, VOCABULARY, false)], ['logits']);
+  const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
+  const past = (tokens: string) => ['batch', KV_HEADS, tokens, HEAD_DIM];
+  const graph = [
+    ...writer.nodes.flatMap(node => message(1, node)),
+    ...text(2, 'decoder'),
+    ...writer.initializers.flatMap(tensor => message(5, tensor)),
+    ...port(11, 'input_ids', INT64, ['batch', 'tokens']),
+    ...port(11, 'attention_mask', INT64, ['batch', 'total']),
+    ...(rotatesBefore(options) ? port(11, 'position_ids', INT64, ['batch', 'tokens']) : []),
+    ...pasts.flatMap(name => port(11, `past_key_values.${name}`, type, past('past'))),
+    ...port(12, 'logits', type, ['batch', 'tokens', VOCABULARY]),
+    ...pasts.flatMap(name => port(12, `present.${name}`, type, past('total')))
+  ];
+  const opset = (domain: string, version: number) => message(8, [...text(1, domain), ...integer(2, version)]);
+  const standard = attention === 'Attention' ? 23 : 18;
+  const model = join([
+    ...integer(1, attention === 'Attention' ? 11 : 9),
+    ...message(7, graph),
+    ...opset('', standard),
+    ...opset(MICROSOFT, 1)
+  ]);
+  return { model, weights: join(writer.external), layers, half };
+}
+
+function rotatesBefore({ headNorms, attention }: DecoderOptions): boolean {
+  return headNorms === true || (attention !== undefined && attention !== 'GroupQueryAttention');
+}
+
+/** What GroupQueryAttention is told of lengths, of the mask. */
+function lengths(writer: Writer): void {
+  const sum = writer.node('ReduceSum', ['attention_mask', writer.integers('one', [1])], ['tokens of each'], { keepdims: 0 });
+  const last = writer.node('Sub', [sum, 'one'], ['last of each']);
+  writer.node('Cast', [last], ['seqlens_k'], { to: 6 });
+  const shape = writer.node('Shape', ['attention_mask'], ['mask shape']);
+  const total = writer.node(
+    'Gather',
+    [shape, writer.tensor('axis 1', INT64, [], new Uint8Array(BigInt64Array.of(1n).buffer))],
+    ['total of all'],
+    { axis: 0 }
+  );
+  writer.node('Cast', [total], ['total_sequence_length'], { to: 6 });
+}
+
+function attentionOf(writer: Writer, layer: number, input: string, options: DecoderOptions): string {
+  const { attention = 'GroupQueryAttention', packed, headNorms, sinks, attributes = () => ({}), base = () => 10_000 } = options;
+  const name = `layers.${layer}`;
+  const widths = { q: QUERY_HEADS * HEAD_DIM, k: KV_HEADS * HEAD_DIM, v: KV_HEADS * HEAD_DIM };
+  const tables = rotation(writer, base(layer));
+  let parts: string[];
+  if (packed) parts = [writer.linear(`${name}.qkv_proj`, input, HIDDEN, widths.q + widths.k + widths.v), '', ''];
+  else parts = (['q', 'k', 'v'] as const).map(side => writer.linear(`${name}.${side}_proj`, input, HIDDEN, widths[side]));
+  const before = rotatesBefore(options);
+  if (before) {
+    for (const [n, side] of (['q', 'k'] as const).entries()) {
+      const heads = n === 0 ? QUERY_HEADS : KV_HEADS;
+      const normed = headNorms ? headNorm(writer, `${name}.${side}_norm`, parts[n]!, heads) : parts[n]!;
+      parts[n] = writer.node(
+        'RotaryEmbedding',
+        [normed, 'position_ids', ...tables],
+        [`${name}.${side}_rotated`],
+        { num_heads: heads },
+        MICROSOFT
+      );
+    }
+  }
+  const pasts = [`past_key_values.${layer}.key`, `past_key_values.${layer}.value`];
+  const outputs = [`${name}.attention`, `present.${layer}.key`, `present.${layer}.value`];
+  const own = attributes(layer);
+  if (attention === 'GroupQueryAttention') {
+    const sink = sinks ? writer.random(`${name}.sinks`, [QUERY_HEADS], 1) : '';
+    const inputs = [
+      ...parts,
+      ...pasts,
+      'seqlens_k',
+      'total_sequence_length',
+      ...(before ? ['', ''] : tables),
+      ...(sink ? ['', '', sink] : [])
+    ];
+    const heads = { num_heads: QUERY_HEADS, kv_num_heads: KV_HEADS, do_rotary: before ? 0 : 1 };
+    return writer.node(attention, inputs, outputs, { ...heads, ...own }, MICROSOFT);
+  }
+  throw new Error(`expected GroupQueryAttention, got ${attention}`);
+}
+
+const cached = new WeakMap<Writer, Map<number, readonly [string, string]>>();
+
+/** Tables of cosines and sines, one pair for a base. */
+function rotation(writer: Writer, base: number): readonly [string, string] {
+  const of = cached.get(writer) ?? new Map<number, readonly [string, string]>();
+  cached.set(writer, of);
+  let tables = of.get(base);
+  if (!tables) {
+    const pairs = HEAD_DIM / 2;
+    const table = (turn: (angle: number) => number) =>
+      Float32Array.from({ length: POSITIONS * pairs }, (_, i) => turn(Math.floor(i / pairs) * base ** (-(i % pairs) / pairs)));
+    const shape = [POSITIONS, pairs];
+    tables = [writer.floats(`cos_cache.${base}`, shape, table(Math.cos)), writer.floats(`sin_cache.${base}`, shape, table(Math.sin))];
+    of.set(base, tables);
+  }
+  return tables;
+}
+
+function norm(writer: Writer, name: string, input: string): string {
+  const weight = writer.random(`${name}.weight`, [HIDDEN], 0.1, 1);
+  return writer.node('SimplifiedLayerNormalization', [input, weight], [name], { axis: -1, epsilon: { float: 1e-6 }, stash_type: 1 });
+}
+
+/** Norm of the sum, and the sum. */
+function skipNorm(writer: Writer, name: string, skip: string, input: string): [normed: string, sum: string] {
+  const weight = writer.random(`${name}.weight`, [HIDDEN], 0.1, 1);
+  const outputs = [name, '', '', `${name}.sum`];
+  writer.node('SkipSimplifiedLayerNormalization', [skip, input, weight], outputs, { epsilon: { float: 1e-6 } }, MICROSOFT);
+  return [name, `${name}.sum`];
+}
+
+function headNorm(writer: Writer, name: string, input: string, heads: number): string {
+  const shapes = [`${name}.apart`, `${name}.together`];
+  writer.integers(shapes[0]!, [0, 0, heads, HEAD_DIM]);
+  writer.integers(shapes[1]!, [0, 0, heads * HEAD_DIM]);
+  const apart = writer.node('Reshape', [input, shapes[0]!], [`${name}.heads`]);
+  const weight = writer.random(`${name}.weight`, [HEAD_DIM], 0.1, 1);
+  const normed = writer.node('SimplifiedLayerNormalization', [apart, weight], [`${name}.normed`], { axis: -1, epsilon: { float: 1e-6 } });
+  return writer.node('Reshape', [normed, shapes[1]!], [name]);
+}
+
+function attribute(value: Value): Pieces {
+  if (typeof value === 'number') return [...integer(3, value), ...integer(20, 2)];
+  if (typeof value === 'string') return [...text(4, value), ...integer(20, 3)];
+  if ('float' in value) return [...float(2, value.float), ...integer(20, 1)];
+  return [...value.flatMap(item => integer(8, item)), ...integer(20, 7)];
+}
+
+function port(number: number, name: string, type: number, shape: readonly (number | string)[]): Pieces {
+  const sizes = shape.flatMap(size => message(1, typeof size === 'number' ? integer(1, size) : text(2, size)));
+  return message(number, [...text(1, name), ...message(2, message(1, [...integer(1, type), ...message(2, sizes)]))]);
+}
+
+/** The nearest f16 of normal numbers and 0, ties away from zero: weights, which need no more. */
+function toHalf(value: number): number {
+  const magnitude = Math.abs(value);
+  if (magnitude < 2 ** -14) return 0;
+  const exponent = Math.floor(Math.log2(magnitude));
+  return (value < 0 ? 0x8000 : 0) + ((exponent + 15) << 10) + Math.round((magnitude / 2 ** exponent - 1) * 1024);
+}
