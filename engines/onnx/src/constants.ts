@@ -1,6 +1,6 @@
 // Constants of a graph as numbers: those few that a cache must be told, such as tables of rotations.
 
-import type { Graph, Tensor } from './graph.ts';
+import { FLOAT, FLOAT16, type Graph, type Tensor } from './graph.ts';
 import { fields } from './protobuf.ts';
 
 export interface Numbers {
@@ -10,9 +10,6 @@ export interface Numbers {
 
 /** An initializer's numbers as f32; undefined where the name is of none, or its type is none of f32 and f16. */
 export type Constants = (name: string) => Promise<Numbers | undefined>;
-
-const FLOAT = 1;
-const FLOAT16 = 10;
 
 export function constantsOf({ tensors }: Graph, read: (tensor: Tensor) => Promise<Uint8Array>): Constants {
   return async name => {

@@ -1,7 +1,8 @@
 // Cuts a graph at its attentions into segments: what can be computed before the first, between each two, and after the last.
 
-import { type Attention, POSITIONS, readAttention, title } from './attention.ts';
-import type { Graph, Node, Port, Tensor } from './graph.ts';
+import { type Attention, POSITIONS, title } from './attention.ts';
+import { type Graph, INT64, type Node, type Port, type Tensor } from './graph.ts';
+import { readAttention } from './operators.ts';
 
 /** A part of the graph that one session runs. */
 export interface Segment {
@@ -19,20 +20,20 @@ export interface Segment {
 export interface PastShape {
   readonly layer: number;
   readonly from: number;
-  readonly to: number;
+  readonly to: number | undefined;
 }
 
 export interface Cut {
   readonly segments: readonly Segment[];
   readonly attentions: readonly Attention[];
+  /** What gives the masks of attentions, by name. */
+  readonly masks: ReadonlyMap<string, Segment>;
   /** Inputs that are left, by name. */
   readonly feeds: ReadonlyMap<string, Port>;
-  /** Inputs that take the place of shapes of the past. */
+  /** Those of them that take the place of shapes of the past. */
   readonly pastShapes: ReadonlyMap<string, PastShape>;
   readonly logits: string;
 }
-
-const INT64 = 7;
 
 export function cutGraph(graph: Graph): Cut {
   const { attentions, nodes, tensors, pastShapes } = withoutAttentions(graph);
@@ -40,82 +41,84 @@ export function cutGraph(graph: Graph): Cut {
   ports.set(POSITIONS, { name: POSITIONS, type: INT64, shape: [1, 'tokens'] });
   for (const name of pastShapes.keys()) ports.set(name, { name, type: INT64, shape: undefined });
   for (const name of tensors.keys()) ports.delete(name); // an initializer may be listed as an input, too
-  const logits = logitsOf(graph);
+  const { levels, makers, sites } = levelsOf(nodes, attentions, tensors, ports);
 
+  const logits = logitsOf(graph);
+  // What one segment makes and another, an attention or the caller takes.
+  const crossing = new Set([logits, ...attentions.flatMap(({ query, key, value }) => [query, key, value])]);
+  const gather = (values: Iterable<string>, level: number): Segment => {
+    const part = { nodes: [] as Node[], tensors: [] as Tensor[], inputs: [] as string[], outputs: [] as string[] };
+    const known = new Set<string>();
+    const take = (value: string): void => {
+      if (value === '' || known.has(value)) return;
+      known.add(value);
+      const maker = makers.get(value);
+      const own = levels.get(value) ?? level; // constants are every segment's own
+      if (maker && own === level) {
+        for (const output of maker.outputs) known.add(output);
+        for (const used of uses(maker)) take(used);
+        part.nodes.push(maker);
+      } else if (levels.has(value)) part.inputs.push(value);
+      else part.tensors.push(tensors.get(value)!);
+    };
+    for (const value of values) {
+      if (!makers.has(value) || levels.get(value) !== level) continue;
+      take(value);
+      part.outputs.push(value);
+    }
+    return { ...part, attentions: sites.flatMap((site, layer) => (site === level ? [layer] : [])) };
+  };
+  const segments: Segment[] = [];
+  for (let level = Math.max(...sites) + 1; level >= 0; level--) {
+    const segment = gather(crossing, level);
+    for (const input of segment.inputs) if (makers.has(input)) crossing.add(input);
+    segments.unshift(segment);
+  }
+  const masks = new Map<string, Segment>();
+  for (const { mask, title } of attentions) {
+    if (mask === undefined || masks.has(mask)) continue;
+    if (levels.get(mask) !== 0 || !makers.has(mask)) throw new RangeError(`"${title}" expected a mask of lengths alone, got ${mask}`);
+    masks.set(mask, gather([mask], 0));
+  }
+  const used = new Set([...segments, ...masks.values()].flatMap(({ inputs }) => inputs));
+  return { segments, attentions, masks, feeds: new Map([...ports].filter(([name]) => used.has(name))), pastShapes, logits };
+}
+
+/** After how many attentions every value is known that is no constant; which node makes it; and of every attention its own level. */
+function levelsOf(
+  nodes: readonly (Node | number)[],
+  attentions: readonly Attention[],
+  tensors: ReadonlyMap<string, Tensor>,
+  ports: ReadonlyMap<string, Port>
+) {
   const levels = new Map<string, number>([...ports.keys()].map(name => [name, 0]));
   const makers = new Map<string, Node>();
-  const constant = new Set(tensors.keys());
-  // After how many attentions a value is known; undefined for constants.
+  const sites: number[] = [];
   const levelOf = (values: readonly string[], of: string): number | undefined => {
     let level: number | undefined;
     for (const value of values) {
-      if (value === '' || constant.has(value)) continue;
+      if (value === '') continue;
       const known = levels.get(value);
-      if (known === undefined) throw new RangeError(`"${of}" expected values of earlier nodes, got ${value}`);
-      level = Math.max(level ?? 0, known);
+      if (known !== undefined) level = Math.max(level ?? 0, known);
+      else if (!tensors.has(value) && !makers.has(value)) throw new RangeError(`"${of}" expected values of earlier nodes, got ${value}`);
     }
     return level;
   };
-  const sites: number[] = []; // of every attention the segment that it runs after
   for (const step of nodes) {
     if (typeof step === 'number') {
       const { title, query, key, value, output } = attentions[step]!;
       const level = levelOf([query, key, value], title) ?? 0;
       sites.push(level);
       levels.set(output, level + 1);
-      continue;
-    }
-    const level = levelOf(uses(step), title(step));
-    for (const output of step.outputs) {
-      makers.set(output, step);
-      if (level === undefined) constant.add(output);
-      else levels.set(output, level);
-    }
-  }
-
-  const parts = Array.from({ length: Math.max(...sites) + 2 }, () => new Part());
-  const needed = [logits, ...attentions.flatMap(({ query, key, value }) => [query, key, value])];
-  const feeds = new Map<string, Port>();
-  // What one segment makes and another takes.
-  const crossing = new Set(needed);
-  const take = (value: string, part: Part, level: number): void => {
-    if (value === '' || part.known.has(value)) return;
-    part.known.add(value);
-    const maker = makers.get(value);
-    if (constant.has(value) || (maker && levels.get(value) === level)) {
-      if (!maker) {
-        part.tensors.push(tensors.get(value)!);
-        return;
+    } else {
+      const level = levelOf(uses(step), title(step));
+      for (const output of step.outputs) {
+        makers.set(output, step);
+        if (level !== undefined) levels.set(output, level);
       }
-      for (const output of maker.outputs) part.known.add(output);
-      for (const used of uses(maker)) take(used, part, level);
-      part.nodes.push(maker);
-      return;
     }
-    part.inputs.push(value);
-    const port = ports.get(value);
-    if (port) feeds.set(value, port);
-    else crossing.add(value);
-  };
-  for (let level = parts.length - 1; level >= 0; level--) {
-    for (const value of crossing) if (makers.has(value) && levels.get(value) === level) take(value, parts[level]!, level);
   }
-  const segments = parts.map(({ nodes, tensors, inputs, known }, level) => ({
-    nodes,
-    tensors,
-    inputs,
-    outputs: [...crossing].filter(value => makers.has(value) && levels.get(value) === level && known.has(value)),
-    attentions: sites.flatMap((site, layer) => (site === level ? [layer] : []))
-  }));
-  return { segments, attentions, feeds, pastShapes, logits };
-}
-
-/** A segment while it is gathered. Nodes come after those whose values they use. */
-class Part {
-  readonly nodes: Node[] = [];
-  readonly tensors: Tensor[] = [];
-  readonly inputs: string[] = [];
-  readonly known = new Set<string>();
+  return { levels, makers, sites };
 }
 
 function uses({ inputs, captured }: Node): readonly string[] {
@@ -132,30 +135,29 @@ function withoutAttentions(graph: Graph) {
   const shapes: Node[] = [];
   for (const node of graph.nodes) {
     const attention = readAttention(node, { graph, producers, ports });
-    if (!attention) {
+    if (attention) {
+      nodes.push(...attention.before, attentions.length, ...attention.after);
+      attentions.push(attention);
+      for (const tensor of attention.tensors) tensors.set(tensor.name, tensor);
+    } else {
       if (node.op === 'Shape' && ports.has(node.inputs[0]!)) shapes.push(node);
       nodes.push(node);
-      continue;
     }
-    nodes.push(...attention.before, attentions.length, ...attention.after);
-    attentions.push(attention);
-    for (const tensor of attention.tensors) tensors.set(tensor.name, tensor);
   }
   if (attentions.length === 0) {
-    const found = graph.nodes.find(({ op }) => op === 'If' || op === 'Loop');
-    const got = found ? `the nested graphs of ${title(found)}` : `${graph.nodes.length} nodes without one`;
+    const nested = graph.nodes.find(({ op }) => op === 'If' || op === 'Loop');
+    const got = nested ? `the nested graphs of ${title(nested)}` : `${graph.nodes.length} nodes without one`;
     throw new RangeError(`"model" expected GroupQueryAttention, MultiHeadAttention or Attention in its graph, got ${got}`);
   }
-  const pastShapes = new Map<string, PastShape>();
   const layers = new Map(attentions.flatMap(({ pasts }, layer) => pasts.map(past => [past, layer] as const)));
+  const pastShapes = new Map<string, PastShape>();
   for (const shape of shapes) {
     const layer = layers.get(shape.inputs[0]!);
     if (layer === undefined) continue;
-    const { start = 0, end = 4 } = Object.fromEntries(shape.attributes) as { start?: number; end?: number };
+    const { start = 0, end } = Object.fromEntries(shape.attributes) as { start?: number; end?: number };
     pastShapes.set(shape.outputs[0]!, { layer, from: start, to: end });
-    nodes.splice(nodes.indexOf(shape), 1);
   }
-  return { attentions, nodes, tensors, pastShapes };
+  return { attentions, nodes: nodes.filter(step => typeof step === 'number' || !pastShapes.has(step.outputs[0]!)), tensors, pastShapes };
 }
 
 /** The output that is no present. */

@@ -3,6 +3,12 @@
 
 import { type Field, type File, fields, integer, join, message, type Pieces, packed, places, text } from './protobuf.ts';
 
+/** Numbers of types in TensorProto. */
+export const FLOAT = 1;
+export const INT32 = 6;
+export const INT64 = 7;
+export const FLOAT16 = 10;
+
 /** Numbers, text, or a tensor or graph as the bytes of its message. */
 export type Attribute = number | string | readonly number[] | Uint8Array;
 
@@ -266,8 +272,8 @@ export function makeNode(
 /** A tensor of our own: a list of int64. */
 export function makeIntegers(name: string, values: readonly number[]): Tensor {
   const data = new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
-  const bytes = join([...integer(1, values.length), ...integer(2, 7), ...text(8, name), ...message(9, [data])]);
-  return { name, type: 7, shape: [values.length], bytes, place: undefined };
+  const bytes = join([...integer(1, values.length), ...integer(2, INT64), ...text(8, name), ...message(9, [data])]);
+  return { name, type: INT64, shape: [values.length], bytes, place: undefined };
 }
 
 /** The message of a model of these parts. Weights of `external` are found under the locations that it gives. */

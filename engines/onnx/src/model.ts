@@ -2,11 +2,10 @@
 
 import { type Backend, type CacheOptions, KVCache, type LayerOptions, type Sequence } from 'nsnquant';
 import type { Tensor } from 'onnxruntime-common';
-import { POSITIONS } from './attention.ts';
 import { fromHalf } from './constants.ts';
-import type { Cut, PastShape } from './cut.ts';
-import type { Port } from './graph.ts';
-import { INT32, type OnnxRuntime, type Session } from './runtime.ts';
+import type { Cut } from './cut.ts';
+import { feedsOf, takesBatches } from './feeds.ts';
+import type { OnnxRuntime, Session } from './runtime.ts';
 
 export interface ForwardOptions {
   /** Of the last token of every sequence, or of all. Default `last`. */
@@ -35,6 +34,10 @@ export class OnnxModel {
   readonly #runtime: OnnxRuntime;
   readonly #cut: Cut;
   readonly #sessions: readonly Session[];
+  /** Those of the graph that segments take. */
+  readonly #inputs: ReadonlySet<string>;
+  /** Whether tokens of several sequences may stand in one row. */
+  readonly #takesBatches: boolean;
   /** The call that runs: the next one waits for it. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -43,6 +46,8 @@ export class OnnxModel {
     this.#runtime = runtime;
     this.#cut = cut;
     this.#sessions = sessions;
+    this.#inputs = new Set(cut.segments.flatMap(({ inputs }) => inputs.filter(name => cut.feeds.has(name))));
+    this.#takesBatches = takesBatches(this.#inputs);
     this.layers = layers;
     this.config = config;
   }
@@ -86,9 +91,7 @@ export class OnnxModel {
     this.#check(lists, sequences);
     const lengths = sequences.map(sequence => sequence.length);
     try {
-      // Only attention mixes tokens, so a batch is one row of all tokens; but where the graph itself looks at the past, it is one's own.
-      const together = [...this.#cut.feeds.keys()].every(name => TOKENWISE.has(name));
-      if (together || sequences.length === 1) return await this.#run(lists, sequences, which);
+      if (this.#takesBatches || sequences.length === 1) return await this.#run(lists, sequences, which);
       const results: Float32Array[] = [];
       for (let n = 0; n < sequences.length; n++) results.push(...(await this.#run([lists[n]!], [sequences[n]!], which)));
       return results;
@@ -102,7 +105,12 @@ export class OnnxModel {
 
   async #run(lists: readonly ArrayLike<number>[], sequences: readonly KeyValues[], which: 'last' | 'all'): Promise<Float32Array[]> {
     const counts = lists.map(list => list.length);
-    const values = this.#feeds(lists, sequences);
+    const row = {
+      ids: lists.flatMap(list => Array.from(list)),
+      positions: lists.flatMap((list, n) => Array.from(list, (_, i) => sequences[n]!.length + i)),
+      past: sequences[0]!.length
+    };
+    const values = feedsOf(this.#runtime, this.#cut, this.#inputs, row);
     for (const [level, { inputs, outputs, attentions }] of this.#cut.segments.entries()) {
       const feeds = Object.fromEntries(inputs.map(name => [name, values.get(name)!]));
       const results = await this.#sessions[level]!.run(feeds);
@@ -114,7 +122,7 @@ export class OnnxModel {
   }
 
   async #attend(layer: number, values: ReadonlyMap<string, Tensor>, sequences: readonly KeyValues[], counts: readonly number[]) {
-    const { query, key, value, queryHeads, kvHeads, headDim, valueDim, scale } = this.#cut.attentions[layer]!;
+    const { query, key, value, queryHeads, kvHeads, headDim, valueDim, scale, apart } = this.#cut.attentions[layer]!;
     const tokens = counts.reduce((sum, count) => sum + count, 0);
     const [queries, keys, results] = [values.get(query)!, values.get(key)!, values.get(value)!];
     const type = queries.type as 'float32' | 'float16';
@@ -131,32 +139,7 @@ export class OnnxModel {
       return output.read();
     });
     await Promise.all(reads);
-    return new this.#runtime.Tensor(type, data, [1, tokens, queryHeads * valueDim]);
-  }
-
-  /** What the graph is fed with. */
-  #feeds(lists: readonly ArrayLike<number>[], sequences: readonly KeyValues[]): Map<string, Tensor> {
-    const { Tensor } = this.#runtime;
-    const ids = lists.flatMap(list => Array.from(list));
-    const past = sequences[0]!.length;
-    const positions = lists.flatMap((list, n) => Array.from(list, (_, i) => sequences[n]!.length + i));
-    const integers = ({ type }: Port, list: readonly number[], shape: readonly number[]): Tensor =>
-      type === INT32 ? new Tensor('int32', Int32Array.from(list), shape) : new Tensor('int64', BigInt64Array.from(list, BigInt), shape);
-    const feeds = new Map<string, Tensor>();
-    for (const [name, port] of this.#cut.feeds) {
-      const shape = this.#cut.pastShapes.get(name);
-      if (shape) feeds.set(name, integers(port, this.#pastShape(shape, past), [this.#pastShape(shape, past).length]));
-      else if (name === 'input_ids') feeds.set(name, integers(port, ids, [1, ids.length]));
-      else if (name === POSITIONS || name === 'position_ids') feeds.set(name, integers(port, positions, [1, ids.length]));
-      else if (name === 'attention_mask') feeds.set(name, integers(port, new Array(past + ids.length).fill(1), [1, past + ids.length]));
-      else feeds.set(name, integers(port, [0], port.shape?.length === 0 ? [] : [1])); // num_logits_to_keep: all
-    }
-    return feeds;
-  }
-
-  #pastShape({ layer, from, to }: PastShape, past: number): number[] {
-    const { kvHeads, headDim } = this.#cut.attentions[layer]!;
-    return [1, kvHeads, past, headDim].slice(from, to);
+    return new this.#runtime.Tensor(type, data, [1, tokens, ...(apart ? [queryHeads, valueDim] : [queryHeads * valueDim])]);
   }
 
   #rows({ data, type }: Tensor, counts: readonly number[], which: 'last' | 'all'): Float32Array[] {
@@ -188,6 +171,3 @@ export class OnnxModel {
     });
   }
 }
-
-/** Inputs that say one thing of every token: what they lead to is the same for tokens of several sequences in one row. */
-const TOKENWISE = new Set(['input_ids', 'position_ids', 'num_logits_to_keep', POSITIONS]);

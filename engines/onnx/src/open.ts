@@ -2,13 +2,15 @@
 
 import type { LayerOptions } from 'nsnquant';
 import type { InferenceSession } from 'onnxruntime-common';
-import { type Attention, layerOf, POSITIONS, type Rotary } from './attention.ts';
+import { type Attention, layerOf, type Rotary } from './attention.ts';
 import { type Constants, constantsOf, type Numbers } from './constants.ts';
-import { type Cut, cutGraph, type PastShape } from './cut.ts';
-import { type Port, readModel } from './graph.ts';
-import { type OnnxConfig, OnnxModel } from './model.ts';
+import { type Cut, cutGraph } from './cut.ts';
+import { checkFeeds, feedsOf } from './feeds.ts';
+import { type Model, type Port, readModel, type Tensor } from './graph.ts';
+import { windowOf } from './mask.ts';
+import { OnnxModel } from './model.ts';
 import { frequencies, type Table } from './rope.ts';
-import { INT32, INT64, type OnnxRuntime, openSession, type Session } from './runtime.ts';
+import { type OnnxRuntime, openSession, type Session, type SessionParts } from './runtime.ts';
 import { type ExternalData, openFiles, type Source } from './source.ts';
 
 export interface OnnxOptions {
@@ -31,47 +33,137 @@ export async function openOnnx(source: Source, options: OnnxOptions): Promise<On
   const files = await openFiles(source, externalData);
   const model = await readModel(files.model);
   const cut = cutGraph(model);
-  for (const port of cut.feeds.values()) checkFeed(port, cut.pastShapes);
-  const constants = constantsOf(model, tensor => files.read(tensor));
-  const layers = await Promise.all(cut.attentions.map(attention => completeLayer(attention, constants)));
-  const sessions: Session[] = [];
-  const ports = new Map(cut.feeds);
-  const sessionOptions: InferenceSession.SessionOptions = {
+  checkFeeds(cut);
+  const read = (tensor: Tensor): Promise<Uint8Array> => files.read(tensor);
+  const opener = new Opener(runtime, model, cut, constantsOf(model, read), read, {
     executionProviders: ['cpu'],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     logSeverityLevel: 3,
     // Each of the sessions has threads of its own: waiting busily they would take the processors from one another.
     extra: { session: { intra_op: { allow_spinning: '0' } } }
-  };
+  });
   try {
-    for (const segment of cut.segments) {
-      const inputs = segment.inputs.map(name => ports.get(name)!);
-      const session = await openSession(runtime, model, { ...segment, inputs }, tensor => files.read(tensor), sessionOptions);
-      sessions.push(session);
-      for (const [name, port] of session.outputs) ports.set(name, port);
-      for (const layer of segment.attentions) {
-        const { output, query, queryHeads, valueDim } = cut.attentions[layer]!;
-        ports.set(output, { name: output, type: ports.get(query)!.type, shape: [1, 'tokens', queryHeads * valueDim] });
-      }
-    }
-    return new OnnxModel(runtime, cut, sessions, layers, await configOf(cut, ports, constants));
+    return await opener.open();
   } catch (error) {
-    await Promise.all(sessions.map(session => session.release()));
+    await opener.release();
     throw error;
   }
 }
 
-/** Inputs that a graph may have besides its past. */
-const FEEDS = ['input_ids', 'position_ids', 'attention_mask', 'num_logits_to_keep', POSITIONS];
+/** A model while its sessions are opened, one after another: each says of which types and shapes its values are. */
+class Opener {
+  readonly #runtime: OnnxRuntime;
+  readonly #model: Model;
+  readonly #cut: Cut;
+  readonly #constants: Constants;
+  readonly #read: (tensor: Tensor) => Promise<Uint8Array>;
+  readonly #options: InferenceSession.SessionOptions;
+  readonly #sessions: Session[] = [];
+  /** Types and shapes by value, as far as they are known. */
+  readonly #ports: Map<string, Port>;
 
-function checkFeed({ name, type, shape }: Port, pastShapes: ReadonlyMap<string, PastShape>): void {
-  if (pastShapes.has(name)) return;
-  if (!FEEDS.includes(name))
-    throw new RangeError(`"${name}" expected ${FEEDS.slice(0, -1).join(', ')} or a past, got an input of the graph`);
-  if (type !== INT32 && type !== INT64) throw new RangeError(`"${name}" expected int64 or int32, got type ${type} of ONNX`);
-  if (name !== 'num_logits_to_keep' && shape && shape.length !== 2) {
-    throw new RangeError(`"${name}" expected shape [batch, tokens], got [${shape}]`);
+  constructor(
+    runtime: OnnxRuntime,
+    model: Model,
+    cut: Cut,
+    constants: Constants,
+    read: (tensor: Tensor) => Promise<Uint8Array>,
+    options: InferenceSession.SessionOptions
+  ) {
+    this.#runtime = runtime;
+    this.#model = model;
+    this.#cut = cut;
+    this.#constants = constants;
+    this.#read = read;
+    this.#options = options;
+    this.#ports = new Map(cut.feeds);
+  }
+
+  async open(): Promise<OnnxModel> {
+    const contextLength = await this.#contextLength();
+    const masked = await this.#withMasks(contextLength);
+    const attentions: Attention[] = [];
+    for (const segment of this.#cut.segments) {
+      const session = await this.#session(segment);
+      this.#sessions.push(session);
+      for (const [name, port] of session.outputs) this.#ports.set(name, port);
+      for (const layer of segment.attentions) {
+        const attention = this.#withHeads(masked[layer]!);
+        attentions[layer] = attention;
+        const { output, query, queryHeads, valueDim, apart } = attention;
+        const sizes = apart ? [queryHeads, valueDim] : [queryHeads * valueDim];
+        this.#ports.set(output, { name: output, type: this.#ports.get(query)!.type, shape: [1, 'tokens', ...sizes] });
+      }
+    }
+    const layers = await Promise.all(attentions.map(attention => completeLayer(attention, this.#constants)));
+    const config = { vocabulary: this.#vocabulary(), contextLength };
+    return new OnnxModel(this.#runtime, { ...this.#cut, attentions }, this.#sessions, layers, config);
+  }
+
+  async release(): Promise<void> {
+    await Promise.all(this.#sessions.map(session => session.release()));
+  }
+
+  #session(parts: Omit<SessionParts, 'inputs'> & { readonly inputs: readonly string[] }): Promise<Session> {
+    const inputs = parts.inputs.map(name => this.#ports.get(name)!);
+    return openSession(this.#runtime, this.#model, { ...parts, inputs }, this.#read, this.#options);
+  }
+
+  async #contextLength(): Promise<number> {
+    const tables = this.#cut.attentions.map(async ({ rotary }) => rotary && (await this.#constants(rotary.cos))?.shape[0]);
+    return Math.min(...(await Promise.all(tables)).map(positions => positions ?? Infinity));
+  }
+
+  /** Attentions with the windows that their masks have. */
+  async #withMasks(contextLength: number): Promise<Attention[]> {
+    const windows = new Map<string, Promise<number>>();
+    const attentions: Attention[] = [];
+    for (const attention of this.#cut.attentions) {
+      const { mask, causal, title, window = Infinity } = attention;
+      if (mask === undefined) {
+        if (!causal) throw new RangeError(`"${title}" expected to be causal, or a mask that is, got neither`);
+        attentions.push(attention);
+        continue;
+      }
+      const known = `${causal} ${mask}`;
+      if (!windows.has(known)) windows.set(known, this.#windowOf(title, mask, causal, contextLength));
+      const narrowest = Math.min(window, await windows.get(known)!);
+      attentions.push({ ...attention, window: narrowest === Infinity ? undefined : narrowest });
+    }
+    return attentions;
+  }
+
+  async #windowOf(title: string, mask: string, causal: boolean, contextLength: number): Promise<number> {
+    const segment = this.#cut.masks.get(mask)!;
+    const session = await this.#session(segment);
+    const run = async (past: number, tokens: number) => {
+      const row = { ids: new Array(tokens).fill(0), positions: Array.from({ length: tokens }, (_, i) => past + i), past };
+      const feeds = feedsOf(this.#runtime, this.#cut, segment.inputs, row);
+      return (await session.run(Object.fromEntries(feeds)))[mask]!;
+    };
+    try {
+      return await windowOf(title, run, causal, contextLength);
+    } finally {
+      await session.release();
+    }
+  }
+
+  /** Heads of queries, where their shape alone says how many. */
+  #withHeads(attention: Attention): Attention {
+    if (attention.queryHeads > 0) return attention;
+    const heads = this.#ports.get(attention.query)!.shape?.[2];
+    if (typeof heads === 'number') return { ...attention, queryHeads: heads };
+    throw new RangeError(
+      `"${attention.title}" expected queries with a known number of heads, got [${this.#ports.get(attention.query)!.shape}]`
+    );
+  }
+
+  #vocabulary(): number {
+    const { name, shape } = this.#ports.get(this.#cut.logits)!;
+    const vocabulary = shape?.at(-1);
+    if (typeof vocabulary === 'number') return vocabulary;
+    throw new RangeError(`"${name}" expected a known number of tokens, got [${shape}]`);
   }
 }
 
@@ -93,13 +185,6 @@ async function ropeOf({ cos, sin, interleaved }: Rotary, constants: Constants): 
 }
 
 function tableOf({ data, shape }: Numbers): Table {
-  return { data, positions: shape[0]!, pairs: shape[1]! };
-}
-
-async function configOf({ attentions, logits }: Cut, ports: ReadonlyMap<string, Port>, constants: Constants): Promise<OnnxConfig> {
-  const vocabulary = ports.get(logits)!.shape?.at(-1);
-  if (typeof vocabulary !== 'number')
-    throw new RangeError(`"${logits}" expected a known number of tokens, got [${ports.get(logits)!.shape}]`);
-  const tables = await Promise.all(attentions.map(async ({ rotary }) => rotary && (await constants(rotary.cos))?.shape[0]));
-  return { vocabulary, contextLength: Math.min(...tables.map(positions => positions ?? Infinity)) };
+  const [positions = 0, pairs = 0] = shape;
+  return { data, positions, pairs };
 }

@@ -1,7 +1,7 @@
 // ONNX Runtime, in the flavor that the caller gives: one session for every segment.
 
 import type { InferenceSession, Tensor, TensorConstructor } from 'onnxruntime-common';
-import { encodeModel, type Model, type Port, type Tensor as Weight } from './graph.ts';
+import { encodeModel, FLOAT, FLOAT16, INT32, INT64, type Model, type Port, type Tensor as Weight } from './graph.ts';
 
 /** What onnxruntime-node and onnxruntime-web have in common. */
 export interface OnnxRuntime {
@@ -23,18 +23,15 @@ export interface SessionParts {
   readonly outputs: readonly string[];
 }
 
-export const INT32 = 6;
-export const INT64 = 7;
-
 /** Numbers of TensorProto.DataType by the names of ONNX Runtime. */
 export const types: Readonly<Record<string, number>> = {
-  float32: 1,
+  float32: FLOAT,
   uint8: 2,
   int8: 3,
-  int32: 6,
-  int64: 7,
+  int32: INT32,
+  int64: INT64,
   bool: 9,
-  float16: 10,
+  float16: FLOAT16,
   float64: 11
 };
 

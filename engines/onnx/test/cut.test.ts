@@ -25,6 +25,23 @@ const models: Record<string, DecoderOptions> = {
   f16: { half: true },
   'weights of 4 bits': { bits: 4 },
   'weights of 8 bits': { bits: 8 },
+  MultiHeadAttention: { attention: 'MultiHeadAttention', attributes: () => ({ unidirectional: 1 }) },
+  'MultiHeadAttention with biases and a scale': {
+    attention: 'MultiHeadAttention',
+    biases: true,
+    attributes: () => ({ unidirectional: 1, scale: { float: 0.25 } })
+  },
+  'MultiHeadAttention with a mask': { attention: 'MultiHeadAttention', mask: 'later' },
+  'MultiHeadAttention with a window in its mask': { attention: 'MultiHeadAttention', mask: 'later or behind 6' },
+  Attention: { attention: 'Attention', attributes: () => ({ is_causal: 1 }) },
+  'Attention with a mask, scale and softcap': {
+    attention: 'Attention',
+    mask: 'later or behind 6',
+    attributes: () => ({ scale: { float: 0.25 }, softcap: { float: 3 } })
+  },
+  'Attention with heads apart': { attention: 'Attention', apart: 'past inside', mask: 'later' },
+  'Attention of a past put before it': { attention: 'Attention', apart: 'past outside', mask: 'later' },
+  'Attention in f16': { attention: 'Attention', apart: 'past outside', mask: 'later', half: true },
   'weights in another file': { external: 'model.onnx_data' }
 };
 

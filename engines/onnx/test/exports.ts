@@ -12,6 +12,10 @@ export interface DecoderOptions {
   readonly attributes?: (layer: number) => Readonly<Record<string, Value>>;
   /** Base of RoPE in a layer. */
   readonly base?: (layer: number) => number;
+  /** A mask that nodes compute from the shapes of tokens and past: what it hides. */
+  readonly mask?: 'later' | 'later or behind 6' | 'the first' | 'later, by degrees';
+  /** Of Attention: heads apart, and the past put before new tokens by nodes of its own. */
+  readonly apart?: 'past inside' | 'past outside';
   /** Queries, keys and values in one input. */
   readonly packed?: boolean;
   readonly biases?: boolean;
@@ -30,6 +34,7 @@ export interface Exported {
   /** What lies in the file `external`. */
   readonly weights: Uint8Array;
   readonly layers: number;
+  readonly kvHeads: number;
   readonly half: boolean;
 }
 
@@ -150,6 +155,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
   const writer = new Writer(options);
   let hidden = writer.node('Gather', [writer.random('embed_tokens', [VOCABULARY, HIDDEN], 1), 'input_ids'], ['hidden']);
   if (attention === 'GroupQueryAttention') lengths(writer);
+  if (options.mask) maskOf(writer, options);
   let normed = norm(writer, 'layers.0.input_norm', hidden);
   for (let layer = 0; layer < layers; layer++) {
     const name = `layers.${layer}`;
@@ -165,7 +171,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
   }
   writer.node('Identity', [writer.linear('lm_head', normed, HIDDEN, VOCABULARY, false)], ['logits']);
   const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
-  const past = (tokens: string) => ['batch', KV_HEADS, tokens, HEAD_DIM];
+  const past = (tokens: string) => ['batch', kvHeadsOf(options), tokens, HEAD_DIM];
   const graph = [
     ...writer.nodes.flatMap(node => message(1, node)),
     ...text(2, 'decoder'),
@@ -185,7 +191,12 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     ...opset('', standard),
     ...opset(MICROSOFT, 1)
   ]);
-  return { model, weights: join(writer.external), layers, half };
+  return { model, weights: join(writer.external), layers, kvHeads: kvHeadsOf(options), half };
+}
+
+/** MultiHeadAttention has as many heads of keys and values as of queries. */
+function kvHeadsOf({ attention }: DecoderOptions): number {
+  return attention === 'MultiHeadAttention' ? QUERY_HEADS : KV_HEADS;
 }
 
 function rotatesBefore({ headNorms, attention }: DecoderOptions): boolean {
@@ -210,15 +221,19 @@ function lengths(writer: Writer): void {
 function attentionOf(writer: Writer, layer: number, input: string, options: DecoderOptions): string {
   const { attention = 'GroupQueryAttention', packed, headNorms, sinks, attributes = () => ({}), base = () => 10_000 } = options;
   const name = `layers.${layer}`;
-  const widths = { q: QUERY_HEADS * HEAD_DIM, k: KV_HEADS * HEAD_DIM, v: KV_HEADS * HEAD_DIM };
+  const kvHeads = kvHeadsOf(options);
+  const widths = { q: QUERY_HEADS * HEAD_DIM, k: kvHeads * HEAD_DIM, v: kvHeads * HEAD_DIM };
   const tables = rotation(writer, base(layer));
   let parts: string[];
   if (packed) parts = [writer.linear(`${name}.qkv_proj`, input, HIDDEN, widths.q + widths.k + widths.v), '', ''];
-  else parts = (['q', 'k', 'v'] as const).map(side => writer.linear(`${name}.${side}_proj`, input, HIDDEN, widths[side]));
+  else
+    parts = (['q', 'k', 'v'] as const).map(side =>
+      writer.linear(`${name}.${side}_proj`, input, HIDDEN, widths[side], attention === 'MultiHeadAttention' ? false : options.biases)
+    );
   const before = rotatesBefore(options);
   if (before) {
     for (const [n, side] of (['q', 'k'] as const).entries()) {
-      const heads = n === 0 ? QUERY_HEADS : KV_HEADS;
+      const heads = n === 0 ? QUERY_HEADS : kvHeads;
       const normed = headNorms ? headNorm(writer, `${name}.${side}_norm`, parts[n]!, heads) : parts[n]!;
       parts[n] = writer.node(
         'RotaryEmbedding',
@@ -245,7 +260,51 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
     const heads = { num_heads: QUERY_HEADS, kv_num_heads: KV_HEADS, do_rotary: before ? 0 : 1 };
     return writer.node(attention, inputs, outputs, { ...heads, ...own }, MICROSOFT);
   }
-  throw new Error(`expected GroupQueryAttention, got ${attention}`);
+  const mask = options.mask ? 'mask' : '';
+  if (attention === 'MultiHeadAttention') {
+    const bias = options.biases ? writer.random(`${name}.bias`, [3 * QUERY_HEADS * HEAD_DIM], 0.5) : '';
+    return writer.node(attention, [...parts, bias, '', mask, ...pasts], outputs, { num_heads: QUERY_HEADS, ...own }, MICROSOFT);
+  }
+  if (!options.apart)
+    return writer.node(attention, [...parts, mask, ...pasts], outputs, { q_num_heads: QUERY_HEADS, kv_num_heads: KV_HEADS, ...own });
+  const apart = parts.map((part, n) => {
+    const shape = writer.integers(`${part}.shape`, [0, 0, n === 0 ? QUERY_HEADS : KV_HEADS, HEAD_DIM]);
+    return writer.node('Transpose', [writer.node('Reshape', [part, shape], [`${part}.heads`])], [`${part}.heads first`], {
+      perm: [0, 2, 1, 3]
+    });
+  });
+  const heads = [`${name}.heads`, ...outputs.slice(1)];
+  if (options.apart === 'past inside') writer.node(attention, [...apart, mask, ...pasts], heads, own);
+  else {
+    const all = [1, 2].map(n => writer.node('Concat', [pasts[n - 1]!, apart[n]!], [outputs[n]!], { axis: -2 }));
+    writer.node(attention, [apart[0]!, ...all, mask], [heads[0]!], own);
+  }
+  const back = writer.node('Transpose', [heads[0]!], [`${name}.tokens first`], { perm: [0, 2, 1, 3] });
+  return writer.node('Reshape', [back, writer.integers(`${name}.together`, [0, 0, -1])], [outputs[0]!]);
+}
+
+/** The mask [1, 1, tokens, past + tokens], as graphs compute it that have no GroupQueryAttention. */
+function maskOf(writer: Writer, { mask, half }: DecoderOptions): void {
+  const scalar = (name: string, value: number) => writer.tensor(name, INT64, [], new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
+  const number = (name: string, value: number) => writer.floats(name, [1], Float32Array.of(value));
+  const [zero, one, two] = [scalar('mask.0', 0), scalar('mask.1', 1), scalar('mask.2', 2)];
+  const past = writer.node('Gather', [writer.node('Shape', ['past_key_values.0.key'], ['mask.past shape']), two], ['mask.past']);
+  const tokens = writer.node('Gather', [writer.node('Shape', ['input_ids'], ['mask.ids shape']), one], ['mask.tokens']);
+  const total = writer.node('Add', [past, tokens], ['mask.total']);
+  const rows = writer.node(
+    'Unsqueeze',
+    [writer.node('Range', [past, total, one], ['mask.positions']), writer.integers('mask.axis', [1])],
+    ['mask.rows']
+  );
+  const columns = writer.node('Range', [zero, total, one], ['mask.columns']);
+  const behind = writer.node('Sub', [rows, columns], ['mask.behind']);
+  let hidden = writer.node('Less', [behind, zero], ['mask.later']);
+  if (mask === 'later or behind 6')
+    hidden = writer.node('Or', [hidden, writer.node('Greater', [behind, scalar('mask.5', 5)], ['mask.far'])], ['mask.hidden']);
+  if (mask === 'the first') hidden = writer.node('Or', [hidden, writer.node('Equal', [columns, zero], ['mask.first'])], ['mask.hidden']);
+  const least = number('mask.least', mask === 'later, by degrees' ? -3 : half ? -60_000 : -1e30);
+  const added = writer.node('Where', [hidden, least, number('mask.none', 0)], ['mask.added']);
+  writer.node('Unsqueeze', [added, writer.integers('mask.axes', [0, 1])], ['mask']);
 }
 
 const cached = new WeakMap<Writer, Map<number, readonly [string, string]>>();

@@ -2,7 +2,7 @@
 import type { InferenceSession, Tensor } from 'onnxruntime-common';
 import { fromHalf } from '../src/constants.ts';
 import type { OnnxRuntime } from '../src/runtime.ts';
-import { type Exported, HEAD_DIM, KV_HEADS } from './exports.ts';
+import { type Exported, HEAD_DIM } from './exports.ts';
 
 export class Whole {
   readonly #runtime: OnnxRuntime;
@@ -10,13 +10,13 @@ export class Whole {
   #pasts: Record<string, Tensor>;
   length = 0;
 
-  private constructor(runtime: OnnxRuntime, session: InferenceSession, { layers, half }: Exported) {
+  private constructor(runtime: OnnxRuntime, session: InferenceSession, { layers, kvHeads, half }: Exported) {
     this.#runtime = runtime;
     this.#session = session;
     this.#pasts = {};
     for (let layer = 0; layer < layers; layer++) {
       for (const side of ['key', 'value']) {
-        const shape = [1, KV_HEADS, 0, HEAD_DIM];
+        const shape = [1, kvHeads, 0, HEAD_DIM];
         const { Tensor } = runtime;
         this.#pasts[`${layer}.${side}`] = half
           ? new Tensor('float16', new Uint16Array(), shape)
