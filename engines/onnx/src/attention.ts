@@ -3,9 +3,6 @@
 import type { LayerOptions } from 'nsnquant';
 import type { Attribute, Graph, Node, Port, Tensor } from './graph.ts';
 
-/** The input that forward() feeds with the position of every token, i64 [1, tokens]. */
-export const POSITIONS = 'nsnquant.positions';
-
 /** An attention of a graph, as the cache does it. Queries, keys, values and results are [1, tokens, heads · channels], or the heads apart. */
 export interface Attention {
   /** Operator and name, for messages. */

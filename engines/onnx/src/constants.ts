@@ -1,7 +1,6 @@
 // Constants of a graph as numbers: those few that a cache must be told, such as tables of rotations.
 
-import { FLOAT, FLOAT16, type Graph, type Tensor } from './graph.ts';
-import { fields } from './protobuf.ts';
+import { FLOAT, FLOAT16, type Graph, type Read } from './graph.ts';
 
 export interface Numbers {
   readonly data: Float32Array;
@@ -11,21 +10,14 @@ export interface Numbers {
 /** An initializer's numbers as f32; undefined where the name is of none, or its type is none of f32 and f16. */
 export type Constants = (name: string) => Promise<Numbers | undefined>;
 
-export function constantsOf({ tensors }: Graph, read: (tensor: Tensor) => Promise<Uint8Array>): Constants {
+export function constantsOf({ tensors }: Graph, read: Read): Constants {
   return async name => {
     const tensor = tensors.get(name);
     if (!tensor || (tensor.type !== FLOAT && tensor.type !== FLOAT16)) return undefined;
-    const raw = tensor.bytes ? rawOf(tensor.bytes) : await read(tensor);
-    const aligned = raw.slice();
+    const aligned = (await read(tensor)).slice();
     const data = tensor.type === FLOAT ? new Float32Array(aligned.buffer) : Float32Array.from(new Uint16Array(aligned.buffer), fromHalf);
     return { data, shape: tensor.shape };
   };
-}
-
-/** The bytes of a tensor's numbers: raw, or f32 one after another; f16 comes as integers then. */
-function rawOf(message: Uint8Array): Uint8Array {
-  for (const { number, bytes } of fields(message)) if (number === 9 || number === 4) return bytes;
-  return new Uint8Array();
 }
 
 /** The number that the bits of an f16 stand for. */
@@ -36,4 +28,9 @@ export function fromHalf(half: number): number {
   if (exponent === 0) return sign * fraction * 2 ** -24;
   if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
   return sign * (1024 + fraction) * 2 ** (exponent - 25);
+}
+
+/** The numbers of floats that ONNX Runtime gives: f16 as bits, or as Float16Array where the engine has it. */
+export function numbersOf({ data, type }: { readonly data: unknown; readonly type: string }): ArrayLike<number> {
+  return type === 'float16' && data instanceof Uint16Array ? Float32Array.from(data, fromHalf) : (data as ArrayLike<number>);
 }

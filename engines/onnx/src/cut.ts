@@ -1,8 +1,9 @@
 // Cuts a graph at its attentions into segments: what can be computed before the first, between each two, and after the last.
 
-import { type Attention, POSITIONS, title } from './attention.ts';
+import { type Attention, title } from './attention.ts';
 import { type Graph, INT64, type Node, type Port, type Tensor } from './graph.ts';
 import { readAttention } from './operators.ts';
+import { lookupOf, NUMBERS, POSITIONS, withRows } from './sharing.ts';
 
 /** A part of the graph that one session runs. */
 export interface Segment {
@@ -32,13 +33,17 @@ export interface Cut {
   readonly feeds: ReadonlyMap<string, Port>;
   /** Those of them that take the place of shapes of the past. */
   readonly pastShapes: ReadonlyMap<string, PastShape>;
+  /** Those of them that take rows of large tables, and of which. */
+  readonly rows: ReadonlyMap<string, Tensor>;
   readonly logits: string;
 }
 
 export function cutGraph(graph: Graph): Cut {
-  const { attentions, nodes, tensors, pastShapes } = withoutAttentions(graph);
+  const { attentions, nodes, tensors, pastShapes, rows } = withoutAttentions(graph);
   const ports = new Map(graph.inputs.map(port => [port.name, port]));
-  ports.set(POSITIONS, { name: POSITIONS, type: INT64, shape: [1, 'tokens'] });
+  ports.set(POSITIONS, { name: POSITIONS, type: INT64, shape: ['tokens'] });
+  ports.set(NUMBERS, { name: NUMBERS, type: INT64, shape: [1, 'tokens'] });
+  for (const [name, { type, shape }] of rows) ports.set(name, { name, type, shape: ['tokens', ...shape.slice(1)] });
   for (const name of pastShapes.keys()) ports.set(name, { name, type: INT64, shape: undefined });
   for (const name of tensors.keys()) ports.delete(name); // an initializer may be listed as an input, too
   const { levels, makers, sites } = levelsOf(nodes, attentions, tensors, ports);
@@ -81,7 +86,7 @@ export function cutGraph(graph: Graph): Cut {
     masks.set(mask, gather([mask], 0));
   }
   const used = new Set([...segments, ...masks.values()].flatMap(({ inputs }) => inputs));
-  return { segments, attentions, masks, feeds: new Map([...ports].filter(([name]) => used.has(name))), pastShapes, logits };
+  return { segments, attentions, masks, feeds: new Map([...ports].filter(([name]) => used.has(name))), pastShapes, rows, logits };
 }
 
 /** After how many attentions every value is known that is no constant; which node makes it; and of every attention its own level. */
@@ -133,15 +138,28 @@ function withoutAttentions(graph: Graph) {
   const tensors = new Map(graph.tensors);
   const nodes: (Node | number)[] = [];
   const shapes: Node[] = [];
+  const rows = new Map<string, Tensor>();
+  const counts = new Map<string, number>();
+  for (const name of graph.nodes.flatMap(uses)) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const added = new Set<string>();
+  // Rows of a table are taken once, however many attentions ask for them.
+  const add = (node: Node): void => {
+    if (added.has(node.outputs[0]!)) return;
+    added.add(node.outputs[0]!);
+    nodes.push(node);
+  };
   for (const node of graph.nodes) {
     const attention = readAttention(node, { graph, producers, ports });
     if (attention) {
-      nodes.push(...attention.before, attentions.length, ...attention.after);
+      for (const before of attention.before) add(before);
+      nodes.push(attentions.length, ...attention.after);
       attentions.push(attention);
       for (const tensor of attention.tensors) tensors.set(tensor.name, tensor);
     } else {
       if (node.op === 'Shape' && ports.has(node.inputs[0]!)) shapes.push(node);
-      nodes.push(node);
+      const lookup = lookupOf(node, graph, name => (counts.get(name) ?? 0) > 1);
+      for (const [name, tensor] of lookup?.rows ?? []) rows.set(name, tensor);
+      for (const part of lookup ? [lookup.node] : withRows(node, graph)) add(part);
     }
   }
   if (attentions.length === 0) {
@@ -157,7 +175,13 @@ function withoutAttentions(graph: Graph) {
     const { start = 0, end } = Object.fromEntries(shape.attributes) as { start?: number; end?: number };
     pastShapes.set(shape.outputs[0]!, { layer, from: start, to: end });
   }
-  return { attentions, nodes: nodes.filter(step => typeof step === 'number' || !pastShapes.has(step.outputs[0]!)), tensors, pastShapes };
+  return {
+    attentions,
+    nodes: nodes.filter(step => typeof step === 'number' || !pastShapes.has(step.outputs[0]!)),
+    tensors,
+    pastShapes,
+    rows
+  };
 }
 
 /** The output that is no present. */

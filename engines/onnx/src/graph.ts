@@ -5,6 +5,8 @@ import { type Field, type File, fields, integer, join, message, type Pieces, pac
 
 /** Numbers of types in TensorProto. */
 export const FLOAT = 1;
+export const UINT8 = 2;
+export const INT8 = 3;
 export const INT32 = 6;
 export const INT64 = 7;
 export const FLOAT16 = 10;
@@ -38,6 +40,9 @@ export interface Tensor {
   /** Where its bytes are otherwise. */
   readonly place: { readonly file: File | string; readonly from: number; readonly to: number | undefined } | undefined;
 }
+
+/** Reads bytes of a tensor's numbers: all, or from one up to another. */
+export type Read = (tensor: Tensor, from?: number, to?: number) => Promise<Uint8Array>;
 
 /** An input or an output. */
 export interface Port {
@@ -108,6 +113,12 @@ async function readGraph(file: File, from: number, to: number, { nodes, tensors,
 
 function bytesOf(file: File, { bytes, from, to }: { bytes: Uint8Array | undefined; from: number; to: number }) {
   return bytes ? Promise.resolve(bytes.slice()) : file.read(from, to); // a view would keep its whole chunk
+}
+
+/** The numbers of a tensor whose message is at hand, as bytes. */
+export function numbersIn({ name, type, bytes }: Tensor): Uint8Array {
+  for (const { number, bytes: numbers } of fields(bytes!)) if (number === 9 || (number === 4 && type === FLOAT)) return numbers;
+  throw new RangeError(`"${name}" expected raw numbers, got numbers of type ${type} in a field of their own`);
 }
 
 function node(bytes: Uint8Array): Node {
@@ -267,6 +278,13 @@ export function makeNode(
     ...text(7, domain)
   ]);
   return { op, domain, name: outputs[0]!, inputs, outputs, attributes: new Map(Object.entries(attributes)), captured: [], bytes };
+}
+
+/** A node with other inputs. All fields of its message have a length. */
+export function withInputs(node: Node, inputs: readonly string[]): Node {
+  const others = [...fields(node.bytes)].filter(({ number }) => number !== 1);
+  const bytes = join([...inputs.flatMap(input => text(1, input)), ...others.flatMap(field => message(field.number, [field.bytes]))]);
+  return { ...node, inputs, bytes };
 }
 
 /** A tensor of our own: a list of int64. */

@@ -1,7 +1,7 @@
 // Masks that a graph computes: tried on a few lengths, to tell what they hide. Only what a cache does by itself is accepted.
 
 import type { Tensor } from 'onnxruntime-common';
-import { fromHalf } from './constants.ts';
+import { numbersOf } from './constants.ts';
 
 /** A mask's numbers for `tokens` queries behind `past` tokens: shape [.., .., tokens or 1, past + tokens]. */
 export type MaskOf = (past: number, tokens: number) => Promise<Tensor>;
@@ -32,19 +32,19 @@ export async function windowOf(title: string, mask: MaskOf, causal: boolean, con
 }
 
 /** For every query which tokens it sees. */
-function seen(title: string, { data, dims, type }: Tensor, tokens: number, total: number): boolean[][] {
+function seen(title: string, mask: Tensor, tokens: number, total: number): boolean[][] {
+  const { dims, type } = mask;
   const [rows, columns] = [dims.at(-2) ?? 1, dims.at(-1) ?? 1];
   if (![1, tokens].includes(rows) || ![1, total].includes(columns)) {
     throw new RangeError(`"${title}" expected a mask of shape [${tokens}, ${total}], got [${dims}]`);
   }
-  const numbers = data as ArrayLike<number>;
+  const numbers = numbersOf(mask);
   return Array.from({ length: tokens }, (_, i) =>
     Array.from({ length: total }, (_, j) => {
       // Where heads have masks of their own, all must agree.
       const all = Array.from({ length: numbers.length / (rows * columns) }, (_, head) => {
-        const value = numbers[(head * rows + (rows === 1 ? 0 : i)) * columns + (columns === 1 ? 0 : j)]!;
-        if (type === 'bool') return value !== 0;
-        const added = type === 'float16' ? fromHalf(value) : value;
+        const added = numbers[(head * rows + (rows === 1 ? 0 : i)) * columns + (columns === 1 ? 0 : j)]!;
+        if (type === 'bool') return added !== 0;
         if (added === 0) return true;
         if (added <= HIDDEN) return false;
         throw new RangeError(

@@ -2,10 +2,12 @@
 
 import { type Backend, type CacheOptions, KVCache, type LayerOptions, type Sequence } from 'nsnquant';
 import type { Tensor } from 'onnxruntime-common';
-import { fromHalf } from './constants.ts';
+import { type Attend, attendInArrays, attendInBuffers } from './attending.ts';
+import { numbersOf } from './constants.ts';
 import type { Cut } from './cut.ts';
 import { feedsOf, takesBatches } from './feeds.ts';
-import type { OnnxRuntime, Session } from './runtime.ts';
+import type { Read } from './graph.ts';
+import type { Device, OnnxRuntime, Session } from './runtime.ts';
 
 export interface ForwardOptions {
   /** Of the last token of every sequence, or of all. Default `last`. */
@@ -31,23 +33,41 @@ export class OnnxModel {
   /** Attention of every layer, as `new KVCache` takes it. */
   readonly layers: readonly LayerOptions[];
   readonly config: OnnxConfig;
+  /** Where it runs on a GPU, the device, for `openBackend({ device })`: sequences must be in its memory then. */
+  readonly device: Device | undefined;
   readonly #runtime: OnnxRuntime;
   readonly #cut: Cut;
+  readonly #read: Read;
   readonly #sessions: readonly Session[];
   /** Those of the graph that segments take. */
   readonly #inputs: ReadonlySet<string>;
+  /** After every segment which values nothing takes any more. */
+  readonly #done: readonly (readonly string[])[];
+  readonly #attend: Attend;
   /** Whether tokens of several sequences may stand in one row. */
   readonly #takesBatches: boolean;
   /** The call that runs: the next one waits for it. */
   #last: Promise<unknown> = Promise.resolve();
 
   /** @internal */
-  constructor(runtime: OnnxRuntime, cut: Cut, sessions: readonly Session[], layers: readonly LayerOptions[], config: OnnxConfig) {
+  constructor(
+    runtime: OnnxRuntime,
+    cut: Cut,
+    sessions: readonly Session[],
+    layers: readonly LayerOptions[],
+    config: OnnxConfig,
+    read: Read,
+    device: Device | undefined
+  ) {
+    this.device = device;
     this.#runtime = runtime;
     this.#cut = cut;
+    this.#read = read;
     this.#sessions = sessions;
     this.#inputs = new Set(cut.segments.flatMap(({ inputs }) => inputs.filter(name => cut.feeds.has(name))));
-    this.#takesBatches = takesBatches(this.#inputs);
+    this.#done = doneAfter(cut);
+    this.#attend = device ? attendInBuffers(runtime, device) : attendInArrays(runtime);
+    this.#takesBatches = takesBatches(cut, this.#inputs);
     this.layers = layers;
     this.config = config;
   }
@@ -110,46 +130,42 @@ export class OnnxModel {
       positions: lists.flatMap((list, n) => Array.from(list, (_, i) => sequences[n]!.length + i)),
       past: sequences[0]!.length
     };
-    const values = feedsOf(this.#runtime, this.#cut, this.#inputs, row);
-    for (const [level, { inputs, outputs, attentions }] of this.#cut.segments.entries()) {
-      const feeds = Object.fromEntries(inputs.map(name => [name, values.get(name)!]));
-      const results = await this.#sessions[level]!.run(feeds);
-      for (const name of outputs) values.set(name, results[name]!);
-      for (const layer of attentions) values.set(this.#cut.attentions[layer]!.output, await this.#attend(layer, values, sequences, counts));
+    const values = await feedsOf(this.#runtime, this.#cut, this.#inputs, row, this.#read);
+    const frees = new Map<string, () => void>();
+    try {
+      for (const [level, { inputs, outputs, attentions }] of this.#cut.segments.entries()) {
+        const results = await this.#sessions[level]!.run(Object.fromEntries(inputs.map(name => [name, values.get(name)!])));
+        for (const name of outputs) {
+          values.set(name, results[name]!);
+          frees.set(name, () => results[name]!.dispose());
+        }
+        for (const layer of attentions) {
+          const attention = this.#cut.attentions[layer]!;
+          const { tensor, free } = await this.#attend(layer, attention, values, { sequences, counts });
+          values.set(attention.output, tensor);
+          frees.set(attention.output, free);
+        }
+        for (const name of this.#done[level]!) {
+          frees.get(name)?.();
+          frees.delete(name);
+          values.delete(name);
+        }
+      }
+      return this.#rows(values.get(this.#cut.logits)!, counts, which);
+    } finally {
+      for (const free of frees.values()) free();
     }
-    const logits = values.get(this.#cut.logits)!;
-    return this.#rows(logits, counts, which);
   }
 
-  async #attend(layer: number, values: ReadonlyMap<string, Tensor>, sequences: readonly KeyValues[], counts: readonly number[]) {
-    const { query, key, value, queryHeads, kvHeads, headDim, valueDim, scale, apart } = this.#cut.attentions[layer]!;
-    const tokens = counts.reduce((sum, count) => sum + count, 0);
-    const [queries, keys, results] = [values.get(query)!, values.get(key)!, values.get(value)!];
-    const type = queries.type as 'float32' | 'float16';
-    const data = type === 'float16' ? new Uint16Array(tokens * queryHeads * valueDim) : new Float32Array(tokens * queryHeads * valueDim);
-    let from = 0;
-    const reads = sequences.map((sequence, n) => {
-      const to = from + counts[n]!;
-      const of = (tensor: { readonly data: Tensor['data'] }, width: number): Float32Array =>
-        (tensor.data as Float32Array).subarray(from * width, to * width);
-      sequence.append(layer, of(keys, kvHeads * headDim), of(results, kvHeads * valueDim));
-      const out = of({ data }, queryHeads * valueDim);
-      const output = sequence.attend(layer, of(queries, queryHeads * headDim), { out, ...(scale === undefined ? {} : { scale }) });
-      from = to;
-      return output.read();
-    });
-    await Promise.all(reads);
-    return new this.#runtime.Tensor(type, data, [1, tokens, ...(apart ? [queryHeads, valueDim] : [queryHeads * valueDim])]);
-  }
-
-  #rows({ data, type }: Tensor, counts: readonly number[], which: 'last' | 'all'): Float32Array[] {
+  #rows(logits: Tensor, counts: readonly number[], which: 'last' | 'all'): Float32Array[] {
     const { vocabulary } = this.config;
+    const numbers = numbersOf(logits);
     let from = 0;
     return counts.map(count => {
       const to = from + count;
-      const rows = (data as Float32Array | Uint16Array).subarray((which === 'last' ? to - 1 : from) * vocabulary, to * vocabulary);
+      const first = (which === 'last' ? to - 1 : from) * vocabulary;
       from = to;
-      return type === 'float16' ? Float32Array.from(rows, half => fromHalf(half)) : Float32Array.from(rows);
+      return Float32Array.from({ length: to * vocabulary - first }, (_, i) => numbers[first + i]!);
     });
   }
 
@@ -170,4 +186,17 @@ export class OnnxModel {
       }
     });
   }
+}
+
+/** Of every segment the values that neither it nor its attentions leave to later ones. */
+function doneAfter({ segments, attentions, logits }: Cut): string[][] {
+  const last = new Map<string, number>();
+  for (const [level, segment] of segments.entries()) {
+    const taken = segment.attentions.flatMap(layer => {
+      const { query, key, value } = attentions[layer]!;
+      return [query, key, value];
+    });
+    for (const name of [...segment.inputs, ...segment.outputs, ...taken]) last.set(name, level);
+  }
+  return segments.map((_, level) => [...last].filter(([name, at]) => at === level && name !== logits).map(([name]) => name));
 }

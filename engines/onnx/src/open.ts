@@ -6,11 +6,11 @@ import { type Attention, layerOf, type Rotary } from './attention.ts';
 import { type Constants, constantsOf, type Numbers } from './constants.ts';
 import { type Cut, cutGraph } from './cut.ts';
 import { checkFeeds, feedsOf } from './feeds.ts';
-import { type Model, type Port, readModel, type Tensor } from './graph.ts';
+import { type Model, type Port, type Read, readModel } from './graph.ts';
 import { windowOf } from './mask.ts';
 import { OnnxModel } from './model.ts';
 import { frequencies, type Table } from './rope.ts';
-import { type OnnxRuntime, openSession, type Session, type SessionParts } from './runtime.ts';
+import { type Device, type OnnxRuntime, openSession, type Session, type SessionParts } from './runtime.ts';
 import { type ExternalData, openFiles, type Source } from './source.ts';
 
 export interface OnnxOptions {
@@ -18,6 +18,11 @@ export interface OnnxOptions {
   readonly runtime: OnnxRuntime;
   /** Threads of each call. Default 1. In a browser it is `env.wasm.numThreads` that counts. */
   readonly threads?: number;
+  /**
+   * Where segments run. On `webgpu`, of `onnxruntime-web/webgpu`, what passes between segments and a cache stays on the GPU, and the
+   * cache must be on the same device: `openBackend({ device: model.device })`. Default `cpu`.
+   */
+  readonly provider?: 'cpu' | 'webgpu';
   /** Files of external data by the names in the model, where they do not lie beside it. */
   readonly externalData?: ExternalData;
 }
@@ -29,14 +34,13 @@ export interface OnnxOptions {
  * @throws {RangeError} if the graph has no attention with a past, or anything that is not understood; the message names it
  */
 export async function openOnnx(source: Source, options: OnnxOptions): Promise<OnnxModel> {
-  const { runtime, threads = 1, externalData = {} } = options;
+  const { runtime, threads = 1, externalData = {}, provider = 'cpu' } = options;
   const files = await openFiles(source, externalData);
   const model = await readModel(files.model);
   const cut = cutGraph(model);
   checkFeeds(cut);
-  const read = (tensor: Tensor): Promise<Uint8Array> => files.read(tensor);
-  const opener = new Opener(runtime, model, cut, constantsOf(model, read), read, {
-    executionProviders: ['cpu'],
+  const opener = new Opener(runtime, model, cut, constantsOf(model, files.read), files.read, {
+    executionProviders: [provider],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     logSeverityLevel: 3,
@@ -57,20 +61,13 @@ class Opener {
   readonly #model: Model;
   readonly #cut: Cut;
   readonly #constants: Constants;
-  readonly #read: (tensor: Tensor) => Promise<Uint8Array>;
+  readonly #read: Read;
   readonly #options: InferenceSession.SessionOptions;
   readonly #sessions: Session[] = [];
   /** Types and shapes by value, as far as they are known. */
   readonly #ports: Map<string, Port>;
 
-  constructor(
-    runtime: OnnxRuntime,
-    model: Model,
-    cut: Cut,
-    constants: Constants,
-    read: (tensor: Tensor) => Promise<Uint8Array>,
-    options: InferenceSession.SessionOptions
-  ) {
+  constructor(runtime: OnnxRuntime, model: Model, cut: Cut, constants: Constants, read: Read, options: InferenceSession.SessionOptions) {
     this.#runtime = runtime;
     this.#model = model;
     this.#cut = cut;
@@ -98,16 +95,28 @@ class Opener {
     }
     const layers = await Promise.all(attentions.map(attention => completeLayer(attention, this.#constants)));
     const config = { vocabulary: this.#vocabulary(), contextLength };
-    return new OnnxModel(this.#runtime, { ...this.#cut, attentions }, this.#sessions, layers, config);
+    return new OnnxModel(this.#runtime, { ...this.#cut, attentions }, this.#sessions, layers, config, this.#read, await this.#device());
   }
 
   async release(): Promise<void> {
     await Promise.all(this.#sessions.map(session => session.release()));
   }
 
+  /** The GPU's device, which ONNX Runtime has once a session is open. */
+  async #device(): Promise<Device | undefined> {
+    if (!this.#options.executionProviders!.includes('webgpu')) return undefined;
+    const device = await this.#runtime.env?.webgpu?.device;
+    if (device) return device as Device;
+    throw new RangeError('"runtime" expected onnxruntime-web/webgpu, got a module without a GPUDevice');
+  }
+
   #session(parts: Omit<SessionParts, 'inputs'> & { readonly inputs: readonly string[] }): Promise<Session> {
     const inputs = parts.inputs.map(name => this.#ports.get(name)!);
-    return openSession(this.#runtime, this.#model, { ...parts, inputs }, this.#read, this.#options);
+    const onGpu = this.#options.executionProviders!.includes('webgpu');
+    const { logits, masks } = this.#cut;
+    const location = (name: string) => [name, name === logits || masks.has(name) ? 'cpu' : 'gpu-buffer'] as const;
+    const outputs = onGpu ? { preferredOutputLocation: Object.fromEntries(parts.outputs.map(location)) } : {};
+    return openSession(this.#runtime, this.#model, { ...parts, inputs }, this.#read, { ...this.#options, ...outputs });
   }
 
   async #contextLength(): Promise<number> {
@@ -139,7 +148,7 @@ class Opener {
     const session = await this.#session(segment);
     const run = async (past: number, tokens: number) => {
       const row = { ids: new Array(tokens).fill(0), positions: Array.from({ length: tokens }, (_, i) => past + i), past };
-      const feeds = feedsOf(this.#runtime, this.#cut, segment.inputs, row);
+      const feeds = await feedsOf(this.#runtime, this.#cut, segment.inputs, row, this.#read);
       return (await session.run(Object.fromEntries(feeds)))[mask]!;
     };
     try {

@@ -6,13 +6,13 @@ import {
   namesOf,
   numberOf,
   type Operator,
-  POSITIONS,
   pastSizes,
   rotaryOf,
   type Surroundings,
   title
 } from './attention.ts';
 import { makeIntegers, makeNode, type Node, type Tensor } from './graph.ts';
+import { rotation } from './sharing.ts';
 
 /** The attention that a node is; undefined for any other node. */
 export function readAttention(node: Node, around: Surroundings): Attention | undefined {
@@ -21,8 +21,6 @@ export function readAttention(node: Node, around: Surroundings): Attention | und
   checkKnown(node, operator);
   return operator.read(node, around);
 }
-
-const MICROSOFT = 'com.microsoft';
 
 // https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 const groupQuery: Operator = {
@@ -81,9 +79,7 @@ const groupQuery: Operator = {
       }
       const partial = 2 * pairs < headDim ? { rotary_embedding_dim: 2 * pairs } : {};
       const rotate = (input: string, to: string, heads: number): string => {
-        before.push(
-          makeNode('RotaryEmbedding', [input, POSITIONS, cos, sin], [to], { interleaved, num_heads: heads, ...partial }, MICROSOFT)
-        );
+        before.push(...rotation(input, to, [cos, sin], { interleaved, num_heads: heads, ...partial }));
         return to;
       };
       parts = [rotate(parts[0], name('rotated query'), queryHeads), rotate(parts[1], name('rotated key'), kvHeads), parts[2]];

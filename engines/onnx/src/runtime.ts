@@ -1,18 +1,43 @@
 // ONNX Runtime, in the flavor that the caller gives: one session for every segment.
 
 import type { InferenceSession, Tensor, TensorConstructor } from 'onnxruntime-common';
-import { encodeModel, FLOAT, FLOAT16, INT32, INT64, type Model, type Port, type Tensor as Weight } from './graph.ts';
+import {
+  encodeModel,
+  FLOAT,
+  FLOAT16,
+  INT8,
+  INT32,
+  INT64,
+  type Model,
+  type Port,
+  type Read,
+  UINT8,
+  type Tensor as Weight
+} from './graph.ts';
 
 /** What onnxruntime-node and onnxruntime-web have in common. */
 export interface OnnxRuntime {
   readonly InferenceSession: { create(model: Uint8Array, options?: InferenceSession.SessionOptions): Promise<InferenceSession> };
   readonly Tensor: TensorConstructor;
+  /** Of onnxruntime-web, where it runs on a GPU. */
+  readonly env?: { readonly webgpu?: { readonly device?: unknown } };
+}
+
+/** A GPUDevice, by what is asked of it here: nobody needs the types of browsers. */
+export interface Device {
+  createBuffer(descriptor: { readonly size: number; readonly usage: number }): GpuBuffer;
+}
+
+interface GpuBuffer {
+  readonly size: number;
+  readonly usage: number;
+  destroy(): void;
 }
 
 /** A segment that runs. */
 export interface Session {
   readonly outputs: ReadonlyMap<string, Port>;
-  run(inputs: Readonly<Record<string, Tensor>>): Promise<InferenceSession.OnnxValueMapType>;
+  run(inputs: Readonly<Record<string, Tensor>>): Promise<Readonly<Record<string, Tensor>>>;
   release(): Promise<void>;
 }
 
@@ -26,8 +51,8 @@ export interface SessionParts {
 /** Numbers of TensorProto.DataType by the names of ONNX Runtime. */
 export const types: Readonly<Record<string, number>> = {
   float32: FLOAT,
-  uint8: 2,
-  int8: 3,
+  uint8: UINT8,
+  int8: INT8,
   int32: INT32,
   int64: INT64,
   bool: 9,
@@ -43,7 +68,7 @@ export async function openSession(
   runtime: OnnxRuntime,
   model: Model,
   { nodes, tensors, inputs, outputs }: SessionParts,
-  read: (weight: Weight) => Promise<Uint8Array>,
+  read: Read,
   options: InferenceSession.SessionOptions
 ): Promise<Session> {
   const large = tensors.filter(({ bytes }) => bytes === undefined);
@@ -65,7 +90,7 @@ export async function openSession(
   });
   return {
     outputs: new Map(ports.map(port => [port.name, port])),
-    run: feeds => session.run(feeds),
+    run: async feeds => (await session.run(feeds)) as Record<string, Tensor>, // outputs were found to be tensors
     release: () => session.release()
   };
 }

@@ -1,6 +1,6 @@
 // Where a model's bytes come from. Large files are read in parts; nothing here keeps what it has read.
 
-import type { Tensor } from './graph.ts';
+import { numbersIn, type Read } from './graph.ts';
 import type { File } from './protobuf.ts';
 
 /**
@@ -14,8 +14,7 @@ export type ExternalData = Readonly<Record<string, Source>>;
 
 export interface Files {
   readonly model: File;
-  /** Bytes of a weight. */
-  read(tensor: Tensor): Promise<Uint8Array>;
+  readonly read: Read;
 }
 
 export async function openFiles(source: Source, externalData: ExternalData): Promise<Files> {
@@ -32,12 +31,13 @@ export async function openFiles(source: Source, externalData: ExternalData): Pro
   };
   return {
     model,
-    async read({ name, place }) {
-      if (!place) throw new RangeError(`"${name}" expected a place, got a tensor without one`);
+    async read(tensor, from = 0, to = Infinity) {
+      const { place } = tensor;
+      if (!place) return numbersIn(tensor).subarray(from, to);
       const file = typeof place.file === 'string' ? await external(place.file) : place.file;
-      const to = place.to ?? file.size;
-      if (to > file.size) throw new RangeError(`"${file.name}" expected at least ${to} bytes, got ${file.size}`);
-      return file.read(place.from, to);
+      const end = Math.min(place.from + to, place.to ?? file.size);
+      if (end > file.size) throw new RangeError(`"${file.name}" expected at least ${end} bytes, got ${file.size}`);
+      return file.read(place.from + from, end);
     }
   };
 }

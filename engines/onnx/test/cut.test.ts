@@ -42,10 +42,13 @@ const models: Record<string, DecoderOptions> = {
   'Attention with heads apart': { attention: 'Attention', apart: 'past inside', mask: 'later' },
   'Attention of a past put before it': { attention: 'Attention', apart: 'past outside', mask: 'later' },
   'Attention in f16': { attention: 'Attention', apart: 'past outside', mask: 'later', half: true },
+  'a head that is the embedding': { tied: true },
+  'a head that is the embedding, in f16 and another file': { tied: true, half: true, external: 'weights' },
+  'a head that is the embedding, in 8 bits and another file': { tied: true, bits: 8, external: 'weights' },
   'weights in another file': { external: 'model.onnx_data' }
 };
 
-const tokens = Array.from({ length: 40 }, (_, n) => (n * n * 7 + 3 * n) % 53);
+const tokens = Array.from({ length: 40 }, (_, n) => (n * n * 7 + 3 * n) % 211);
 
 group('cut models', test => {
   for (const [title, options] of Object.entries(models)) {

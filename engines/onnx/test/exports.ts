@@ -25,6 +25,8 @@ export interface DecoderOptions {
   readonly half?: boolean;
   /** MatMulNBits of so many bits. */
   readonly bits?: 4 | 8;
+  /** The head is the embedding. */
+  readonly tied?: boolean;
   /** The name of a file for weights. */
   readonly external?: string;
 }
@@ -38,7 +40,7 @@ export interface Exported {
   readonly half: boolean;
 }
 
-export const VOCABULARY = 53;
+export const VOCABULARY = 211;
 export const QUERY_HEADS = 4;
 export const KV_HEADS = 2;
 export const HEAD_DIM = 32;
@@ -153,7 +155,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
   const { layers = 3, attention = 'GroupQueryAttention', half = false } = options;
   const type = half ? FLOAT16 : FLOAT;
   const writer = new Writer(options);
-  let hidden = writer.node('Gather', [writer.random('embed_tokens', [VOCABULARY, HIDDEN], 1), 'input_ids'], ['hidden']);
+  let hidden = embedding(writer, options);
   if (attention === 'GroupQueryAttention') lengths(writer);
   if (options.mask) maskOf(writer, options);
   let normed = norm(writer, 'layers.0.input_norm', hidden);
@@ -169,7 +171,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     const down = writer.linear(`${name}.down_proj`, writer.node('Mul', [silu, up], [`${name}.gated`]), FEED_FORWARD, HIDDEN);
     [normed, hidden] = skipNorm(writer, `layers.${layer + 1}.input_norm`, hidden, down);
   }
-  writer.node('Identity', [writer.linear('lm_head', normed, HIDDEN, VOCABULARY, false)], ['logits']);
+  head(writer, normed, options);
   const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
   const past = (tokens: string) => ['batch', kvHeadsOf(options), tokens, HEAD_DIM];
   const graph = [
@@ -201,6 +203,29 @@ function kvHeadsOf({ attention }: DecoderOptions): number {
 
 function rotatesBefore({ headNorms, attention }: DecoderOptions): boolean {
   return headNorms === true || (attention !== undefined && attention !== 'GroupQueryAttention');
+}
+
+const BLOCKS = HIDDEN / 32;
+
+function embedding(writer: Writer, { tied, bits }: DecoderOptions): string {
+  if (!tied || !bits) return writer.node('Gather', [writer.random('embed_tokens', [VOCABULARY, HIDDEN], 1), 'input_ids'], ['hidden']);
+  const codes = Uint8Array.from({ length: VOCABULARY * HIDDEN }, (_, i) => 64 + ((i * i * 31) % 128));
+  const inputs = [
+    writer.tensor('codes', UINT8, [VOCABULARY, HIDDEN], codes),
+    'input_ids',
+    writer.random('scales', [VOCABULARY, BLOCKS], 0, 0.03)
+  ];
+  return writer.node('GatherBlockQuantized', inputs, ['hidden'], { bits: 8, block_size: 32, gather_axis: 0, quantize_axis: 1 }, MICROSOFT);
+}
+
+function head(writer: Writer, input: string, { tied, bits }: DecoderOptions): void {
+  if (!tied) writer.node('Identity', [writer.linear('lm_head', input, HIDDEN, VOCABULARY, false)], ['logits']);
+  else if (!bits) writer.node('MatMul', [input, writer.node('Transpose', ['embed_tokens'], ['turned'], { perm: [1, 0] })], ['logits']);
+  else {
+    const codes = writer.node('Reshape', ['codes', writer.integers('codes.shape', [VOCABULARY, BLOCKS, 32])], ['codes.blocks']);
+    const scales = writer.node('Reshape', ['scales', writer.integers('scales.shape', [-1])], ['scales.list']);
+    writer.node('MatMulNBits', [input, codes, scales], ['logits'], { K: HIDDEN, N: VOCABULARY, bits: 8, block_size: 32 }, MICROSOFT);
+  }
 }
 
 /** What GroupQueryAttention is told of lengths, of the mask. */

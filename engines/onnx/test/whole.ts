@@ -1,6 +1,6 @@
 // The uncut model, run whole by ONNX Runtime with its own attention.
 import type { InferenceSession, Tensor } from 'onnxruntime-common';
-import { fromHalf } from '../src/constants.ts';
+import { numbersOf } from '../src/constants.ts';
 import type { OnnxRuntime } from '../src/runtime.ts';
 import { type Exported, HEAD_DIM } from './exports.ts';
 
@@ -42,8 +42,7 @@ export class Whole {
     const results = await this.#session.run(feeds);
     for (const name of Object.keys(this.#pasts)) this.#pasts[name] = results[`present.${name}`] as Tensor;
     this.length = total;
-    const { data, type } = results['logits'] as Tensor;
-    return type === 'float16' ? Float32Array.from(data as Uint16Array, fromHalf) : Float32Array.from(data as Float32Array);
+    return Float32Array.from(numbersOf(results['logits'] as Tensor));
   }
 
   release(): Promise<void> {

@@ -1,0 +1,68 @@
+// Constants that several segments would hold each for itself: tables of rotations, and an embedding that is the head, too. Every call
+// takes the rows that it needs instead, once.
+
+import { FLOAT, FLOAT16, type Graph, INT8, makeNode, type Node, type Tensor, UINT8, withInputs } from './graph.ts';
+
+/** The input with the position of every token, i64 [tokens]. */
+export const POSITIONS = 'nsnquant.positions';
+/** The input with the number of every token within its call, i64 [1, tokens]. */
+export const NUMBERS = 'nsnquant.numbers';
+
+const MICROSOFT = 'com.microsoft';
+
+/** Nodes that rotate by rows of these tables, at the tokens' positions. */
+export function rotation(
+  input: string,
+  output: string,
+  [cos, sin]: readonly [string, string],
+  attributes: Readonly<Record<string, number>>
+): readonly Node[] {
+  const rows = [cos, sin].map(rowsOf);
+  const [cosines, sines] = rows.map(({ outputs }) => outputs[0]!) as [string, string];
+  return [...rows, makeNode('RotaryEmbedding', [input, NUMBERS, cosines, sines], [output], attributes, MICROSOFT)];
+}
+
+/** The rows of a table that this call's tokens take, [tokens, pairs]. */
+function rowsOf(table: string): Node {
+  return makeNode('Gather', [table, POSITIONS], [`nsnquant.rows of ${table}`], { axis: 0 });
+}
+
+/** A rotation of the graph by whole tables becomes one by rows of them. Any other node is left as it is. */
+export function withRows(node: Node, { tensors }: Graph): readonly Node[] {
+  if (node.op !== 'RotaryEmbedding') return [node];
+  const [input = '', ...others] = node.inputs;
+  const [positions, cos = '', sin = ''] = node.domain === '' ? [others[2], others[0], others[1]] : others;
+  // Tables of three dimensions have rows of their own for every token already.
+  if (positions !== 'position_ids' || tensors.get(cos)?.shape.length !== 2 || tensors.get(sin)?.shape.length !== 2) return [node];
+  const rows = [rowsOf(cos), rowsOf(sin)];
+  const [cosines, sines] = rows.map(({ outputs }) => outputs[0]!) as [string, string];
+  return [...rows, withInputs(node, node.domain === '' ? [input, cosines, sines, NUMBERS] : [input, NUMBERS, cosines, sines])];
+}
+
+/** A look-up in tables that others need whole: its rows are read from the file, call by call. */
+export interface Lookup {
+  readonly node: Node;
+  /** Inputs of the node with the rows of the call's tokens, and of which tensor they are. */
+  readonly rows: ReadonlyMap<string, Tensor>;
+}
+
+/** The look-up of tokens that a node is, if what it looks up is large and also used by `others`. */
+export function lookupOf(node: Node, { tensors }: Graph, usedOften: (name: string) => boolean): Lookup | undefined {
+  if (node.op !== 'Gather' && node.op !== 'GatherBlockQuantized') return undefined;
+  const [table = '', ids, ...others] = node.inputs;
+  const axis = node.attributes.get(node.op === 'Gather' ? 'axis' : 'gather_axis') ?? 0;
+  if (ids !== 'input_ids' || axis !== 0 || !usedOften(table)) return undefined;
+  const rows = new Map<string, Tensor>();
+  const rowsIn = (name: string): string => {
+    if (name === '') return name;
+    rows.set(`nsnquant.rows of ${name}`, tensors.get(name)!);
+    return `nsnquant.rows of ${name}`;
+  };
+  const parts = [table, ...others].filter(name => name !== '');
+  // Small ones are copied; types of less than a byte have no rows that can be told apart.
+  if (!tensors.get(table)?.place || !parts.every(name => (tensors.get(name)?.type ?? 0) in ROW_BYTES)) return undefined;
+  return { node: withInputs(node, [rowsIn(table), NUMBERS, ...others.map(rowsIn)]), rows };
+}
+
+/** Bytes of a number, by the types of TensorProto that rows are read of. */
+export const ROW_BYTES: Readonly<Record<number, number>> = { [FLOAT]: 4, [UINT8]: 1, [INT8]: 1, [FLOAT16]: 2 };

@@ -1,0 +1,109 @@
+// What openOnnx() says of a model, and what it refuses.
+import * as runtime from 'onnxruntime-node';
+import * as assert from 'uvu/assert';
+import { group } from '../../../tools/group.ts';
+import { openOnnx } from '../src/index.ts';
+import { type DecoderOptions, exportDecoder } from './exports.ts';
+
+const opened = async (options: DecoderOptions, given: Partial<Parameters<typeof openOnnx>[1]> = {}) => {
+  const exported = exportDecoder(options);
+  const externalData = options.external ? { [options.external]: exported.weights } : {};
+  const model = await openOnnx(exported.model, { runtime, externalData, ...given });
+  await model.release();
+  return model;
+};
+
+const refused = async (options: DecoderOptions): Promise<string> => {
+  try {
+    await opened(options);
+  } catch (error) {
+    assert.instance(error, RangeError);
+    return (error as Error).message;
+  }
+  return 'opened';
+};
+
+group('openOnnx', test => {
+  test('layers are what the graph says of them', async () => {
+    const { layers, config } = await opened({
+      base: layer => (layer === 1 ? 1_000_000 : 10_000),
+      attributes: layer => (layer === 1 ? { softcap: { float: 3 } } : { local_window_size: 7, smooth_softmax: 1 })
+    });
+    assert.equal(config, { vocabulary: 211, contextLength: 512 });
+    const shape = { kvHeads: 2, queryHeads: 4, headDim: 32, valueDim: 32 };
+    const { rope: local, ...first } = layers[0]!;
+    assert.equal(first, { ...shape, window: 7, sinkLogits: new Float32Array(4) });
+    const { rope: global, ...second } = layers[1]!;
+    assert.equal(second, { ...shape, softcap: 3 });
+    for (const [rope, base] of [
+      [local, 10_000],
+      [global, 1_000_000]
+    ] as const) {
+      assert.ok(rope && rope !== 'none' && !rope.interleaved);
+      assert.is(rope.invFreq.length, 16);
+      // An angle at the last power of two below 512 positions is known to an f32's rounding.
+      for (let i = 0; i < 16; i++) assert.ok(Math.abs(rope.invFreq[i]! - base ** (-i / 16)) < 1e-9, `${rope.invFreq[i]} of pair ${i}`);
+    }
+  });
+
+  test('rotations in nodes before an attention are found', async () => {
+    for (const attention of ['GroupQueryAttention', 'MultiHeadAttention', 'Attention'] as const) {
+      const causal = { MultiHeadAttention: { unidirectional: 1 }, Attention: { is_causal: 1 }, GroupQueryAttention: {} }[attention];
+      const { layers } = await opened({ attention, headNorms: true, attributes: () => causal });
+      assert.ok(layers.every(({ rope }) => rope !== undefined && rope !== 'none' && rope.invFreq.length === 16));
+    }
+  });
+
+  test('a window in a mask is told to the cache', async () => {
+    const { layers } = await opened({ attention: 'MultiHeadAttention', mask: 'later or behind 6' });
+    assert.equal(
+      layers.map(({ window }) => window),
+      [6, 6, 6]
+    );
+  });
+
+  test('weights are handed to sessions once: tables of rotations and an embedding that is the head among them', async () => {
+    let bytes = 0;
+    const create = (model: Uint8Array, options: runtime.InferenceSession.SessionOptions) => {
+      bytes += model.length + (options.externalData ?? []).reduce((sum, file) => sum + (file as { data: Uint8Array }).data.length, 0);
+      return runtime.InferenceSession.create(model, options);
+    };
+    const { model, weights } = exportDecoder({ tied: true, external: 'weights' });
+    const spied = { Tensor: runtime.Tensor, InferenceSession: { create } };
+    await (await openOnnx(model, { runtime: spied, externalData: { weights } })).release();
+    assert.ok(bytes < weights.length + 2 * model.length, `${bytes} of ${weights.length + model.length}`);
+  });
+
+  test('what is not understood is refused by its name', async () => {
+    const node = 'GroupQueryAttention /layers.0.attention/GroupQueryAttention';
+    assert.is(await refused({ attributes: () => ({ kv_cache_bit_width: 4 }) }), `"${node}" expected kv_cache_bit_width 0, got 4`);
+    assert.is(await refused({ attributes: () => ({ causal: 0 }) }), `"${node}" expected causal 1, got 0`);
+    assert.is(await refused({ attributes: () => ({ something: 'new' }) }), `"${node}" expected no attribute something, got new`);
+    const multiHead = 'MultiHeadAttention /layers.0.attention/MultiHeadAttention';
+    assert.is(await refused({ attention: 'MultiHeadAttention' }), `"${multiHead}" expected to be causal, or a mask that is, got neither`);
+    assert.is(
+      await refused({ attention: 'MultiHeadAttention', mask: 'the first' }),
+      `"${multiHead}" expected a causal mask, or one with a window, got one by which token 0 does not see token 0`
+    );
+    assert.is(
+      await refused({ attention: 'MultiHeadAttention', mask: 'later, by degrees' }),
+      `"${multiHead}" expected a mask of 0 and −∞, got -3 for token 1 in the sight of token 0`
+    );
+  });
+
+  test('bytes that are no model are refused', async () => {
+    for (const [bytes, message] of [
+      [new Uint8Array(), '"model" expected an ONNX model, got a file without a graph'],
+      [new TextEncoder().encode('<!doctype html>'), '"model" expected a message of protobuf, got wire type 4'],
+      [exportDecoder().model.subarray(0, 5000), undefined]
+    ] as const) {
+      try {
+        await openOnnx(bytes, { runtime });
+        assert.unreachable('opened');
+      } catch (error) {
+        assert.instance(error, RangeError);
+        if (message) assert.is((error as Error).message, message);
+      }
+    }
+  });
+});
