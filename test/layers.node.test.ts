@@ -256,14 +256,13 @@ const around: Record<string, readonly string[]> = {
   // It times what is inside src/, too.
   bench: ['bench', '!bench/llm', 'src', 'tools'],
   'bench/llm': ['bench', 'src', 'tools'],
-  'bench/llm/engine': ['bench/llm/engine', 'src/format'],
   // Packages of their own: they import the library, and one another, as anyone would.
   'engines/onnx': ['engines/onnx', 'tools'],
   'engines/gguf': ['engines/gguf', 'tools'],
   // People copy from here: what an example needs must come with the package, or be small.
   examples: ['examples', 'tools'],
-  // The model's engine, and the cache that it is given, have no package of their own yet.
-  'examples/page': ['examples/page', 'bench/llm/engine', 'bench/llm/caches/nsn.ts', 'tools'],
+  // The cache that the engine is given has no package of its own yet.
+  'examples/page': ['examples/page', 'bench/llm/caches/nsn.ts', 'tools'],
   test: ['test', 'src', 'tools']
 };
 
@@ -284,14 +283,14 @@ group('around src/', test => {
       ['bench/attend.ts', 'examples/device.ts', false],
       ['bench/attend.ts', 'bench/llm/stats.ts', false],
       ['bench/llm/quality.ts', 'bench/table.ts', true],
-      ['bench/llm/quality.ts', 'bench/llm/engine/model.ts', true],
-      ['bench/llm/engine/model.ts', 'bench/llm/stats.ts', false],
+      ['bench/llm/quality.ts', 'engines/gguf/src/model.ts', false],
+      ['engines/gguf/src/model.ts', 'bench/llm/stats.ts', false],
       ['engines/onnx/test/a.ts', 'tools/group.ts', true],
       ['engines/onnx/src/a.ts', 'src/index.ts', false],
       ['engines/onnx/src/a.ts', 'engines/gguf/src/b.ts', false],
       ['examples/device.ts', 'tools/gpu.ts', true],
       ['examples/device.ts', 'src/index.ts', false],
-      ['examples/page/src/main.ts', 'bench/llm/engine/chat.ts', true],
+      ['examples/page/src/conversation.ts', 'bench/llm/caches/nsn.ts', true],
       ['examples/page/src/main.ts', 'bench/llm/chat.ts', false],
       ['tools/gpu.ts', 'src/index.ts', false],
       ['test/cache.test.ts', 'bench/data.ts', false]

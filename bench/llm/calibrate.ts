@@ -1,7 +1,8 @@
 // `npm run calibrate`: a profile of a model from a text: what caches balance keys by whose sequences are not to learn it each.
+
+import { InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { WINDOW } from './caches/cache.ts';
-import { InputError } from './engine/source.ts';
 import { markOf } from './kept.ts';
 import { findModel, readText, textNames } from './node.ts';
 import { learnProfile, SINKS, writeProfile } from './profile.ts';

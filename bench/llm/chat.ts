@@ -1,11 +1,10 @@
 // `npm run chat`: a conversation in the terminal over a quantized cache. /save and /load keep the cache with it.
 import { createInterface } from 'node:readline/promises';
+import { Chat, type Ending, InputError } from '@nsnquant/gguf';
 import { Command, Option } from 'commander';
 import { type CodecName, codecs, openBackend } from 'nsnquant';
 import { random } from '../../tools/numbers.ts';
 import { NsnCache } from './caches/nsn.ts';
-import { Chat, type Ending } from './engine/chat.ts';
-import { InputError } from './engine/source.ts';
 import { type ModelMark, markOf, readKept, writeKept } from './kept.ts';
 import { findModel, openModel } from './node.ts';
 import { readProfile } from './profile.ts';

@@ -1,9 +1,9 @@
 // Runs a model over a text with a cache, and compares what it predicts with the raw cache's predictions, token by token.
+
+import type { Cache, Model } from '@nsnquant/gguf';
+import { encodeModel, type HostOptions, type Node, type OnnxRuntime, Session } from '@nsnquant/gguf/host';
 import { WINDOW } from './caches/cache.ts';
 import { openCache, type Resources, raw } from './caches/methods.ts';
-import { type HostOptions, type OnnxRuntime, Session } from './engine/host.ts';
-import type { Cache, Model } from './engine/model.ts';
-import { encodeModel, type Node } from './engine/onnx.ts';
 import type { TokenStats } from './stats.ts';
 
 /** Tokens of a call where no window has to be coded in between. */

@@ -2,6 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { argmax, InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { PrefixStore } from 'nsnquant/prefixes';
 import { createStorage } from 'unstorage';
@@ -9,8 +10,6 @@ import fsDriver from 'unstorage/drivers/fs';
 import { toMarkdown } from '../table.ts';
 import { methodName, openCache, parseMethod } from './caches/methods.ts';
 import { NsnCache } from './caches/nsn.ts';
-import { argmax } from './engine/sample.ts';
-import { InputError } from './engine/source.ts';
 import { markOf } from './kept.ts';
 import { findModel, readText } from './node.ts';
 import { type CommonOptions, commonOptions, count, counts, facts, openAll, run, status, threadText } from './program.ts';

@@ -1,8 +1,7 @@
 // Numbers hidden in a book, and the questions that ask for them. Says nothing of caches.
 
+import { InputError, type Model } from '@nsnquant/gguf';
 import { random } from '../../tools/numbers.ts';
-import type { Model } from './engine/model.ts';
-import { InputError } from './engine/source.ts';
 
 export interface Needle {
   /** Percent of the text before it. */

@@ -5,8 +5,7 @@ import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import type { Message, Transcript } from './engine/chat.ts';
-import { InputError } from './engine/source.ts';
+import { InputError, type Message, type Transcript } from '@nsnquant/gguf';
 
 /** What a model file is known by. */
 export interface ModelMark {

@@ -1,12 +1,10 @@
 // `npm run longcontext`: numbers hidden in a book, asked for at its end; scored by the probability of the right answer, against the raw cache.
 import { writeFileSync } from 'node:fs';
+import { argmax, type Cache, InputError, type Model } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { toMarkdown } from '../table.ts';
 import { WINDOW } from './caches/cache.ts';
 import { type Method, methodName, openCache, parseMethods, raw } from './caches/methods.ts';
-import type { Cache, Model } from './engine/model.ts';
-import { argmax } from './engine/sample.ts';
-import { InputError } from './engine/source.ts';
 import { longestChunk, windowChunks } from './evaluate.ts';
 import { hide, MAX_NEEDLES, type Needle } from './haystack.ts';
 import { readText } from './node.ts';

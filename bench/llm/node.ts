@@ -4,9 +4,8 @@ import { existsSync, readdirSync } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { type HostOptions, InputError, type Model, openGguf, type Source } from '@nsnquant/gguf';
 import * as runtime from 'onnxruntime-node';
-import { Model, type OpenOptions } from './engine/model.ts';
-import { InputError, type Source } from './engine/source.ts';
 
 const shared = fileURLToPath(new URL('../../../shared', import.meta.url));
 const MODEL_FOLDER = join(shared, 'models/smollm2-135m');
@@ -62,8 +61,8 @@ export async function fileSource(path: string): Promise<Source> {
   };
 }
 
-export async function openModel(option: string | undefined, options?: OpenOptions): Promise<Model> {
-  return Model.open(runtime, await fileSource(await findModel(option)), options);
+export async function openModel(option: string | undefined, options?: HostOptions): Promise<Model> {
+  return openGguf(await fileSource(await findModel(option)), { ...options, runtime });
 }
 
 /** A text by its name, or a file. */

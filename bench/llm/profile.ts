@@ -1,11 +1,9 @@
 // A profile: how it is learned from several sequences, and on disk, with what it was made with: under other weights other channels matter.
 import { readFile, writeFile } from 'node:fs/promises';
+import { type Cache, type Config, InputError, type Model } from '@nsnquant/gguf';
 import { learn } from 'nsnquant/reference';
 import { WINDOW } from './caches/cache.ts';
 import { openCache, type Resources, raw } from './caches/methods.ts';
-import type { Config } from './engine/config.ts';
-import type { Cache, Model } from './engine/model.ts';
-import { InputError } from './engine/source.ts';
 import { type ModelMark, named } from './kept.ts';
 
 /** First tokens of a sequence that nothing is learned from: they are never coded. */

@@ -2,12 +2,11 @@
 import { accessSync, constants } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { dirname } from 'node:path';
+import { InputError, type Model } from '@nsnquant/gguf';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Backend, BackendError, type BackendName, openBackend } from 'nsnquant';
 import { DenseAttention } from './caches/dense.ts';
 import type { Resources } from './caches/methods.ts';
-import type { Model } from './engine/model.ts';
-import { InputError } from './engine/source.ts';
 import { markOf } from './kept.ts';
 import { findModel, openModel, runtime } from './node.ts';
 import { readProfile } from './profile.ts';

@@ -1,9 +1,9 @@
 // The quality results as a Markdown table, as one HTML file that needs nothing else, and as an image.
 
+import { InputError } from '@nsnquant/gguf';
 import { NSN, OTHER, PAGE, type Point, plot, standalone } from '../plot.ts';
 import { escapeHtml, short, type Table, toHtml } from '../table.ts';
 import { isNsn, type MethodOptions, methodName } from './caches/methods.ts';
-import { InputError } from './engine/source.ts';
 import { type Intervals, mean, type Summary } from './stats.ts';
 
 /** A row, as --json writes it. */

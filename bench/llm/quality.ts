@@ -1,9 +1,9 @@
 // `npm run quality`: what every codec and format costs a language model in perplexity and KL divergence, against bits.
 import { writeFileSync } from 'node:fs';
+import { InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { toMarkdown } from '../table.ts';
 import { type Method, methodName, openCache, parseMethods } from './caches/methods.ts';
-import { InputError } from './engine/source.ts';
 import { Compare, longestChunk, measure, rawLogits } from './evaluate.ts';
 import { findModel, readText, runtime, textNames } from './node.ts';
 import {

@@ -1,5 +1,6 @@
 // `npm run speed`: milliseconds per generated token and the attention's share, prefill and the encoder's share, bytes; by context and threads.
 import { writeFileSync } from 'node:fs';
+import { type Cache, InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { codecs } from 'nsnquant';
 import { toMarkdown } from '../table.ts';
@@ -8,8 +9,6 @@ import { type Method, methodName, openCache, parseMethods, raw } from './caches/
 import { NsnCache } from './caches/nsn.ts';
 import { TimedCache } from './caches/timed.ts';
 import type { WindowedCache } from './caches/windowed.ts';
-import type { Cache } from './engine/model.ts';
-import { InputError } from './engine/source.ts';
 import { readText } from './node.ts';
 import {
   count,

@@ -18,8 +18,9 @@ const FOLDER = join(here, '.state');
 export function fingerprint(modelFile: string): string {
   const hash = createHash('sha256');
   const library = dirname(fileURLToPath(import.meta.resolve('nsnquant')));
+  const engine = dirname(fileURLToPath(import.meta.resolve('@nsnquant/gguf')));
   const files = [
-    ...[library, join(here, 'engine'), join(here, 'caches')].flatMap(filesOf),
+    ...[library, engine, join(here, 'caches')].flatMap(filesOf),
     join(here, 'evaluate.ts'),
     join(here, '../baselines/ggml.ts'),
     join(here, '../bytes.ts')

@@ -7,13 +7,12 @@ import { type BuildOptions, build } from 'esbuild';
 const here = fileURLToPath(new URL('.', import.meta.url));
 export const dist = join(here, 'dist');
 
-/** What page and tests have in common: the engine is found in bench/llm, and its packages here. */
+/** What page and tests have in common. */
 export const common: BuildOptions = {
   absWorkingDir: here,
   bundle: true,
   format: 'esm',
   target: 'es2022',
-  nodePaths: [join(here, 'node_modules')],
   logLevel: 'warning'
 };
 
@@ -28,7 +27,7 @@ export async function buildPage(): Promise<void> {
     minify: true,
     sourcemap: true,
     // Its build for browsers, which its package.json names under "browser" but leaves out of "exports".
-    alias: { '@huggingface/gguf': join(here, 'node_modules/@huggingface/gguf/dist/browser/index.mjs') },
+    alias: { '@huggingface/gguf': join(here, '../../node_modules/@huggingface/gguf/dist/browser/index.mjs') },
     loader: { '.wasm': 'file' }
   });
   await cp(join(here, 'src/index.html'), join(dist, 'index.html'));

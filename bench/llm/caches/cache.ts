@@ -1,5 +1,5 @@
 // What a program measures: a cache that also says what it takes.
-import type { Cache } from '../engine/model.ts';
+import type { Cache } from '@nsnquant/gguf';
 
 export interface HeldCache extends Cache {
   /** Bytes held now, everything counted: coded tokens with their metadata, sinks, raw tokens, page tables, what was learned, codebooks. */

@@ -1,7 +1,6 @@
 // Attention over keys and values that lie there as f32, by the host engine: for the raw cache and for the formats it is compared with.
 
-import { type HostOptions, type OnnxRuntime, Session } from '../engine/host.ts';
-import { encodeModel, type Node } from '../engine/onnx.ts';
+import { encodeModel, type HostOptions, type Node, type OnnxRuntime, Session } from '@nsnquant/gguf/host';
 
 export interface Heads {
   readonly kvHeads: number;

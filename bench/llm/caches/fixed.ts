@@ -1,8 +1,8 @@
 // Dense attention by WebAssembly SIMD (bench/baselines): the fastest that keys and values in f32 or int8 are read on a CPU from JavaScript.
 // For timing alone: its length is fixed, tokens that are appended are not kept.
+
+import type { Cache, Config } from '@nsnquant/gguf';
 import { type DenseCell, type Kind, openDense } from '../../baselines/dense.ts';
-import type { Config } from '../engine/config.ts';
-import type { Cache } from '../engine/model.ts';
 import type { WindowedCache } from './windowed.ts';
 
 export class FixedCache implements Cache {

@@ -1,9 +1,9 @@
 // Methods by name: what a command line can ask for, and the cache that comes of it.
 //
 //   METHOD  =  KEYS[/VALUES][@OPTION,OPTION…]      nsn4/nsn2   nsn2@sinks=0,rope=off   q4_0+hadamard@sinks=4   raw
+
+import { type Config, InputError } from '@nsnquant/gguf';
 import { type Backend, type CodecName, codecs } from 'nsnquant';
-import type { Config } from '../engine/config.ts';
-import { InputError } from '../engine/source.ts';
 import type { HeldCache } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import { formats } from './formats.ts';

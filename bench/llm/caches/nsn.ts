@@ -1,8 +1,9 @@
 // nsnquant's own cache behind the calls that the model makes: one KVCache with one sequence.
+
+import type { Config } from '@nsnquant/gguf';
 import { type Backend, type CodecName, KVCache, type Sequence } from 'nsnquant';
 import type { PrefixStore } from 'nsnquant/prefixes';
 import { codebookBytes } from '../../bytes.ts';
-import type { Config } from '../engine/config.ts';
 import type { HeldCache } from './cache.ts';
 
 export interface NsnOptions {

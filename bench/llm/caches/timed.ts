@@ -1,5 +1,5 @@
 // A cache with a stopwatch.
-import type { Cache } from '../engine/model.ts';
+import type { Cache } from '@nsnquant/gguf';
 
 export class TimedCache implements Cache {
   readonly #cache: Cache;

@@ -1,8 +1,8 @@
 // The cache of every format that has no attention of its own: windows go through the format and back to f32, attention is dense.
 // Raw tail (of a format with longer windows, up to one of them), sinks and the moment of coding are nsnquant's, so that formats differ by nothing else.
 
+import type { Config } from '@nsnquant/gguf';
 import { half } from '../../baselines/ggml.ts';
-import type { Config } from '../engine/config.ts';
 import type { HeldCache } from './cache.ts';
 import type { DenseAttention } from './dense.ts';
 import type { Side, WindowFormat } from './formats.ts';

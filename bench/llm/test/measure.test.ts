@@ -1,5 +1,6 @@
 // Formats, statistics, options: what the numbers are made of.
 
+import { sample } from '@nsnquant/gguf';
 import { codecs } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
@@ -8,7 +9,6 @@ import { NSN, OTHER, PAGE, plot } from '../../plot.ts';
 import { formats, type Side } from '../caches/formats.ts';
 import { methodName, parseMethod, parseMethods } from '../caches/methods.ts';
 import { WindowedCache } from '../caches/windowed.ts';
-import { sample } from '../engine/sample.ts';
 import { windowChunks } from '../evaluate.ts';
 import { hide } from '../haystack.ts';
 import { drawFrontier, type Result } from '../quality-report.ts';

@@ -2,20 +2,20 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { openGguf } from '@nsnquant/gguf';
 import { openBackend } from 'nsnquant';
 import * as runtime from 'onnxruntime-node';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
-import { tiny } from '../../../tools/tiny-gguf.ts';
+import { refuses } from '../../../tools/refuses.ts';
+import { tiny, tinyGguf } from '../../../tools/tiny-gguf.ts';
 import { DenseAttention } from '../caches/dense.ts';
 import { openCache, parseMethod } from '../caches/methods.ts';
 import type { NsnCache } from '../caches/nsn.ts';
-import { Model } from '../engine/model.ts';
 import { windowChunks } from '../evaluate.ts';
 import { learnProfile, readProfile, writeProfile } from '../profile.ts';
-import { refuses, tinySource } from './tiny.ts';
 
-const model = await Model.open(runtime, tinySource({ metadata: { 'llama.context_length': 256 } }));
+const model = await openGguf(new Blob([tinyGguf({ metadata: { 'llama.context_length': 256 } })]), { runtime });
 const { config } = model;
 const resources = { model, config, backend: await openBackend(), dense: await DenseAttention.open(runtime, config) };
 const tokens = Array.from({ length: 133 }, (_, i) => (i * i + Math.floor(i / 7)) % tiny.vocabulary);

@@ -3,10 +3,10 @@ import { execFile, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { InputError } from '@nsnquant/gguf';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { tinyGguf } from '../../../tools/tiny-gguf.ts';
-import { InputError } from '../engine/source.ts';
 import { findModel } from '../node.ts';
 
 interface Outcome {

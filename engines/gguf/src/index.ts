@@ -1,1 +1,15 @@
-export { codecs } from 'nsnquant';
+/**
+ * GGUF models in JavaScript, over nsnquant's KV cache or any other: everything but attention runs in ONNX Runtime, attention in the
+ * cache that the model is handed.
+ *
+ * @module @nsnquant/gguf
+ */
+
+export { type AskOptions, Chat, type ChatCache, type ChatOptions, type Ending, type Message, type Transcript } from './chat.ts';
+export type { Config } from './config.ts';
+export type { HostOptions, OnnxRuntime } from './host.ts';
+export type { Cache, Model } from './model.ts';
+export { type OpenOptions, openGguf } from './open.ts';
+export { argmax, type SampleOptions, sample } from './sample.ts';
+export { blobSource, InputError, type Source } from './source.ts';
+export type { Vocabulary } from './tokenizer.ts';

@@ -1,12 +1,10 @@
 // The worker's side: a model, a cache, one conversation. Knows nothing of the page; what it refuses it refuses in a sentence.
 
+import { Chat, type Ending, InputError, type Model, openGguf, type Transcript } from '@nsnquant/gguf';
 import { type Backend, BackendError, type CodecName, openBackend, plan } from 'nsnquant';
 import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm';
 import { env, InferenceSession, Tensor } from 'onnxruntime-web/wasm';
 import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
-import { Chat, type Ending, type Transcript } from '../../../bench/llm/engine/chat.ts';
-import { Model } from '../../../bench/llm/engine/model.ts';
-import { InputError } from '../../../bench/llm/engine/source.ts';
 import { type Chosen, openSource } from './sources.ts';
 
 env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
@@ -107,7 +105,7 @@ export class Conversation {
   /** Opens a model; one conversation opens one. `loaded` hears 0 to 1. */
   async open(chosen: Chosen, loaded: Listen<number>): Promise<ModelFacts> {
     const source = await openSource(chosen, loaded);
-    this.#model = await Model.open({ InferenceSession, Tensor }, source, { weightBytes: WEIGHT_BYTES, progress: loaded });
+    this.#model = await openGguf(source, { runtime: { InferenceSession, Tensor }, weightBytes: WEIGHT_BYTES, progress: loaded });
     const { layers, queryHeads, kvHeads, headDim, context } = this.#model.config;
     return { layers, queryHeads, kvHeads, headDim, context };
   }

@@ -1,6 +1,7 @@
 // The worker as the page sees it: calls that always come to an end, even where the worker does not.
+
+import type { Ending } from '@nsnquant/gguf';
 import { proxy, type Remote, wrap } from 'comlink';
-import type { Ending } from '../../../bench/llm/engine/chat.ts';
 import type { AskOptions, CacheFacts, Conversation, Listen, ModelFacts, Report, Settings } from './conversation.ts';
 import type { Chosen } from './sources.ts';
 

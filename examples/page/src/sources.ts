@@ -1,5 +1,5 @@
 // Where the page's model comes from: a file that the person chose, or one that the server offers. Never sends anything.
-import { blobSource, InputError, type Source } from '../../../bench/llm/engine/source.ts';
+import { blobSource, InputError, type Source } from '@nsnquant/gguf';
 
 /** A model that the server offers. */
 export interface Offer {

@@ -1,6 +1,7 @@
 // The page's elements and what is written into them. Decides nothing.
+
+import type { Ending } from '@nsnquant/gguf';
 import { type CodecName, codecs } from 'nsnquant';
-import type { Ending } from '../../../bench/llm/engine/chat.ts';
 import type { Attention, CacheFacts, Held, ModelFacts, Settings } from './conversation.ts';
 import type { Gpu } from './support.ts';
 import { count, mebibytes, rate } from './text.ts';

@@ -1,11 +1,9 @@
 // The same questions to the same engine in Node, over ONNX Runtime's build for Node. Imported as a bundle (`nodeEngine`).
 
+import { blobSource, Chat, openGguf, type Transcript } from '@nsnquant/gguf';
 import { type CodecName, openBackend } from 'nsnquant';
 import { InferenceSession, Tensor } from 'onnxruntime-web';
 import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
-import { Chat, type Transcript } from '../../../bench/llm/engine/chat.ts';
-import { Model } from '../../../bench/llm/engine/model.ts';
-import { blobSource } from '../../../bench/llm/engine/source.ts';
 import type { File } from './browser.ts';
 
 export interface Step {
@@ -16,7 +14,9 @@ export interface Step {
 
 /** One conversation; every step goes on with it in a new cache. */
 export async function answersInNode(file: File, maxAnswer: number, steps: readonly Step[]): Promise<string[]> {
-  const model = await Model.open({ InferenceSession, Tensor }, blobSource(new Blob([file.bytes as Uint8Array<ArrayBuffer>]), file.name));
+  const model = await openGguf(blobSource(new Blob([file.bytes as Uint8Array<ArrayBuffer>]), file.name), {
+    runtime: { InferenceSession, Tensor }
+  });
   const backend = await openBackend();
   const capacity = model.config.context;
   const answers: string[] = [];

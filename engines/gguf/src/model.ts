@@ -1,11 +1,10 @@
 // A Llama: tokens in, logits out, attention left to a cache that it is handed. Runs in a browser.
 import type { Config } from './config.ts';
 import { dequantize, type TensorType, tensorBytes } from './dequantize.ts';
-import { type Gguf, openGguf } from './gguf.ts';
-import { modelGraphs } from './graphs.ts';
-import { type HostOptions, type OnnxRuntime, Session } from './host.ts';
-import { InputError, type Source } from './source.ts';
-import { openTokenizer, type Vocabulary } from './tokenizer.ts';
+import type { Gguf } from './gguf.ts';
+import type { Session } from './host.ts';
+import { InputError } from './source.ts';
+import type { Vocabulary } from './tokenizer.ts';
 
 /** What the model asks of a cache: one conversation, tokens in order. */
 export interface Cache {
@@ -17,13 +16,7 @@ export interface Cache {
   attend(layer: number, query: Float32Array): Promise<Float32Array>;
 }
 
-export interface OpenOptions extends HostOptions {
-  /** Bytes that the host engine can hold of weights, which it takes as f32. Default: any number. */
-  readonly weightBytes?: number;
-  /** Called with 0 to 1. */
-  readonly progress?: (done: number) => void;
-}
-
+/** A model that runs: tokens in, hidden states and logits out. */
 export class Model {
   readonly config: Config;
   readonly vocabulary: Vocabulary;
@@ -33,33 +26,14 @@ export class Model {
   readonly #head: Session;
   readonly #embeddings: { type: TensorType; data: Uint8Array };
 
-  private constructor(gguf: Gguf, vocabulary: Vocabulary, sessions: Session[], embeddings: { type: TensorType; data: Uint8Array }) {
+  /** @internal `openGguf` makes models. */
+  constructor(gguf: Gguf, vocabulary: Vocabulary, sessions: readonly Session[], embeddings: { type: TensorType; data: Uint8Array }) {
     this.config = gguf.config;
     this.vocabulary = vocabulary;
     this.chatTemplate = gguf.metadata['tokenizer.chat_template'] as string | undefined;
     this.#head = sessions[0]!;
     this.#segments = sessions.slice(1);
     this.#embeddings = embeddings;
-  }
-
-  /** @throws {InputError} for a file that the engine cannot run */
-  static async open(runtime: OnnxRuntime, source: Source, options: OpenOptions = {}): Promise<Model> {
-    const gguf = await openGguf(source);
-    const { weightBytes = Infinity } = options;
-    if (gguf.floatBytes > weightBytes) {
-      throw new InputError(
-        `${source.name}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`
-      );
-    }
-    const vocabulary = openTokenizer(gguf);
-    const { width, vocabulary: rows, layers } = gguf.config;
-    const embeddings = await gguf.packed('token_embd.weight', width, rows);
-    const sessions: Session[] = [];
-    for await (const graph of modelGraphs(gguf)) {
-      sessions.push(await Session.open(runtime, graph, options));
-      options.progress?.(sessions.length / (layers + 2));
-    }
-    return new Model(gguf, vocabulary, sessions, embeddings);
   }
 
   /** Text as it is, control tokens included: `vocabulary.literal` makes text of a person's words. */
@@ -125,8 +99,4 @@ export class Model {
     });
     return out;
   }
-}
-
-function gigabytes(bytes: number): string {
-  return `${(bytes / 2 ** 30).toPrecision(3)} GiB`;
 }

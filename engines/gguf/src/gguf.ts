@@ -61,7 +61,7 @@ export class Gguf {
  *
  * @throws {InputError} for a file that is no GGUF, is cut short, is of another architecture, lacks a tensor, or has one too many
  */
-export async function openGguf(source: Source): Promise<Gguf> {
+export async function readGguf(source: Source): Promise<Gguf> {
   const { metadata, tensorInfos, tensorDataOffset } = await header(source);
   checkKind(source, metadata);
   const tensors = new Map<string, TensorInfo>();

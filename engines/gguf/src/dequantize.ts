@@ -1,5 +1,4 @@
 // GGML's tensor types to f32. One function a type, each a transcription of its struct in ggml-common.h. Nothing else knows blocks.
-import { fromHalf } from '../../../src/format/half.ts';
 
 export interface TensorType {
   readonly name: string;
@@ -10,8 +9,6 @@ export interface TensorType {
   /** out ← the block at `at`. */
   decode(view: DataView, at: number, out: Float32Array, to: number): void;
 }
-
-const half = (view: DataView, at: number): number => fromHalf(view.getUint16(at, true));
 
 function single(name: string, bytes: number, read: (view: DataView, at: number) => number): TensorType {
   return {
@@ -26,6 +23,13 @@ function single(name: string, bytes: number, read: (view: DataView, at: number) 
 
 const bits = new Uint32Array(1);
 const float = new Float32Array(bits.buffer);
+
+/** An f16: its exponent and fraction moved to where f32 has them, and the bias multiplied away. */
+function half(view: DataView, at: number): number {
+  const code = view.getUint16(at, true);
+  bits[0] = ((code & 0x8000) << 16) | ((code & 0x7fff) << 13);
+  return float[0]! * 2 ** 112;
+}
 
 /** By GGML's number. */
 export const tensorTypes: Readonly<Record<number, TensorType>> = {

@@ -1,15 +1,13 @@
-// Conversations with a tiny model: how a prompt begins, how an answer ends, and what a person may type. What is kept on disk.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+// Conversations with a tiny model: how a prompt begins, how an answer ends and what a person may type.
+import * as runtime from 'onnxruntime-node';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
-import { type TinyOptions, tinyGguf } from '../../../tools/tiny-gguf.ts';
-import { Chat, type ChatCache } from '../engine/chat.ts';
-import { Model } from '../engine/model.ts';
-import { markOf, readKept, writeKept } from '../kept.ts';
-import { runtime } from '../node.ts';
-import { refuses, tinySource } from './tiny.ts';
+import { refuses } from '../../../tools/refuses.ts';
+import type { TinyOptions } from '../../../tools/tiny-gguf.ts';
+import { Chat, type ChatCache } from '../src/chat.ts';
+import type { Model } from '../src/model.ts';
+import { openGguf } from '../src/open.ts';
+import { tinySource } from './tiny.ts';
 
 const BOS = 8;
 const EOS = 9;
@@ -17,7 +15,7 @@ const EOS = 9;
 /** A model that always says `next`: the token of the largest logit. */
 async function saying(next: number, { metadata, ...options }: TinyOptions = {}): Promise<Model> {
   const ids = { 'tokenizer.ggml.bos_token_id': BOS, 'tokenizer.ggml.eos_token_id': EOS };
-  const model = await Model.open(runtime, tinySource({ control: ['<|bos|>', '<|eos|>'], ...options, metadata: { ...ids, ...metadata } }));
+  const model = await openGguf(tinySource({ control: ['<|bos|>', '<|eos|>'], ...options, metadata: { ...ids, ...metadata } }), { runtime });
   model.logits = async () => Float32Array.from({ length: model.config.vocabulary }, (_, token) => (token === next ? 1 : 0));
   return model;
 }
@@ -164,48 +162,5 @@ group('prompts', test => {
           .next(),
       'expected a chat template that makes a prompt, got nothing from it'
     );
-  });
-});
-
-group('kept conversations', test => {
-  const folder = mkdtempSync(join(tmpdir(), 'nsnquant-kept-'));
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-  const at = (name: string): string => join(folder, name);
-  const transcript = { messages: [{ role: 'user', content: 'abc' }] as const, tokens: [0, 1, 2] };
-  const cache = Uint8Array.of(1, 2, 3);
-  const bytes = tinyGguf();
-  writeFileSync(at('a.gguf'), bytes);
-  bytes[bytes.length - 1]! ^= 1;
-  writeFileSync(at('b.gguf'), bytes);
-
-  test('come back with the model that they were kept with, and not with other weights of the same shape', async () => {
-    const [a, b] = [await markOf(at('a.gguf')), await markOf(at('b.gguf'))];
-    await writeKept(at('kept'), cache, transcript, a);
-    assert.equal(await readKept(at('kept'), a), { cache, transcript });
-    await refuses(
-      () => readKept(at('kept'), b),
-      `${at('kept')}.json: expected a conversation with b.gguf (SHA-256 ${b.sha256.slice(0, 12)}…), got one with a.gguf (SHA-256 ${a.sha256.slice(0, 12)}…)`
-    );
-  });
-  test('whose files do not belong together are refused', async () => {
-    const mark = await markOf(at('a.gguf'));
-    await writeKept(at('other'), cache, transcript, mark);
-    for (const bytes of [cache.subarray(1), Uint8Array.of(1, 2, 2)]) {
-      writeFileSync(at('other'), bytes);
-      await refuses(
-        () => readKept(at('other'), mark),
-        `${at('other')}: expected the cache that ${at('other')}.json was kept with, got other bytes`
-      );
-    }
-  });
-  test('whose text is another thing are refused', async () => {
-    const mark = await markOf(at('a.gguf'));
-    await writeKept(at('bad'), cache, transcript, mark);
-    const text = JSON.parse(readFileSync(at('bad.json'), 'utf8')) as object;
-    const changes = [{ model: undefined }, { model: 'a.gguf' }, { cache: 1 }, { tokens: 'abc' }, { tokens: [0.5] }, { messages: [{}] }];
-    for (const json of ['', 'null', '[]', ...changes.map(change => JSON.stringify({ ...text, ...change }))]) {
-      writeFileSync(at('bad.json'), json);
-      await refuses(() => readKept(at('bad'), mark), `${at('bad')}.json: expected the text of a kept conversation, got something else`);
-    }
   });
 });
