@@ -4,19 +4,21 @@ import type { Tensor } from 'onnxruntime-common';
 import type { Cut } from './cut.ts';
 import { FLOAT, FLOAT16, INT32, INT64, type Port, type Read, UINT8, type Tensor as Weight } from './graph.ts';
 import type { OnnxRuntime } from './runtime.ts';
-import { NUMBERS, POSITIONS, ROW_BYTES } from './sharing.ts';
+import { KEPT, NUMBERS, POSITIONS, ROW_BYTES } from './sharing.ts';
 
 /** Tokens of a call in one row, each with its position. */
 export interface Row {
   readonly ids: readonly number[];
   readonly positions: readonly number[];
+  /** Numbers of the tokens that logits are wanted of. */
+  readonly kept: readonly number[];
   /** Tokens before, of the only sequence of the row; no matter where the row is of several. */
   readonly past: number;
 }
 
 const KNOWN = ['input_ids', 'position_ids', 'attention_mask', 'num_logits_to_keep'];
 /** Inputs that say one thing of every token: what they lead to is the same for tokens of several sequences in one row. */
-const TOKENWISE = new Set(['input_ids', 'position_ids', 'num_logits_to_keep', POSITIONS, NUMBERS]);
+const TOKENWISE = new Set(['input_ids', 'position_ids', 'num_logits_to_keep', POSITIONS, NUMBERS, KEPT]);
 
 /** @throws {RangeError} if an input is none of those that are known */
 export function checkFeeds({ feeds, pastShapes, rows }: Cut): void {
@@ -45,7 +47,7 @@ export async function feedsOf(
   { Tensor }: OnnxRuntime,
   cut: Cut,
   names: Iterable<string>,
-  { ids, positions, past }: Row,
+  { ids, positions, kept, past }: Row,
   read: Read
 ): Promise<Map<string, Tensor>> {
   const integers = ({ type }: Port, list: readonly number[], shape: readonly number[]): Tensor =>
@@ -65,6 +67,7 @@ export async function feedsOf(
     else if (name === 'attention_mask') feeds.set(name, integers(port, new Array(past + ids.length).fill(1), [1, past + ids.length]));
     else if (name === 'num_logits_to_keep')
       feeds.set(name, integers(port, [0], port.shape?.length === 0 ? [] : [1])); // all
+    else if (name === KEPT) feeds.set(name, integers(port, kept, [kept.length]));
     else if (name === NUMBERS) feeds.set(name, integers(port, [...ids.keys()], [1, ids.length]));
     else feeds.set(name, integers(port, positions, name === POSITIONS ? [ids.length] : [1, ids.length]));
   }

@@ -8,6 +8,7 @@ import type { Cut } from './cut.ts';
 import { feedsOf, takesBatches } from './feeds.ts';
 import type { Read } from './graph.ts';
 import type { Device, OnnxRuntime, Session } from './runtime.ts';
+import { KEPT } from './sharing.ts';
 
 export interface ForwardOptions {
   /** Of the last token of every sequence, or of all. Default `last`. */
@@ -128,6 +129,7 @@ export class OnnxModel {
     const row = {
       ids: lists.flatMap(list => Array.from(list)),
       positions: lists.flatMap((list, n) => Array.from(list, (_, i) => sequences[n]!.length + i)),
+      kept: keptOf(counts, which),
       past: sequences[0]!.length
     };
     const values = await feedsOf(this.#runtime, this.#cut, this.#inputs, row, this.#read);
@@ -157,15 +159,18 @@ export class OnnxModel {
     }
   }
 
-  #rows(logits: Tensor, counts: readonly number[], which: 'last' | 'all'): Float32Array[] {
+  #rows({ data, type }: Tensor, counts: readonly number[], which: 'last' | 'all'): Float32Array[] {
     const { vocabulary } = this.config;
-    const numbers = numbersOf(logits);
-    let from = 0;
+    const all = !this.#inputs.has(KEPT);
+    let token = 0;
+    let row = 0;
     return counts.map(count => {
-      const to = from + count;
-      const first = (which === 'last' ? to - 1 : from) * vocabulary;
-      from = to;
-      return Float32Array.from({ length: to * vocabulary - first }, (_, i) => numbers[first + i]!);
+      const size = which === 'last' ? 1 : count;
+      token += count;
+      const first = all ? token - size : row;
+      row += size;
+      const rows = (data as Float32Array).subarray(first * vocabulary, (first + size) * vocabulary);
+      return new Float32Array(numbersOf({ data: rows, type }));
     });
   }
 
@@ -186,6 +191,17 @@ export class OnnxModel {
       }
     });
   }
+}
+
+/** Numbers of the tokens that logits are wanted of. */
+function keptOf(counts: readonly number[], which: 'last' | 'all'): number[] {
+  const tokens = counts.reduce((sum, count) => sum + count, 0);
+  if (which === 'all') return Array.from({ length: tokens }, (_, n) => n);
+  let to = 0;
+  return counts.map(count => {
+    to += count;
+    return to - 1;
+  });
 }
 
 /** Of every segment the values that neither it nor its attentions leave to later ones. */

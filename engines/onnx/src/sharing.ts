@@ -1,12 +1,16 @@
 // Constants that several segments would hold each for itself: tables of rotations, and an embedding that is the head, too. Every call
 // takes the rows that it needs instead, once.
 
-import { FLOAT, FLOAT16, type Graph, INT8, makeNode, type Node, type Tensor, UINT8, withInputs } from './graph.ts';
+import type { Segment } from './cut.ts';
+import { FLOAT, FLOAT16, type Graph, INT8, makeNode, type Node, type Port, type Tensor, UINT8, withInputs } from './graph.ts';
 
 /** The input with the position of every token, i64 [tokens]. */
 export const POSITIONS = 'nsnquant.positions';
 /** The input with the number of every token within its call, i64 [1, tokens]. */
 export const NUMBERS = 'nsnquant.numbers';
+
+/** The input with the numbers of those tokens that logits are wanted of, i64 [kept]. */
+export const KEPT = 'nsnquant.kept';
 
 const MICROSOFT = 'com.microsoft';
 
@@ -66,3 +70,21 @@ export function lookupOf(node: Node, { tensors }: Graph, usedOften: (name: strin
 
 /** Bytes of a number, by the types of TensorProto that rows are read of. */
 export const ROW_BYTES: Readonly<Record<number, number>> = { [FLOAT]: 4, [UINT8]: 1, [INT8]: 1, [FLOAT16]: 2 };
+
+/**
+ * The last segment for some tokens of a call alone: of a prompt one row of logits instead of thousands.
+ *
+ * @param ports  what is known of its inputs
+ * @returns undefined where an input is none of floats [1, tokens, channels]
+ */
+export function keepingRows(segment: Segment, ports: ReadonlyMap<string, Port>): Segment | undefined {
+  const { nodes, inputs } = segment;
+  const rowed = inputs.every(name => {
+    const { type = 0, shape = [] } = ports.get(name) ?? {};
+    return (type === FLOAT || type === FLOAT16) && shape.length >= 3;
+  });
+  if (!rowed || nodes.some(({ captured }) => captured.some(name => inputs.includes(name)))) return undefined;
+  const kept = (name: string): string => (inputs.includes(name) ? `nsnquant.kept of ${name}` : name);
+  const gathers = inputs.map(name => makeNode('Gather', [name, KEPT], [kept(name)], { axis: 1 }));
+  return { ...segment, nodes: [...gathers, ...nodes.map(node => withInputs(node, node.inputs.map(kept)))], inputs: [...inputs, KEPT] };
+}
