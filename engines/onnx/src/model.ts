@@ -3,6 +3,7 @@
 import { type Backend, type CacheOptions, KVCache, type LayerOptions, type Sequence } from 'nsnquant';
 import type { Tensor } from 'onnxruntime-common';
 import { type Attend, attendInArrays, attendInBuffers } from './attending.ts';
+import { checkOneOf, checkOptions } from './check.ts';
 import { numbersOf } from './constants.ts';
 import type { Cut } from './cut.ts';
 import { feedsOf, takesBatches } from './feeds.ts';
@@ -85,6 +86,10 @@ export class OnnxModel {
    * @param tokens     numbers of tokens; of a batch a list for every sequence, of any lengths
    * @param sequences  one of a cache with this model's `layers`; of a batch distinct ones
    * @returns          f32 [tokens, vocabulary], of the last token or of all; of a batch one for every sequence
+   * @throws {RangeError} if a token, or the number of tokens, is beyond what model or cache have
+   *
+   * @example
+   * const [a, b] = await model.forward([[5], [8]], [chat, branch]);
    */
   forward(tokens: ArrayLike<number>, sequence: KeyValues, options?: ForwardOptions): Promise<Float32Array>;
   forward(tokens: readonly ArrayLike<number>[], sequences: readonly KeyValues[], options?: ForwardOptions): Promise<Float32Array[]>;
@@ -93,6 +98,8 @@ export class OnnxModel {
     sequences: KeyValues | readonly KeyValues[],
     options: ForwardOptions = {}
   ): Promise<Float32Array | Float32Array[]> {
+    checkOptions('options', options, ['logits']);
+    checkOneOf('logits', options.logits ?? 'last', ['last', 'all']);
     const single = !Array.isArray(sequences);
     const batch = (single ? [sequences] : sequences) as readonly KeyValues[];
     const lists = (single ? [tokens] : tokens) as readonly ArrayLike<number>[];

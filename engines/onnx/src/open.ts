@@ -3,6 +3,7 @@
 import type { LayerOptions } from 'nsnquant';
 import type { InferenceSession } from 'onnxruntime-common';
 import { type Attention, layerOf, type Rotary } from './attention.ts';
+import { checkInteger, checkOneOf, checkOptions } from './check.ts';
 import { type Constants, constantsOf, type Numbers } from './constants.ts';
 import { type Cut, cutGraph, type Segment } from './cut.ts';
 import { checkFeeds, feedsOf } from './feeds.ts';
@@ -28,14 +29,28 @@ export interface OnnxOptions {
   readonly externalData?: ExternalData;
 }
 
+const OPTIONS = ['runtime', 'threads', 'provider', 'externalData'] as const satisfies readonly (keyof OnnxOptions)[];
+
 /**
  * Opens a decoder and cuts it at its attentions.
  *
  * @param source  bytes, a Blob, a URL, or in Node a path
  * @throws {RangeError} if the graph has no attention with a past, or anything that is not understood; the message names it
+ * @throws {TypeError}  if an option is of the wrong kind
+ *
+ * @example
+ * const model = await openOnnx('model.onnx', { runtime: await import('onnxruntime-node') });
+ * const chat = model.cache(await openBackend(), { capacity: 8192 }).sequence();
+ * const logits = await model.forward([1, 15, 7], chat); // f32 [1, vocabulary]
  */
 export async function openOnnx(source: Source, options: OnnxOptions): Promise<OnnxModel> {
+  checkOptions('options', options, OPTIONS);
   const { runtime, threads = 1, externalData = {}, provider = 'cpu' } = options;
+  if (typeof runtime?.InferenceSession?.create !== 'function') {
+    throw new TypeError(`"runtime" expected the module onnxruntime-node or onnxruntime-web, got ${typeof runtime}`);
+  }
+  checkInteger('threads', threads, 1, 1024);
+  checkOneOf('provider', provider, ['cpu', 'webgpu']);
   const files = await openFiles(source, externalData);
   const model = await readModel(files.model);
   const cut = cutGraph(model);

@@ -1,5 +1,6 @@
 // ONNX Runtime, in the flavor that the caller gives: one session for every segment.
 
+import type { GpuDevice } from 'nsnquant';
 import type { InferenceSession, Tensor, TensorConstructor } from 'onnxruntime-common';
 import {
   encodeModel,
@@ -24,7 +25,7 @@ export interface OnnxRuntime {
 }
 
 /** A GPUDevice, by what is asked of it here: nobody needs the types of browsers. */
-export interface Device {
+export interface Device extends GpuDevice {
   createBuffer(descriptor: { readonly size: number; readonly usage: number }): GpuBuffer;
 }
 

@@ -75,16 +75,18 @@ export const ROW_BYTES: Readonly<Record<number, number>> = { [FLOAT]: 4, [UINT8]
  * The last segment for some tokens of a call alone: of a prompt one row of logits instead of thousands.
  *
  * @param ports  what is known of its inputs
- * @returns undefined where an input is none of floats [1, tokens, channels]
+ * @returns undefined where an input is none of floats [1, tokens, channels], but for how many logits to keep
  */
 export function keepingRows(segment: Segment, ports: ReadonlyMap<string, Port>): Segment | undefined {
   const { nodes, inputs } = segment;
-  const rowed = inputs.every(name => {
+  const rows = inputs.filter(name => name !== 'num_logits_to_keep');
+  const floats = rows.every(name => {
     const { type = 0, shape = [] } = ports.get(name) ?? {};
     return (type === FLOAT || type === FLOAT16) && shape.length >= 3;
   });
-  if (!rowed || nodes.some(({ captured }) => captured.some(name => inputs.includes(name)))) return undefined;
-  const kept = (name: string): string => (inputs.includes(name) ? `nsnquant.kept of ${name}` : name);
-  const gathers = inputs.map(name => makeNode('Gather', [name, KEPT], [kept(name)], { axis: 1 }));
-  return { ...segment, nodes: [...gathers, ...nodes.map(node => withInputs(node, node.inputs.map(kept)))], inputs: [...inputs, KEPT] };
+  if (!floats || nodes.some(({ captured }) => captured.some(name => rows.includes(name)))) return undefined;
+  const kept = (name: string): string => (rows.includes(name) ? `nsnquant.kept of ${name}` : name);
+  const gathers = rows.map(name => makeNode('Gather', [name, KEPT], [kept(name)], { axis: 1 }));
+  const others = nodes.map(node => withInputs(node, node.inputs.map(kept)));
+  return { ...segment, nodes: [...gathers, ...others], inputs: [...inputs, KEPT] };
 }

@@ -52,7 +52,8 @@ async function openFile(name: string, source: Source): Promise<File> {
   if (source instanceof Uint8Array) {
     return { name, size: source.length, read: async (from, to) => source.subarray(from, to) };
   }
-  if (typeof source === 'string' && !/^(https?|blob|data|file):/.test(source) && process?.getBuiltinModule) return pathFile(source);
+  if (typeof source === 'string' && /^(https?|blob|data|file):/.test(source)) return openFile(name, new URL(source));
+  if (typeof source === 'string' && process?.getBuiltinModule) return pathFile(source);
   if (source instanceof URL && source.protocol === 'file:') return pathFile(source);
   const blob = source instanceof Blob ? source : await fetchBlob(source);
   return { name, size: blob.size, read: async (from, to) => new Uint8Array(await blob.slice(from, to).arrayBuffer()) };

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { chromium, type Page } from 'playwright-core';
 import * as assert from 'uvu/assert';
-import { CUT_F16, CUT_F32 } from '../../../test/tolerance.ts';
+import { CUT_F16, CUT_F32, RAW_F16 } from '../../../test/tolerance.ts';
 import { chromiumPath, ownAdapter } from '../../../tools/chromium.ts';
 import { group } from '../../../tools/group.ts';
 import type { DecoderOptions } from './exports.ts';
@@ -76,5 +76,14 @@ group('Chromium', test => {
         const off = await evaluate(page, name, options);
         assert.ok(off < tolerance, `${name} of ${JSON.stringify(options)}: ${off}`);
       }
+    }));
+  if (!ownAdapter) {
+    test.skip("with nsnquant's cache on the same device", 'its self-test takes a minute in software; NSN_ADAPTER=own runs it');
+    return;
+  }
+  test("with nsnquant's cache on the same device, logits are those of its cache in WebAssembly", () =>
+    withPage(async page => {
+      const off: number = await page.evaluate('cached({ layers: 2 })');
+      assert.ok(off < RAW_F16, `${off}`);
     }));
 });

@@ -22,6 +22,8 @@ const models: Record<string, DecoderOptions> = {
   'smooth softmax': { attributes: () => ({ smooth_softmax: 1 }) },
   'sink logits': { sinks: true },
   'interleaved rotation': { attributes: () => ({ rotary_interleaved: 1 }) },
+  'half of the channels rotated': { pairs: 8 },
+  'a number of logits to keep': { keeps: true },
   f16: { half: true },
   'weights of 4 bits': { bits: 4 },
   'weights of 8 bits': { bits: 8 },

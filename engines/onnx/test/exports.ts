@@ -1,11 +1,8 @@
 // Decoders as exporters write them, tiny and of seeded weights: their nodes, names and types, and what a real file has around them.
-import { random } from '../../../tools/numbers.ts';
-import { float, integer, join, message, type Pieces, text } from '../src/protobuf.ts';
+import { integer, join, message, type Pieces, text } from '../src/protobuf.ts';
+import { FLOAT, FLOAT16, INT64, MICROSOFT, UINT8, type Value, Writer, type WriterOptions } from './writer.ts';
 
-/** A number is an integer; floats are told apart. */
-export type Value = number | readonly number[] | string | { readonly float: number };
-
-export interface DecoderOptions {
+export interface DecoderOptions extends WriterOptions {
   readonly layers?: number;
   readonly attention?: 'GroupQueryAttention' | 'MultiHeadAttention' | 'Attention';
   /** Of the attention node, beside heads; a function of the layer where they differ. */
@@ -18,17 +15,15 @@ export interface DecoderOptions {
   readonly apart?: 'past inside' | 'past outside';
   /** Queries, keys and values in one input. */
   readonly packed?: boolean;
-  readonly biases?: boolean;
   /** Norms of queries and keys by head, as Qwen 3 has them; rotation then stands in nodes before the attention. */
   readonly headNorms?: boolean;
   readonly sinks?: boolean;
-  readonly half?: boolean;
-  /** MatMulNBits of so many bits. */
-  readonly bits?: 4 | 8;
+  /** Pairs of channels that are rotated; the others are not. */
+  readonly pairs?: number;
+  /** The graph is told how many rows of logits to keep. */
+  readonly keeps?: boolean;
   /** The head is the embedding. */
   readonly tied?: boolean;
-  /** The name of a file for weights. */
-  readonly external?: string;
 }
 
 export interface Exported {
@@ -47,108 +42,6 @@ export const HEAD_DIM = 32;
 const HIDDEN = 96;
 const FEED_FORWARD = 128;
 export const POSITIONS = 512;
-const FLOAT = 1;
-const UINT8 = 2;
-const INT64 = 7;
-const FLOAT16 = 10;
-const MICROSOFT = 'com.microsoft';
-
-function normals(length: number, seed: number): Float32Array {
-  const next = random(seed);
-  return Float32Array.from({ length }, () => Math.sqrt(-2 * Math.log(next() + 2 ** -33)) * Math.cos(2 * Math.PI * next()));
-}
-
-/** Nodes and weights while they are gathered. */
-class Writer {
-  readonly nodes: Pieces[] = [];
-  readonly initializers: Pieces[] = [];
-  readonly external: Uint8Array[] = [];
-  #seed = 1;
-  #externalBytes = 0;
-  readonly #options: DecoderOptions;
-
-  constructor(options: DecoderOptions) {
-    this.#options = options;
-  }
-
-  node(
-    op: string,
-    inputs: readonly string[],
-    outputs: readonly string[],
-    attributes: Readonly<Record<string, Value>> = {},
-    domain = ''
-  ): string {
-    this.nodes.push([
-      ...inputs.flatMap(input => text(1, input)),
-      ...outputs.flatMap(output => text(2, output)),
-      ...text(3, `/${outputs[0]}/${op}`),
-      ...text(4, op),
-      ...Object.entries(attributes).flatMap(([name, value]) => message(5, [...text(1, name), ...attribute(value)])),
-      ...text(7, domain)
-    ]);
-    return outputs[0]!;
-  }
-
-  /** Floats of the model's type. */
-  floats(name: string, shape: readonly number[], data: Float32Array): string {
-    const half = this.#options.half;
-    return this.tensor(
-      name,
-      half ? FLOAT16 : FLOAT,
-      shape,
-      half ? new Uint8Array(Uint16Array.from(data, toHalf).buffer) : new Uint8Array(data.buffer)
-    );
-  }
-
-  random(name: string, shape: readonly number[], scale: number, mean = 0): string {
-    const length = shape.reduce((product, size) => product * size, 1);
-    return this.floats(
-      name,
-      shape,
-      normals(length, this.#seed++).map(value => mean + scale * value)
-    );
-  }
-
-  tensor(name: string, type: number, shape: readonly number[], bytes: Uint8Array): string {
-    const { external } = this.#options;
-    const head = [...shape.flatMap(size => integer(1, size)), ...integer(2, type), ...text(8, name)];
-    if (external && bytes.length > 1024) {
-      const entry = (key: string, value: string) => message(13, [...text(1, key), ...text(2, value)]);
-      const place = [
-        ...entry('location', external),
-        ...entry('offset', String(this.#externalBytes)),
-        ...entry('length', String(bytes.length))
-      ];
-      this.initializers.push([...head, ...place, ...integer(14, 1)]);
-      this.external.push(bytes);
-      this.#externalBytes += bytes.length;
-    } else this.initializers.push([...head, ...message(9, [bytes])]);
-    return name;
-  }
-
-  integers(name: string, values: readonly number[]): string {
-    return this.tensor(name, INT64, [values.length], new Uint8Array(BigInt64Array.from(values, BigInt).buffer));
-  }
-
-  /** x · w (+ b), of f32, f16 or a few bits. */
-  linear(name: string, input: string, from: number, to: number, bias = this.#options.biases): string {
-    const product = this.#options.bits ? this.#few(name, input, from, to, this.#options.bits) : this.#product(name, input, from, to);
-    return bias ? this.node('Add', [product, this.random(`${name}.bias`, [to], 0.5)], [`${name}.biased`]) : product;
-  }
-
-  #product(name: string, input: string, from: number, to: number): string {
-    return this.node('MatMul', [input, this.random(`${name}.weight`, [from, to], 1 / Math.sqrt(from))], [name]);
-  }
-
-  #few(name: string, input: string, from: number, to: number, bits: 4 | 8): string {
-    const block = 32;
-    const blocks = from / block;
-    const codes = Uint8Array.from(normals(to * blocks * ((block * bits) / 8), this.#seed++), (value: number) => 128 + 40 * value);
-    const weight = this.tensor(`${name}.codes`, UINT8, [to, blocks, (block * bits) / 8], codes);
-    const scales = this.random(`${name}.scales`, [to * blocks], 0, 1 / (2 ** (bits - 3) * Math.sqrt(from)));
-    return this.node('MatMulNBits', [input, weight, scales], [name], { K: from, N: to, bits, block_size: block }, MICROSOFT);
-  }
-}
 
 /** A file, and what a decoder's caller must know of it. */
 export function exportDecoder(options: DecoderOptions = {}): Exported {
@@ -171,7 +64,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     const down = writer.linear(`${name}.down_proj`, writer.node('Mul', [silu, up], [`${name}.gated`]), FEED_FORWARD, HIDDEN);
     [normed, hidden] = skipNorm(writer, `layers.${layer + 1}.input_norm`, hidden, down);
   }
-  head(writer, normed, options);
+  head(writer, options.keeps ? kept(writer, normed) : normed, options);
   const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
   const past = (tokens: string) => ['batch', kvHeadsOf(options), tokens, HEAD_DIM];
   const graph = [
@@ -179,6 +72,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     ...text(2, 'decoder'),
     ...writer.initializers.flatMap(tensor => message(5, tensor)),
     ...port(11, 'input_ids', INT64, ['batch', 'tokens']),
+    ...(options.keeps ? port(11, 'num_logits_to_keep', INT64, []) : []),
     ...port(11, 'attention_mask', INT64, ['batch', 'total']),
     ...(rotatesBefore(options) ? port(11, 'position_ids', INT64, ['batch', 'tokens']) : []),
     ...pasts.flatMap(name => port(11, `past_key_values.${name}`, type, past('past'))),
@@ -218,6 +112,16 @@ function embedding(writer: Writer, { tied, bits }: DecoderOptions): string {
   return writer.node('GatherBlockQuantized', inputs, ['hidden'], { bits: 8, block_size: 32, gather_axis: 0, quantize_axis: 1 }, MICROSOFT);
 }
 
+/** The last rows alone; all where the number is 0. */
+function kept(writer: Writer, input: string): string {
+  const first = writer.node(
+    'Unsqueeze',
+    [writer.node('Neg', ['num_logits_to_keep'], ['keep.from']), writer.integers('keep.axis', [0])],
+    ['keep.first']
+  );
+  return writer.node('Slice', [input, first, writer.integers('keep.end', [2 ** 31]), writer.integers('keep.axes', [1])], ['keep']);
+}
+
 function head(writer: Writer, input: string, { tied, bits }: DecoderOptions): void {
   if (!tied) writer.node('Identity', [writer.linear('lm_head', input, HIDDEN, VOCABULARY, false)], ['logits']);
   else if (!bits) writer.node('MatMul', [input, writer.node('Transpose', ['embed_tokens'], ['turned'], { perm: [1, 0] })], ['logits']);
@@ -248,7 +152,7 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
   const name = `layers.${layer}`;
   const kvHeads = kvHeadsOf(options);
   const widths = { q: QUERY_HEADS * HEAD_DIM, k: kvHeads * HEAD_DIM, v: kvHeads * HEAD_DIM };
-  const tables = rotation(writer, base(layer));
+  const tables = rotation(writer, base(layer), options.pairs);
   let parts: string[];
   if (packed) parts = [writer.linear(`${name}.qkv_proj`, input, HIDDEN, widths.q + widths.k + widths.v), '', ''];
   else
@@ -335,12 +239,11 @@ function maskOf(writer: Writer, { mask, half }: DecoderOptions): void {
 const cached = new WeakMap<Writer, Map<number, readonly [string, string]>>();
 
 /** Tables of cosines and sines, one pair for a base. */
-function rotation(writer: Writer, base: number): readonly [string, string] {
+function rotation(writer: Writer, base: number, pairs = HEAD_DIM / 2): readonly [string, string] {
   const of = cached.get(writer) ?? new Map<number, readonly [string, string]>();
   cached.set(writer, of);
   let tables = of.get(base);
   if (!tables) {
-    const pairs = HEAD_DIM / 2;
     const table = (turn: (angle: number) => number) =>
       Float32Array.from({ length: POSITIONS * pairs }, (_, i) => turn(Math.floor(i / pairs) * base ** (-(i % pairs) / pairs)));
     const shape = [POSITIONS, pairs];
@@ -373,22 +276,7 @@ function headNorm(writer: Writer, name: string, input: string, heads: number): s
   return writer.node('Reshape', [normed, shapes[1]!], [name]);
 }
 
-function attribute(value: Value): Pieces {
-  if (typeof value === 'number') return [...integer(3, value), ...integer(20, 2)];
-  if (typeof value === 'string') return [...text(4, value), ...integer(20, 3)];
-  if ('float' in value) return [...float(2, value.float), ...integer(20, 1)];
-  return [...value.flatMap(item => integer(8, item)), ...integer(20, 7)];
-}
-
 function port(number: number, name: string, type: number, shape: readonly (number | string)[]): Pieces {
   const sizes = shape.flatMap(size => message(1, typeof size === 'number' ? integer(1, size) : text(2, size)));
   return message(number, [...text(1, name), ...message(2, message(1, [...integer(1, type), ...message(2, sizes)]))]);
-}
-
-/** The nearest f16 of normal numbers and 0, ties away from zero: weights, which need no more. */
-function toHalf(value: number): number {
-  const magnitude = Math.abs(value);
-  if (magnitude < 2 ** -14) return 0;
-  const exponent = Math.floor(Math.log2(magnitude));
-  return (value < 0 ? 0x8000 : 0) + ((exponent + 15) << 10) + Math.round((magnitude / 2 ** exponent - 1) * 1024);
 }

@@ -91,6 +91,23 @@ group('openOnnx', test => {
     );
   });
 
+  test('options that are unknown or wrong are refused', async () => {
+    const { model } = exportDecoder();
+    for (const [options, message] of [
+      [{ runtime, device: 'gpu' }, '"options" expected only runtime, threads, provider, externalData, got device'],
+      [{}, '"runtime" expected the module onnxruntime-node or onnxruntime-web, got undefined'],
+      [{ runtime, provider: 'gpu' }, '"provider" expected cpu or webgpu, got gpu'],
+      [{ runtime, threads: 0 }, '"threads" expected integer from 1 to 1024, got 0']
+    ] as const) {
+      try {
+        await (await openOnnx(model, options as never)).release();
+        assert.unreachable('opened');
+      } catch (error) {
+        assert.is((error as Error).message, message);
+      }
+    }
+  });
+
   test('bytes that are no model are refused', async () => {
     for (const [bytes, message] of [
       [new Uint8Array(), '"model" expected an ONNX model, got a file without a graph'],

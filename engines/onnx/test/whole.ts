@@ -38,6 +38,8 @@ export class Whole {
     const list = (values: readonly number[]) => new Tensor('int64', BigInt64Array.from(values, BigInt), [1, values.length]);
     const feeds: Record<string, Tensor> = { input_ids: list(tokens), attention_mask: list(new Array(total).fill(1)) };
     if (this.#session.inputNames.includes('position_ids')) feeds['position_ids'] = list(tokens.map((_, i) => this.length + i));
+    if (this.#session.inputNames.includes('num_logits_to_keep'))
+      feeds['num_logits_to_keep'] = new Tensor('int64', BigInt64Array.of(0n), []);
     for (const [name, tensor] of Object.entries(this.#pasts)) feeds[`past_key_values.${name}`] = tensor;
     const results = await this.#session.run(feeds);
     for (const name of Object.keys(this.#pasts)) this.#pasts[name] = results[`present.${name}`] as Tensor;
