@@ -3,9 +3,8 @@
 import { InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { WINDOW } from './caches/cache.ts';
-import { markOf } from './kept.ts';
 import { findModel, readText, textNames } from './node.ts';
-import { learnProfile, SINKS, writeProfile } from './profile.ts';
+import { learnProfile, markOf, SINKS, writeProfile } from './profile.ts';
 import { type CommonOptions, commonOptions, count, facts, openAll, outputFile, run, status, threadText } from './program.ts';
 
 interface Options extends CommonOptions {

@@ -10,8 +10,7 @@ import fsDriver from 'unstorage/drivers/fs';
 import { toMarkdown } from '../table.ts';
 import { methodName, openCache, parseMethod } from './caches/methods.ts';
 import { NsnCache } from './caches/nsn.ts';
-import { markOf } from './kept.ts';
-import { findModel, readText } from './node.ts';
+import { readText } from './node.ts';
 import { type CommonOptions, commonOptions, count, counts, facts, openAll, run, status, threadText } from './program.ts';
 
 interface Options extends CommonOptions {
@@ -41,11 +40,13 @@ await run(async () => {
   }
   status('tokenizing');
   const ids = model.encode((await readText('war-and-peace')).slice(0, 8 * longest)).slice(0, longest);
-  const { sha256 } = await markOf(await findModel(options.model));
   const folder = await mkdtemp(join(tmpdir(), 'nsnquant-prefixes-'));
   const rows: string[][] = [];
   try {
-    const prefixes = new PrefixStore(createStorage({ driver: fsDriver({ base: folder }) }), { model: sha256, budget: Infinity });
+    const prefixes = new PrefixStore(createStorage({ driver: fsDriver({ base: folder }) }), {
+      model: await model.fingerprint(),
+      budget: Infinity
+    });
     for (const context of contexts) {
       const prompt = ids.slice(0, context);
       const cache = openCache(method, opened, context + CHUNK, CHUNK);

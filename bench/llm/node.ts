@@ -61,8 +61,8 @@ export async function fileSource(path: string): Promise<Source> {
   };
 }
 
-export async function openModel(option: string | undefined, options?: HostOptions): Promise<Model> {
-  return openGguf(await fileSource(await findModel(option)), { ...options, runtime });
+export async function openModel(option: string | undefined, { threads = 1 }: HostOptions = {}): Promise<Model> {
+  return openGguf(await fileSource(await findModel(option)), { threads, runtime });
 }
 
 /** A text by its name, or a file. */

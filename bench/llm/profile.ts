@@ -1,10 +1,13 @@
 // A profile: how it is learned from several sequences, and on disk, with what it was made with: under other weights other channels matter.
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { type Cache, type Config, InputError, type Model } from '@nsnquant/gguf';
 import { learn } from 'nsnquant/reference';
 import { WINDOW } from './caches/cache.ts';
 import { openCache, type Resources, raw } from './caches/methods.ts';
-import { type ModelMark, named } from './kept.ts';
 
 /** First tokens of a sequence that nothing is learned from: they are never coded. */
 export const SINKS = 4;
@@ -17,10 +20,23 @@ interface Seen {
   readonly queries: Float32Array;
 }
 
+/** What a model file is known by. */
+export interface ModelMark {
+  readonly name: string;
+  readonly sha256: string;
+}
+
 interface Kept {
   readonly model: ModelMark;
   /** Base64 of u8 [layers, kvHeads, headDim / 2]. */
   readonly balance: string;
+}
+
+/** Reads the whole file: two models of one shape may differ anywhere. */
+export async function markOf(modelFile: string): Promise<ModelMark> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(modelFile), hash);
+  return { name: basename(modelFile), sha256: hash.digest('hex') };
 }
 
 export async function writeProfile(file: string, profile: Uint8Array, model: ModelMark): Promise<void> {
@@ -39,6 +55,10 @@ export async function readProfile(file: string, model: ModelMark): Promise<Uint8
   if (kept.model.sha256 !== model.sha256)
     throw new InputError(`${file}: expected a profile of ${named(model)}, got one of ${named(kept.model)}`);
   return Uint8Array.from(Buffer.from(kept.balance, 'base64'));
+}
+
+function named({ name, sha256 }: ModelMark): string {
+  return `${name} (SHA-256 ${sha256.slice(0, 12)}…)`;
 }
 
 function parse(json: string): Kept | undefined {

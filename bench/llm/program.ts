@@ -7,9 +7,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Backend, BackendError, type BackendName, openBackend } from 'nsnquant';
 import { DenseAttention } from './caches/dense.ts';
 import type { Resources } from './caches/methods.ts';
-import { markOf } from './kept.ts';
 import { findModel, openModel, runtime } from './node.ts';
-import { readProfile } from './profile.ts';
+import { markOf, readProfile } from './profile.ts';
 
 export interface ModelOptions {
   model?: string;

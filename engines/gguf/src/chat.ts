@@ -1,27 +1,41 @@
 // A conversation: messages, the tokens that the cache holds of them, and answers as a stream of text. Runs in a browser.
 import { Template } from '@huggingface/jinja';
-import type { Cache, Model } from './model.ts';
+import { type Backend, type CacheOptions, openBackend } from 'nsnquant';
+import type { PrefixStore } from 'nsnquant/prefixes';
+import { SequenceCache } from './cache.ts';
+import type { Model } from './model.ts';
+import { checkOptions } from './options.ts';
 import { type SampleOptions, sample } from './sample.ts';
 import { InputError } from './source.ts';
+import { type Message, readTranscript, type Transcript, toMetadata } from './transcript.ts';
 
-export interface Message {
-  readonly role: 'system' | 'user' | 'assistant';
-  readonly content: string;
+/** How a conversation goes on. */
+export interface ChatOptions extends Partial<SampleOptions> {
+  /** Tokens of one call while a prompt is read. Default 512, or what the cache takes. */
+  readonly maxAppend?: number;
+  /** Tokens of one answer at most: small models may not find an end. Default 512. */
+  readonly maxAnswer?: number;
+  /**
+   * What happens when the cache is full: `'stop'` (default) ends the answer, and refuses the next question; `'roll'` forgets the oldest
+   * windows of 64 tokens behind the sinks and goes on. Positions then grow beyond the model's context, which it was not made for.
+   */
+  readonly full?: 'stop' | 'roll';
+  /** What the model is told before all else; not every template takes it. */
+  readonly system?: string;
+  /** Where prompts that were read are kept, to be found by the next conversation that begins so. Its `model` is `model.fingerprint()`. */
+  readonly prefixes?: PrefixStore;
 }
 
-/** A cache that can forget what came after a place where a conversation went on differently. */
-export interface ChatCache extends Cache {
-  crop(length: number): void;
+/** What `Chat.open` takes: how a conversation goes on, and its cache. */
+export interface OpenChatOptions extends ChatOptions, Partial<Pick<CacheOptions, 'keys' | 'values' | 'sinks' | 'balance' | 'capacity'>> {
+  /** Where attention runs. Default: what `openBackend()` finds. */
+  readonly backend?: Backend;
 }
 
-export interface ChatOptions extends SampleOptions {
-  /** Tokens that the cache can hold. */
-  readonly capacity: number;
-  /** Tokens of one call while a prompt is read; the cache's `maxAppend`. */
-  readonly maxAppend: number;
-  /** Tokens of one answer at most: small models may not find an end. */
-  readonly maxAnswer: number;
-}
+const OPTIONS = [
+  ...(['maxAppend', 'maxAnswer', 'full', 'system', 'prefixes', 'temperature', 'topP', 'random'] as const),
+  ...(['keys', 'values', 'sinks', 'balance', 'capacity', 'backend'] as const)
+] satisfies readonly (keyof OpenChatOptions)[];
 
 export interface AskOptions {
   /** Ends the answer early. What was said until then stays in the conversation; before the first letter nothing does. */
@@ -33,39 +47,131 @@ export interface AskOptions {
 /** Why an answer ended: the model said so, `maxAnswer`, the cache is full, or the signal. */
 export type Ending = 'stop token' | 'longest answer' | 'capacity' | 'aborted';
 
-/** What a conversation is besides its cache: what has to be kept with a saved one. */
-export interface Transcript {
-  readonly messages: readonly Message[];
-  readonly tokens: readonly number[];
-}
-
 /** ChatML, which most small models were taught: for files without a template. */
 const CHATML =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
+const MAX_APPEND = 512;
+const MAX_ANSWER = 512;
+
+/**
+ * A conversation with a model over a quantized cache.
+ *
+ * @example
+ * const chat = await Chat.open(model, { keys: 'nsn3', values: 'nsn3', maxAnswer: 20 });
+ * for await (const piece of chat.ask('Hello!')) console.log(piece);
+ * const saved = await chat.save(); // its cache, text and the model's name in one file
+ * chat.dispose();
+ */
 export class Chat {
   readonly #model: Model;
-  readonly #cache: ChatCache;
-  readonly #options: ChatOptions;
+  readonly #cache: SequenceCache;
+  readonly #options: ChatOptions & SampleOptions & { readonly maxAppend: number; readonly maxAnswer: number };
   readonly #template: Template;
-  #answering = false;
-  #messages: Message[] = [];
-  /** What the cache holds, token by token. */
+  #busy = false;
+  #messages: readonly Message[];
+  /** What the cache holds, token by token, forgotten ones too. */
   #tokens: number[] = [];
 
-  constructor(model: Model, cache: ChatCache, options: ChatOptions) {
+  /** A conversation over a cache of its own, which it then is alone to use. `open` makes that, too. */
+  constructor(model: Model, cache: SequenceCache, options: ChatOptions = {}) {
+    const maxAppend = options.maxAppend ?? cache.cache.shape.maxAppend;
     this.#model = model;
     this.#cache = cache;
-    this.#options = options;
+    this.#options = { temperature: 0, topP: 0.9, random: Math.random, maxAnswer: MAX_ANSWER, ...options, maxAppend };
     this.#template = inTemplate(() => new Template(model.chatTemplate || CHATML));
+    this.#messages = options.system === undefined ? [] : [{ role: 'system', content: options.system }];
   }
 
+  /**
+   * A conversation with nothing said yet, and its cache.
+   *
+   * @throws {TypeError}    for an option that is unknown
+   * @throws {RangeError}   for what the cache refuses
+   * @throws {InputError}   if the file's chat template cannot be read
+   * @throws {BackendError} if there is no memory for the cache
+   *
+   * @example
+   * const chat = await Chat.open(model, { capacity: 1024, full: 'roll', system: 'Answer in one word.' });
+   * for await (const piece of chat.ask('What is the capital of France?')) console.log(piece);
+   */
+  static async open(model: Model, options: OpenChatOptions = {}): Promise<Chat> {
+    checkOptions(options, OPTIONS);
+    const { backend, keys = 'nsn3', values = 'nsn3', sinks = 4, balance = 'learn', capacity = model.config.context, ...rest } = options;
+    const maxAppend = Math.min(rest.maxAppend ?? MAX_APPEND, capacity);
+    const cache = new SequenceCache(backend ?? (await openBackend()), model.config, { keys, values, sinks, balance, capacity, maxAppend });
+    await cache.cache.ready;
+    try {
+      return new Chat(model, cache, { ...rest, maxAppend });
+    } catch (error) {
+      cache.dispose();
+      throw error;
+    }
+  }
+
+  /** What was said, and its tokens. */
   get transcript(): Transcript {
     return { messages: this.#messages, tokens: this.#tokens };
   }
 
-  /** Goes on with a saved conversation, whose tokens the cache holds already. */
+  /** The cache: what it holds, and how many bytes that takes. */
+  get cache(): SequenceCache {
+    return this.#cache;
+  }
+
+  /**
+   * The answer, piece by piece; why it ended is what the generator returns. Nothing that a person types is read as a control token.
+   *
+   * @throws {InputError}   before anything runs, if the conversation no longer fits, its template fails, or another answer has not ended
+   * @throws {StorageError} if the store of prefixes fails: before anything is read, or once the answer has ended
+   *
+   * @example
+   * const chat = await Chat.open(model, { maxAnswer: 20 });
+   * const stop = new AbortController();
+   * for await (const piece of chat.ask('Tell me a story.', { signal: stop.signal })) if (piece.includes('.')) stop.abort();
+   */
+  async *ask(question: string, options: AskOptions = {}): AsyncGenerator<string, Ending> {
+    this.#begin();
+    try {
+      return yield* this.#answer(question, options);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /**
+   * The conversation as one file: its cache as the library saves it, with its messages, token ids and the model's fingerprint.
+   *
+   * @throws {InputError} if an answer has not ended
+   *
+   * @example
+   * const chat = await Chat.open(model, { maxAnswer: 5 });
+   * for await (const _ of chat.ask('Hello!'));
+   * const bytes = await chat.save();
+   * const again = await Chat.open(model);
+   * await again.load(bytes); // nothing is read anew
+   */
+  async save(): Promise<Uint8Array> {
+    return this.#alone(async () => this.#cache.save(toMetadata(this.transcript, await this.#mark())));
+  }
+
+  /**
+   * Goes on with a saved conversation. Where it is refused, this one goes on as it was.
+   *
+   * @throws {InputError} if it is of another model, no conversation, or an answer has not ended
+   * @throws {RangeError} if the bytes are damaged, or of a cache of another shape or with more tokens than this has room for
+   */
+  async load(bytes: Uint8Array): Promise<void> {
+    await this.#alone(async () => {
+      const { messages, tokens } = readTranscript(bytes, await this.#mark());
+      await this.#cache.restore(bytes);
+      this.#messages = messages;
+      this.#tokens = [...tokens];
+    });
+  }
+
+  /** Goes on with messages and tokens from elsewhere; `tokens` says what the cache holds of them. */
   resume({ messages, tokens }: Transcript): void {
     if (tokens.length !== this.#cache.length) {
       throw new InputError(`saved conversation expected ${this.#cache.length} tokens (as its cache), got ${tokens.length}`);
@@ -74,37 +180,18 @@ export class Chat {
     this.#tokens = [...tokens];
   }
 
-  /**
-   * The answer, piece by piece; why it ended is what the generator returns.
-   *
-   * @throws {InputError} before anything runs, if the conversation no longer fits, its template fails, or another answer has not ended
-   */
-  async *ask(question: string, options: AskOptions = {}): AsyncGenerator<string, Ending> {
-    if (this.#answering) throw new InputError('expected one question at a time, got another before the answer has ended');
-    this.#answering = true;
-    try {
-      return yield* this.#answer(question, options);
-    } finally {
-      this.#answering = false;
-    }
+  /** Gives the cache's memory back. */
+  dispose(): void {
+    this.#cache.dispose();
   }
 
   async *#answer(question: string, { signal, reading }: AskOptions): AsyncGenerator<string, Ending> {
     const messages: Message[] = [...this.#messages, { role: 'user', content: question }];
     const prompt = this.#prompt(messages);
-    const { capacity, maxAppend, maxAnswer } = this.#options;
-    if (prompt.length >= capacity) {
-      throw new InputError(
-        `expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${prompt.length}; shorten the question, start anew, or open a larger cache`
-      );
-    }
+    const { maxAppend, maxAnswer, full } = this.#options;
+    this.#checkRoom(prompt.length);
 
-    // What the cache holds of this prompt already stays; at least one token must run, for its logits.
-    let same = 0;
-    while (same < this.#tokens.length && same < prompt.length - 1 && this.#tokens[same] === prompt[same]) same++;
-    if (same < this.#cache.length) this.#cache.crop(same);
-    this.#tokens.length = same;
-
+    const same = await this.#keep(prompt);
     let hidden = new Float32Array();
     for (let from = same; from < prompt.length; from += maxAppend) {
       hidden = await this.#run(prompt.slice(from, from + maxAppend));
@@ -130,11 +217,12 @@ export class Chat {
       }
       if (signal?.aborted) ending = 'aborted';
       else if (answer.length >= maxAnswer) ending = 'longest answer';
-      else if (this.#cache.length >= capacity) ending = 'capacity';
+      else if (this.#cache.free < 1 && full !== 'roll') ending = 'capacity';
       else hidden = await this.#run([token]);
     }
     if (ending === 'aborted' && shown === '') return ending;
     this.#messages = [...messages, { role: 'assistant', content: shown }];
+    if (this.#cache.heldTokens === this.#cache.length) await this.#options.prefixes?.put(this.#cache.sequence, this.#tokens);
     return ending;
   }
 
@@ -152,10 +240,67 @@ export class Chat {
     return prompt;
   }
 
+  /** Refuses a prompt that leaves no room for an answer. */
+  #checkRoom(tokens: number): void {
+    const { length, free, heldTokens } = this.#cache;
+    const capacity = free + heldTokens;
+    const needed = tokens - (length - heldTokens);
+    if (this.#options.full === 'roll' || needed < capacity) return;
+    throw new InputError(
+      `expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${needed}; shorten the question, start anew, or open a larger cache`
+    );
+  }
+
+  /** What the cache or the store of prefixes holds of this prompt already stays; at least one token must run, for its logits. */
+  async #keep(prompt: readonly number[]): Promise<number> {
+    const { prefixes } = this.#options;
+    let same = 0;
+    while (same < this.#tokens.length && same < prompt.length - 1 && this.#tokens[same] === prompt[same]) same++;
+    if (prefixes && (await prefixes.find(this.#cache.cache, prompt)) > same) {
+      this.#tokens = [];
+      await this.#cache.load(prefixes, prompt);
+      same = this.#cache.length;
+    } else if (same < this.#cache.length) {
+      this.#cache.crop(same);
+    }
+    this.#tokens = prompt.slice(0, same);
+    return same;
+  }
+
   async #run(tokens: readonly number[]): Promise<Float32Array<ArrayBuffer>> {
-    const hidden = await this.#model.forward(tokens, this.#cache);
-    this.#tokens.push(...tokens);
-    return hidden as Float32Array<ArrayBuffer>;
+    if (this.#options.full === 'roll' && !this.#cache.roll(tokens.length)) {
+      throw new InputError(
+        `expected a cache that has room for ${tokens.length} tokens once the oldest are forgotten, got ${this.#cache.free}`
+      );
+    }
+    const before = this.#cache.length;
+    try {
+      const hidden = await this.#model.forward(tokens, this.#cache);
+      this.#tokens.push(...tokens);
+      return hidden as Float32Array<ArrayBuffer>;
+    } catch (error) {
+      // Layers may have tokens that others have not.
+      this.#cache.crop(before);
+      throw error;
+    }
+  }
+
+  async #mark() {
+    return { name: this.#model.config.name, fingerprint: await this.#model.fingerprint() };
+  }
+
+  #begin(): void {
+    if (this.#busy) throw new InputError('expected one question at a time, got another before the answer has ended');
+    this.#busy = true;
+  }
+
+  async #alone<T>(run: () => Promise<T>): Promise<T> {
+    this.#begin();
+    try {
+      return await run();
+    } finally {
+      this.#busy = false;
+    }
   }
 }
 

@@ -31,6 +31,19 @@ function half(view: DataView, at: number): number {
   return float[0]! * 2 ** 112;
 }
 
+/** 6-bit scale and minimum of each 32 elements: groups 4 to 7 keep their upper two bits with groups 0 to 3. */
+function sixBits(view: DataView, at: number, group: number): { scale: number; min: number } {
+  const byte = (i: number): number => view.getUint8(at + i);
+  if (group < 4) return { scale: byte(group) & 63, min: byte(group + 4) & 63 };
+  return {
+    scale: (byte(group + 4) & 15) | ((byte(group - 4) >> 6) << 4),
+    min: (byte(group + 4) >> 4) | ((byte(group) >> 6) << 4)
+  };
+}
+
+/** What IQ4_NL's codes stand for. */
+const levels = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
 /** By GGML's number. */
 export const tensorTypes: Readonly<Record<number, TensorType>> = {
   0: single('F32', 4, (view, at) => view.getFloat32(at, true)),
@@ -80,6 +93,21 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
       }
     }
   },
+  7: {
+    name: 'Q5_1',
+    block: 32,
+    bytes: 24,
+    decode(view, at, out, to) {
+      const d = half(view, at);
+      const m = half(view, at + 2);
+      const high = view.getUint32(at + 4, true);
+      for (let i = 0; i < 16; i++) {
+        const codes = view.getUint8(at + 8 + i);
+        out[to + i] = d * ((codes & 15) | (((high >>> i) & 1) << 4)) + m;
+        out[to + i + 16] = d * ((codes >> 4) | (((high >>> (i + 16)) & 1) << 4)) + m;
+      }
+    }
+  },
   8: {
     name: 'Q8_0',
     block: 32,
@@ -97,13 +125,27 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
       const d = half(view, at);
       const m = half(view, at + 2);
       for (let group = 0; group < 8; group++) {
-        // 6-bit scale and minimum of each 32 elements: groups 4 to 7 keep their upper two bits with groups 0 to 3.
-        const low = (i: number): number => view.getUint8(at + 4 + i);
-        const scale = group < 4 ? low(group) & 63 : (low(group + 4) & 15) | ((low(group - 4) >> 6) << 4);
-        const min = group < 4 ? low(group + 4) & 63 : (low(group + 4) >> 4) | ((low(group) >> 6) << 4);
+        const { scale, min } = sixBits(view, at + 4, group);
         for (let i = 0; i < 32; i++) {
           const codes = view.getUint8(at + 16 + (group >> 1) * 32 + i);
           out[to + group * 32 + i] = d * scale * (group & 1 ? codes >> 4 : codes & 15) - m * min;
+        }
+      }
+    }
+  },
+  13: {
+    name: 'Q5_K',
+    block: 256,
+    bytes: 176,
+    decode(view, at, out, to) {
+      const d = half(view, at);
+      const m = half(view, at + 2);
+      for (let group = 0; group < 8; group++) {
+        const { scale, min } = sixBits(view, at + 4, group);
+        for (let i = 0; i < 32; i++) {
+          const codes = view.getUint8(at + 48 + (group >> 1) * 32 + i);
+          const high = (view.getUint8(at + 16 + i) >> group) & 1;
+          out[to + group * 32 + i] = d * scale * ((group & 1 ? codes >> 4 : codes & 15) | (high << 4)) - m * min;
         }
       }
     }
@@ -121,6 +163,19 @@ export const tensorTypes: Readonly<Record<number, TensorType>> = {
         const low = view.getUint8(at + part * 64 + (quarter & 1) * 32 + (i & 31)) >> (quarter & 2 ? 4 : 0);
         const high = view.getUint8(at + 128 + part * 32 + (i & 31)) >> (quarter * 2);
         out[to + i] = d * view.getInt8(at + 192 + (i >> 4)) * (((low & 15) | ((high & 3) << 4)) - 32);
+      }
+    }
+  },
+  20: {
+    name: 'IQ4_NL',
+    block: 32,
+    bytes: 18,
+    decode(view, at, out, to) {
+      const d = half(view, at);
+      for (let i = 0; i < 16; i++) {
+        const codes = view.getUint8(at + 2 + i);
+        out[to + i] = d * levels[codes & 15]!;
+        out[to + i + 16] = d * levels[codes >> 4]!;
       }
     }
   }

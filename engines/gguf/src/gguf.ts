@@ -2,9 +2,11 @@
 import { GGMLQuantizationType, gguf } from '@huggingface/gguf';
 import { type Config, type Metadata, readConfig } from './config.ts';
 import { dequantize, type TensorType, tensorBytes, tensorTypes } from './dequantize.ts';
+import { fingerprint } from './fingerprint.ts';
 import { InputError, type Source } from './source.ts';
 
 interface TensorInfo {
+  readonly source: Source;
   readonly type: TensorType;
   readonly shape: readonly number[]; // fastest first, as GGUF has it
   readonly offset: number;
@@ -15,11 +17,12 @@ type Tensors = ReadonlyMap<string, TensorInfo>;
 export class Gguf {
   readonly config: Config;
   readonly metadata: Metadata;
-  readonly #source: Source;
+  readonly #sources: readonly Source[];
   readonly #tensors: Tensors;
+  #fingerprint: Promise<string> | undefined;
 
-  constructor(source: Source, metadata: Metadata, tensors: Tensors, config: Config) {
-    this.#source = source;
+  constructor(sources: readonly Source[], metadata: Metadata, tensors: Tensors, config: Config) {
+    this.#sources = sources;
     this.metadata = metadata;
     this.#tensors = tensors;
     this.config = config;
@@ -27,7 +30,13 @@ export class Gguf {
 
   /** For messages. */
   get file(): string {
-    return this.#source.name;
+    return this.#sources[0]!.name;
+  }
+
+  /** A checksum of all bytes. */
+  fingerprint(): Promise<string> {
+    this.#fingerprint ??= fingerprint(this.#sources);
+    return this.#fingerprint;
   }
 
   /** Bytes of all tensors as f32. */
@@ -47,44 +56,52 @@ export class Gguf {
 
   /** The bytes of a tensor as the file has them. */
   async packed(name: string, columns: number, rows = 1): Promise<{ type: TensorType; data: Uint8Array }> {
-    const info = find(this.#source, this.#tensors, name);
+    const info = find(this.file, this.#tensors, name);
     const [gotColumns, gotRows = 1] = info.shape;
     if (info.shape.length > 2 || gotColumns !== columns || gotRows !== rows) {
       throw new InputError(`${this.file}: tensor "${name}" expected shape [${columns}, ${rows}], got [${info.shape.join(', ')}]`);
     }
-    return { type: info.type, data: await readTensor(this.#source, info) };
+    return { type: info.type, data: await readTensor(info) };
   }
 }
 
 /**
- * Reads the header and checks that everything a Llama needs is in the file, and nothing that would be left out.
+ * Reads the headers of all files of a model, in order, and checks that everything a Llama needs is there, and nothing that would be left out.
  *
  * @throws {InputError} for a file that is no GGUF, is cut short, is of another architecture, lacks a tensor, or has one too many
  */
-export async function readGguf(source: Source): Promise<Gguf> {
-  const { metadata, tensorInfos, tensorDataOffset } = await header(source);
-  checkKind(source, metadata);
+export async function readGguf(...sources: readonly Source[]): Promise<Gguf> {
+  const file = sources[0]?.name ?? '';
   const tensors = new Map<string, TensorInfo>();
-  for (const { name, dtype, shape, offset } of tensorInfos) {
-    const info = { type: tensorType(source, name, dtype), shape: shape.map(Number), offset: Number(tensorDataOffset + offset) };
-    if (info.shape[0]! % info.type.block !== 0) {
-      const expected = `rows of whole blocks (${info.type.block} elements of ${info.type.name})`;
-      throw new InputError(`${source.name}: tensor "${name}" expected ${expected}, got ${info.shape[0]} elements`);
+  let metadata: Metadata = {};
+  for (const [part, source] of sources.entries()) {
+    const read = await header(source);
+    checkPart(source, read.metadata, part, sources.length);
+    if (part === 0) {
+      metadata = read.metadata;
+      checkKind(source, metadata);
     }
-    tensors.set(name, info);
+    for (const { name, dtype, shape, offset } of read.tensorInfos) {
+      const type = tensorType(source, name, dtype);
+      const info = { source, type, shape: shape.map(Number), offset: Number(read.tensorDataOffset + offset) };
+      if (info.shape[0]! % info.type.block !== 0) {
+        const expected = `rows of whole blocks (${info.type.block} elements of ${info.type.name})`;
+        throw new InputError(`${source.name}: tensor "${name}" expected ${expected}, got ${info.shape[0]} elements`);
+      }
+      tensors.set(name, info);
+    }
   }
-  const end = Math.max(...[...tensors.values()].map(({ type, shape, offset }) => offset + tensorBytes(type, elementCount(shape))), 0);
-  if (end > source.size) throw truncated(source, `at least ${end.toLocaleString('en-US')} bytes`);
+  checkSizes(tensors);
 
   const factors = tensors.get('rope_freqs.weight');
-  const config = readConfig(source.name, metadata, {
-    embeddings: find(source, tensors, 'token_embd.weight').shape,
-    ropeFactors: factors && dequantize(factors.type, await readTensor(source, factors), elementCount(factors.shape))
+  const config = readConfig(file, metadata, {
+    embeddings: find(file, tensors, 'token_embd.weight').shape,
+    ropeFactors: factors && dequantize(factors.type, await readTensor(factors), elementCount(factors.shape))
   });
   const optional = ['output.weight', 'rope_freqs.weight'];
   const used = new Set(optional);
   for (const name of tensorNames(config.layers)) {
-    find(source, tensors, name);
+    find(file, tensors, name);
     used.add(name);
   }
   const unused = [...tensors].filter(([name]) => !used.has(name));
@@ -92,19 +109,46 @@ export async function readGguf(source: Source): Promise<Gguf> {
     const [name, { shape }] = unused[0]!;
     const more = unused.length > 1 ? ` and ${unused.length - 1} more` : '';
     throw new InputError(
-      `${source.name}: expected a model that does without tensor "${name}", which this engine lacks, got one of shape [${shape.join(', ')}]${more}`
+      `${file}: expected a model that does without tensor "${name}", which this engine lacks, got one of shape [${shape.join(', ')}]${more}`
     );
   }
-  return new Gguf(source, metadata, tensors, config);
+  return new Gguf(sources, metadata, tensors, config);
+}
+
+/** A split model's files say which part they are. */
+function checkPart({ name }: Source, metadata: Metadata, part: number, parts: number): void {
+  const count = Number(metadata['split.count'] ?? 1);
+  const said = Number(metadata['split.no'] ?? 0) + 1;
+  if (count !== parts) {
+    const expected = parts === 1 ? 'a whole model' : `a part of ${parts}`;
+    throw new InputError(`${name}: expected ${expected}, got part ${said} of ${count}; hand in all its files, in order`);
+  }
+  if (count > 1 && said !== part + 1) throw new InputError(`${name}: expected part ${part + 1} of ${count}, got part ${said}`);
+}
+
+/** ONNX Runtime reads a graph of less than 2 GiB, its weights in it. */
+const GRAPH_BYTES = 2 ** 31;
+
+/** That files are as long as they must be, and no matrix too large, before anything is read. */
+function checkSizes(tensors: Tensors): void {
+  const ends = new Map<Source, number>();
+  for (const { source, type, shape, offset } of tensors.values()) {
+    ends.set(source, Math.max(ends.get(source) ?? 0, offset + tensorBytes(type, elementCount(shape))));
+  }
+  for (const [source, end] of ends) {
+    if (end > source.size) throw truncated(source, `at least ${end.toLocaleString('en-US')} bytes`);
+  }
+  for (const [name, { source, shape }] of tensors) {
+    // Embeddings stay as the file has them, unless they are the head, too.
+    if (4 * elementCount(shape) < GRAPH_BYTES || (name === 'token_embd.weight' && tensors.has('output.weight'))) continue;
+    throw new InputError(
+      `${source.name}: tensor "${name}" expected less than 2 GiB as f32, which is what ONNX Runtime reads, got shape [${shape.join(', ')}]; a model of smaller matrices will work`
+    );
+  }
 }
 
 /** What kind of file it says it is, before anything of it is looked for. */
 function checkKind({ name }: Source, metadata: Metadata): void {
-  const parts = Number(metadata['split.count'] ?? 1);
-  if (parts > 1) {
-    const part = Number(metadata['split.no'] ?? 0) + 1;
-    throw new InputError(`${name}: expected a whole model, got part ${part} of ${parts}; llama-gguf-split --merge joins them`);
-  }
   const type = metadata['general.type'] ?? 'model';
   if (type !== 'model') throw new InputError(`${name}: "general.type" expected model, got ${String(type)}`);
   const architecture = metadata['general.architecture'];
@@ -126,7 +170,7 @@ function tensorType({ name: file }: Source, name: string, dtype: GGMLQuantizatio
   );
 }
 
-async function readTensor(source: Source, { type, shape, offset }: TensorInfo): Promise<Uint8Array> {
+async function readTensor({ source, type, shape, offset }: TensorInfo): Promise<Uint8Array> {
   const bytes = tensorBytes(type, elementCount(shape));
   const data = await source.read(offset, offset + bytes);
   if (data.length !== bytes) {
@@ -184,9 +228,9 @@ function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-function find(source: Source, tensors: Tensors, name: string): TensorInfo {
+function find(file: string, tensors: Tensors, name: string): TensorInfo {
   const info = tensors.get(name);
-  if (!info) throw new InputError(`${source.name}: expected tensor "${name}", got a file without it`);
+  if (!info) throw new InputError(`${file}: expected tensor "${name}", got a file without it`);
   return info;
 }
 

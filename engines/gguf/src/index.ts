@@ -5,11 +5,14 @@
  * @module @nsnquant/gguf
  */
 
-export { type AskOptions, Chat, type ChatCache, type ChatOptions, type Ending, type Message, type Transcript } from './chat.ts';
+export { SequenceCache, type SequenceCacheOptions } from './cache.ts';
+export { type AskOptions, Chat, type ChatOptions, type Ending, type OpenChatOptions } from './chat.ts';
 export type { Config } from './config.ts';
 export type { HostOptions, OnnxRuntime } from './host.ts';
 export type { Cache, Model } from './model.ts';
 export { type OpenOptions, openGguf } from './open.ts';
 export { argmax, type SampleOptions, sample } from './sample.ts';
 export { blobSource, InputError, type Source } from './source.ts';
+export { type GgufFile, remoteSource, type SourceOptions } from './sources.ts';
 export type { Vocabulary } from './tokenizer.ts';
+export type { Message, ModelMark, Transcript } from './transcript.ts';

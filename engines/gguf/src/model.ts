@@ -14,6 +14,8 @@ export interface Cache {
   append(layer: number, keys: Float32Array, values: Float32Array): void;
   /** f32 [tokens, queryHeads, headDim] of the newest tokens; causal. */
   attend(layer: number, query: Float32Array): Promise<Float32Array>;
+  /** Tokens that layers still hold, where some were forgotten: those that the model's context bounds. Default: `length`. */
+  readonly heldTokens?: number;
 }
 
 /** A model that runs: tokens in, hidden states and logits out. */
@@ -22,12 +24,14 @@ export class Model {
   readonly vocabulary: Vocabulary;
   /** Jinja, if the file has one. */
   readonly chatTemplate: string | undefined;
+  readonly #gguf: Gguf;
   readonly #segments: readonly Session[];
   readonly #head: Session;
   readonly #embeddings: { type: TensorType; data: Uint8Array };
 
   /** @internal `openGguf` makes models. */
   constructor(gguf: Gguf, vocabulary: Vocabulary, sessions: readonly Session[], embeddings: { type: TensorType; data: Uint8Array }) {
+    this.#gguf = gguf;
     this.config = gguf.config;
     this.vocabulary = vocabulary;
     this.chatTemplate = gguf.metadata['tokenizer.chat_template'] as string | undefined;
@@ -49,9 +53,8 @@ export class Model {
   async forward(tokens: readonly number[], cache: Cache): Promise<Float32Array> {
     const { layers, width, queryHeads, headDim, rope, context } = this.config;
     const start = cache.length;
-    if (start + tokens.length > context) {
-      throw new InputError(`expected at most ${context} tokens (the model's context), got ${start + tokens.length}`);
-    }
+    const held = (cache.heldTokens ?? start) + tokens.length;
+    if (held > context) throw new InputError(`expected at most ${context} tokens (the model's context), got ${held}`);
     const count = tokens.length;
     const pairs = rope.invFreq.length;
     const angle = (f: (x: number) => number): { data: Float32Array; shape: number[] } => ({
@@ -80,6 +83,11 @@ export class Model {
   async logits(hidden: Float32Array): Promise<Float32Array> {
     const { width } = this.config;
     return (await this.#head.run({ hidden: { data: hidden, shape: [hidden.length / width, width] } }))['logits']!;
+  }
+
+  /** What tells these weights from all others, hexadecimal: a checksum of every byte of the file, which it reads when first asked. */
+  fingerprint(): Promise<string> {
+    return this.#gguf.fingerprint();
   }
 
   async release(): Promise<void> {

@@ -3,11 +3,13 @@ import { readGguf } from './gguf.ts';
 import { modelGraphs } from './graphs.ts';
 import { type HostOptions, type OnnxRuntime, Session } from './host.ts';
 import { Model } from './model.ts';
-import { InputError, openSource, type Source } from './source.ts';
+import { checkOptions } from './options.ts';
+import { InputError } from './source.ts';
+import { type GgufFile, openSources, type SourceOptions } from './sources.ts';
 import { openTokenizer } from './tokenizer.ts';
 
 /** What `openGguf` takes. */
-export interface OpenOptions extends HostOptions {
+export interface OpenOptions extends HostOptions, SourceOptions {
   /** `onnxruntime-node`, `onnxruntime-web` or what else is like them. */
   readonly runtime: OnnxRuntime;
   /** Bytes that the runtime can hold of weights, which it takes as f32. Default: any number. */
@@ -16,26 +18,28 @@ export interface OpenOptions extends HostOptions {
   readonly progress?: (done: number) => void;
 }
 
+const OPTIONS = ['runtime', 'threads', 'weightBytes', 'progress', 'downloaded'] as const satisfies readonly (keyof OpenOptions)[];
+
 /**
- * Opens a model.
+ * Opens a model. Of a split one, give the path or URL of any part, which must be named as llama-gguf-split names them, or all parts in order.
  *
- * @param file  a Blob (`await openAsBlob(path)` of `node:fs`, or a file that a person chose), a URL, or what reads like one: a server
- *              must answer requests for ranges
+ * @param file  in Node its path; its URL, of which only ranges are fetched where the server gives them; a Blob or File; its bytes; or
+ *              anything that reads like a file
+ * @throws {TypeError}  for an option that is unknown, or a file that is no such thing
  * @throws {InputError} for a file that the engine cannot run as it is meant, in a sentence that names what it is
- * @example
- * import { openAsBlob } from 'node:fs';
- * import * as runtime from 'onnxruntime-node';
- * import { openGguf } from '@nsnquant/gguf';
  *
- * const model = await openGguf(await openAsBlob('model.gguf'), { runtime });
+ * @example
+ * const model = await openGguf(file, { runtime });
+ * console.log(model.config.name, model.config.context, await model.fingerprint());
  */
-export async function openGguf(file: Source | Blob | URL | string, options: OpenOptions): Promise<Model> {
-  const source = await openSource(file);
-  const gguf = await readGguf(source);
+export async function openGguf(file: GgufFile | readonly GgufFile[], options: OpenOptions): Promise<Model> {
+  checkOptions(options, OPTIONS);
+  const sources = await openSources(file, options);
+  const gguf = await readGguf(...sources);
   const { runtime, weightBytes = Infinity } = options;
   if (gguf.floatBytes > weightBytes) {
     throw new InputError(
-      `${source.name}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`
+      `${gguf.file}: expected weights of at most ${gigabytes(weightBytes)} as f32, which is what fits here, got ${gigabytes(gguf.floatBytes)}; a smaller model will work`
     );
   }
   const vocabulary = openTokenizer(gguf);

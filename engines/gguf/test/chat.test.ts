@@ -1,10 +1,12 @@
 // Conversations with a tiny model: how a prompt begins, how an answer ends and what a person may type.
+import { openBackend } from 'nsnquant';
 import * as runtime from 'onnxruntime-node';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { refuses } from '../../../tools/refuses.ts';
 import type { TinyOptions } from '../../../tools/tiny-gguf.ts';
-import { Chat, type ChatCache } from '../src/chat.ts';
+import { SequenceCache } from '../src/cache.ts';
+import { Chat } from '../src/chat.ts';
 import type { Model } from '../src/model.ts';
 import { openGguf } from '../src/open.ts';
 import { tinySource } from './tiny.ts';
@@ -20,20 +22,11 @@ async function saying(next: number, { metadata, ...options }: TinyOptions = {}):
   return model;
 }
 
+const backend = await openBackend({ prefer: 'wasm' });
+
 function converse(model: Model): Chat {
-  const { kvHeads, headDim, queryHeads, layers } = model.config;
-  const lengths = new Array<number>(layers).fill(0);
-  const cache: ChatCache = {
-    get length() {
-      return Math.min(...lengths);
-    },
-    append(layer, keys) {
-      lengths[layer]! += keys.length / (kvHeads * headDim);
-    },
-    attend: async (_, query) => new Float32Array((query.length / (queryHeads * headDim)) * queryHeads * headDim),
-    crop: length => void lengths.fill(length)
-  };
-  return new Chat(model, cache, { capacity: 64, maxAppend: 64, maxAnswer: 3, temperature: 0, topP: 1, random: Math.random });
+  const cache = new SequenceCache(backend, model.config, { keys: 'nsn4', values: 'nsn4', capacity: 64, maxAppend: 64 });
+  return new Chat(model, cache, { maxAppend: 64, maxAnswer: 3 });
 }
 
 /** How the answer ended, and the tokens that were read of the prompt. */

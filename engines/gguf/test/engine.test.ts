@@ -6,8 +6,6 @@ import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { refuses } from '../../../tools/refuses.ts';
 import { tiny, tinyGguf } from '../../../tools/tiny-gguf.ts';
-import { Chat, type ChatCache } from '../src/chat.ts';
-import { dequantize, tensorTypes } from '../src/dequantize.ts';
 import { readGguf } from '../src/gguf.ts';
 import type { Cache } from '../src/model.ts';
 import { openGguf } from '../src/open.ts';
@@ -79,7 +77,7 @@ group('GGUF', test => {
   });
   test('a part of a model, and what only goes with one, are refused', async () => {
     for (const [metadata, message] of [
-      [{ 'split.count': 3, 'split.no': 1 }, 'tiny.gguf: expected a whole model, got part 2 of 3; llama-gguf-split --merge joins them'],
+      [{ 'split.count': 3, 'split.no': 1 }, 'tiny.gguf: expected a whole model, got part 2 of 3; hand in all its files, in order'],
       [{ 'general.type': 'adapter' }, 'tiny.gguf: "general.type" expected model, got adapter']
     ] as const)
       await refuses(() => readGguf(tinySource({ metadata })), message);
@@ -123,8 +121,8 @@ group('GGUF', test => {
     ));
   test('a tokenizer of another kind is refused', () =>
     refuses(
-      () => openGguf(tinySource({ metadata: { 'tokenizer.ggml.model': 'llama' } }), { runtime }),
-      /^tiny\.gguf: tokenizer expected gpt2 with one of gpt-2, smollm, llama-bpe, llama3, llama-v3, got llama with gpt-2$/
+      () => openGguf(tinySource({ metadata: { 'tokenizer.ggml.model': 'bert' } }), { runtime }),
+      /^tiny\.gguf: tokenizer expected llama, or gpt2 with one of gpt-2, .*qwen2.*, got bert with gpt-2$/
     ));
 });
 
@@ -197,94 +195,6 @@ group('what changes the result', test => {
   });
 });
 
-group('dequantize', test => {
-  const one = 0x3c00; // 1 as f16
-  const block = (bytes: number, fill: (view: DataView) => void): Uint8Array => {
-    const data = new Uint8Array(bytes);
-    fill(new DataView(data.buffer));
-    return data;
-  };
-  test('Q4_0 is d · (code − 8), low nibbles first', () => {
-    const out = dequantize(
-      tensorTypes[2]!,
-      block(18, view => {
-        view.setUint16(0, one, true);
-        view.setUint8(2, 0x9f);
-      }),
-      32
-    );
-    assert.equal([out[0], out[16], out[1]], [7, 1, -8]);
-  });
-  test('Q4_1 is d · code + m', () => {
-    const out = dequantize(
-      tensorTypes[3]!,
-      block(20, view => {
-        view.setUint16(0, one, true);
-        view.setUint16(2, 0xbc00, true);
-        view.setUint8(4, 0x2f);
-      }),
-      32
-    );
-    assert.equal([out[0], out[16], out[1]], [14, 1, -1]);
-  });
-  test('Q5_0 takes the fifth bit from the word after the scale', () => {
-    const out = dequantize(
-      tensorTypes[6]!,
-      block(22, view => {
-        view.setUint16(0, one, true);
-        view.setUint32(2, 1 | (1 << 17), true);
-        view.setUint8(6, 0x01);
-        view.setUint8(7, 0x20);
-      }),
-      32
-    );
-    assert.equal([out[0], out[16], out[1], out[17]], [1, -16, -16, 2]);
-  });
-  test('Q8_0 is d · code', () => {
-    const out = dequantize(
-      tensorTypes[8]!,
-      block(34, view => {
-        view.setUint16(0, 0x3800, true);
-        view.setInt8(2, -5);
-        view.setInt8(33, 127);
-      }),
-      32
-    );
-    assert.equal([out[0], out[31]], [-2.5, 63.5]);
-  });
-  test('BF16 is the upper half of f32', () => assert.is(dequantize(tensorTypes[30]!, Uint8Array.of(0x40, 0xc0), 1)[0], -3));
-  test('Q4_K has a 6-bit scale and minimum per 32 elements', () => {
-    const out = dequantize(
-      tensorTypes[12]!,
-      block(144, view => {
-        view.setUint16(0, one, true);
-        view.setUint16(2, one, true);
-        view.setUint8(4, 3 | (1 << 6)); // scale 0 is 3; upper bits of scale 4 are 1
-        view.setUint8(8, 2 | (2 << 6)); // minimum 0 is 2; upper bits of minimum 4 are 2
-        view.setUint8(12, 5 | (7 << 4)); // lower bits: scale 4 is 5 + 16, minimum 4 is 7 + 32
-        view.setUint8(16, 0x0f);
-        view.setUint8(80, 0x04);
-      }),
-      256
-    );
-    assert.equal([out[0], out[1], out[128], out[129]], [43, -2, 4 * 21 - 39, -39]);
-  });
-  test('Q6_K joins four low and two high bits', () => {
-    const out = dequantize(
-      tensorTypes[14]!,
-      block(210, view => {
-        view.setUint8(0, 0x2f);
-        view.setUint8(128, 0b00_01_00_11);
-        for (let i = 0; i < 16; i++) view.setInt8(192 + i, i === 4 ? -2 : 1);
-        view.setUint16(208, one, true);
-      }),
-      256
-    );
-    // Element 0: 15 | 3 << 4; element 64 (second scale quarter): 2 | 1 << 4 by scale −2.
-    assert.equal([out[0], out[64], out[32]], [31, -2 * (18 - 32), -32]);
-  });
-});
-
 /** A Llama in plain loops, f64, all tokens at once: logits of the last. */
 async function plain(tokens: readonly number[]): Promise<Float64Array> {
   const gguf = await readGguf(tinySource());
@@ -348,7 +258,7 @@ const model = await openGguf(tinySource(), { runtime });
 const backend = await openBackend();
 
 /** nsnquant's cache behind the calls that the model makes. What is shorter than a window stays as it is, in f16. */
-function openCache(): ChatCache {
+function openCache(): Cache {
   const { layers, kvHeads, queryHeads, headDim, rope } = model.config;
   const sequence = new KVCache(backend, { layers, kvHeads, queryHeads, headDim, rope, capacity: 16, maxAppend: 16 }).sequence();
   return {
@@ -356,8 +266,7 @@ function openCache(): ChatCache {
       return sequence.length;
     },
     append: (layer, keys, values) => sequence.append(layer, keys, values),
-    attend: (layer, query) => sequence.attend(layer, query).read(),
-    crop: length => sequence.crop(length)
+    attend: (layer, query) => sequence.attend(layer, query).read()
   };
 }
 
@@ -380,13 +289,4 @@ group('model', test => {
       () => model.forward(new Array(65).fill(1), { length: 0 } as Cache),
       /^expected at most 64 tokens \(the model's context\), got 65$/
     ));
-  test('a prompt longer than the capacity is refused before anything runs', async () => {
-    const cache = openCache();
-    const chat = new Chat(model, cache, { capacity: 16, maxAppend: 16, maxAnswer: 8, temperature: 0, topP: 1, random: Math.random });
-    await refuses(
-      () => chat.ask('abcdefghabcdefgh').next(),
-      /^expected a conversation of fewer than 16 tokens \(the cache's capacity\), got \d+; shorten the question/
-    );
-    assert.is(cache.length, 0);
-  });
 });

@@ -159,7 +159,6 @@ export class Conversation {
     if (!this.#cache) await this.#configure(this.#settings!);
     const cache = this.#cache!;
     const chat = new Chat(model, cache, {
-      capacity: cache.cache.shape.capacity,
       maxAppend: MAX_APPEND,
       maxAnswer,
       temperature,

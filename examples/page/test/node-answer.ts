@@ -32,7 +32,7 @@ export async function answersInNode(file: File, maxAnswer: number, steps: readon
       rope: true,
       balance: 'learn'
     });
-    const chat = new Chat(model, cache, { capacity, maxAppend: 64, maxAnswer, temperature: 0, topP: 1, random: Math.random });
+    const chat = new Chat(model, cache, { maxAnswer, temperature: 0, topP: 1, random: Math.random });
     chat.resume({ ...transcript, tokens: [] });
     for (const question of questions) {
       let answer = '';
