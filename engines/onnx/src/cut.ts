@@ -3,7 +3,7 @@
 import { type Attention, title } from './attention.ts';
 import { type Graph, INT64, type Node, type Port, type Tensor } from './graph.ts';
 import { readAttention } from './operators.ts';
-import { lookupOf, NUMBERS, POSITIONS, withRows } from './sharing.ts';
+import { lookupOf, NUMBERS, POSITIONS, TOKENS, withRows } from './sharing.ts';
 
 /** A part of the graph that one session runs. */
 export interface Segment {
@@ -41,9 +41,9 @@ export interface Cut {
 export function cutGraph(graph: Graph): Cut {
   const { attentions, nodes, tensors, pastShapes, rows } = withoutAttentions(graph);
   const ports = new Map(graph.inputs.map(port => [port.name, port]));
-  ports.set(POSITIONS, { name: POSITIONS, type: INT64, shape: ['tokens'] });
-  ports.set(NUMBERS, { name: NUMBERS, type: INT64, shape: [1, 'tokens'] });
-  for (const [name, { type, shape }] of rows) ports.set(name, { name, type, shape: ['tokens', ...shape.slice(1)] });
+  ports.set(POSITIONS, { name: POSITIONS, type: INT64, shape: [TOKENS] });
+  ports.set(NUMBERS, { name: NUMBERS, type: INT64, shape: [1, TOKENS] });
+  for (const [name, { type, shape }] of rows) ports.set(name, { name, type, shape: [TOKENS, ...shape.slice(1)] });
   for (const name of pastShapes.keys()) ports.set(name, { name, type: INT64, shape: undefined });
   for (const name of tensors.keys()) ports.delete(name); // an initializer may be listed as an input, too
   const { levels, makers, sites } = levelsOf(nodes, attentions, tensors, ports);

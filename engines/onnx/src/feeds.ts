@@ -41,14 +41,14 @@ export function takesBatches({ rows }: Cut, inputs: Iterable<string>): boolean {
 /**
  * Tensors for these inputs.
  *
- * @param read  bytes of a tensor of the file, from one of them up to another
+ * @param read  bytes of a tensor of the file, from one of them up to another; needed where rows are looked up
  */
 export async function feedsOf(
   { Tensor }: OnnxRuntime,
   cut: Cut,
   names: Iterable<string>,
   { ids, positions, kept, past }: Row,
-  read: Read
+  read: Read | undefined
 ): Promise<Map<string, Tensor>> {
   const integers = ({ type }: Port, list: readonly number[], shape: readonly number[]): Tensor =>
     type === INT32 ? new Tensor('int32', Int32Array.from(list), shape) : new Tensor('int64', BigInt64Array.from(list, BigInt), shape);
@@ -58,7 +58,7 @@ export async function feedsOf(
     if (!port) continue;
     const pastShape = cut.pastShapes.get(name);
     const table = cut.rows.get(name);
-    if (table) feeds.set(name, await rowsOf(Tensor, table, ids, read));
+    if (table) feeds.set(name, await rowsOf(Tensor, table, ids, read!));
     else if (pastShape) {
       const { kvHeads, headDim } = cut.attentions[pastShape.layer]!;
       const sizes = [1, kvHeads, past, headDim].slice(pastShape.from, pastShape.to);

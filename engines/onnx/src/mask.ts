@@ -6,8 +6,8 @@ import { numbersOf } from './constants.ts';
 /** A mask's numbers for `tokens` queries behind `past` tokens: shape [.., .., tokens or 1, past + tokens]. */
 export type MaskOf = (past: number, tokens: number) => Promise<Tensor>;
 
-/** A long row, which shows where a window ends. */
-const LONG = 8192;
+/** A row of so many tokens shows where a window ends. */
+const LONG = 1 << 17;
 /** Logits this far below others weigh nothing: exporters write −10,000, the least number of the type, or −Infinity. */
 const HIDDEN = -1000;
 

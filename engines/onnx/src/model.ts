@@ -39,7 +39,8 @@ export class OnnxModel {
   readonly device: Device | undefined;
   readonly #runtime: OnnxRuntime;
   readonly #cut: Cut;
-  readonly #read: Read;
+  /** Of rows that are looked up call by call; else the file, which may be in memory, is not held. */
+  readonly #read: Read | undefined;
   readonly #sessions: readonly Session[];
   /** Those of the graph that segments take. */
   readonly #inputs: ReadonlySet<string>;
@@ -50,6 +51,7 @@ export class OnnxModel {
   readonly #takesBatches: boolean;
   /** The call that runs: the next one waits for it. */
   #last: Promise<unknown> = Promise.resolve();
+  #released = false;
 
   /** @internal */
   constructor(
@@ -58,7 +60,7 @@ export class OnnxModel {
     sessions: readonly Session[],
     layers: readonly LayerOptions[],
     config: OnnxConfig,
-    read: Read,
+    read: Read | undefined,
     device: Device | undefined
   ) {
     this.device = device;
@@ -99,6 +101,7 @@ export class OnnxModel {
     options: ForwardOptions = {}
   ): Promise<Float32Array | Float32Array[]> {
     checkOptions('options', options, ['logits']);
+    if (this.#released) throw new TypeError('"model" expected to be open, got one that was released');
     checkOneOf('logits', options.logits ?? 'last', ['last', 'all']);
     const single = !Array.isArray(sequences);
     const batch = (single ? [sequences] : sequences) as readonly KeyValues[];
@@ -111,6 +114,8 @@ export class OnnxModel {
 
   /** Gives the sessions back. Waits for calls that run. */
   async release(): Promise<void> {
+    if (this.#released) return;
+    this.#released = true;
     await this.#last;
     await Promise.all(this.#sessions.map(session => session.release()));
   }
@@ -185,6 +190,7 @@ export class OnnxModel {
     if (lists.length !== sequences.length || lists.length === 0) {
       throw new RangeError(`"tokens" expected length ${Math.max(1, sequences.length)} (one list for each sequence), got ${lists.length}`);
     }
+    if (new Set(sequences).size < sequences.length) throw new RangeError('"sequences" expected distinct sequences, got one again');
     const { contextLength, vocabulary } = this.config;
     lists.forEach((list, n) => {
       const { length } = sequences[n]!;

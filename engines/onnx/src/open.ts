@@ -12,7 +12,7 @@ import { windowOf } from './mask.ts';
 import { OnnxModel } from './model.ts';
 import { frequencies, type Table } from './rope.ts';
 import { type Device, type OnnxRuntime, openSession, type Session, type SessionParts } from './runtime.ts';
-import { KEPT, keepingRows } from './sharing.ts';
+import { KEPT, keepingRows, TOKENS } from './sharing.ts';
 import { type ExternalData, openFiles, type Source } from './source.ts';
 
 export interface OnnxOptions {
@@ -93,7 +93,7 @@ class Opener {
     this.#constants = constants;
     this.#read = read;
     this.#options = options;
-    this.#ports = new Map(cut.feeds).set(KEPT, { name: KEPT, type: INT64, shape: ['kept'] });
+    this.#ports = new Map(cut.feeds).set(KEPT, { name: KEPT, type: INT64, shape: ['nsnquant.kept'] });
   }
 
   async open(): Promise<OnnxModel> {
@@ -113,14 +113,22 @@ class Opener {
         attentions[layer] = attention;
         const { output, query, queryHeads, valueDim, apart } = attention;
         const sizes = apart ? [queryHeads, valueDim] : [queryHeads * valueDim];
-        this.#ports.set(output, { name: output, type: this.#ports.get(query)!.type, shape: [1, 'tokens', ...sizes] });
+        this.#ports.set(output, { name: output, type: this.#ports.get(query)!.type, shape: [1, TOKENS, ...sizes] });
       }
     }
     const layers = await Promise.all(attentions.map(attention => completeLayer(attention, this.#constants)));
     const feeds = new Map([...this.#ports].filter(([name]) => name === KEPT || this.#cut.feeds.has(name)));
     const cut = { ...this.#cut, attentions, segments, feeds };
     const config = { vocabulary: this.#vocabulary(), contextLength };
-    return new OnnxModel(this.#runtime, cut, this.#sessions, layers, config, this.#read, await this.#device());
+    return new OnnxModel(
+      this.#runtime,
+      cut,
+      this.#sessions,
+      layers,
+      config,
+      cut.rows.size > 0 ? this.#read : undefined,
+      await this.#device()
+    );
   }
 
   async release(): Promise<void> {
@@ -194,10 +202,13 @@ class Opener {
   }
 
   #vocabulary(): number {
-    const { name, shape } = this.#ports.get(this.#cut.logits)!;
-    const vocabulary = shape?.at(-1);
-    if (typeof vocabulary === 'number') return vocabulary;
-    throw new RangeError(`"${name}" expected a known number of tokens, got [${shape}]`);
+    const { logits } = this.#cut;
+    const said = this.#model.outputs.find(({ name }) => name === logits)?.shape;
+    for (const shape of [this.#ports.get(logits)!.shape, said]) {
+      const vocabulary = shape?.at(-1);
+      if (typeof vocabulary === 'number') return vocabulary;
+    }
+    throw new RangeError(`"${logits}" expected a known number of tokens, got [${said}]`);
   }
 }
 

@@ -14,10 +14,16 @@ import {
 import { makeIntegers, makeNode, type Node, type Tensor } from './graph.ts';
 import { rotation } from './sharing.ts';
 
-/** The attention that a node is; undefined for any other node. */
+/** Operators that mix tokens, and keep nothing of them that a cache could. */
+const MIXING = /Attention|^(\w*Conv\w*|LSTM|GRU|RNN)$/;
+
+/** The attention that a node is; undefined for a node that takes every token for itself. */
 export function readAttention(node: Node, around: Surroundings): Attention | undefined {
   const operator = operators[`${node.domain}:${node.op}`];
-  if (!operator) return undefined;
+  if (!operator) {
+    if (!MIXING.test(node.op)) return undefined;
+    throw new RangeError(`"${title(node)}" expected ${KNOWN.join(', ')} where tokens are mixed, got another operator`);
+  }
   checkKnown(node, operator);
   return operator.read(node, around);
 }
@@ -149,7 +155,7 @@ const multiHead: Operator = {
       window: undefined,
       softcap: undefined,
       sinks: undefined,
-      rotary: rotaryOf(key, around),
+      rotary: bias === '' ? rotaryOf(key, around) : undefined, // what is added afterwards does not turn
       causal: numberOf(node, 'unidirectional', 0) === 1,
       mask: mask || undefined,
       pasts: [pastKey, pastValue],
@@ -220,3 +226,5 @@ const operators: Readonly<Record<string, Operator>> = {
   'com.microsoft:MultiHeadAttention': multiHead,
   ':Attention': standard
 };
+
+const KNOWN = Object.keys(operators).map(name => name.slice(name.indexOf(':') + 1));

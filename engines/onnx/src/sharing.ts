@@ -12,6 +12,9 @@ export const NUMBERS = 'nsnquant.numbers';
 /** The input with the numbers of those tokens that logits are wanted of, i64 [kept]. */
 export const KEPT = 'nsnquant.kept';
 
+/** The size of a call, in shapes: no name of a graph's own, which may mean another size. */
+export const TOKENS = 'nsnquant.tokens';
+
 const MICROSOFT = 'com.microsoft';
 
 /** Nodes that rotate by rows of these tables, at the tokens' positions. */

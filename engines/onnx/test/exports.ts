@@ -22,6 +22,8 @@ export interface DecoderOptions extends WriterOptions {
   readonly pairs?: number;
   /** The graph is told how many rows of logits to keep. */
   readonly keeps?: boolean;
+  /** An operator before the head that takes tokens together. */
+  readonly mixing?: string;
   /** The head is the embedding. */
   readonly tied?: boolean;
 }
@@ -64,6 +66,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     const down = writer.linear(`${name}.down_proj`, writer.node('Mul', [silu, up], [`${name}.gated`]), FEED_FORWARD, HIDDEN);
     [normed, hidden] = skipNorm(writer, `layers.${layer + 1}.input_norm`, hidden, down);
   }
+  if (options.mixing) normed = writer.node(options.mixing, [normed, normed], ['mixed']);
   head(writer, options.keeps ? kept(writer, normed) : normed, options);
   const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
   const past = (tokens: string) => ['batch', kvHeadsOf(options), tokens, HEAD_DIM];

@@ -79,6 +79,26 @@ group('forward', test => {
     assert.equal(await model.forward([5], one), before);
   });
 
+  test('a sequence twice in a batch, and a model that was released, are refused', async () => {
+    const other = await openOnnx(exportDecoder().model, { runtime });
+    const sequence = new RawSequence(other.layers);
+    const refused = async (run: () => Promise<unknown>): Promise<string> => {
+      try {
+        await run();
+      } catch (error) {
+        return (error as Error).message;
+      }
+      return 'done';
+    };
+    assert.is(
+      await refused(() => other.forward([[1], [2]], [sequence, sequence])),
+      '"sequences" expected distinct sequences, got one again'
+    );
+    await other.release();
+    await other.release();
+    assert.is(await refused(() => other.forward([1], sequence)), '"model" expected to be open, got one that was released');
+  });
+
   test('tokens that the model does not have are refused', async () => {
     const sequence = new RawSequence(model.layers);
     for (const [list, message] of [

@@ -79,6 +79,10 @@ group('openOnnx', test => {
     assert.is(await refused({ attributes: () => ({ kv_cache_bit_width: 4 }) }), `"${node}" expected kv_cache_bit_width 0, got 4`);
     assert.is(await refused({ attributes: () => ({ causal: 0 }) }), `"${node}" expected causal 1, got 0`);
     assert.is(await refused({ attributes: () => ({ something: 'new' }) }), `"${node}" expected no attribute something, got new`);
+    assert.is(
+      await refused({ mixing: 'Conv' }),
+      '"Conv /mixed/Conv" expected GroupQueryAttention, MultiHeadAttention, Attention where tokens are mixed, got another operator'
+    );
     const multiHead = 'MultiHeadAttention /layers.0.attention/MultiHeadAttention';
     assert.is(await refused({ attention: 'MultiHeadAttention' }), `"${multiHead}" expected to be causal, or a mask that is, got neither`);
     assert.is(
