@@ -69,17 +69,17 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
   if (options.mixing) normed = writer.node(options.mixing, [normed, normed], ['mixed']);
   head(writer, options.keeps ? kept(writer, normed) : normed, options);
   const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
-  const past = (tokens: string) => ['batch', kvHeadsOf(options), tokens, HEAD_DIM];
+  const past = (tokens: string) => ['batch_size', kvHeadsOf(options), tokens, HEAD_DIM];
   const graph = [
     ...writer.nodes.flatMap(node => message(1, node)),
     ...text(2, 'decoder'),
     ...writer.initializers.flatMap(tensor => message(5, tensor)),
-    ...port(11, 'input_ids', INT64, ['batch', 'tokens']),
+    ...port(11, 'input_ids', INT64, ['batch_size', 'tokens']),
     ...(options.keeps ? port(11, 'num_logits_to_keep', INT64, []) : []),
-    ...port(11, 'attention_mask', INT64, ['batch', 'total']),
-    ...(rotatesBefore(options) ? port(11, 'position_ids', INT64, ['batch', 'tokens']) : []),
+    ...port(11, 'attention_mask', INT64, ['batch_size', 'total']),
+    ...(rotatesBefore(options) ? port(11, 'position_ids', INT64, ['batch_size', 'tokens']) : []),
     ...pasts.flatMap(name => port(11, `past_key_values.${name}`, type, past('past'))),
-    ...port(12, 'logits', type, ['batch', 'tokens', VOCABULARY]),
+    ...port(12, 'logits', type, ['batch_size', 'tokens', VOCABULARY]),
     ...pasts.flatMap(name => port(12, `present.${name}`, type, past('total')))
   ];
   const opset = (domain: string, version: number) => message(8, [...text(1, domain), ...integer(2, version)]);
