@@ -4,7 +4,8 @@
 
 import { type Backend, type CodecName, codecs, KVCache, openBackend } from 'nsnquant';
 import { relativeL2 } from '../tools/numbers.ts';
-import { type Kind, openDense, verify } from './baselines/dense.ts';
+import { openDense } from './baselines/compile.ts';
+import { type Kind, verify } from './baselines/dense.ts';
 import type { Context } from './context.ts';
 import { exactAttention, feed, type Head, profileOf, ropeOf, seededHead, seededQueries } from './data.ts';
 import { toMarkdown } from './table.ts';

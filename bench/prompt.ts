@@ -1,7 +1,7 @@
 // Attention of many query tokens at once, as a prompt asks for it, over coded tokens alone.
 
 import { type CodecName, KVCache, openBackend } from 'nsnquant';
-import { openDense } from './baselines/dense.ts';
+import { openDense } from './baselines/compile.ts';
 import type { Context } from './context.ts';
 import { feed, profileOf, ropeOf, seededHead, seededQueries } from './data.ts';
 import { toMarkdown } from './table.ts';

@@ -3,6 +3,7 @@
 
 import { type Backend, KVCache, type Output, openBackend, type Sequence } from 'nsnquant';
 import { relativeL2 } from '../tools/numbers.ts';
+import { TOLERANCE } from './baselines/dense.ts';
 import { Bandwidth, Dense, elementBytes, type Kind } from './baselines/densegpu.ts';
 import type { Context } from './context.ts';
 import { exactAttention, feed, type Head, seededHead, seededQueries } from './data.ts';
@@ -17,8 +18,6 @@ const HEADS = { kvHeads: 8, group: 4, headDim: 128 } as const;
 const GRID = { batch: [1, 16, 64], context: [1024, 8192, 32768] } as const;
 const SOFTWARE = { ...HEADS, kvHeads: 2, grid: { batch: [1, 4], context: [1024] } } as const;
 const KINDS: readonly Kind[] = ['f32', 'f16'];
-/** Greatest error of a baseline: rounding of f32, and of f16 where that is how keys and values are kept. As in dense.ts. */
-const TOLERANCE: Readonly<Record<Kind, number>> = { f32: 1e-5, f16: 1e-3 };
 /** Layers are walked until dense f32 keys and values fill this, so that one sample is not all launch. */
 const WALK_BYTES = 2 ** 29;
 const WALK_LAYERS = 16;
@@ -51,7 +50,7 @@ export async function webGpuTable(context: Context): Promise<void> {
   const watch = new Watch(gpu.device);
   progress('webgpu: compiling');
   const backend = await openBackend({ prefer: 'webgpu', device: watch.device });
-  const bandwidth = new Bandwidth(watch.device, gpu.software);
+  const bandwidth = new Bandwidth(watch.device, gpu.software ? 2 ** 24 : 2 ** 28);
   const peak = await measureBandwidth(watch, bandwidth, gpu.software ? 2 : 20);
 
   const { kvHeads, group, headDim } = gpu.software ? SOFTWARE : HEADS;

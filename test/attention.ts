@@ -8,6 +8,9 @@ import { blockOf, meanOf, normsOf, readBlock, readSaved, sidesOf } from './pages
 import { CANCELLED, DECODED_ROWS, INTEGER_SHARE, LOGIT_ADDED_UP, meanTermShare, REORDERED } from './tolerance.ts';
 import type { Tested } from './verbs.ts';
 
+/** What attends: a sequence, or what is like one of that shape on that backend. */
+export type Attending = Pick<Sequence, 'backend' | 'shape'>;
+
 interface Expectation {
   readonly exact: Float64Array;
   readonly naive: Float64Array;
@@ -33,8 +36,13 @@ export async function expectedAttention(
   scale = 1 / Math.sqrt(sequence.shape.layers[layer]!.headDim)
 ): Promise<Expected> {
   const [held, positions] = [await sequence.decode(layer), positionsOf(sequence, layer)];
-  const saved = readSaved(await sequence.save()).layers[layer]!.pages.slice(0, pages);
+  const saved = savedPages(await sequence.save(), layer).slice(0, pages);
   return expectedOver(sequence, layer, query, { ...held, positions }, saved, scale);
+}
+
+/** The coded pages of a layer of what `save()` wrote. */
+export function savedPages(saved: Uint8Array, layer: number): readonly Uint8Array[] {
+  return readSaved(saved).layers[layer]!.pages;
 }
 
 /** The positions that a layer holds. */
@@ -49,7 +57,7 @@ export function positionsOf(sequence: Sequence, layer: number): number[] {
  * @param evicted  positions that it has lost since
  */
 export function expectedOver(
-  sequence: Sequence,
+  sequence: Attending,
   layer: number,
   query: Float32Array,
   { keys, values, positions }: Tokens & { readonly positions?: readonly number[] },
@@ -81,7 +89,7 @@ export function expectedOver(
 }
 
 /** The norms and the mean of every page and KV head. */
-function meansOf(sequence: Sequence, pages: readonly Uint8Array[], layer: number, side: 0 | 1) {
+function meansOf(sequence: Attending, pages: readonly Uint8Array[], layer: number, side: 0 | 1) {
   const { kvHeads } = sequence.shape.layers[layer]!;
   const sides = sidesOf(sequence, layer);
   return pages.map(page =>
@@ -93,7 +101,7 @@ function meansOf(sequence: Sequence, pages: readonly Uint8Array[], layer: number
 }
 
 /** How far a query row's logit of a token may be off where codes are looked up: nothing but for coded tokens, whose mean is summed in i16. */
-function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
+function meanSlack(sequence: Attending, pages: readonly Uint8Array[], layer: number, query: Float32Array, scale: number) {
   const { sinks, layers } = sequence.shape;
   const { kvHeads, queryHeads, headDim, rope } = layers[layer]!;
   const blocks = meansOf(sequence, pages, layer, 0);
@@ -111,7 +119,7 @@ function meanSlack(sequence: Sequence, pages: readonly Uint8Array[], layer: numb
 }
 
 /** The same where pages are decoded for many rows: keys and queries are rounded to integers. */
-function integerSlack(sequence: Sequence, layer: number, pages: number, query: Float32Array, products: Products) {
+function integerSlack(sequence: Attending, layer: number, pages: number, query: Float32Array, products: Products) {
   const { sinks } = sequence.shape;
   if (!decodesPages(sequence, layer, query)) return undefined;
   return (row: number, token: number): number => {
@@ -123,7 +131,7 @@ function integerSlack(sequence: Sequence, layer: number, pages: number, query: F
 /** How large a query row's logit of a token could be: the product of their lengths, scaled. */
 type Products = (row: number, token: number) => number;
 
-function productsOf(sequence: Sequence, layer: number, query: Float32Array, keys: Float32Array, scale: number): Products {
+function productsOf(sequence: Attending, layer: number, query: Float32Array, keys: Float32Array, scale: number): Products {
   const { kvHeads, queryHeads, headDim } = sequence.shape.layers[layer]!;
   const groups = queryHeads / kvHeads;
   const norms = (x: Float32Array) => brute.norms(x, headDim, brute.f64).map(norm => norm * Math.sqrt(headDim));
@@ -132,7 +140,7 @@ function productsOf(sequence: Sequence, layer: number, query: Float32Array, keys
 }
 
 /** Whether pages are decoded for these rows: by the SIMD binaries, for many of them, and not where both codecs are nsn1. */
-function decodesPages({ backend, shape }: Sequence, layer: number, query: Float32Array): boolean {
+function decodesPages({ backend, shape }: Attending, layer: number, query: Float32Array): boolean {
   const simd = backend.name === 'wasm' && backend.variant !== 'scalar';
   const { kvHeads, headDim, page } = shape.layers[layer]!;
   const { keys, values } = page;
@@ -172,7 +180,7 @@ export async function attendBesidePlain(
   const lse = new Float32Array(query.length / headDim);
   const out = await sequence.attend(1, query, { lse }).read();
   const held = await sequence.decode(0);
-  const saved = readSaved(await sequence.save()).layers[0]!.pages.slice(0, pages);
+  const saved = savedPages(await sequence.save(), 0).slice(0, pages);
   const expected = expectedOver(sequence, 1, query, held, saved, undefined, evicted);
   withinFloatRule(what, out, expected.exact, expected.naive, valueDim, expected.extra);
   withinFloatRule(`${what}: log-sum-exp`, lse, expected.lse.exact, expected.lse.naive, queryHeads, expected.lse.extra);

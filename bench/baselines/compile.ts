@@ -4,6 +4,7 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { Dense } from './dense.ts';
 
 const source = fileURLToPath(new URL('dense/', import.meta.url));
 const cache = fileURLToPath(new URL('../../node_modules/.cache/nsnquant-dense/', import.meta.url));
@@ -50,4 +51,19 @@ export async function compile({ headDim, relaxed }: { headDim: number; relaxed: 
   writeFileSync(`${file}.${process.pid}`, binary); // renamed when complete, for another process may be looking
   renameSync(`${file}.${process.pid}`, file);
   return binary;
+}
+
+/**
+ * @param options.relaxed   multiplications fused with additions, where the engine validates relaxed SIMD
+ * @param options.headDims  head dimensions to compile for, multiples of 32
+ */
+export async function openDense({ relaxed, headDims = [64, 128] }: { relaxed: boolean; headDims?: number[] }): Promise<Dense> {
+  const modules = new Map<number, WebAssembly.Module>();
+  for (const headDim of headDims) {
+    if (headDim % 32 !== 0) throw new RangeError(`"headDims" expected multiples of 32, got ${headDim}`);
+    const binary = await compile({ headDim, relaxed });
+    if (!WebAssembly.validate(binary)) throw new Error(`"relaxed" expected false on an engine without relaxed SIMD, got ${relaxed}`);
+    modules.set(headDim, await WebAssembly.compile(binary));
+  }
+  return new Dense(relaxed, modules);
 }

@@ -6,7 +6,6 @@
 import { toHalf } from '../../src/format/half.ts';
 import { relativeL2 } from '../../tools/numbers.ts';
 import { exactAttention, normals } from '../data.ts';
-import { compile } from './compile.ts';
 
 export type Kind = 'f32' | 'f16' | 'int8';
 
@@ -36,21 +35,6 @@ type Kernels = Record<string, Kernel> & { read(p: number, bytes: number): void }
 const ELEMENT_BYTES = { f32: 4, f16: 2, int8: 1 };
 /** Kernels read this far past what is theirs. */
 const SLACK_BYTES = 65536;
-
-/**
- * @param options.relaxed   multiplications fused with additions, where the engine validates relaxed SIMD
- * @param options.headDims  head dimensions to compile for, multiples of 32
- */
-export async function openDense({ relaxed, headDims = [64, 128] }: { relaxed: boolean; headDims?: number[] }): Promise<Dense> {
-  const modules = new Map<number, WebAssembly.Module>();
-  for (const headDim of headDims) {
-    if (headDim % 32 !== 0) throw new RangeError(`"headDims" expected multiples of 32, got ${headDim}`);
-    const binary = await compile({ headDim, relaxed });
-    if (!WebAssembly.validate(binary)) throw new Error(`"relaxed" expected false on an engine without relaxed SIMD, got ${relaxed}`);
-    modules.set(headDim, await WebAssembly.compile(binary));
-  }
-  return new Dense(relaxed, modules);
-}
 
 export class Dense {
   readonly relaxed: boolean;
@@ -206,7 +190,7 @@ function storeInt8(from: Float32Array, headDim: number, to: Int8Array, scales: F
  *   f16   storage rounds each number by up to 2⁻¹¹, 3e-4 on average; the queries stay f32
  *   int8  a row's greatest of about 3σ becomes 127: steps of 0.024σ, an error of 0.7 % in the values and as much again through the scores
  */
-const TOLERANCE: Record<Kind, number> = { f32: 1e-5, f16: 1e-3, int8: 2e-2 };
+export const TOLERANCE: Readonly<Record<Kind, number>> = { f32: 1e-5, f16: 1e-3, int8: 2e-2 };
 
 /** Holds every form against f64 attention, at the edges of tiles and blocks; throws if one is wrong. Returns each kind's greatest error. */
 export function verify(dense: Dense): Record<Kind, number> {

@@ -1,9 +1,9 @@
 // The baselines of the WebGPU table: attention over dense keys and values in f32 and f16, by shaders of our own (dense.wgsl), and the
 // bandwidth of the device. Never part of the package.
 
-import { readFileSync } from 'node:fs';
 import { toHalf } from '../../src/format/half.ts';
 import type { Head } from '../data.ts';
+import { shaders } from './shaders.ts';
 
 export type Kind = 'f32' | 'f16';
 
@@ -30,11 +30,6 @@ const USAGE = { COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 } as const;
 const TILE = 64;
 /** Partial results of one call at most; shorter spans than that allows would be slow besides. */
 const PARTIAL_BYTES = 2 ** 28;
-/** Bytes of the buffer that the bandwidth is measured over. */
-const BANDWIDTH_BYTES = 2 ** 28;
-const SOFTWARE_BANDWIDTH_BYTES = 2 ** 24;
-
-const code = (name: string): string => readFileSync(new URL(`${name}.wgsl`, import.meta.url), 'utf8');
 
 /** Sequences whose keys, or values, one binding holds. */
 interface Chunk {
@@ -165,9 +160,9 @@ export class Dense {
     return buffer;
   }
 
-  #pipeline(name: string, constants: Record<string, number>): GPUComputePipeline {
+  #pipeline(name: 'dense' | 'densemerge', constants: Record<string, number>): GPUComputePipeline {
     const { headDim, kvHeads, group } = this.shape;
-    const module = this.#device.createShaderModule({ label: name, code: code(name) });
+    const module = this.#device.createShaderModule({ label: name, code: shaders[name] });
     return this.#device.createComputePipeline({
       label: name,
       layout: 'auto',
@@ -250,10 +245,10 @@ export class Bandwidth {
   readonly #group: GPUBindGroup;
   readonly #buffers: readonly GPUBuffer[];
 
-  constructor(device: GPUDevice, software: boolean) {
+  constructor(device: GPUDevice, bytes: number) {
     this.#device = device;
-    this.bytes = Math.min(software ? SOFTWARE_BANDWIDTH_BYTES : BANDWIDTH_BYTES, device.limits.maxStorageBufferBindingSize);
-    const module = device.createShaderModule({ label: 'bandwidth', code: code('bandwidth') });
+    this.bytes = Math.min(bytes, device.limits.maxStorageBufferBindingSize);
+    const module = device.createShaderModule({ label: 'bandwidth', code: shaders.bandwidth });
     this.#pipeline = device.createComputePipeline({ label: 'bandwidth', layout: 'auto', compute: { module, entryPoint: 'bandwidth' } });
     this.#buffers = [this.bytes, 16 * 256 * Math.max(...this.forms)].map(size =>
       device.createBuffer({ label: 'bandwidth', size, usage: USAGE.STORAGE })

@@ -1,7 +1,8 @@
 // Times the library's calls in the same decoder loop, alone, with nothing else in the cache's way; and dense attention
 // at the same lengths. No row's errors come from here.
 import type { Backend } from 'nsnquant';
-import { type Kind, openDense } from '../baselines/dense.ts';
+import { openDense } from '../baselines/compile.ts';
+import type { Kind } from '../baselines/dense.ts';
 import { type NsnOptions, openCache, teach } from './nsn.ts';
 import { queryAt, tokenAt } from './quality.ts';
 import type { Recording } from './recording.ts';

@@ -18,6 +18,15 @@ export interface Pipeline {
   readonly constants: Readonly<Record<string, number>>;
 }
 
+/** How long queued work took. What is of the GPU is undefined where there are no timestamps. */
+export interface Timed {
+  readonly wallNs: number;
+  /** The sum of its compute passes. */
+  readonly gpuNs: number | undefined;
+  /** From the begin of its first compute pass to the end of its last: browsers round each timestamp, to 0.1 ms and more. */
+  readonly spanNs: number | undefined;
+}
+
 /** Timestamps of one query set: two for every pass. */
 const TIMESTAMPS = 4096;
 const USAGE = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, QUERY_RESOLVE: 512 } as const;
@@ -55,8 +64,8 @@ export class Watch {
     Object.assign(this.counts, { dispatches: 0, workgroups: 0, submits: 0, uploaded: 0, copied: 0 });
   }
 
-  /** Queues work and waits until it is done. `gpuNs`: the sum of its compute passes, undefined where there are no timestamps. */
-  async time(queue: () => void): Promise<{ wallNs: number; gpuNs: number | undefined }> {
+  /** Queues work and waits until it is done. */
+  async time(queue: () => void): Promise<Timed> {
     await this.#device.queue.onSubmittedWorkDone();
     this.#passes = 0;
     this.#timing = this.#queries !== undefined;
@@ -68,10 +77,10 @@ export class Watch {
     }
     await this.#device.queue.onSubmittedWorkDone();
     const wallNs = (performance.now() - start) * 1e6;
-    return { wallNs, gpuNs: this.#queries && (await this.#passTimes()) };
+    return { wallNs, ...(this.#queries ? await this.#passTimes() : { gpuNs: undefined, spanNs: undefined }) };
   }
 
-  async #passTimes(): Promise<number> {
+  async #passTimes(): Promise<{ gpuNs: number; spanNs: number }> {
     const { set, resolved, read } = this.#queries!;
     const encoder = this.#device.createCommandEncoder();
     encoder.resolveQuerySet(set, 0, 2 * this.#passes, resolved, 0);
@@ -79,10 +88,11 @@ export class Watch {
     this.#device.queue.submit([encoder.finish()]);
     await read.mapAsync(USAGE.MAP_READ);
     const stamps = new BigUint64Array(read.getMappedRange(), 0, 2 * this.#passes);
-    let ns = 0;
-    for (let n = 0; n < stamps.length; n += 2) ns += Number(stamps[n + 1]! - stamps[n]!);
+    let gpuNs = 0;
+    for (let n = 0; n < stamps.length; n += 2) gpuNs += Number(stamps[n + 1]! - stamps[n]!);
+    const spanNs = stamps.length === 0 ? 0 : Number(stamps.at(-1)! - stamps[0]!);
     read.unmap();
-    return ns;
+    return { gpuNs, spanNs };
   }
 
   #watched(): GPUDevice {

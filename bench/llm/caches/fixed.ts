@@ -2,7 +2,8 @@
 // For timing alone: its length is fixed, tokens that are appended are not kept.
 
 import type { Cache, Config } from '@nsnquant/gguf';
-import { type DenseCell, type Kind, openDense } from '../../baselines/dense.ts';
+import { openDense } from '../../baselines/compile.ts';
+import type { DenseCell, Kind } from '../../baselines/dense.ts';
 import type { WindowedCache } from './windowed.ts';
 
 export class FixedCache implements Cache {
