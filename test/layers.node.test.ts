@@ -263,6 +263,17 @@ const around: Record<string, readonly string[]> = {
   examples: ['examples', 'tools'],
   // The cache that the engine is given has no package of its own yet.
   'examples/page': ['examples/page', 'bench/llm/caches/nsn.ts', 'tools'],
+  // It measures as the benchmark does, and checks as the tests do.
+  'examples/measure': [
+    'examples/measure',
+    'bench',
+    '!bench/llm',
+    'test/attention.ts',
+    'test/compare.ts',
+    'test/half.ts',
+    'test/tolerance.ts',
+    'tools'
+  ],
   test: ['test', 'src', 'tools']
 };
 
@@ -292,6 +303,8 @@ group('around src/', test => {
       ['examples/device.ts', 'src/index.ts', false],
       ['examples/page/src/conversation.ts', 'bench/llm/caches/nsn.ts', true],
       ['examples/page/src/main.ts', 'bench/llm/chat.ts', false],
+      ['examples/measure/src/a.ts', 'bench/data.ts', true],
+      ['examples/measure/src/a.ts', 'bench/llm/stats.ts', false],
       ['tools/gpu.ts', 'src/index.ts', false],
       ['test/cache.test.ts', 'bench/data.ts', false]
     ] as const)
