@@ -245,7 +245,8 @@ export class Chat {
     const { length, free, heldTokens } = this.#cache;
     const capacity = free + heldTokens;
     const needed = tokens - (length - heldTokens);
-    if (this.#options.full === 'roll' || needed < capacity) return;
+    // A cache of another kind may say nothing of its room.
+    if (this.#options.full === 'roll' || !(needed >= capacity)) return;
     throw new InputError(
       `expected a conversation of fewer than ${capacity} tokens (the cache's capacity), got ${needed}; shorten the question, start anew, or open a larger cache`
     );
