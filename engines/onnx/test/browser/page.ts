@@ -55,4 +55,4 @@ async function cached(options: DecoderOptions): Promise<number> {
   return relativeL2(logits[0]!, logits[1]!);
 }
 
-Object.assign(globalThis, { wasm, webgpu, cached });
+Object.assign(globalThis, { wasm, webgpu, cached, ready: true });

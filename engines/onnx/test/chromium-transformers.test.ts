@@ -1,0 +1,37 @@
+// transformers.js in a browser, with a cache under its model.
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as assert from 'uvu/assert';
+import { chromiumPath } from '../../../tools/chromium.ts';
+import { group } from '../../../tools/group.ts';
+import { writeFolder } from './folder.ts';
+import { withPage } from './page.ts';
+
+/** The ONNX Runtime that transformers.js brings. */
+const { resolve } = createRequire(fileURLToPath(import.meta.resolve('@huggingface/transformers')));
+const ort = dirname(resolve('onnxruntime-web/webgpu'));
+
+group('transformers.js in Chromium', test => {
+  if (!existsSync(chromiumPath) && process.env['NSN_REQUIRE'] !== 'all') {
+    test.skip('a compressed model in a browser', `no ${chromiumPath}; CHROMIUM_PATH may name another`);
+    return;
+  }
+  test('a compressed model gives the tokens of the model itself, and so does its past compressed between turns', async () => {
+    const folder = await writeFolder();
+    const files = (pathname: string) =>
+      readFile(pathname.startsWith('/ort/') ? join(ort, basename(pathname)) : join(folder.path, pathname));
+    try {
+      await withPage('transformers.ts', files, async page => {
+        const { own, stored, compressed } = (await page.evaluate('turns()')) as Record<'own' | 'stored' | 'compressed', number[]>;
+        assert.is(own.length, 30 + 8 + 3 + 8);
+        assert.equal(stored, own);
+        assert.equal(compressed, own);
+      });
+    } finally {
+      await folder.remove();
+    }
+  });
+});
