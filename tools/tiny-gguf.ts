@@ -1,5 +1,5 @@
 // A GGUF file of a tiny Llama, made in memory: for tests of engines, and of what a file may get wrong.
-/** An integer is written as uint32, another number as float32. */
+/** An integer is written as uint32, another number as float32; a list as int32, or as float32 where one of it is no integer. */
 type Value = string | number | boolean | readonly string[] | readonly number[];
 
 export interface TinyOptions {
@@ -102,9 +102,10 @@ export function tinyGguf({
       bytes.push(Number(value));
     } else if (typeof value === 'object') {
       u32(ARRAY);
-      u32(typeof value[0] === 'number' ? INT32 : STRING);
+      const isFloat = value.some(item => typeof item === 'number' && !Number.isInteger(item));
+      u32(typeof value[0] === 'string' ? STRING : isFloat ? FLOAT32 : INT32);
       u64(value.length);
-      for (const item of value) typeof item === 'number' ? u32(item) : text(item);
+      for (const item of value) typeof item === 'string' ? text(item) : isFloat ? float(item) : u32(item);
     } else if (Number.isInteger(value)) {
       u32(UINT32);
       u32(value);

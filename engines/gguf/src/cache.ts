@@ -97,10 +97,19 @@ export class SequenceCache implements Cache {
     }
   }
 
-  /** Goes on with what a store has of a prompt, or anew. */
+  /**
+   * Goes on with what a store has of a prompt, or anew.
+   *
+   * @throws {StorageError} if the store fails; it is empty then
+   */
   async load(prefixes: PrefixStore, tokens: readonly number[]): Promise<void> {
     this.#sequence.dispose();
-    this.#sequence = (await prefixes.load(this.cache, tokens)) ?? this.cache.sequence();
+    let found: Sequence | undefined;
+    try {
+      found = await prefixes.load(this.cache, tokens);
+    } finally {
+      this.#sequence = found ?? this.cache.sequence();
+    }
   }
 
   dispose(): void {

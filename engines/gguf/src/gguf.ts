@@ -35,7 +35,10 @@ export class Gguf {
 
   /** A checksum of all bytes. */
   fingerprint(): Promise<string> {
-    this.#fingerprint ??= fingerprint(this.#sources);
+    this.#fingerprint ??= fingerprint(this.#sources).catch((error: unknown) => {
+      this.#fingerprint = undefined; // a server may answer again
+      throw error;
+    });
     return this.#fingerprint;
   }
 

@@ -16,6 +16,7 @@ export interface SourceOptions {
  */
 export async function openSources(from: GgufFile | readonly GgufFile[], options: SourceOptions = {}): Promise<Source[]> {
   const files = Array.isArray(from) ? (from as readonly GgufFile[]) : partsOf(from as GgufFile);
+  if (files.length === 0) throw new InputError('expected at least one file, got none');
   return Promise.all(files.map(file => openSource(file, options)));
 }
 
@@ -26,8 +27,9 @@ async function openSource(file: GgufFile, options: SourceOptions): Promise<Sourc
     if (typeof file?.read === 'function') return file;
     throw new TypeError(`"file" expected string, URL, Blob, Uint8Array or Source, got ${file === null ? 'null' : typeof file}`);
   }
-  const isFile = file instanceof URL ? file.protocol === 'file:' : !/^\w+:\/\//.test(file);
-  return isFile && filesystem() ? fileSource(file) : remoteSource(String(file), options);
+  const path = typeof file === 'string' && file.startsWith('file:') ? new URL(file) : file;
+  const isFile = path instanceof URL ? path.protocol === 'file:' : !/^\w+:\/\//.test(path);
+  return isFile && filesystem() ? fileSource(path) : remoteSource(String(path), options);
 }
 
 /** MODEL-00001-of-00003.gguf and those after it, where the name is such; else the file alone. */

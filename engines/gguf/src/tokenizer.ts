@@ -70,8 +70,8 @@ export function openTokenizer({ metadata, file, config }: Gguf): Vocabulary {
   const byText = END_OF_TURN.map(text => tokens.indexOf(text)).filter(id => id >= 0);
   const stops = new Set([...['eos', 'eot', 'eom'].map(named).filter(id => id !== undefined), ...byText]);
   const types = (metadata['tokenizer.ggml.token_type'] ?? []) as number[];
-  const isControl = (id: number): boolean =>
-    types[id] === CONTROL || types[id] === UNKNOWN || stops.has(id) || id === named('bos') || (isSentencePiece && id === named('unknown'));
+  const others = new Set([named('bos'), isSentencePiece ? named('unknown') : undefined]);
+  const isControl = (id: number): boolean => types[id] === CONTROL || types[id] === UNKNOWN || stops.has(id) || others.has(id);
   const control = tokens.filter((text, id) => text !== '' && isControl(id));
 
   const vocab = Object.fromEntries(tokens.map((token, id) => [token, id]));

@@ -133,6 +133,23 @@ group('a store of prefixes', test => {
     assert.is(second.text, first.text);
     assert.is((await ask(chat, 'abc')).read, 4);
   });
+  test('that fails is heard of, and the conversation goes on', async () => {
+    const prefixes = new PrefixStore(storage, { model: await model.fingerprint(), budget: 1e8 });
+    const chat = await open({ prefixes });
+    const { load } = prefixes;
+    prefixes.load = async () => {
+      throw new Error('no storage');
+    };
+    try {
+      await ask(chat, `${'abcdefgh'.repeat(40)}abc`);
+      assert.unreachable('expected an error');
+    } catch (error) {
+      assert.is((error as Error).message, 'no storage');
+    }
+    prefixes.load = load;
+    assert.equal(chat.transcript, { messages: [], tokens: [] });
+    assert.is((await ask(chat, 'abc')).read, 3);
+  });
 });
 
 group('a step that fails', test => {

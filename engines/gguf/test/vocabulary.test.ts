@@ -1,8 +1,13 @@
 // Vocabularies: SentencePiece's merging against a plain loop, how text is cut by name, and what no text may become.
+import { openBackend } from 'nsnquant';
+import * as runtime from 'onnxruntime-node';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { refuses } from '../../../tools/refuses.ts';
+import { tinyGguf } from '../../../tools/tiny-gguf.ts';
+import { Chat } from '../src/chat.ts';
 import type { Gguf } from '../src/gguf.ts';
+import { openGguf } from '../src/open.ts';
 import { openTokenizer, type Vocabulary } from '../src/tokenizer.ts';
 
 const [NORMAL, UNKNOWN, CONTROL, BYTE] = [1, 2, 3, 6];
@@ -80,6 +85,14 @@ group('SentencePiece vocabularies', test => {
     for (const text of ['<s>', '</s>', '<unk>', '<0x41>', 'a<s>b</s>']) {
       assert.equal(encode(vocabulary, vocabulary.literal(text)), plain(text, true), text);
     }
+  });
+  test('are read from a file, and a conversation runs on them', async () => {
+    const metadata = Object.fromEntries(Object.entries(pieces).map(([key, value]) => [`tokenizer.ggml.${key}`, value]));
+    const fractions = { 'tokenizer.ggml.scores': scores.map(score => score / 2), 'tokenizer.chat_template': '{{ messages[0].content }}' };
+    const file = tinyGguf({ metadata: { ...metadata, ...fractions }, rows: tokens.length });
+    const chat = await Chat.open(await openGguf(file, { runtime }), { backend: await openBackend({ prefer: 'wasm' }), maxAnswer: 1 });
+    for await (const _ of chat.ask('ab cd</s>'));
+    assert.equal(chat.transcript.tokens, [1, ...plain('ab cd</s>', true)]);
   });
   test('without scores are refused', () =>
     refuses(

@@ -1,4 +1,4 @@
-// GGML's weight types against what llama.cpp's own Python package (gguf 0.17 on PyPI) makes of the same bytes.
+// GGML's weight types against what llama.cpp's own Python package (gguf 0.19 on PyPI) makes of the same bytes.
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { dequantize, type TensorType, tensorTypes } from '../src/dequantize.ts';
