@@ -6,7 +6,7 @@
 //   constants       what src/webgpu/constants.ts draws
 //   schedule        what src/webgpu/schedule.ts draws: which rows attend to which windows
 //   queries         f32, or f16 two to a word: of every request [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, HEAD_DIM], or heads first
-//   partials        f32 × 4 rows [splits, chunk groups, KV heads, QUADS, 2 + VALUE_DIM]: m, d and o of the online softmax
+//   partials        f32 × 4 rows [splits, KV heads, QUADS, 2 + VALUE_DIM]: m, d and o of the online softmax
 //
 // A row is a query token and a query head of the KV head. A quad is four rows, in the lanes of a vec4f; a row tile is the quads of a
 // workgroup. A code is looked up once for all rows of a tile, into registers: one quad serves decoding, several a prompt or many query
@@ -52,19 +52,16 @@ override BOOK_WORDS: u32;
 override COLUMNS: u32;           // threads side by side over a value's pairs of channels: min(64, VALUE_DIM / 2)
 override SPLIT: u32;             // threads that share a pair's tokens: ⌊64 / COLUMNS⌋
 
-// Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
+// Words, by what src/webgpu/structs.ts names alike. Structs of a list lie in an entry each, whose last words they may leave.
 struct Schedule {
   scale: f32,            // query scale · log₂ e
-  splits: u32,           // workgroups of attend, for every KV head
   splitsAt: u32,
   tiles: u32,            // workgroups of merge, for every KV head
   tilesAt: u32,
   requestsAt: u32,
   rawWindowsAt: u32,
-  pagesAt: u32,          // page numbers, four to an entry
+  pagesAt: u32,          // where pages lie, four to an entry: the word offset in their chunk, with SECOND where that is a pair's second
   windowsAt: u32,        // window numbers of the same pages: a page's first position is sinks + 64 · its window
-  chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
-  pagesPerChunk: u32,
   quads: u32,            // of a row tile
   sinks: u32,            // position of the first coded token
   slidingWindow: u32,    // positions that a row sees, its own among them, where there is such a limit
@@ -77,15 +74,17 @@ struct Schedule {
   halfOutput: u32,
   entries: array<vec4u>,
 }
-// Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
-struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
-// Rows of a request that share a workgroup, and the splits of their windows.
-struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
-// Windows that a workgroup passes over, of those that some row of the tile sees: the request's pages, with the word offset of their order
-// of channels in constants, or raw windows of the schedule where that is RAW.
-struct Split { tile: u32, firstWindow: u32, endWindow: u32, order: u32 }
-// Word offset in its chunk, and position of the first token: one below `sinks` is theirs.
-struct RawWindow { offset: u32, chunk: u32, tokens: u32, position: u32 }
+// Query tokens of one sequence: the first in queries and output, its position in the sequence, the word offset of its order of channels in
+// constants.
+struct Request { firstToken: u32, tokens: u32, position: u32, order: u32 }
+// Rows of a request that share a workgroup, and the partial results of their splits.
+struct Tile { request: u32, firstRow: u32, firstPart: u32, parts: u32 }
+// What is dispatched over a pair of chunks: its splits, first those of coded windows.
+struct ChunkPair { firstSplit: u32, coded: u32, splits: u32 }
+// Windows that a workgroup passes over, of those that some row of the tile sees: in the list of coded windows or in that of raw ones.
+struct Split { tile: u32, firstWindow: u32, endWindow: u32, part: u32 }
+// Where it lies, as of pages, and position of the first token: one below `sinks` is theirs.
+struct RawWindow { place: u32, tokens: u32, position: u32 }
 // Codes of one codebook over the channels of a segment. Stages of a segment follow one another, and add up.
 struct Stage {
   segment: u32,
@@ -98,8 +97,8 @@ struct Stage {
   halfNorms: u32,      // word offset of ‖C‖²/2 in constants: f32 [128]
   scale: f32,          // what codewords are multiplied by
 }
-// Chunks 2·chunkGroup and 2·chunkGroup + 1 are bound.
-struct Params { chunkGroup: u32 }
+// Chunks 2·chunkPair and 2·chunkPair + 1 are bound.
+struct Params { chunkPair: u32 }
 
 @group(0) @binding(0) var<storage, read> pages0: array<u32>;
 @group(0) @binding(1) var<storage, read> pages1: array<u32>;
@@ -114,7 +113,7 @@ struct Params { chunkGroup: u32 }
 const WG = 64u;
 const WINDOW = 64u;
 const LOWEST = -3e38;
-const RAW = 0xffffffffu;
+const SECOND = 0x80000000u;
 override SUMS: u32 = 2 * QUADS * ((VALUE_DIM / 2 + COLUMNS - 1) / COLUMNS);   // of `o` in use
 
 // 16 KiB at most, which src/webgpu/programs.ts counts to choose QUADS.
@@ -135,16 +134,16 @@ fn attend(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) thread: u32
 ) {
-  let splitIndex = group.x + group.y * groups.x;
-  if (splitIndex >= schedule.splits) { return; }
+  let chunks = chunkPairOf(params.chunkPair);
+  let index = group.x + group.y * groups.x;
+  if (index >= chunks.splits) { return; }
   let head = group.z;
   let kvHeads = groups.z;
   let perKvHead = QUERY_HEADS_PER_KV_HEAD;
-  let pageWords = kvHeads * HEAD_WORDS;
-  let split = splitOf(splitIndex);
+  let split = splitOf(chunks.firstSplit + index);
   let tile = tileOf(split.tile);
   let request = requestOf(tile.request);
-  let coded = split.order != RAW;
+  let coded = index < chunks.coded;
   let scale = schedule.scale;
 
   // 1. Load queries, and H·A⁻¹·q where windows are coded: A the order and scales of channels, H by segment.
@@ -165,7 +164,7 @@ fn attend(
     var channel = i / QUADS;
     var factor = scale;
     if (ORDERED == 1 && coded) {
-      let place = constants[split.order + head * HEAD_DIM + channel];
+      let place = constants[request.order + head * HEAD_DIM + channel];
       channel = place & 0xffff;
       factor *= power(place >> 20, (place >> 16) & 15);
     }
@@ -200,28 +199,23 @@ fn attend(
 
   for (var window = split.firstWindow; window < split.endWindow; window++) {
     var logit = array<vec4f, 4>();   // written out: without it SwiftShader kept the values of the window before
-    var chunk = 0u;
+    var place = 0u;
     var first = 0u;    // position of the window's first token
     var count = WINDOW;
-    var keys = 0u;     // word offsets
-    var values = 0u;
+    var capacity = WINDOW;
     if (coded) {
-      let page = pageNumber(request.firstPage + window);
-      chunk = page / schedule.pagesPerChunk;
-      first = schedule.sinks + windowNumber(request.firstPage + window) * WINDOW;
-      keys = page % schedule.pagesPerChunk * pageWords + head * HEAD_WORDS;
-      values = keys + VALUE_BLOCK;
+      place = listed(schedule.pagesAt, window);
+      first = schedule.sinks + listed(schedule.windowsAt, window) * WINDOW;
     } else {
       let raw = rawWindowOf(window);
-      let capacity = select(WINDOW, schedule.sinks, raw.position < schedule.sinks);
-      chunk = raw.chunk;
+      place = raw.place;
       first = raw.position;
       count = raw.tokens;
-      keys = raw.offset + head * capacity * ((HEAD_DIM + VALUE_DIM) / 2);
-      values = keys + capacity * (HEAD_DIM / 2);
+      capacity = select(WINDOW, schedule.sinks, first < schedule.sinks);
     }
-    if (chunk / 2 != params.chunkGroup) { continue; }
-    let odd = (chunk & 1) == 1;
+    let odd = (place & SECOND) != 0;
+    let keys = (place & ~SECOND) + head * select(capacity * ((HEAD_DIM + VALUE_DIM) / 2), HEAD_WORDS, coded);   // word offsets
+    let values = keys + select(capacity * (HEAD_DIM / 2), VALUE_BLOCK, coded);
     workgroupBarrier();   // the window before has been read
 
     // 2. Scores: logit = s1·(Σ over segments s2·Σⱼ ⟨q′ⱼ, C[cⱼ]⟩ + ⟨q, RoPEᵤ(o)⟩), or ⟨q, k⟩ of a raw window.
@@ -415,7 +409,7 @@ fn attend(
     hadamardRows(thread, VALUE_STAGES_AT, VALUE_STAGES);
     workgroupBarrier();
   }
-  let at = ((splitIndex * schedule.chunkGroups + params.chunkGroup) * kvHeads + head) * QUADS * (2 + VALUE_DIM);
+  let at = (split.part * kvHeads + head) * QUADS * (2 + VALUE_DIM);
   if (thread < QUADS) {
     var total = vec4f();
     for (var t = 0u; t < WG; t++) { total += logits[thread * WINDOW + t]; }
@@ -475,6 +469,11 @@ fn rowOf(request: Request, head: u32, kvHeads: u32, row: u32) -> u32 {
   return (request.firstToken + token) * heads + queryHead;
 }
 
+fn chunkPairOf(n: u32) -> ChunkPair {
+  let words = schedule.entries[n];
+  return ChunkPair(words.x, words.y, words.z);
+}
+
 fn requestOf(n: u32) -> Request {
   let words = schedule.entries[schedule.requestsAt + n];
   return Request(words.x, words.y, words.z, words.w);
@@ -492,15 +491,12 @@ fn splitOf(n: u32) -> Split {
 
 fn rawWindowOf(n: u32) -> RawWindow {
   let words = schedule.entries[schedule.rawWindowsAt + n];
-  return RawWindow(words.x, words.y, words.z, words.w);
+  return RawWindow(words.x, words.y, words.z);
 }
 
-fn pageNumber(n: u32) -> u32 {
-  return schedule.entries[schedule.pagesAt + n / 4][n & 3];
-}
-
-fn windowNumber(n: u32) -> u32 {
-  return schedule.entries[schedule.windowsAt + n / 4][n & 3];
+// The nth of numbers that lie four to an entry.
+fn listed(at: u32, n: u32) -> u32 {
+  return schedule.entries[at + n / 4][n & 3];
 }
 
 fn queryChannel(at: vec4u, channel: u32) -> vec4f {

@@ -2,7 +2,7 @@
 //
 //   schedule   as attend.wgsl reads it
 //   constants  what src/webgpu/constants.ts draws
-//   partials   f32 × 4 rows [splits, chunk groups, KV heads, quads, 2 + VALUE_DIM]: m, d and o of the online softmax
+//   partials   f32 × 4 rows [splits, KV heads, quads, 2 + VALUE_DIM]: m, d and o of the online softmax
 //   output     f32, or f16 two to a word: of every request [tokens, KV heads · QUERY_HEADS_PER_KV_HEAD, VALUE_DIM], or heads first
 //   lse        f32 a row of output, as bits: natural logarithm of the softmax's denominator
 
@@ -10,19 +10,16 @@ override VALUE_DIM: u32;
 override QUERY_HEADS_PER_KV_HEAD: u32;
 override SINK_LOGITS: u32;   // 1 where query heads have sink logits, whose exp is part of the denominator
 
-// Words, by what src/webgpu/structs.ts names alike. A list of structs of four words begins at an entry.
+// Words, by what src/webgpu/structs.ts names alike. Structs of a list lie in an entry each, whose last words they may leave.
 struct Schedule {
   scale: f32,            // query scale · log₂ e
-  splits: u32,           // workgroups of attend, for every KV head
   splitsAt: u32,
   tiles: u32,            // workgroups of merge, for every KV head
   tilesAt: u32,
   requestsAt: u32,
   rawWindowsAt: u32,
-  pagesAt: u32,          // page numbers, four to an entry
+  pagesAt: u32,          // where pages lie, four to an entry: the word offset in their chunk, with SECOND where that is a pair's second
   windowsAt: u32,        // window numbers of the same pages: a page's first position is sinks + 64 · its window
-  chunkGroups: u32,      // dispatches of attend, each over two chunks and with partial results of its own
-  pagesPerChunk: u32,
   quads: u32,            // of a row tile
   sinks: u32,            // position of the first coded token
   slidingWindow: u32,    // positions that a row sees, its own among them, where there is such a limit
@@ -35,10 +32,11 @@ struct Schedule {
   halfOutput: u32,
   entries: array<vec4u>,
 }
-// Query tokens of one sequence: the first in queries and output, its position in the sequence, its first of the page numbers.
-struct Request { firstToken: u32, tokens: u32, position: u32, firstPage: u32 }
-// Rows of a request that share a workgroup, and the splits of their windows.
-struct Tile { request: u32, firstRow: u32, firstSplit: u32, splits: u32 }
+// Query tokens of one sequence: the first in queries and output, its position in the sequence, the word offset of its order of channels in
+// constants.
+struct Request { firstToken: u32, tokens: u32, position: u32, order: u32 }
+// Rows of a request that share a workgroup, and the partial results of their splits.
+struct Tile { request: u32, firstRow: u32, firstPart: u32, parts: u32 }
 
 @group(0) @binding(0) var<storage, read> schedule: Schedule;
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;
@@ -65,8 +63,8 @@ fn merge(
   let tile = tileOf(index);
   let request = requestOf(tile.request);
   let quads = schedule.quads;
-  let begin = tile.firstSplit * schedule.chunkGroups;
-  let end = begin + tile.splits * schedule.chunkGroups;
+  let begin = tile.firstPart;
+  let end = begin + tile.parts;
 
   for (var quad = 0u; quad < quads; quad++) {
     let first = tile.firstRow + 4 * quad;

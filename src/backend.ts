@@ -247,10 +247,10 @@ export interface Store {
   /**
    * Memory for all of this, or for nothing: pages, slots and sequences have it from then on, unless they are said to be idle.
    *
-   * @throws {BackendError} if it is refused
+   * @throws {BackendError} if it is refused at once
    */
   reserve(needs: Needs): void;
-  /** Where memory is granted later: settles when it was, rejects with a BackendError if it was refused. */
+  /** Where memory is granted later: settles when all that was taken by now was, rejects with a BackendError if some was refused. */
   readonly ready?: Promise<void>;
   /** Where GPUBuffers are taken for inputs, queries and results. */
   readonly takesBuffers: boolean;

@@ -15,8 +15,8 @@ const nameOf: NameOf = (list, n) => `${list}[${n}]`;
 /**
  * A quantized KV cache.
  *
- * Memory is taken as tokens need it, up to `capacity`; on a GPU, or with `reserve: true`, all of it here. Where a call finds none it throws
- * a BackendError, and everything is as it was before the call.
+ * Memory is taken as tokens need it, up to `capacity`, or with `reserve: true` all of it here. Where a call finds none it throws a
+ * BackendError, and everything is as it was before the call. A GPU answers later than a call returns: see `ready`.
  *
  * @throws {TypeError | RangeError} for options of the wrong kind or value
  * @throws {BackendError}           if the backend cannot hold `capacity` tokens, or there is no memory for what is taken at once
@@ -50,8 +50,9 @@ export class KVCache {
   }
 
   /**
-   * Settles when the memory is granted: at once, but on a GPU, which may refuse it later than the constructor returns.
-   * Every read rejects as this does.
+   * Settles when all memory that was taken by now is granted: at once, but on a GPU, which may refuse it later than the call returns
+   * that takes it. Then this and every read of the cache reject from there on, and its memory is given back: only what was saved before
+   * goes on elsewhere. With `reserve: true` that can happen at the start alone.
    *
    * @throws {BackendError} if the device has no memory for this cache
    */

@@ -20,7 +20,12 @@ export interface Plan {
   readonly rawBytes: number;
   /** What sequences learn of their keys. */
   readonly learnedBytes: number;
-  /** All of these, once `capacity` is held. A backend adds its tables and scratch: with `reserve` that sum is `cache.bytes`. */
+  /** What the first sequence takes of these with its first tokens: sinks and a raw window of every layer, and what it learns. */
+  readonly firstBytes: number;
+  /**
+   * All of these, once `capacity` is held. A backend adds its tables and scratch, and takes somewhat more at a time than is needed: with
+   * `reserve` that sum is `cache.bytes`.
+   */
   readonly bytes: number;
 }
 
@@ -81,6 +86,7 @@ function planBytes(options: CacheOptions): Plan {
   const elements = shape.layers.reduce((sum, { kvHeads, headDim, valueDim }) => sum + kvHeads * (headDim + valueDim), 0);
   const bytesPerToken = shape.layers.reduce((sum, { page }) => sum + page.bytes, 0) / WINDOW;
   const { pageBytes, rawBytes, learnedBytes } = tokenBytes(shape);
+  const { rawSlotBytes, sinkBytes, sequences } = shape;
   return {
     bytesPerToken,
     bitsPerElement: (bytesPerToken * 8) / elements,
@@ -88,6 +94,7 @@ function planBytes(options: CacheOptions): Plan {
     pageBytes,
     rawBytes,
     learnedBytes,
+    firstBytes: shape.layers.length * (rawSlotBytes + sinkBytes) + learnedBytes / sequences,
     bytes: pageBytes + rawBytes + learnedBytes
   };
 }

@@ -110,6 +110,18 @@ for (const { name, backend, gpu } of backends.filter(tested => tested !== scatte
       }
     });
 
+    test('of a cache with sinks and a token in every layer are at least what its plan says of the first', () => {
+      for (const sinks of [0, 4, 64]) {
+        const options = { ...small, sinks, capacity: 6400 };
+        const cache = new KVCache(backend, options);
+        append(cache, sinks + 1);
+        const { firstBytes, bytes } = plan(options);
+        if (backend.name === 'reference') assert.is(cache.bytes, firstBytes);
+        assert.ok(cache.bytes >= firstBytes && cache.bytes < bytes, `${firstBytes} ≤ ${cache.bytes} < ${bytes}`);
+        cache.dispose();
+      }
+    });
+
     for (const balance of ['learn', 'off'] as const) {
       test(`of a sequence are its coded pages, raw windows, sinks, page numbers and what it has learned: balance ${balance}`, () => {
         for (const [sinks, recent] of [

@@ -4,6 +4,7 @@
 import { type Data, KVCache, type Layout, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import type { Backend, Store } from '../src/backend.ts';
+import { cacheShape } from '../src/shape.ts';
 import { Staging } from '../src/webgpu/staging.ts';
 import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
@@ -225,9 +226,10 @@ group('types and layouts', test => {
   for (const kvHeads of [3, 7, 11, 49]) {
     test(`runs of a prompt, heads first, are staged where their channels begin: ${kvHeads} KV heads`, () => {
       const [headDim, valueDim, tokens] = [40, 32, 511];
-      const buffer = { size: 4 * tokens * kvHeads * headDim } as GPUBuffer;
+      const room = { buffer: {} as GPUBuffer, label: '', most: 0 };
+      const memory = { staged: [room, room], stage: () => tokens } as const;
       const queue = { writeBuffer: () => {} } as unknown as GPUQueue;
-      const staging = new Staging(queue, [buffer, buffer], () => 64);
+      const staging = new Staging(queue, cacheShape({ layers: 1, kvHeads, queryHeads: kvHeads, headDim, capacity: tokens }), memory);
       const of = (channels: number) => new Uint16Array(tokens * kvHeads * channels);
       const runs = Array.from({ length: tokens }, (_, from) => ({ slot: 0, at: 0, from, tokens: 1 }));
       const write = { keys: new Float32Array(of(headDim)), values: of(valueDim), layout: 'heads-first', runs } as const;

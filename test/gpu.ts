@@ -72,6 +72,12 @@ export function scattered(gpu: Gpu, bytes: number): Backend {
       const store = backend.createStore({ ...shape, pageCounts: shape.pageCounts.map(count => count * stride) });
       const apart = (table: PageTable): PageTable => ({ ...table, pages: table.pages.map(page => page * stride) });
       const changes: Partial<Store> = {
+        reserve: ({ pages = new Map(), ...needs }) => {
+          store.reserve({
+            ...needs,
+            pages: new Map(Array.from(pages, ([layer, numbers]) => [layer, numbers.map((page: number) => page * stride)]))
+          });
+        },
         setPage: (layer, page, bytes) => store.setPage(layer, page * stride, bytes),
         encode: (layer, slots, pages, sequences) =>
           store.encode(

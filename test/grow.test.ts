@@ -113,6 +113,12 @@ for (const tested of backends) {
           );
       }
       for (const { state } of [growing, whole]) state.cache!.dispose();
+      // What lies in the same pages comes to the same bits.
+      const [few, all] = [false, true].map(reserve => new KVCache(tested.backend, { ...options, reserve }));
+      const [one, other] = [few!, all!].map(cache => cache.restore(growing.state.file!));
+      sameBits('attention', await one!.attend(1, query).read(), await other!.attend(1, query).read());
+      assert.ok(few!.bytes < all!.bytes);
+      for (const cache of [few!, all!]) cache.dispose();
     });
 
     test('what disposed sequences held is taken again', () => {

@@ -9,7 +9,8 @@ import { fieldsOf } from '../src/webgpu/structs.ts';
 import { group } from '../tools/group.ts';
 import { random } from './inputs.ts';
 
-const limits = { quads: 4, chunkGroups: 3, pagesPerChunk: 5, slopesAt: 7, sinkLogitsAt: 11 };
+/** Pairs of chunks, of which pages lie in five chunks and raw slots in six. */
+const PAIRS = 3;
 
 /** Words before the first entry. */
 const HEADER = 4 * Math.ceil(fieldsOf('Schedule').length / 4);
@@ -19,7 +20,7 @@ group('schedule', test => {
     // Page numbers of 65,536 sequences, 262,144 each: 64 GiB.
     const shape = cacheShape({ layers: 1, kvHeads: 1, queryHeads: 1, headDim: 32, capacity: 2 ** 24, sequences: 65536 });
     assert.throws(
-      () => new Schedule(shape, 1, 2 ** 27),
+      () => new Schedule(shape, 1, 2, 2 ** 27),
       (error: unknown) =>
         error instanceof BackendError &&
         /^webgpu backend expected at most 134217728 bytes for schedule \(.+\), got 137\d{9}$/.test(error.message)
@@ -32,7 +33,7 @@ group('schedule', test => {
       { kvHeads: 16, queryHeads: 16, valueDim: 256 }
     ];
     const options = { kvHeads: 1, queryHeads: 1, headDim: 64, capacity: 4096 };
-    const bytesOf = (some: typeof layers) => new Schedule(cacheShape({ ...options, layers: some }), 1, 2 ** 31).partialBytes;
+    const bytesOf = (some: typeof layers) => new Schedule(cacheShape({ ...options, layers: some }), 1, 2, 2 ** 31).partialBytes;
     assert.is(bytesOf(layers), Math.max(...layers.map(layer => bytesOf([layer]))));
   });
 
@@ -50,7 +51,7 @@ group('schedule', test => {
       const layer = shape.layers[0]!;
       const next = random(1);
       const below = (n: number) => Math.floor(next() * n);
-      const schedule = new Schedule(shape, limits.chunkGroups, limit);
+      const schedule = new Schedule(shape, PAIRS, 2 * PAIRS, limit);
       assert.ok(schedule.partialBytes <= limit);
       for (let round = 0; round < 60; round++) {
         const tables = Array.from({ length: 1 + below(Math.min(sequences, schedule.callTokens)) }, (_, n): PageTable => {
@@ -81,18 +82,29 @@ group('schedule', test => {
           room -= tokens;
           return { table, tokens, position: table.length - tokens };
         });
-        const placeOf = (slot: number) => ({ offset: 4 * slot, chunk: slot % 6, capacity: slot < shape.rawSlots ? 64 : shape.sinks });
+        /** Things scattered over chunks, each in a word of its own. */
+        const scattered = (count: number, chunks: number) => ({
+          chunkOf: Uint32Array.from({ length: count }, (_, n) => n % chunks),
+          offsetOf: Float64Array.from({ length: count }, (_, n) => 4 * n)
+        });
+        const limits = {
+          quads: 4,
+          pages: scattered(shape.pageCounts[0]!, 5),
+          slots: scattered(shape.rawSlots + shape.sinkSlots, 6),
+          slopesAt: 7,
+          sinkLogitsAt: 11
+        };
         const orderOf = (sequence: number) => 1000 + 3 * sequence;
         const call = { scale: 0.125, layout: 'heads-first', halfQueries: true, halfOutput: false } as const;
-        const dispatches = schedule.draw(layer, requests, call, limits, placeOf, orderOf);
+        const dispatches = schedule.draw(layer, requests, call, limits, orderOf);
 
-        const { words } = schedule;
+        // As they lie in the buffer, one list after another.
+        const words = Uint32Array.from([...schedule.front, ...schedule.pages, ...schedule.windows]);
+        assert.is(words.length, schedule.length);
+        assert.ok(words.length <= schedule.mostWords);
         const header = structAt(words, 0, 'Schedule');
-        const entry = (name: 'Request' | 'Tile' | 'Split' | 'RawWindow', n: number) => structAt(words, HEADER + 4 * n, name);
-        assert.equal(
-          [header['splits'], header['tiles'], header['chunkGroups'], header['pagesPerChunk'], header['quads']],
-          [dispatches.splits, dispatches.tiles, limits.chunkGroups, limits.pagesPerChunk, dispatches.quads]
-        );
+        const entry = (name: 'ChunkPair' | 'Request' | 'Tile' | 'Split' | 'RawWindow', n: number) => structAt(words, HEADER + 4 * n, name);
+        assert.equal([header['tiles'], header['quads']], [dispatches.tiles, dispatches.quads]);
         assert.equal([header['slopesAt'], header['sinkLogitsAt']], [limits.slopesAt, limits.sinkLogitsAt]);
         assert.equal([header['headsFirst'], header['halfQueries'], header['halfOutput']], [1, 1, 0]);
         assert.equal(
@@ -100,9 +112,38 @@ group('schedule', test => {
           [layer.window === Infinity ? 0 : layer.window, layer.keepSinks ? shape.sinks : 0]
         );
         assert.is(new Float32Array(words.buffer)[0], Math.fround(0.125 * Math.LOG2E));
-        assert.ok(dispatches.splits * dispatches.quads * 16 * 66 * kvHeads * limits.chunkGroups <= schedule.partialBytes);
+        const parts = dispatches.splits.reduce((sum, splits) => sum + splits, 0);
+        assert.is(dispatches.partialBytes, parts * dispatches.quads * 16 * 66 * kvHeads);
+        assert.ok(dispatches.partialBytes <= schedule.partialBytes);
+        /** What splits pass over, by what they leave: of every part once. */
+        const passed = new Map<number, { tile: number; coded: number[][]; raw: number[][] }>();
+        for (let pair = 0; pair < PAIRS; pair++) {
+          const chunkPair = entry('ChunkPair', pair);
+          assert.is(chunkPair['splits'], dispatches.splits[pair]);
+          for (let n = 0; n < chunkPair['splits']!; n++) {
+            const split = entry('Split', header['splitsAt']! + chunkPair['firstSplit']! + n);
+            const found = { tile: split['tile']!, coded: [] as number[][], raw: [] as number[][] };
+            for (let window = split['firstWindow']!; window < split['endWindow']!; window++) {
+              // A thing from the word it lies in, and where its chunk is bound.
+              const thing = (place: number, chunks: number) => {
+                assert.is((place % 2 ** 31) % chunks, 2 * pair + Math.floor(place / 2 ** 31));
+                return place % 2 ** 31;
+              };
+              if (n < chunkPair['coded']!) {
+                const of = (list: string) => words[HEADER + 4 * header[list]! + window]!;
+                found.coded.push([thing(of('pagesAt'), 5), of('windowsAt')]);
+              } else {
+                const { place, tokens, position } = entry('RawWindow', header['rawWindowsAt']! + window);
+                found.raw.push([thing(place!, 6), tokens!, position!]);
+              }
+            }
+            assert.not.ok(passed.has(split['part']!));
+            passed.set(split['part']!, found);
+          }
+        }
+        assert.is(passed.size, parts);
         const seen = requests.map(() => new Set<number>());
-        let splitsMet = 0;
+        let partsMet = 0;
         for (let t = 0; t < header['tiles']!; t++) {
           const tile = entry('Tile', header['tilesAt']! + t);
           const n = tile['request']!;
@@ -112,20 +153,11 @@ group('schedule', test => {
           assert.equal([request['firstToken'], request['tokens'], request['position']], [firstToken, tokens, position]);
           assert.is.not(seen[n]!.has(tile['firstRow']!), true);
           seen[n]!.add(tile['firstRow']!);
-          const coded: number[][] = [];
-          const raw: number[][] = [];
-          for (let s = tile['firstSplit']!; s < tile['firstSplit']! + tile['splits']!; s++, splitsMet++) {
-            const split = entry('Split', header['splitsAt']! + s);
-            assert.is(split['tile'], t);
-            for (let window = split['firstWindow']!; window < split['endWindow']!; window++) {
-              if (split['order'] === 2 ** 32 - 1) raw.push(Object.values(entry('RawWindow', header['rawWindowsAt']! + window)));
-              else {
-                assert.is(split['order'], orderOf(table.sequence));
-                const of = (list: string) => words[HEADER + 4 * header[list]! + request['firstPage']! + window]!;
-                coded.push([of('pagesAt'), of('windowsAt')]);
-              }
-            }
-          }
+          assert.is(request['order'], orderOf(table.sequence));
+          const mine = Array.from({ length: tile['parts']! }, (_, part) => passed.get(tile['firstPart']! + part)!);
+          partsMet += mine.length;
+          for (const part of mine) assert.is(part.tile, t);
+          const byNumber = (a: number[], b: number[]) => a[a.length - 1]! - b[b.length - 1]!;
           const perToken = heads / kvHeads;
           const [firstRow, endRow] = [tile['firstRow']!, Math.min(tile['firstRow']! + 4 * dispatches.quads, tokens * perToken)];
           const queries = Array.from({ length: endRow - firstRow }, (_, n) => position + Math.floor((firstRow + n) / perToken));
@@ -133,28 +165,27 @@ group('schedule', test => {
           const sees = (first: number, count: number) =>
             queries.some(at => first <= at && (first + count > at + 1 - layer.window || (layer.keepSinks && first < shape.sinks)));
           assert.equal(
-            coded,
+            mine.flatMap(({ coded }) => coded).sort(byNumber),
             Array.from(table.pages.subarray(0, table.pageCount), (page, n) => [page, table.windows[n]]).filter(([, window]) =>
               sees(shape.sinks + 64 * window!, 64)
             )
           );
           const rawWindow = (slot: number, position: number, capacity: number) => {
             const count = Math.min(capacity, table.length - position);
-            return sees(position, capacity) ? [[slot, slot % 6, count, position]] : [];
+            return sees(position, capacity) ? [[slot, count, position]] : [];
           };
-          assert.equal(raw, [
+          assert.equal(mine.flatMap(({ raw }) => raw).sort(byNumber), [
             ...(shape.sinks > 0 ? rawWindow(table.sinkSlot, 0, shape.sinks) : []),
             ...Array.from(table.raws.subarray(0, table.rawCount)).flatMap((slot, i) =>
               rawWindow(slot, shape.sinks + 64 * (table.coded + i), 64)
             )
           ]);
         }
-        assert.is(splitsMet, header['splits']);
+        assert.is(partsMet, parts);
         const rows = 4 * dispatches.quads;
         for (const [n, { tokens }] of requests.entries()) assert.is(seen[n]!.size, Math.ceil((tokens * heads) / kvHeads / rows));
-        assert.ok(schedule.used <= schedule.pages);
-        assert.ok(schedule.pages + schedule.pageCount <= schedule.windows);
-        assert.ok(schedule.windows + schedule.pageCount <= schedule.words.length);
+        assert.ok(schedule.used <= schedule.front.length);
+        assert.ok(schedule.pageCount <= schedule.pages.length);
       }
     });
   }

@@ -17,6 +17,9 @@ const shaders = new Map(
     .map(file => [file, readFileSync(new URL(file, folder), 'utf8')])
 );
 
+/** Structs of four words or less, in an entry of a schedule each. */
+const ENTRIES = ['ChunkPair', 'Request', 'Tile', 'Split', 'RawWindow'] as const;
+
 /** A function or struct with the comment above it, in every shader that has it. */
 function texts(name: string): string[] {
   const pattern = new RegExp(`(?:^//.*\\n)*^(?:fn ${name}\\([\\s\\S]*?^}|struct ${name} {[^}]*})`, 'm');
@@ -63,7 +66,7 @@ group('shaders', test => {
       }
     }
     assert.equal([...found].sort(), Object.keys(STRUCTS).sort());
-    for (const name of ['Request', 'Tile', 'Split', 'RawWindow'] as const) assert.is(fieldsOf(name).length, 4, name);
+    for (const name of ENTRIES) assert.ok(fieldsOf(name).length <= 4, name);
   });
 
   test('stages are listed of every codec and number of channels, also where blocks of both sides have as many bytes', () => {
@@ -82,11 +85,12 @@ group('shaders', test => {
     }
   });
 
-  test('a struct of four words is read from an entry field by field', () => {
-    for (const name of ['Request', 'Tile', 'Split', 'RawWindow'] as const) {
+  test('a struct that lies in an entry is read from it field by field', () => {
+    for (const name of ENTRIES) {
+      const words = fieldsOf(name).map((_, n) => `words.${'xyzw'[n]}`);
       const reader = texts(`${name[0]!.toLowerCase()}${name.slice(1)}Of`);
       assert.ok(reader.length > 0, name);
-      for (const text of reader) assert.match(text, `return ${name}(words.x, words.y, words.z, words.w);`);
+      for (const text of reader) assert.match(text, `return ${name}(${words.join(', ')});`);
     }
   });
 

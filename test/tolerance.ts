@@ -229,13 +229,16 @@ export function memoryBound({ layers, capacity, sequences }: CacheShape): number
 /**
  * Bytes that WebGPU may take beyond plan(): 8 MiB in which a call's keys and values are staged, or one window where that is more;
  * 64 KiB for jobs, codebooks and small things; a pair's angles; 128 query tokens (or one for every sequence) in and out; partial
- * results, a coded and a raw one for each of these tokens' blocks of four rows and a quarter more, and of 1024 workgroups besides;
- * for every layer the list of such work, raw runs and page numbers.
+ * results, of these tokens' blocks of four rows and a quarter more one for every pair of chunks, and of 1024 workgroups besides; for
+ * every layer the list of such work, raw runs and pages. Chunks of pages and raw slots double: in pairs there are half as many as
+ * pages are doublings of eight, and slots of a layer's.
  */
-export function gpuMemoryBound({ layers, capacity, sequences }: CacheShape): number {
+export function gpuMemoryBound({ layers, capacity, sequences, rawSlots }: CacheShape): number {
   const { headDim, kvHeads, queryHeads } = layers[0]!; // all are alike
   const tokens = Math.max(128, sequences);
-  const splits = 2.5 * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
+  const pairs = (doublings: number): number => Math.ceil((1 + Math.max(0, Math.ceil(Math.log2(doublings)))) / 2);
+  const pieces = pairs(capacity / 64 / 8) + pairs(rawSlots / layers.length);
+  const splits = 1.25 * pieces * tokens * Math.ceil(queryHeads / kvHeads / 4) + 1024 / kvHeads + 2;
   const windows = sequences * Math.ceil(capacity / 64);
   return (
     2 ** 23 +

@@ -232,37 +232,89 @@ function deviceTests(test: Register, gpu: Gpu): void {
     }
   });
 
-  test('memory that the device refuses rejects `ready`, and whatever is read; what was granted of it is given back', async () => {
-    const granted = new Set<GPUBuffer>();
+  /** A device that adds up what it has granted, and may be told to refuse. */
+  const counting = () => {
+    const state = { granted: new Map<GPUBuffer, number>(), refuses: false, bytes: () => 0 };
+    state.bytes = () => [...state.granted.values()].reduce((sum, size) => sum + size, 0);
     const device = altered(gpu.device, {
       createBuffer: (descriptor: GPUBufferDescriptor) => {
         const buffer = gpu.device.createBuffer(descriptor);
+        if (descriptor.label === 'read back') return buffer; // on its way, and nobody's memory
         const destroy = buffer.destroy.bind(buffer);
-        granted.add(buffer);
+        state.granted.set(buffer, buffer.size);
         const value = () => {
-          granted.delete(buffer);
+          state.granted.delete(buffer);
           destroy();
         };
         return Object.defineProperty(buffer, 'destroy', { value });
       },
       popErrorScope: async () => {
-        await gpu.device.popErrorScope();
-        return { message: 'no room' };
+        const { refuses } = state;
+        const error = await gpu.device.popErrorScope();
+        return refuses ? { message: 'no room' } : error;
       }
     });
-    const cache = new KVCache(untested({ ...gpu, device }), options);
-    const message = /^webgpu backend expected \d+ bytes for capacity 1024, got: no room$/;
-    assert.ok(granted.size > 0);
-    await refusesDevice(() => cache.ready, message);
-    assert.is(granted.size, 0);
-    // The memory is gone: what is queued now is refused, and the device would tell of each on the console.
-    gpu.device.pushErrorScope('validation');
-    const sequence = filled(cache, 70);
-    await refusesDevice(() => sequence.attend(0, queriesOf(cache, 1)).read(), message);
-    await refusesDevice(() => sequence.decode(0), message);
-    await refusesDevice(() => sequence.save(), message);
-    await gpu.device.popErrorScope();
+    return { state, backend: untested({ ...gpu, device }) };
+  };
+
+  test('memory that the device refuses, at the start or later, rejects `ready` and whatever is read; what was granted is given back', async () => {
+    for (const later of [false, true]) {
+      const { state, backend } = counting();
+      state.refuses = !later;
+      const cache = new KVCache(backend, options);
+      const message = new RegExp(`^webgpu backend expected \\d+ bytes ${later ? 'more' : 'for capacity 1024'}, got: no room$`);
+      if (later) {
+        await filled(cache, 70).attend(0, queriesOf(cache, 1)).read();
+        await cache.ready;
+        state.refuses = true;
+        filled(cache, 200);
+      }
+      assert.ok(state.granted.size > 0);
+      assert.is(cache.bytes, state.bytes());
+      await refusesDevice(() => cache.ready, message);
+      assert.equal([state.granted.size, cache.bytes], [0, 0]);
+      // The memory is gone: what is queued now is refused, and the device would tell of each on the console.
+      gpu.device.pushErrorScope('validation');
+      const sequence = filled(cache, 70);
+      await refusesDevice(() => sequence.attend(0, queriesOf(cache, 1)).read(), message);
+      await refusesDevice(() => sequence.decode(0), message);
+      await refusesDevice(() => sequence.save(), message);
+      await gpu.device.popErrorScope();
+      cache.dispose();
+    }
+  });
+
+  test('a cache counts what it has taken, at every moment: chunks, room for calls, and no buffer that another took the place of', async () => {
+    const { state, backend } = counting();
+    const cache = new KVCache(backend, { ...options, capacity: 8192, maxAppend: 1024 });
+    const taken = new Set<number>();
+    const holds = () => {
+      assert.is(cache.bytes, state.bytes());
+      taken.add(cache.bytes);
+    };
+    holds();
+    const sequences = [70, 700, 1500].map(tokens => {
+      const sequence = filled(cache, tokens);
+      holds();
+      return sequence;
+    });
+    for (const sequence of sequences) {
+      for (const tokens of [1, 40]) {
+        sequence.attend(0, queriesOf(cache, tokens));
+        holds();
+      }
+    }
+    await sequences[2]!.decode(0);
+    holds();
+    const query = queriesOf(cache, 3);
+    const before = await sequences[2]!.attend(0, query).read();
+    sequences[1]!.dispose();
+    const fork = sequences[2]!.fork();
+    filled(cache, 1024);
+    sameBits('a fork, with more behind it', await fork.attend(0, query).read(), before);
+    assert.ok(taken.size > 5);
     cache.dispose();
+    assert.is(state.bytes(), 0);
   });
 }
 

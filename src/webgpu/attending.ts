@@ -4,11 +4,11 @@ import type { Output, PageTable } from '../backend.ts';
 import type { Data } from '../format/half.ts';
 import { type Input, isF16, isGpuTarget, type Target, tokensOf } from '../input.ts';
 import { eachRun, type Layout } from '../rows.ts';
-import { type CacheShape, slotTokens } from '../shape.ts';
+import type { CacheShape } from '../shape.ts';
 import { type Device, dispatch } from './device.ts';
 import type { Layer, Memory } from './memory.ts';
 import type { Part, Range, ReadBack } from './readback.ts';
-import type { Call, Request, SlotPlace } from './schedule.ts';
+import type { Call, Request } from './schedule.ts';
 import { type Copy, stage } from './staging.ts';
 
 /** Rows of results that lie together, in what is asked for and in the output of a dispatch. */
@@ -31,15 +31,12 @@ export class Attending {
   readonly #shape: CacheShape;
   readonly #memory: Memory;
   readonly #readBack: ReadBack;
-  readonly #placeOf: (slot: number) => SlotPlace;
 
   constructor(device: Device, shape: CacheShape, memory: Memory, readBack: ReadBack) {
     this.#device = device;
     this.#shape = shape;
     this.#memory = memory;
     this.#readBack = readBack;
-    const { slots } = memory;
-    this.#placeOf = slot => ({ chunk: slots.chunkOf[slot]!, offset: slots.offsetOf[slot]!, capacity: slotTokens(shape, slot) });
   }
 
   attend(
@@ -52,7 +49,12 @@ export class Attending {
     lse?: Target
   ): Output<Data> {
     const { queryHeads, headDim, valueDim } = this.#shape.layers[layer]!;
-    const { queries: staged, schedule, output, lse: lseBuffer } = this.#memory;
+    const { schedule } = this.#memory;
+    const all = queries.reduce((sum, query) => sum + tokensOf(query, queryHeads * headDim), 0);
+    const rooms = [this.#memory.queries, this.#memory.output, this.#memory.lse] as const;
+    const callRows = Math.min(all, schedule.callTokens) * queryHeads;
+    this.#memory.enlarge([rooms[0], 4 * callRows * headDim], [rooms[1], 4 * callRows * valueDim], [rooms[2], 4 * callRows]);
+    const [staged, output, lseBuffer] = rooms.map(({ buffer }) => buffer) as [GPUBuffer, GPUBuffer, GPUBuffer];
     const results = [
       { from: output, to: out, rowBytes: valueDim * (isF16(out) ? 2 : 4) },
       ...(lse ? [{ from: lseBuffer, to: lse, rowBytes: 4 }] : [])
@@ -111,7 +113,7 @@ export class Attending {
     return this.#readBack.output(parts, { range, half: isF16(out) });
   }
 
-  /** One dispatch of attend for every pair of chunks, and one of merge. */
+  /** One dispatch of attend for every pair of chunks that holds something of it, and one of merge. */
   #dispatchAttend(
     layer: number,
     requests: readonly Request[],
@@ -121,37 +123,44 @@ export class Attending {
   ): void {
     const shape = this.#shape.layers[layer]!;
     const { kvHeads } = shape;
-    const { schedule, offsets } = this.#memory;
-    const at = this.#memory.layers[layer]!;
-    const { programs, attend, merge, limits } = at;
-    const orderOf = (sequence: number): number => offsets.orderOf(layer, sequence);
-    const { quads, splits, tiles } = schedule.draw(shape, requests, call, limits, this.#placeOf, orderOf);
-    // Pages change once in 64 tokens: only what differs is sent, the front, page numbers and window numbers apart.
-    this.#send(at, schedule.words, 0, schedule.used);
-    this.#send(at, schedule.words, schedule.pages, schedule.pages + schedule.pageCount);
-    this.#send(at, schedule.words, schedule.windows, schedule.windows + schedule.pageCount);
+    const memory = this.#memory;
+    const { schedule, offsets, constants, params, queries, output, lse, partials, slots } = memory;
+    const at = memory.layers[layer]!;
+    const { programs, limits, pages } = at;
+    const { quads, splits, tiles, partialBytes } = schedule.draw(shape, requests, call, limits, n => offsets.orderOf(layer, n));
+    memory.enlarge([partials, partialBytes], [at.schedule, 4 * schedule.length]);
+    if (4 * at.sent.length !== at.schedule.buffer.size) at.sent = new Uint32Array(at.schedule.buffer.size / 4);
+    // Pages change once in 64 tokens: only what differs is sent, the front, places of pages and numbers of windows apart.
+    const { front, used, pages: places, windows, pageCount } = schedule;
+    this.#send(at, front, used, 0);
+    this.#send(at, places, pageCount, front.length);
+    this.#send(at, windows, pageCount, front.length + places.length);
     this.#device.submit(encoder => {
       for (const copy of copies) copy(encoder);
       const pass = encoder.beginComputePass({ label: 'attend' });
       pass.setPipeline(this.#device.pipeline(programs.attend[quads - 1]!));
-      for (const bindings of attend) {
-        pass.setBindGroup(0, bindings);
-        dispatch(pass, splits, kvHeads);
-      }
+      splits.forEach((count, pair) => {
+        if (count === 0) return;
+        const chunks = [...memory.chunkPair(pages, pair), ...memory.chunkPair(slots, pair)];
+        const buffers = [...chunks, constants, at.schedule.buffer, queries.buffer, partials.buffer, params[pair]!];
+        pass.setBindGroup(0, memory.bind('attend', buffers, layer, pair));
+        dispatch(pass, count, kvHeads);
+      });
       pass.setPipeline(this.#device.pipeline(programs.merge));
-      pass.setBindGroup(0, merge);
+      pass.setBindGroup(0, memory.bind('merge', [at.schedule.buffer, partials.buffer, constants, output.buffer, lse.buffer], layer));
       dispatch(pass, tiles, kvHeads);
       pass.end();
       finish(encoder);
     });
   }
 
-  /** Words of a schedule, from `from` to `to`, into a layer's buffer, but those that it holds. */
-  #send({ schedule, sent }: Layer, words: Uint32Array, from: number, to: number): void {
-    while (from < to && words[from] === sent[from]) from++;
-    while (to > from && words[to - 1] === sent[to - 1]) to--;
+  /** The first words of one of a schedule's lists into a layer's buffer, from word `at` on, but those that it holds. */
+  #send({ schedule, sent }: Layer, words: Uint32Array, count: number, at: number): void {
+    let [from, to] = [0, count];
+    while (from < to && words[from] === sent[at + from]) from++;
+    while (to > from && words[to - 1] === sent[at + to - 1]) to--;
     if (from === to) return;
-    sent.set(words.subarray(from, to), from);
-    this.#device.gpu.queue.writeBuffer(schedule, 4 * from, sent, from, to - from);
+    sent.set(words.subarray(from, to), at + from);
+    this.#device.gpu.queue.writeBuffer(schedule.buffer, 4 * (at + from), sent, at + from, to - from);
   }
 }

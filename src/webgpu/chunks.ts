@@ -1,42 +1,67 @@
-// Things of one or more sizes in GPU buffers that can be bound, none of them straddling two. Numbers only: it never sees a byte.
+// Things of one or more sizes in GPU buffers that can be bound, none of them straddling two. A buffer is made when something in it is
+// first needed, and nothing ever moves. Numbers only: it never sees a byte.
 
 import { BackendError } from '../backend.ts';
 
+/** Refuses what no buffer of the device can hold. */
+export function checkLimit(label: string, bytes: number, limit: number): void {
+  if (bytes <= limit) return;
+  throw new BackendError('webgpu', `expected at most ${limit} bytes for ${label} (the device's limit), got ${bytes}`);
+}
+
 export class Arena {
-  readonly chunks: GPUBuffer[] = [];
+  /** Those that were made. Which is which, and how large, follows from the order of things alone. */
+  readonly chunks: (GPUBuffer | undefined)[] = [];
   readonly chunkOf: Uint32Array;
   /** Bytes from the beginning of the thing's chunk. */
   readonly offsetOf: Float64Array;
+  readonly #sizes: number[] = [];
+  readonly #create: (bytes: number) => GPUBuffer;
 
-  /** @param limit  bytes of a chunk at most */
-  constructor(sizes: readonly { readonly count: number; readonly bytes: number }[], limit: number, create: (bytes: number) => GPUBuffer) {
-    const total = sizes.reduce((sum, { count }) => sum + count, 0);
-    this.chunkOf = new Uint32Array(total);
-    this.offsetOf = new Float64Array(total);
-    let n = 0;
+  /**
+   * @param order    of things, by which of them is needed first
+   * @param bytesOf  a thing has
+   * @param first    bytes of the first chunk; every other is as large as all before it, so that there are few
+   * @param limit    bytes of a chunk at most
+   */
+  constructor(order: Uint32Array, bytesOf: (thing: number) => number, first: number, limit: number, create: (bytes: number) => GPUBuffer) {
+    this.#create = create;
+    this.chunkOf = new Uint32Array(order.length);
+    this.offsetOf = new Float64Array(order.length);
+    let total = 0;
     let used = 0;
-    for (const { count, bytes } of sizes) {
-      if (count > 0 && bytes > limit)
-        throw new BackendError('webgpu', `expected at most ${limit} bytes for one page (the device's limit), got ${bytes}`);
-      for (let i = 0; i < count; i++, n++) {
-        if (used + bytes > limit) {
-          this.chunks.push(create(used));
-          used = 0;
-        }
-        this.chunkOf[n] = this.chunks.length;
-        this.offsetOf[n] = used;
-        used += bytes;
+    let room = 0;
+    for (const thing of order) {
+      const bytes = bytesOf(thing);
+      checkLimit('one page', bytes, limit);
+      if (used + bytes > room) {
+        room = Math.min(Math.max(first, total, bytes), limit);
+        used = 0;
+        this.chunks.push(undefined);
       }
+      this.chunkOf[thing] = this.chunks.length - 1;
+      this.offsetOf[thing] = used;
+      used += bytes;
+      total += bytes;
+      this.#sizes[this.chunks.length - 1] = used;
     }
-    if (used > 0 || this.chunks.length === 0) this.chunks.push(create(Math.max(used, 16)));
   }
 
-  chunk(n: number): GPUBuffer {
-    return this.chunks[this.chunkOf[n]!]!;
+  /** Whether there is memory for all of these. */
+  has(things: readonly number[]): boolean {
+    return things.every(thing => this.chunks[this.chunkOf[thing]!] !== undefined);
   }
 
-  /** The nth chunk, or the last: something to bind where nothing is read. */
-  chunkAt(n: number): GPUBuffer {
-    return this.chunks[Math.min(n, this.chunks.length - 1)]!;
+  /** Makes what chunks of these are missing. */
+  reserve(things: readonly number[]): void {
+    for (const thing of things) {
+      const chunk = this.chunkOf[thing]!;
+      this.chunks[chunk] ??= this.#create(this.#sizes[chunk]!);
+    }
+  }
+
+  /** The chunk of a thing that there is memory for. */
+  chunk(thing: number): GPUBuffer {
+    return this.chunks[this.chunkOf[thing]!]!;
   }
 }

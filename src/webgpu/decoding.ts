@@ -33,8 +33,8 @@ export class Decoding {
     const last = pieces.at(-1);
     const rows: Rows = { layout, tokens: last ? last.first + last.tokens : 0, heads: kvHeads };
     // A window each: what is decoded lies in one of the two buffers that tokens are staged in, what is made of it in the other.
-    const { staging } = this.#memory;
-    const windows = Math.min(Math.floor(staging.tokens([kvHeads * headDim, kvHeads * valueDim]) / WINDOW), JOBS);
+    const room = this.#memory.stage(pieces.length * WINDOW, [kvHeads * headDim, kvHeads * valueDim]);
+    const windows = Math.min(Math.floor(room / WINDOW), JOBS);
     const parts: Part[] = [];
     for (let n = 0; n < pieces.length; n += windows) {
       const some = pieces.slice(n, n + windows);
@@ -51,7 +51,7 @@ export class Decoding {
     const { pages, programs, headWords, blocks } = this.#memory.layers[layer]!;
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const { constants, offsets } = this.#memory;
-    const decoded = (n: number): number => this.#memory.staging.buffers.indexOf(to) + 2 * n;
+    const decoded = (n: number): number => Number(to === this.#memory.staged[1].buffer) + 2 * n;
     // A chunk at a time: what lies between two of a chunk is decoded by the next dispatch.
     for (let first = 0; first < numbers.length; ) {
       const chunk = pages.chunkOf[numbers[first]!]!;
@@ -64,7 +64,7 @@ export class Decoding {
         order: offsets.orderOf(layer, sequence)
       });
       this.#jobs.set('DecodeJob', numbers.slice(first, end).map(job));
-      const bindings = this.#jobs.bind('decode', [pages.chunks[chunk]!, constants, this.#jobs.list, to], layer, decoded(chunk));
+      const bindings = this.#memory.bind('decode', [pages.chunks[chunk]!, constants, this.#jobs.list, to], layer, decoded(chunk));
       this.#jobs.run(programs.decode[side], bindings, kvHeads, WINDOW / tileTokens(side === 0 ? headDim : valueDim), end - first);
       first = end;
     }
@@ -74,15 +74,15 @@ export class Decoding {
   #extract(layer: number, sequence: number, pieces: readonly Piece[], side: 0 | 1, layout: Layout, half: boolean): void {
     const heads = this.#shape.layers[layer]!;
     const { kvHeads, headDim, valueDim } = heads;
-    const { slots, staging, layers } = this.#memory;
-    const [decoded, rows] = staging.buffers;
+    const { slots, staged, layers } = this.#memory;
+    const [decoded, rows] = staged.map(({ buffer }) => buffer) as [GPUBuffer, GPUBuffer];
     const channels = side === 0 ? headDim : valueDim;
     const first = pieces[0]!.first;
     const tokens = pieces.reduce((sum, piece) => sum + piece.tokens, 0);
     const strides = stridesOf({ layout, tokens, heads: kvHeads });
     const run = (source: GPUBuffer, key: number, jobs: readonly Struct<'ExtractJob'>[]): void => {
       this.#jobs.set('ExtractJob', jobs);
-      const bindings = this.#jobs.bind('extract', [source, this.#jobs.list, rows], key);
+      const bindings = this.#memory.bind('extract', [source, this.#jobs.list, rows], key);
       const most = Math.max(...jobs.map(job => job.tokens));
       this.#jobs.run(layers[layer]!.programs.extract[side], bindings, Math.ceil((most * channels) / 2 / 64), jobs.length, kvHeads);
     };
@@ -119,7 +119,7 @@ export class Decoding {
   /** What #extract left, into a GPUBuffer, or copied so that it can be read. */
   #take(pieces: readonly Piece[], rows: Rows, channels: number, out: Target): Part[] {
     const rowBytes = channels * (isF16(out) ? 2 : 4);
-    const from = this.#memory.staging.buffers[1];
+    const from = this.#memory.staged[1].buffer;
     const tokens = pieces.reduce((sum, piece) => sum + piece.tokens, 0);
     const ranges: Range[] = [];
     const runs: (readonly [row: number, count: number])[] = [];

@@ -1,6 +1,6 @@
 // Dispatches of shaders over lists of jobs: one list at a time in a buffer, a job a struct (structs.ts).
 
-import type { Device, Program, ShaderName } from './device.ts';
+import type { Device, Program } from './device.ts';
 import { fieldsOf, type Struct, structWords } from './structs.ts';
 
 /** Jobs that one dispatch does at most. */
@@ -13,7 +13,6 @@ export const LIST_BYTES = JOB_BYTES * JOBS;
 export class Jobs {
   readonly list: GPUBuffer;
   readonly #device: Device;
-  readonly #bindings = new Map<string, GPUBindGroup>();
 
   constructor(device: Device, list: GPUBuffer) {
     this.#device = device;
@@ -26,14 +25,6 @@ export class Jobs {
     jobs: readonly Struct<Name>[]
   ): void {
     this.#device.gpu.queue.writeBuffer(this.list, 0, structWords(name, jobs));
-  }
-
-  /** Bindings of a shader, which these numbers stand for from now on. */
-  bind(name: ShaderName, buffers: readonly GPUBuffer[], ...numbers: number[]): GPUBindGroup {
-    const key = `${name} ${numbers.join(' ')}`;
-    let bindings = this.#bindings.get(key);
-    if (!bindings) this.#bindings.set(key, (bindings = this.#device.bind(name, buffers)));
-    return bindings;
   }
 
   run(program: Program, bindings: GPUBindGroup, x: number, y = 1, z = 1): void {

@@ -24,10 +24,12 @@ export class Learning {
 
   addEnergies(layer: number, sequence: number, query: Input, layout: Layout, first: number, count: number): void {
     const { kvHeads, queryHeads, headDim } = this.#shape.layers[layer]!;
-    const { queries, schedule, layers } = this.#memory;
+    const { queries: room, schedule, layers } = this.#memory;
     const [energies, offset] = this.energies(layer, sequence);
     const rows = { layout, tokens: tokensOf(query, queryHeads * headDim), heads: queryHeads };
-    const bindings = this.#jobs.bind('energies', [queries, this.#jobs.list, energies]);
+    this.#memory.enlarge([room, 4 * Math.min(count, schedule.callTokens) * queryHeads * headDim]);
+    const queries = room.buffer;
+    const bindings = this.#memory.bind('energies', [queries, this.#jobs.list, energies]);
     for (let from = first; from < first + count; from += schedule.callTokens) {
       const tokens = Math.min(first + count - from, schedule.callTokens);
       const copies: Copy[] = [];
@@ -51,13 +53,13 @@ export class Learning {
           return { rows: raw.offsetOf[slots[n]!]! / 4, block: n * windowWords, headWords, order: 0 };
         })
       );
-      const bindings = this.#jobs.bind('encode', [raw.chunks[chunk]!, constants, this.#jobs.list, scratch], chunk);
+      const bindings = this.#memory.bind('encode', [raw.chunks[chunk]!, constants, this.#jobs.list, scratch], chunk);
       this.#jobs.run(keys, bindings, kvHeads, numbers.length);
     }
     const [energies, offset] = this.energies(layer, sequence);
     const order = offsets.orderOf(layer, sequence);
     this.#jobs.set('LearnJob', [{ windows: slots.length, windowWords, headWords, energies: offset / 4, order }]);
-    this.#jobs.run(learn, this.#jobs.bind('learn', [scratch, energies, this.#jobs.list, constants]), kvHeads);
+    this.#jobs.run(learn, this.#memory.bind('learn', [scratch, energies, this.#jobs.list, constants]), kvHeads);
   }
 
   setBalance(layer: number, sequence: number, balance: Uint8Array): void {

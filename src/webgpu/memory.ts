@@ -1,25 +1,40 @@
-// Every buffer of a cache, allocated at once or refused, and what layers bind of them. Pages and raw slots lie in chunks no larger than
-// the device can bind; what a layer holds in many is read two a dispatch.
+// Every buffer of a cache, and what shaders bind of them. Pages and raw slots lie in chunks, which are made as they are needed and no
+// larger than the device can bind; what a call has on its way lies in buffers that grow with the largest call. A device may refuse
+// memory later than it is asked for it: nothing of the cache can be trusted then.
 
-import { BackendError } from '../backend.ts';
+import { BackendError, everything, type Needs } from '../backend.ts';
 import { blockOffset, rawBytes, WINDOW } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
 import { type CacheShape, slotBytes, slotTokens, tokenBytes } from '../shape.ts';
-import { Arena } from './chunks.ts';
+import { Arena, checkLimit } from './chunks.ts';
 import { Constants } from './constants.ts';
-import { type Device, USAGE } from './device.ts';
+import { type Device, type ShaderName, USAGE } from './device.ts';
 import { LIST_BYTES } from './jobs.ts';
 import { type LayerPrograms, layerPrograms } from './programs.ts';
 import type { Range } from './readback.ts';
 import { type Limits, Schedule } from './schedule.ts';
-import { Staging } from './staging.ts';
 import { structWords } from './structs.ts';
 
 const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
-/** Bytes of keys, and of values, that are staged on their way in or out: a window at least. */
+/** Bytes of keys, and of values, that are staged on their way in or out at most, unless a window has more. */
 const STAGED_BYTES = 2 ** 22;
 /** Bytes of pages and raw slots that a device is asked for at most: where those of more lie would itself take gigabytes. */
 const MOST_BYTES = 2 ** 38;
+/** Pages of a layer's first chunk. */
+const FIRST_PAGES = 8;
+/** Bytes of the first raw slots at least: less would only be more chunks. */
+const FIRST_BYTES = 2 ** 18;
+
+/** Elements of a token, of all KV heads. */
+export type PerToken = readonly [keys: number, values: number];
+
+/** A buffer for what a call has on its way, as large as that of the largest yet. */
+export interface Room {
+  readonly label: string;
+  /** Bytes that it ever needs. */
+  readonly most: number;
+  buffer: GPUBuffer;
+}
 
 export interface Layer {
   readonly programs: LayerPrograms;
@@ -31,54 +46,72 @@ export interface Layer {
   readonly blocks: readonly [keys: number, values: number];
   /** Where the energies of its queries begin, in bytes. */
   readonly energies: number;
-  readonly schedule: GPUBuffer;
+  readonly schedule: Room;
   /** What `schedule` holds, so that only what changed is sent. */
-  readonly sent: Uint32Array<ArrayBuffer>;
-  /** Of attend, one for every pair of chunks; and of merge. */
-  readonly attend: readonly GPUBindGroup[];
-  readonly merge: GPUBindGroup;
+  sent: Uint32Array<ArrayBuffer>;
 }
 
 export class Memory {
   bytes = 0;
+  /** Settles when the device has granted, or refused, all that it was asked for by now. */
+  answered: Promise<unknown> = Promise.resolve();
   readonly layers: readonly Layer[];
   readonly slots: Arena;
   readonly offsets: Constants;
   readonly constants: GPUBuffer;
   /** Of queries, f32 [layers][sequences, KV heads, headDim / 2], where keys are balanced. */
   readonly energies: GPUBuffer | undefined;
-  readonly staging: Staging;
+  /** Tokens on their way in or out: f32 [tokens, kvHeads, headDim], and [tokens, kvHeads, valueDim]; or f16; heads first within a part. */
+  readonly staged: readonly [keys: Room, values: Room];
   readonly jobs: GPUBuffer;
   /** As large as a raw slot: what is copied within a buffer goes by way of it, and what learning needs for a moment. */
   readonly scratch: GPUBuffer;
-  readonly queries: GPUBuffer;
-  readonly output: GPUBuffer;
+  readonly queries: Room;
+  readonly output: Room;
   /** f32 [tokens, queryHeads] */
-  readonly lse: GPUBuffer;
+  readonly lse: Room;
+  readonly partials: Room;
+  /** Of every pair of chunks, its number. */
+  readonly params: readonly GPUBuffer[];
   readonly schedule: Schedule;
   readonly #device: Device;
   readonly #shape: CacheShape;
   readonly #limit: number;
-  readonly #buffers: GPUBuffer[] = [];
+  readonly #refuse: (message: string, error: GPUError) => void;
+  readonly #buffers = new Set<GPUBuffer>();
+  readonly #bindings = new Map<string, GPUBindGroup>();
 
-  constructor(device: Device, shape: CacheShape) {
+  /**
+   * Takes what is needed at the start, or with `shape.reserve` everything.
+   *
+   * @param refuse  is told of memory that the device does not grant
+   * @throws {BackendError} if the device could not hold `shape.capacity` tokens in any number of buffers
+   */
+  static take(device: Device, shape: CacheShape, refuse: (message: string, error: GPUError) => void): Memory {
+    const { made, refused } = device.attempt(() => new Memory(device, shape, refuse));
+    made.#expect(refused, `${made.bytes} bytes for capacity ${shape.capacity}`);
+    return made;
+  }
+
+  private constructor(device: Device, shape: CacheShape, refuse: (message: string, error: GPUError) => void) {
     const { limits, queue } = device.gpu;
     this.#device = device;
     this.#shape = shape;
+    this.#refuse = refuse;
     this.#limit = Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16;
     const { pageBytes, rawBytes } = tokenBytes(shape);
     if (pageBytes + rawBytes > MOST_BYTES) {
       throw new BackendError('webgpu', `expected at most ${MOST_BYTES} bytes for capacity ${shape.capacity}, got ${pageBytes + rawBytes}`);
     }
-    const { layers, sequences, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = shape;
+    const { layers, sequences, rawSlotBytes, sinkBytes } = shape;
     const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
     try {
-      this.slots = this.#arena('raw slots', [
-        { count: rawSlots, bytes: rawSlotBytes },
-        { count: sinkSlots, bytes: sinkBytes }
-      ]);
-      const arenas = layers.map(({ page: { bytes } }, n) => this.#arena('pages', [{ count: shape.pageCounts[n]!, bytes }]));
-      const chunkGroups = Math.ceil(Math.max(this.slots.chunks.length, ...arenas.map(arena => arena.chunks.length)) / 2);
+      const firstSlots = Math.max(layers.length * (rawSlotBytes + sinkBytes), FIRST_BYTES);
+      this.slots = this.#arena('raw slots', slotOrder(shape), slot => slotBytes(shape, slot), firstSlots);
+      const arenas = layers.map(({ page: { bytes } }, n) => {
+        const order = Uint32Array.from({ length: shape.pageCounts[n]! }, (_, page) => page);
+        return this.#arena('pages', order, () => bytes, FIRST_PAGES * bytes);
+      });
 
       this.offsets = new Constants(shape);
       this.constants = this.#create('constants', 4 * this.offsets.length);
@@ -90,29 +123,76 @@ export class Memory {
         return at;
       });
       if (layers[0]!.page.keys.balanced) this.energies = this.#create('energies', energyBytes);
-      const perToken = most(({ kvHeads, headDim, valueDim }) => kvHeads * Math.max(headDim, valueDim));
-      const staged = 4 * perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / (4 * perToken)));
-      const buffers = [this.#create('staged keys', staged), this.#create('staged values', staged)] as const;
-      this.staging = new Staging(queue, buffers, slot => slotTokens(shape, slot));
+      const perToken = 4 * most(({ kvHeads, headDim, valueDim }) => kvHeads * Math.max(headDim, valueDim));
+      const staged = perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / perToken));
+      this.staged = [this.#room('staged keys', staged, perToken * WINDOW), this.#room('staged values', staged, perToken * WINDOW)];
       this.jobs = this.#create('jobs', LIST_BYTES);
       this.scratch = this.#create('scratch', Math.max(rawSlotBytes, sinkBytes));
 
-      this.schedule = new Schedule(shape, chunkGroups, this.#limit);
-      const { callTokens } = this.schedule;
-      this.queries = this.#create('queries', callTokens * most(({ queryHeads, headDim }) => 4 * queryHeads * headDim));
-      this.output = this.#create('output', callTokens * most(({ queryHeads, valueDim }) => 4 * queryHeads * valueDim));
-      this.lse = this.#create('log-sum-exps', callTokens * most(({ queryHeads }) => 4 * queryHeads));
-      const partials = this.#create('partials', this.schedule.partialBytes);
-      const params = Array.from({ length: chunkGroups }, (_, chunkGroup) => {
-        const buffer = this.#create('chunk group', 16, USAGE.UNIFORM | USAGE.COPY_DST);
-        queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkGroup }]));
+      // Of a layer's chunks and of those of raw slots, two of each are bound at a time.
+      const pairs = ({ chunks }: Arena): number => Math.max(1, Math.ceil(chunks.length / 2));
+      const pagePairs = Math.max(...arenas.map(pairs));
+      this.schedule = new Schedule(shape, Math.max(pagePairs, pairs(this.slots)), pagePairs + pairs(this.slots), this.#limit);
+      const { callTokens, partialBytes, mostWords, chunkPairs } = this.schedule;
+      this.queries = this.#room('queries', callTokens * most(({ queryHeads, headDim }) => 4 * queryHeads * headDim));
+      this.output = this.#room('output', callTokens * most(({ queryHeads, valueDim }) => 4 * queryHeads * valueDim));
+      this.lse = this.#room('log-sum-exps', callTokens * most(({ queryHeads }) => 4 * queryHeads));
+      this.partials = this.#room('partials', partialBytes);
+      this.params = Array.from({ length: chunkPairs }, (_, chunkPair) => {
+        const buffer = this.#create('chunk pair', 16, USAGE.UNIFORM | USAGE.COPY_DST);
+        queue.writeBuffer(buffer, 0, structWords('Params', [{ chunkPair }]));
         return buffer;
       });
-      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, energies[layer]!, partials, params));
+      this.layers = arenas.map((pages, layer) => this.#layer(layer, pages, energies[layer]!, 4 * mostWords));
+      if (shape.reserve) for (const [arena, things] of this.#wants(everything(shape))) arena.reserve(things);
     } catch (error) {
       this.dispose();
       throw error;
     }
+  }
+
+  /** Memory for all of this, which the device may yet refuse. */
+  reserve(needs: Needs): void {
+    const wants = this.#wants(needs);
+    if (wants.every(([arena, things]) => arena.has(things))) return;
+    this.#grow(() => {
+      for (const [arena, things] of wants) arena.reserve(things);
+    });
+  }
+
+  /** Room for so many bytes of a call each; what a larger buffer takes the place of is lost. */
+  enlarge(...rooms: readonly (readonly [room: Room, bytes: number])[]): void {
+    const small = rooms.filter(([{ buffer }, bytes]) => buffer.size < bytes);
+    if (small.length === 0) return;
+    this.#grow(() => {
+      for (const [room, bytes] of small) {
+        this.bytes -= room.buffer.size;
+        this.#buffers.delete(room.buffer);
+        room.buffer.destroy();
+        room.buffer = this.#create(room.label, Math.min(2 ** Math.ceil(Math.log2(bytes)), room.most));
+      }
+    });
+  }
+
+  /** Makes room to stage so many tokens, or as many as there may be room for at once, a window at least: how many there is for. */
+  stage(tokens: number, perToken: PerToken): number {
+    const tokenBytes = 4 * Math.max(...perToken);
+    const bytes = Math.min(tokens * tokenBytes, this.staged[0].most);
+    this.enlarge([this.staged[0], bytes], [this.staged[1], bytes]);
+    return Math.floor(this.staged[0].buffer.size / tokenBytes);
+  }
+
+  /** Bindings of a shader, which these numbers stand for until memory grows. */
+  bind(name: ShaderName, buffers: readonly GPUBuffer[], ...numbers: number[]): GPUBindGroup {
+    const key = `${name} ${numbers.join(' ')}`;
+    let bindings = this.#bindings.get(key);
+    if (!bindings) this.#bindings.set(key, (bindings = this.#device.bind(name, buffers)));
+    return bindings;
+  }
+
+  /** Two chunks that are bound together: where there is none yet, something else, as nothing of it is read. */
+  chunkPair({ chunks }: Arena, pair: number): [GPUBuffer, GPUBuffer] {
+    return [chunks[2 * pair] ?? this.constants, chunks[2 * pair + 1] ?? this.constants];
   }
 
   slotRange(slot: number): Range {
@@ -127,27 +207,60 @@ export class Memory {
 
   dispose(): void {
     for (const buffer of this.#buffers) buffer.destroy();
+    this.#buffers.clear();
+    this.#bindings.clear();
+    this.bytes = 0;
+  }
+
+  /** Takes more. */
+  #grow(make: () => void): void {
+    const before = this.bytes;
+    const { refused } = this.#device.attempt(make);
+    this.#bindings.clear();
+    this.#expect(refused, `${this.bytes - before} bytes more`);
+  }
+
+  /** What was granted before a refusal is of no use. */
+  #expect(refused: Promise<GPUError | null>, what: string): void {
+    const answer = refused.then(error => {
+      if (!error) return;
+      this.#refuse(`expected ${what}, got: ${error.message}`, error);
+      this.dispose();
+    });
+    this.answered = Promise.all([this.answered, answer]);
+  }
+
+  #wants({ pages = new Map(), slots = [], sequences = [] }: Needs): (readonly [Arena, readonly number[]])[] {
+    const { layers, rawSlots, sinks } = this.#shape;
+    const sinkSlots = sinks === 0 ? [] : sequences.flatMap(sequence => layers.map((_, n) => rawSlots + sequence * layers.length + n));
+    return [
+      ...Array.from(pages, ([layer, numbers]) => [this.layers[layer]!.pages, numbers] as const),
+      [this.slots, slots],
+      [this.slots, sinkSlots]
+    ];
   }
 
   #create(label: string, bytes: number, usage: number = STORAGE): GPUBuffer {
     const size = Math.ceil(bytes / 16) * 16;
-    if (size > this.#limit)
-      throw new BackendError('webgpu', `expected at most ${this.#limit} bytes for ${label} (the device's limit), got ${size}`);
-    this.bytes += size;
+    checkLimit(label, size, this.#limit);
     const buffer = this.#device.gpu.createBuffer({ label, size, usage });
-    this.#buffers.push(buffer);
+    this.bytes += size;
+    this.#buffers.add(buffer);
     return buffer;
   }
 
-  #arena(label: string, sizes: readonly { readonly count: number; readonly bytes: number }[]): Arena {
-    return new Arena(sizes, this.#limit, bytes => this.#create(label, bytes));
+  #room(label: string, most: number, first = 16): Room {
+    checkLimit(label, most, this.#limit);
+    return { label, most, buffer: this.#create(label, this.#shape.reserve ? most : first) };
   }
 
-  #layer(layer: number, pages: Arena, energies: number, partials: GPUBuffer, params: readonly GPUBuffer[]): Layer {
+  #arena(label: string, order: Uint32Array, bytesOf: (thing: number) => number, first: number): Arena {
+    return new Arena(order, bytesOf, first, this.#limit, bytes => this.#create(label, bytes));
+  }
+
+  #layer(layer: number, pages: Arena, energies: number, mostScheduled: number): Layer {
     const heads = this.#shape.layers[layer]!;
     const { page } = heads;
-    const sent = new Uint32Array(this.schedule.words.length);
-    const schedule = this.#create('schedule', sent.byteLength);
     const programs = layerPrograms(heads, this.offsets);
     return {
       programs,
@@ -155,22 +268,29 @@ export class Memory {
       pageBytes: page.bytes,
       limits: {
         quads: programs.attend.length,
-        chunkGroups: params.length,
-        pagesPerChunk: Math.max(1, Math.floor(pages.chunks[0]!.size / page.bytes)),
+        pages,
+        slots: this.slots,
         slopesAt: this.offsets.logitsOf(heads.slopes),
         sinkLogitsAt: this.offsets.logitsOf(heads.sinkLogits)
       },
       headWords: (page.keys.bytes + page.values.bytes) / 4,
       blocks: [blockOffset(page, 0, 'keys') / 4, blockOffset(page, 0, 'values') / 4],
       energies,
-      schedule,
-      sent,
-      attend: params.map((uniform, group) => {
-        const chunksOf = (arena: Arena): GPUBuffer[] => [arena.chunkAt(2 * group), arena.chunkAt(2 * group + 1)];
-        const buffers = [...chunksOf(pages), ...chunksOf(this.slots), this.constants, schedule, this.queries, partials, uniform];
-        return this.#device.bind('attend', buffers);
-      }),
-      merge: this.#device.bind('merge', [schedule, partials, this.constants, this.output, this.lse])
+      schedule: this.#room('schedule', mostScheduled),
+      sent: new Uint32Array()
     };
   }
+}
+
+/** Raw slots in the order in which they are needed: of every sequence its sinks, and a window of every layer. */
+function slotOrder({ layers, rawSlots, sinkSlots }: CacheShape): Uint32Array {
+  const order: number[] = [];
+  const add = (from: number, end: number): void => {
+    for (let slot = from; slot < end; slot++) order.push(slot);
+  };
+  for (let at = 0; at < Math.max(rawSlots, sinkSlots); at += layers.length) {
+    add(rawSlots + at, rawSlots + Math.min(at + layers.length, sinkSlots));
+    add(at, Math.min(at + layers.length, rawSlots));
+  }
+  return Uint32Array.from(order);
 }

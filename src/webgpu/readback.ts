@@ -49,7 +49,7 @@ export class ReadBack {
 
   /** Nothing that is read can be trusted: the device had no memory for it. */
   refuse(message: string, cause: GPUError): void {
-    this.#refusal = new BackendError('webgpu', message, cause);
+    this.#refusal ??= new BackendError('webgpu', message, cause);
   }
 
   /** Refuses what was read where the memory was, or the device is lost. */

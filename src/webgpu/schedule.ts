@@ -1,31 +1,39 @@
 // The schedule of an attend, which attend.wgsl and merge.wgsl read: which query rows attend to which windows, split over the context
 // (split-KV) so that even one sequence fills a GPU. A Schedule struct, then entries of four words:
 //
+//   chunk pairs   the splits of every dispatch of attend, which reads two chunks of pages and two of raw slots
 //   requests      one for each sequence of a call
-//   raw windows   of every sequence once
+//   raw windows   of every sequence once, those of a pair of chunks together
 //   tiles         rows of a request that share a workgroup; for merge
-//   splits        windows of a tile that some row of it sees, coded ones or raw ones; for attend
-//   pages         their numbers, four to an entry; at a fixed place, as most are those of the step before
+//   splits        windows of a tile that some row of it sees, coded ones or raw ones of a pair of chunks; for attend
+//   pages         where they lie, four to an entry; at a fixed place, as most are those of the step before
 //   windows       the numbers of their windows, likewise
+//
+// Coded windows are listed as raw ones are. The lists grow with the largest call.
 
-import { BackendError, type PageTable } from '../backend.ts';
+import type { PageTable } from '../backend.ts';
 import { align, WINDOW } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
 import type { Layout } from '../rows.ts';
-import type { CacheShape } from '../shape.ts';
+import { type CacheShape, slotTokens } from '../shape.ts';
+import { checkLimit } from './chunks.ts';
 import { QUAD } from './programs.ts';
-import { fieldsOf, floatBits, putStruct } from './structs.ts';
+import { fieldsOf, floatBits, putStruct, type Struct } from './structs.ts';
 
 /** Query tokens of one call at most, unless there are more sequences; longer prompts take several calls. */
 const CALL_TOKENS = 128;
 /** Workgroups that a call is split into where there is work for them: a few for every core of a large GPU. */
 const WORKGROUPS = 1024;
+/** What the windows of a tile lie in at least: coded ones and raw ones, in a pair of chunks each. */
+const PIECES = 2;
 /** Windows of one workgroup at least, so that its two Hadamard transforms are paid back. */
 const SPLIT_WINDOWS = 2;
 /** Rows that may idle for the sake of looking a code up once for more rows, as a share of all. */
 const IDLE_ROWS = 0.25;
-/** What a split of raw windows has in the place of an order of channels. */
-const RAW = 2 ** 32 - 1;
+/** In where something lies, besides its word: that this is of the second chunk of a pair. */
+const SECOND = 2 ** 31;
+/** What stands for the number of a window where the sinks are meant. */
+const SINKS = -1;
 /** Words of an entry, and of what comes before the first. */
 const ENTRY = 4;
 const HEADER = align(fieldsOf('Schedule').length, ENTRY);
@@ -47,106 +55,116 @@ export interface Call {
   readonly halfOutput: boolean;
 }
 
-/** Where a raw slot lies. */
-export interface SlotPlace {
-  readonly chunk: number;
-  /** Bytes from the beginning of its chunk. */
-  readonly offset: number;
-  /** Tokens that it holds. */
-  readonly capacity: number;
+/** Where pages or raw slots lie. */
+export interface Places {
+  readonly chunkOf: Uint32Array;
+  /** Bytes from the beginning of the chunk. */
+  readonly offsetOf: Float64Array;
 }
 
 /** What of a schedule is dispatched, for every KV head. */
 export interface Dispatches {
   /** Quads of a row tile. */
   readonly quads: number;
-  /** Workgroups of attend, and of merge. */
-  readonly splits: number;
+  /** Workgroups of attend, by pair of chunks; and of merge. */
+  readonly splits: readonly number[];
   readonly tiles: number;
+  /** Bytes of partial results. */
+  readonly partialBytes: number;
 }
 
 /** What of a layer on a device a schedule is drawn for. */
 export interface Limits {
   /** Quads that a workgroup of attend can hold. */
   readonly quads: number;
-  readonly chunkGroups: number;
-  readonly pagesPerChunk: number;
+  readonly pages: Places;
+  readonly slots: Places;
   /** Word offsets in constants. */
   readonly slopesAt: number;
   readonly sinkLogitsAt: number;
 }
 
-/** Where a sequence's pages and its raw windows begin in their lists. */
-interface Windows {
-  readonly firstPage: number;
-  readonly firstRaw: number;
-}
-
-/** Windows from one to before another. */
-interface Range {
+/** Windows in one of the schedule's two lists, from one to before another, that lie in a pair of chunks. */
+interface Stretch {
+  readonly coded: boolean;
+  readonly pair: number;
   readonly from: number;
   readonly end: number;
 }
 
-/** Rows that share a workgroup, and what some of them see: pages of a table, and raw windows of the schedule in at most two pieces. */
+/** Rows that share a workgroup, and what some of them see. */
 interface Tile {
   readonly request: number;
   readonly firstRow: number;
-  readonly pages: Range;
-  readonly raws: readonly Range[];
+  readonly seen: readonly Stretch[];
 }
 
 export class Schedule {
+  readonly chunkPairs: number;
   /** Query tokens of one call. */
   readonly callTokens: number;
-  /** Bytes of partial results, of the layer where a call leaves most. */
+  /** Bytes of partial results at most, of the layer where a call leaves most. */
   readonly partialBytes: number;
-  readonly words: Uint32Array<ArrayBuffer>;
-  /** Words in use: [0, used), [pages, pages + pageCount) and [windows, windows + pageCount). */
+  /** Words at most. */
+  readonly mostWords: number;
+  /** A Schedule and the entries behind it up to `used`, then the two lists of coded windows, of which `pageCount` are. */
+  front = new Uint32Array(HEADER);
   used = 0;
+  pages = new Uint32Array();
+  windows = new Uint32Array();
   pageCount = 0;
-  readonly pages: number;
-  readonly windows: number;
   readonly #shape: CacheShape;
   readonly #workgroups: number;
-  /** Splits that a tile has at most besides its share of windows: of pages, and of the pieces of raw windows. */
+  /** Splits that a tile has at most besides its share of windows. */
   readonly #pieces: number;
+  readonly #mostFront: number;
+  readonly #mostPages: number;
+  /** The numbers of raw windows in their list. */
+  #raws: number[] = [];
 
   /**
-   * @param chunkGroups  dispatches of attend, each with partial results of its own
-   * @param limit        bytes of one buffer: as many splits as it holds, down to one token a call
-   * @throws {BackendError} if it cannot hold the page numbers of every sequence
+   * @param chunkPairs  dispatches of attend at most
+   * @param stretches   what a sequence's windows lie in at most, from PIECES on
+   * @param limit       bytes of one buffer: as many splits as it holds, down to one token a call
+   * @throws {BackendError} if it cannot hold what one token leaves, or what lies where of every sequence
    */
-  constructor(shape: CacheShape, chunkGroups: number, limit: number) {
+  constructor(shape: CacheShape, chunkPairs: number, stretches: number, limit: number) {
     const { layers, sequences } = shape;
     this.#shape = shape;
-    this.#pieces = layers.some(({ keepSinks }) => keepSinks) ? 3 : 2;
+    this.chunkPairs = chunkPairs;
+    this.#pieces = stretches + Number(layers.some(({ keepSinks }) => keepSinks));
     const most = (of: (layer: LayerShape) => number): number => Math.max(...layers.map(of));
     const quadsPerToken = most(({ queryHeads, kvHeads }) => Math.ceil(queryHeads / kvHeads / QUAD));
     const rowBytes = 4 * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
     let tokens = Math.max(CALL_TOKENS, sequences);
     let workgroups = WORKGROUPS;
-    const bytes = (): number =>
-      most(layer => this.#partialsOf(layer, tokens, workgroups) * chunkGroups * 16 * (2 + layer.valueDim) * layer.kvHeads);
-    while (workgroups > 0 && bytes() > limit) workgroups = Math.floor(workgroups / 2);
-    while (tokens > 1 && Math.max(bytes(), tokens * rowBytes) > limit) tokens = Math.ceil(tokens / 2);
+    while (tokens > 1 && tokens * rowBytes > limit) tokens = Math.ceil(tokens / 2);
+    const bytes = (): number => most(layer => this.#partialsOf(layer, this.#pieces, tokens, workgroups) * partialBytes(layer));
+    while (bytes() > limit && (tokens > 1 || workgroups > 0)) {
+      // Tokens that fill all workgroups by themselves come first: a call of fewer is no slower.
+      if (tokens > 1 && (workgroups === 0 || this.#pieces * tokens * quadsPerToken > workgroups)) tokens = Math.ceil(tokens / 2);
+      else workgroups = Math.floor(workgroups / 2);
+    }
     this.callTokens = tokens;
     this.#workgroups = workgroups;
     this.partialBytes = bytes();
-    const partials = most(layer => this.#partialsOf(layer, tokens, workgroups));
+    checkLimit('partials', this.partialBytes, limit);
+    const partials = most(layer => this.#partialsOf(layer, this.#pieces, tokens, workgroups));
     const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
-    this.pages = HEADER + ENTRY * (tokens + rawWindows + tokens * quadsPerToken + partials);
-    this.windows = this.pages + align(sequences * Math.max(...shape.pageCounts), ENTRY) + ENTRY;
-    const words = 2 * this.windows - this.pages;
-    if (4 * words > limit)
-      throw new BackendError('webgpu', `expected at most ${limit} bytes for schedule (the device's limit), got ${4 * words}`);
-    this.words = new Uint32Array(words);
+    this.#mostFront = HEADER + ENTRY * (chunkPairs + tokens + rawWindows + tokens * quadsPerToken + partials);
+    this.#mostPages = align(sequences * Math.max(...shape.pageCounts), ENTRY);
+    this.mostWords = this.#mostFront + 2 * this.#mostPages;
+    checkLimit('schedule', 4 * this.mostWords, limit);
+  }
+
+  /** Words now. */
+  get length(): number {
+    return this.front.length + 2 * this.pages.length;
   }
 
   /**
-   * Draws the schedule into `words`.
+   * Draws the schedule of a call.
    *
-   * @param placeOf  where a raw slot lies
    * @param orderOf  where among the constants a sequence's order of channels lies
    */
   draw(
@@ -154,55 +172,84 @@ export class Schedule {
     requests: readonly Request[],
     { scale, layout, halfQueries, halfOutput }: Call,
     limits: Limits,
-    placeOf: (slot: number) => SlotPlace,
     orderOf: (sequence: number) => number
   ): Dispatches {
-    const rawWindowsAt = requests.length;
-    const { windows, rawWindows } = this.#drawWindows(requests, rawWindowsAt, placeOf);
+    const tables = new Set(requests.map(({ table }) => table));
+    const coded = [...tables].reduce((sum, { pageCount }) => sum + pageCount, 0);
+    if (coded > this.pages.length) {
+      const words = Math.min(align(2 ** Math.ceil(Math.log2(coded)), ENTRY), this.#mostPages);
+      this.pages = new Uint32Array(words);
+      this.windows = new Uint32Array(words);
+    }
+    this.pageCount = 0;
+    this.#raws = [];
+    const rawWindows: Struct<'RawWindow'>[] = [];
+    const stretches = new Map(
+      Array.from(tables, table => [table, [...this.#listPages(table, limits.pages), ...this.#listRaws(table, limits.slots, rawWindows)]])
+    );
+
     const perKvHead = layer.queryHeads / layer.kvHeads;
     const quads = quadsFor(
       requests.map(({ tokens }) => tokens * perKvHead),
       limits.quads
     );
-    const tiles = requests.flatMap((request, n) => this.#tiles(layer, request, n, windows.get(request.table)!, QUAD * quads));
-    const lengthOf = ({ from, end }: Range): number => end - from;
-    const passes = tiles.reduce((sum, { pages, raws }) => raws.reduce((sum, piece) => sum + lengthOf(piece), sum + lengthOf(pages)), 0);
-    // Each tile has at most one split of every piece more than its share.
-    const shares = Math.floor(this.#partialsOf(layer, this.callTokens, this.#workgroups) / quads) - this.#pieces * tiles.length;
+    const tiles = requests.flatMap((request, n) => this.#tiles(layer, request, n, stretches.get(request.table)!, QUAD * quads));
+    const passes = tiles.reduce((sum, { seen }) => seen.reduce((sum, { from, end }) => sum + end - from, sum), 0);
+    // Each tile has at most one split of every piece more than its share, for which there is room besides.
+    const shares = Math.floor(this.#partialsOf(layer, PIECES, this.callTokens, this.#workgroups) / quads) - PIECES * tiles.length;
     const perSplit = Math.max(SPLIT_WINDOWS, Math.ceil(passes / Math.max(1, shares)));
 
-    let firstToken = 0;
-    requests.forEach(({ table, tokens, position }, n) => {
-      putStruct(this.words, wordAt(n), 'Request', { firstToken, tokens, position, firstPage: windows.get(table)!.firstPage });
-      firstToken += tokens;
-    });
-    const tilesAt = rawWindowsAt + rawWindows;
-    const splitsAt = tilesAt + tiles.length;
-    let splits = 0;
-    tiles.forEach(({ request, firstRow, pages, raws }, tile) => {
-      const firstSplit = splits;
-      const add = ({ from, end }: Range, order: number): void => {
+    /** By pair of chunks. */
+    const splits = Array.from({ length: this.chunkPairs }, () => ({ coded: [] as Struct<'Split'>[], raw: [] as Struct<'Split'>[] }));
+    let parts = 0;
+    const tileStructs = tiles.map(({ request, firstRow, seen }, tile): Struct<'Tile'> => {
+      const firstPart = parts;
+      for (const { coded, pair, from, end } of seen) {
         for (let firstWindow = from; firstWindow < end; firstWindow += perSplit) {
           const endWindow = Math.min(firstWindow + perSplit, end);
-          putStruct(this.words, wordAt(splitsAt + splits++), 'Split', { tile, firstWindow, endWindow, order });
+          splits[pair]![coded ? 'coded' : 'raw'].push({ tile, firstWindow, endWindow, part: parts++ });
         }
-      };
-      add(pages, orderOf(requests[request]!.table.sequence));
-      for (const piece of raws) add(piece, RAW);
-      putStruct(this.words, wordAt(tilesAt + tile), 'Tile', { request, firstRow, firstSplit, splits: splits - firstSplit });
+      }
+      return { request, firstRow, firstPart, parts: parts - firstPart };
     });
-    putStruct(this.words, 0, 'Schedule', {
+
+    const requestsAt = this.chunkPairs;
+    const rawWindowsAt = requestsAt + requests.length;
+    const tilesAt = rawWindowsAt + rawWindows.length;
+    const splitsAt = tilesAt + tiles.length;
+    this.used = wordAt(splitsAt + parts);
+    if (this.used > this.front.length) {
+      const words = Math.min(2 ** Math.ceil(Math.log2(this.used)), this.#mostFront);
+      this.front = new Uint32Array(words);
+    }
+    const put = <Name extends 'ChunkPair' | 'Request' | 'RawWindow' | 'Tile' | 'Split'>(name: Name, at: number, of: Struct<Name>[]): void =>
+      of.forEach((fields, n) => {
+        putStruct(this.front, wordAt(at + n), name, fields);
+      });
+    let firstSplit = 0;
+    splits.forEach(({ coded, raw }, pair) => {
+      put('ChunkPair', pair, [{ firstSplit, coded: coded.length, splits: coded.length + raw.length }]);
+      put('Split', splitsAt + firstSplit, coded);
+      put('Split', splitsAt + firstSplit + coded.length, raw);
+      firstSplit += coded.length + raw.length;
+    });
+    let firstToken = 0;
+    requests.forEach(({ table, tokens, position }, n) => {
+      put('Request', requestsAt + n, [{ firstToken, tokens, position, order: orderOf(table.sequence) }]);
+      firstToken += tokens;
+    });
+    put('RawWindow', rawWindowsAt, rawWindows);
+    put('Tile', tilesAt, tileStructs);
+    const pagesAt = (this.front.length - HEADER) / ENTRY;
+    putStruct(this.front, 0, 'Schedule', {
       scale: floatBits(scale * Math.LOG2E),
-      splits,
       splitsAt,
       tiles: tiles.length,
       tilesAt,
-      requestsAt: 0,
+      requestsAt,
       rawWindowsAt,
-      pagesAt: (this.pages - HEADER) / ENTRY,
-      windowsAt: (this.windows - HEADER) / ENTRY,
-      chunkGroups: limits.chunkGroups,
-      pagesPerChunk: limits.pagesPerChunk,
+      pagesAt,
+      windowsAt: pagesAt + this.pages.length / ENTRY,
       quads,
       sinks: this.#shape.sinks,
       slidingWindow: layer.window === Infinity ? 0 : layer.window,
@@ -214,17 +261,21 @@ export class Schedule {
       halfQueries: Number(halfQueries),
       halfOutput: Number(halfOutput)
     });
-    this.used = wordAt(splitsAt + splits);
-    return { quads, splits, tiles: tiles.length };
+    return {
+      quads,
+      splits: splits.map(({ coded, raw }) => coded.length + raw.length),
+      tiles: tiles.length,
+      partialBytes: parts * quads * partialBytes(layer)
+    };
   }
 
-  /** Partial results of a quad for every chunk group and KV head: of the tokens of a call, and of workgroups besides. */
-  #partialsOf({ queryHeads, kvHeads }: LayerShape, tokens: number, workgroups: number): number {
-    return Math.ceil(this.#pieces * (1 + IDLE_ROWS) * tokens * Math.ceil(queryHeads / kvHeads / QUAD)) + Math.ceil(workgroups / kvHeads);
+  /** Partial results of a quad for every KV head: of the tokens of a call, and of workgroups besides. */
+  #partialsOf({ queryHeads, kvHeads }: LayerShape, pieces: number, tokens: number, workgroups: number): number {
+    return Math.ceil(pieces * (1 + IDLE_ROWS) * tokens * Math.ceil(queryHeads / kvHeads / QUAD)) + Math.ceil(workgroups / kvHeads);
   }
 
   /** A request's tiles of so many rows. */
-  #tiles(layer: LayerShape, { table, tokens, position }: Request, request: number, { firstRaw }: Windows, tileRows: number): Tile[] {
+  #tiles(layer: LayerShape, { tokens, position }: Request, request: number, stretches: readonly Stretch[], tileRows: number): Tile[] {
     const { sinks } = this.#shape;
     const perKvHead = layer.queryHeads / layer.kvHeads;
     const rows = tokens * perKvHead;
@@ -234,43 +285,57 @@ export class Schedule {
       const begin = Math.max(0, position + Math.floor(firstRow / perKvHead) + 1 - layer.window);
       const end = position + Math.floor((Math.min(firstRow + tileRows, rows) - 1) / perKvHead) + 1;
       const [first, beyond] = [Math.floor((begin - sinks) / WINDOW), Math.ceil((end - sinks) / WINDOW)];
-      const firstPage = pagesBefore(table, first);
-      const pages = { from: firstPage, end: Math.max(firstPage, pagesBefore(table, beyond)) };
-      const raw = (window: number): number => Math.max(0, Math.min(window - table.coded, table.rawCount));
-      if (sinks === 0) return { request, firstRow, pages, raws: [{ from: firstRaw + raw(first), end: firstRaw + raw(beyond) }] };
-      // Sinks are the first raw window.
-      const raws = { from: firstRaw + 1 + raw(first), end: firstRaw + 1 + raw(beyond) };
-      if (begin >= sinks && !layer.keepSinks) return { request, firstRow, pages, raws: [raws] };
-      if (raws.from === firstRaw + 1) return { request, firstRow, pages, raws: [{ from: firstRaw, end: raws.end }] };
-      return { request, firstRow, pages, raws: [{ from: firstRaw, end: firstRaw + 1 }, raws] };
+      const seen = stretches.flatMap(stretch => {
+        const list = stretch.coded ? this.windows : this.#raws;
+        const from = lowerBound(list, stretch.from, stretch.end, first);
+        const range = { ...stretch, from, end: lowerBound(list, from, stretch.end, beyond) };
+        if (!layer.keepSinks || from === stretch.from || list[stretch.from] !== SINKS) return range;
+        // Sinks are seen though what is behind them is not.
+        if (from === stretch.from + 1) return { ...range, from: stretch.from };
+        return [{ ...stretch, end: stretch.from + 1 }, range];
+      });
+      return { request, firstRow, seen };
     });
   }
 
-  /** Pages, and raw windows from entry `at` on, of every sequence once, sinks first. */
-  #drawWindows(
-    requests: readonly Request[],
-    at: number,
-    placeOf: (slot: number) => SlotPlace
-  ): { windows: Map<PageTable, Windows>; rawWindows: number } {
-    const { sinks } = this.#shape;
-    const windows = new Map<PageTable, Windows>();
-    let rawWindows = 0;
-    this.pageCount = 0;
-    for (const { table } of requests) {
-      if (windows.has(table)) continue;
-      windows.set(table, { firstPage: this.pageCount, firstRaw: rawWindows });
-      this.words.set(table.pages.subarray(0, table.pageCount), this.pages + this.pageCount);
-      this.words.set(table.windows.subarray(0, table.pageCount), this.windows + this.pageCount);
-      this.pageCount += table.pageCount;
-      const add = (slot: number, position: number): void => {
-        const { offset, chunk, capacity } = placeOf(slot);
-        const tokens = Math.min(capacity, table.length - position);
-        putStruct(this.words, wordAt(at + rawWindows++), 'RawWindow', { offset: offset / 4, chunk, tokens, position });
-      };
-      if (sinks > 0) add(table.sinkSlot, 0);
-      for (let i = 0; i < table.rawCount; i++) add(table.raws[i]!, sinks + WINDOW * (table.coded + i));
+  /** Lists a table's coded windows, those of a pair of chunks together. */
+  #listPages({ pages, windows, pageCount }: PageTable, { chunkOf, offsetOf }: Places): Stretch[] {
+    const next = new Uint32Array(this.chunkPairs);
+    for (let n = 0; n < pageCount; n++) next[chunkOf[pages[n]!]! >> 1]!++;
+    const stretches = Array.from(next, (count, pair): Stretch => {
+      const from = this.pageCount;
+      this.pageCount += count;
+      next[pair] = from;
+      return { coded: true, pair, from, end: this.pageCount };
+    });
+    for (let n = 0; n < pageCount; n++) {
+      const page = pages[n]!;
+      const chunk = chunkOf[page]!;
+      const at = next[chunk >> 1]!++;
+      this.pages[at] = offsetOf[page]! / 4 + (chunk & 1) * SECOND;
+      this.windows[at] = windows[n]!;
     }
-    return { windows, rawWindows };
+    return stretches.filter(({ from, end }) => from < end);
+  }
+
+  /** Adds a table's sinks and raw windows to the list of these, likewise. */
+  #listRaws(table: PageTable, { chunkOf, offsetOf }: Places, list: Struct<'RawWindow'>[]): Stretch[] {
+    const { sinks } = this.#shape;
+    const raws = Array.from(table.raws.subarray(0, table.rawCount), (slot, n) => ({ slot, window: table.coded + n }));
+    if (sinks > 0) raws.unshift({ slot: table.sinkSlot, window: SINKS });
+    const pairOf = (slot: number): number => chunkOf[slot]! >> 1;
+    raws.sort((a, b) => pairOf(a.slot) - pairOf(b.slot));
+    const stretches: Stretch[] = [];
+    for (const { slot, window } of raws) {
+      const position = window === SINKS ? 0 : sinks + WINDOW * window;
+      const tokens = Math.min(slotTokens(this.#shape, slot), table.length - position);
+      const last = stretches.at(-1);
+      if (last?.pair === pairOf(slot)) stretches[stretches.length - 1] = { ...last, end: last.end + 1 };
+      else stretches.push({ coded: false, pair: pairOf(slot), from: list.length, end: list.length + 1 });
+      list.push({ place: offsetOf[slot]! / 4 + (chunkOf[slot]! & 1) * SECOND, tokens, position });
+      this.#raws.push(window);
+    }
+    return stretches;
   }
 }
 
@@ -283,12 +348,17 @@ export function quadsFor(rows: readonly number[], most: number): number {
   return 1;
 }
 
-/** How many of a table's pages are of windows before one. */
-function pagesBefore({ windows, pageCount }: PageTable, window: number): number {
-  let [low, high] = [0, pageCount];
+/** Bytes of a partial result of a quad for every KV head. */
+function partialBytes({ kvHeads, valueDim }: LayerShape): number {
+  return 16 * (2 + valueDim) * kvHeads;
+}
+
+/** The first of ascending numbers, from one to before another, that is not below a limit. */
+function lowerBound(numbers: ArrayLike<number>, from: number, end: number, limit: number): number {
+  let [low, high] = [from, end];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (windows[middle]! < window) low = middle + 1;
+    if (numbers[middle]! < limit) low = middle + 1;
     else high = middle;
   }
   return low;

@@ -6,7 +6,9 @@ import { wordsOf } from '../format/half.ts';
 import { WINDOW } from '../format/layout.ts';
 import { type Input, isF16, isGpuTokens, tokensOf } from '../input.ts';
 import { eachRun, type Rows, stridesOf } from '../rows.ts';
+import { type CacheShape, slotTokens } from '../shape.ts';
 import { JOBS } from './jobs.ts';
+import type { Memory, PerToken } from './memory.ts';
 import type { Struct } from './structs.ts';
 
 /** Records a copy from an engine's buffer. */
@@ -17,9 +19,6 @@ export interface SlotJob {
   readonly slot: number;
   readonly job: Omit<Struct<'WriteJob'>, 'slot'>;
 }
-
-/** Elements of a token, of all KV heads. */
-export type PerToken = readonly [keys: number, values: number];
 
 /** A window as decode.wgsl leaves it in the buffers, into a whole slot. */
 export function decodedWindow(kvHeads: number): SlotJob['job'] {
@@ -66,23 +65,14 @@ export function stage(
 }
 
 export class Staging {
-  /** f32 [tokens, kvHeads, headDim], and [tokens, kvHeads, valueDim]; or f16 from the same beginnings on; heads first within a part. */
-  readonly buffers: readonly [keys: GPUBuffer, values: GPUBuffer];
   readonly #queue: GPUQueue;
-  readonly #capacityOf: (slot: number) => number;
+  readonly #shape: CacheShape;
+  readonly #memory: Pick<Memory, 'staged' | 'stage'>;
 
-  /**
-   * @param capacityOf  tokens that a slot holds
-   */
-  constructor(queue: GPUQueue, buffers: readonly [GPUBuffer, GPUBuffer], capacityOf: (slot: number) => number) {
-    this.buffers = buffers;
+  constructor(queue: GPUQueue, shape: CacheShape, memory: Pick<Memory, 'staged' | 'stage'>) {
     this.#queue = queue;
-    this.#capacityOf = capacityOf;
-  }
-
-  /** Tokens of `perToken` elements that they hold. */
-  tokens(perToken: PerToken): number {
-    return Math.floor(this.buffers[0].size / (4 * Math.max(...perToken)));
+    this.#shape = shape;
+    this.#memory = memory;
   }
 
   /**
@@ -97,7 +87,11 @@ export class Staging {
     perToken: PerToken,
     flush: (jobs: readonly SlotJob[], copies: readonly Copy[]) => void
   ): void {
-    const most = this.tokens(perToken);
+    const { staged: rooms } = this.#memory;
+    const most = this.#memory.stage(
+      writes.reduce((sum, { keys }) => sum + tokensOf(keys, perToken[0]), 0),
+      perToken
+    );
     let used = 0; // tokens
     let jobs: SlotJob[] = [];
     let copies: Copy[] = [];
@@ -129,7 +123,7 @@ export class Staging {
               values: word(1),
               tokens,
               firstToken: at,
-              capacity: this.#capacityOf(slot),
+              capacity: slotTokens(this.#shape, slot),
               halfKeys: Number(isF16(keys)),
               halfValues: Number(isF16(values)),
               ...strides
@@ -137,7 +131,7 @@ export class Staging {
           });
         }
         for (const side of [0, 1] as const) {
-          const place = { buffer: this.buffers[side], offset: 4 * used * perToken[side] };
+          const place = { buffer: rooms[side].buffer, offset: 4 * used * perToken[side] };
           stage(this.#queue, side === 0 ? keys : values, rows, perToken[side] / kvHeads, from, staged, place, copies);
         }
         used += staged;

@@ -4,6 +4,7 @@ import {
   type Backend,
   backendOf,
   type Dump,
+  type Needs,
   type Output,
   type PageTable,
   type Piece,
@@ -24,11 +25,11 @@ import { Decoding } from './decoding.ts';
 import { Device, type Program } from './device.ts';
 import { groups, Jobs } from './jobs.ts';
 import { Learning } from './learning.ts';
-import { Memory } from './memory.ts';
+import { Memory, type PerToken } from './memory.ts';
 import { layerPrograms } from './programs.ts';
 import { type Range, ReadBack } from './readback.ts';
 import { quadsFor } from './schedule.ts';
-import { type Copy, decodedWindow, type PerToken, type SlotJob } from './staging.ts';
+import { type Copy, decodedWindow, type SlotJob, Staging } from './staging.ts';
 
 /** A backend on a device. Does not test it: open.ts does, before anyone sees it. */
 export function webGpuBackend({ device: gpu, description, own }: Found, reason: string): Backend {
@@ -59,7 +60,6 @@ export function webGpuBackend({ device: gpu, description, own }: Found, reason: 
 
 class WebGpuStore implements Store {
   readonly takesBuffers = true;
-  readonly ready: Promise<void>;
   readonly #device: Device;
   readonly #shape: CacheShape;
   readonly #memory: Memory;
@@ -68,41 +68,40 @@ class WebGpuStore implements Store {
   readonly #learning: Learning;
   readonly #attending: Attending;
   readonly #decoding: Decoding;
+  readonly #staging: Staging;
 
   constructor(device: Device, shape: CacheShape) {
     if (device.lost) throw device.lost;
     this.#device = device;
     this.#shape = shape;
-    const { made, refused } = device.attempt(() => new Memory(device, shape));
-    this.#memory = made;
-    this.#jobs = new Jobs(device, made.jobs);
-    this.#learning = new Learning(device, shape, made, this.#jobs);
     const readBack = new ReadBack(device);
+    const memory = Memory.take(device, shape, (message, error) => readBack.refuse(message, error));
+    this.#memory = memory;
     this.#readBack = readBack;
-    this.#attending = new Attending(device, shape, made, readBack);
-    this.#decoding = new Decoding(shape, made, this.#jobs, readBack);
-    const { bytes } = made;
-    this.ready = refused.then(error => {
-      if (error) {
-        readBack.refuse(`expected ${bytes} bytes for capacity ${shape.capacity}, got: ${error.message}`, error);
-        made.dispose(); // what was granted of it
-      }
-      readBack.check();
-    });
-    this.ready.catch(() => {}); // the next read() rejects with it
+    this.#jobs = new Jobs(device, memory.jobs);
+    this.#learning = new Learning(device, shape, memory, this.#jobs);
+    this.#attending = new Attending(device, shape, memory, readBack);
+    this.#decoding = new Decoding(shape, memory, this.#jobs, readBack);
+    this.#staging = new Staging(device.gpu.queue, shape, memory);
   }
 
   get bytes(): number {
     return this.#memory.bytes;
   }
 
-  reserve(): void {
-    // All memory is taken at once.
+  get ready(): Promise<void> {
+    const ready = this.#memory.answered.then(() => this.#readBack.check());
+    ready.catch(() => {}); // who does not wait for it meets it in the next read()
+    return ready;
+  }
+
+  reserve(needs: Needs): void {
+    this.#memory.reserve(needs);
   }
 
   write(layer: number, writes: readonly Write[]): void {
     const { kvHeads } = this.#shape.layers[layer]!;
-    this.#memory.staging.write(writes, kvHeads, this.#perToken(layer), (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
+    this.#staging.write(writes, kvHeads, this.#perToken(layer), (jobs, copies) => this.#dispatchWrite(layer, jobs, copies));
   }
 
   copySlot(from: number, to: number): void {
@@ -132,7 +131,7 @@ class WebGpuStore implements Store {
     const chunksOf = (n: number): [number, number] => [raw.chunkOf[slots[n]!]!, arena.chunkOf[pages[n]!]!];
     for (const [slotChunk, pageChunk, numbers] of groups(slots.length, chunksOf)) {
       const buffers = [raw.chunks[slotChunk]!, constants, this.#jobs.list, arena.chunks[pageChunk]!];
-      const bindings = this.#jobs.bind('encode', buffers, layer, slotChunk, pageChunk);
+      const bindings = this.#memory.bind('encode', buffers, layer, slotChunk, pageChunk);
       for (const side of [0, 1] as const) {
         this.#jobs.set(
           'EncodeJob',
@@ -149,7 +148,7 @@ class WebGpuStore implements Store {
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
-    for (const side of [0, 1] as const) this.#decoding.decodePages(layer, [page], sequence, side, this.#memory.staging.buffers[side]);
+    for (const side of [0, 1] as const) this.#decoding.decodePages(layer, [page], sequence, side, this.#memory.staged[side].buffer);
     this.#dispatchWrite(layer, [{ slot, job: decodedWindow(this.#shape.layers[layer]!.kvHeads) }]);
   }
 
@@ -225,7 +224,7 @@ class WebGpuStore implements Store {
   /** What is staged into slots. */
   #dispatchWrite(layer: number, jobs: readonly SlotJob[], copies: readonly Copy[] = []): void {
     const { headDim, valueDim, kvHeads } = this.#shape.layers[layer]!;
-    const { slots, staging, layers } = this.#memory;
+    const { slots, staged, layers } = this.#memory;
     // What is staged is complete before the first of them reads it.
     if (copies.length > 0) this.#device.submit(encoder => copies.forEach(copy => copy(encoder)));
     for (const [chunk, , numbers] of groups(jobs.length, n => [slots.chunkOf[jobs[n]!.slot]!, 0])) {
@@ -235,7 +234,7 @@ class WebGpuStore implements Store {
         chosen.map(({ slot, job }) => ({ ...job, slot: slots.offsetOf[slot]! / 4 }))
       );
       const most = chosen.reduce((most, { job }) => Math.max(most, job.tokens), 0);
-      const bindings = this.#jobs.bind('write', [...staging.buffers, this.#jobs.list, slots.chunks[chunk]!], chunk);
+      const bindings = this.#memory.bind('write', [...staged.map(({ buffer }) => buffer), this.#jobs.list, slots.chunks[chunk]!], chunk);
       this.#jobs.run(layers[layer]!.programs.write, bindings, Math.ceil((most * (headDim + valueDim)) / 2 / 64), numbers.length, kvHeads);
     }
   }

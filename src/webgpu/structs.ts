@@ -11,7 +11,6 @@ export const STRUCTS = {
   Stage: ['segment', 'channel', 'channels', 'column', 'columns', 'width', 'book', 'halfNorms', 'scale'],
   Schedule: [
     'scale',
-    'splits',
     'splitsAt',
     'tiles',
     'tilesAt',
@@ -19,8 +18,6 @@ export const STRUCTS = {
     'rawWindowsAt',
     'pagesAt',
     'windowsAt',
-    'chunkGroups',
-    'pagesPerChunk',
     'quads',
     'sinks',
     'slidingWindow',
@@ -32,11 +29,12 @@ export const STRUCTS = {
     'halfQueries',
     'halfOutput'
   ],
-  Request: ['firstToken', 'tokens', 'position', 'firstPage'],
-  Tile: ['request', 'firstRow', 'firstSplit', 'splits'],
-  Split: ['tile', 'firstWindow', 'endWindow', 'order'],
-  RawWindow: ['offset', 'chunk', 'tokens', 'position'],
-  Params: ['chunkGroup']
+  ChunkPair: ['firstSplit', 'coded', 'splits'],
+  Request: ['firstToken', 'tokens', 'position', 'order'],
+  Tile: ['request', 'firstRow', 'firstPart', 'parts'],
+  Split: ['tile', 'firstWindow', 'endWindow', 'part'],
+  RawWindow: ['place', 'tokens', 'position'],
+  Params: ['chunkPair']
 } as const;
 
 /** An f32 as a field has it. */
