@@ -1,9 +1,13 @@
 // Checks at the public edge, with messages of the library's form.
 
-/** Options: an object that has none but the known properties. */
-export function checkOptions(name: string, value: unknown, known: readonly string[]): asserts value is object {
+export function checkObject(name: string, value: unknown): asserts value is object {
   if (typeof value !== 'object' || value === null)
     throw new TypeError(`"${name}" expected object, got ${value === null ? 'null' : typeof value}`);
+}
+
+/** Options: an object that has none but the known properties. */
+export function checkOptions(name: string, value: unknown, known: readonly string[]): asserts value is object {
+  checkObject(name, value);
   for (const key of Object.keys(value)) {
     if (!known.includes(key)) throw new TypeError(`"${name}" expected only ${known.join(', ')}, got ${key}`);
   }

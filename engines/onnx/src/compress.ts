@@ -3,6 +3,7 @@
 import { DynamicCache, env, type PreTrainedModel, Tensor } from '@huggingface/transformers';
 import { type Backend, type KVCache, openBackend, type Sequence } from 'nsnquant';
 import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-common';
+import { checkObject } from './check.ts';
 import type { ModelCacheOptions } from './model.ts';
 import { openOnnx } from './open.ts';
 import { pastInputs, pastLayers } from './past.ts';
@@ -19,7 +20,9 @@ export interface CompressOptions extends ModelCacheOptions {
   readonly externalData?: ExternalData;
   /** Threads of each call. Default 1. */
   readonly threads?: number;
-  /** Where the cache is. By default one is opened, and disposed with the model. */
+  /** Where the cut model runs. Default: `webgpu` for a model that was loaded for it in a browser, else `cpu`. */
+  readonly provider?: 'cpu' | 'webgpu';
+  /** Where the cache is, with `webgpu` on the same device. By default one is opened, and disposed with the model. */
   readonly backend?: Backend;
 }
 
@@ -53,21 +56,22 @@ export interface CompressedModel {
  * const { cache } = await compress(generator.model, { source: 'model.onnx', capacity: 8192 });
  */
 export async function compress(model: PreTrainedModel, options: CompressOptions): Promise<CompressedModel> {
-  const { source, externalData, threads, backend: given, ...cacheOptions } = options;
+  checkObject('options', options);
+  const { source, externalData, threads, provider, backend: given, ...cacheOptions } = options;
   const replaced = sessionOf(model);
-  const wasm = (env.backends.onnx as { readonly wasm?: { readonly proxy?: boolean } }).wasm;
-  if (wasm?.proxy) throw new RangeError('"env.backends.onnx.wasm.proxy" expected false (a worker cannot be handed a cache), got true');
-
-  const runtime = await runtimeOf(replaced);
+  const onnx = env.backends.onnx as { readonly wasm?: { readonly proxy?: boolean }; readonly webgpu?: { readonly device?: unknown } };
+  if (onnx.wasm?.proxy) throw new RangeError('"env.backends.onnx.wasm.proxy" expected false (a worker cannot be handed a cache), got true');
+  const runtime = { ...(await runtimeOf(replaced)), env: onnx };
   const opened = await openOnnx(source, {
     runtime,
+    provider: provider ?? (replaced.config?.device === 'webgpu' && onnx.webgpu?.device ? 'webgpu' : 'cpu'),
     ...(externalData ? { externalData } : {}),
     ...(threads === undefined ? {} : { threads })
   });
   let backend = given;
   try {
     checkSame(model, opened.layers);
-    backend ??= await openBackend();
+    backend ??= await openBackend(opened.device ? { device: opened.device } : { prefer: 'wasm' });
     const cache = opened.cache(backend, cacheOptions);
     const session = new CompressedSession(replaced, opened, cache, runtime.Tensor, async () => {
       await opened.release();
@@ -105,6 +109,7 @@ function cacheOf(session: CompressedSession, sequence: Sequence): DynamicCache {
 
 /** The session of a model that takes tokens and its past, and no images or sounds. */
 function sessionOf(model: PreTrainedModel): Replaced {
+  if (typeof model?.sessions !== 'object') throw new TypeError(`"model" expected a model of transformers.js, got ${typeof model}`);
   const names = Object.keys(model.sessions);
   if (names.join() !== 'model') throw new RangeError(`"model" expected a decoder of one session, got ${names.join(', ')}`);
   const session = (model.sessions as Record<string, Replaced | CompressedSession>)['model']!;

@@ -52,7 +52,7 @@ function release(rows: readonly Row[]): void {
 }
 
 /** The session that it takes the place of. */
-export type Replaced = InferenceSession & { readonly config?: unknown };
+export type Replaced = InferenceSession & { readonly config?: { readonly device?: string } };
 
 type Integers = BigInt64Array | Int32Array;
 
@@ -62,7 +62,7 @@ export class CompressedSession {
   readonly outputNames: readonly string[];
   readonly outputMetadata: InferenceSession['outputMetadata'];
   /** What transformers.js has noted: type and device. */
-  readonly config: unknown;
+  readonly config: Replaced['config'];
   readonly #model: OnnxModel;
   readonly #cache: KVCache;
   readonly #Tensor: TensorConstructor;
@@ -184,6 +184,7 @@ export function pastOf(tensors: Readonly<Record<string, Tensor>>): Past | undefi
   for (const [name, tensor] of Object.entries(tensors)) {
     if (!name.startsWith('past_key_values.')) continue;
     const past = tensor.location === 'gpu-buffer' ? (tensor.gpuBuffer as unknown) : undefined;
+    // Of one that was disposed transformers.js itself says so.
     if (past === undefined && tensor.dims[2] !== 0) {
       throw new RangeError(`"${name}" expected a past of this compressed model, got ${tensor.dims[2]} tokens from elsewhere`);
     }

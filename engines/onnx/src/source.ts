@@ -49,6 +49,9 @@ function beside(source: Source, location: string): Source {
 }
 
 async function openFile(name: string, source: Source): Promise<File> {
+  if (!(typeof source === 'string' || source instanceof URL || source instanceof Blob || source instanceof Uint8Array)) {
+    throw new TypeError(`"${name}" expected bytes, a Blob, a URL or a path, got ${source === null ? 'null' : typeof source}`);
+  }
   if (source instanceof Uint8Array) {
     return { name, size: source.length, read: async (from, to) => source.subarray(from, to) };
   }

@@ -2,10 +2,10 @@
 
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { type PreTrainedModel, pipeline, StoppingCriteria, TextStreamer } from '@huggingface/transformers';
+import { type PreTrainedModel, pipeline, random, StoppingCriteria, TextStreamer } from '@huggingface/transformers';
 import { openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
-import { RAW_F16 } from '../../../test/tolerance.ts';
+import { CUT_F16, RAW_F16 } from '../../../test/tolerance.ts';
 import { group } from '../../../tools/group.ts';
 import { relativeL2 } from '../../../tools/numbers.ts';
 import { compress } from '../src/transformers.ts';
@@ -30,9 +30,9 @@ async function refused(call: () => Promise<unknown>, message: RegExp): Promise<v
   assert.unreachable(`expected ${message}`);
 }
 
-function near(actual: Float32Array, expected: Float32Array): void {
+function near(actual: Float32Array, expected: Float32Array, tolerance = RAW_F16): void {
   const off = relativeL2(actual, expected);
-  assert.ok(off < RAW_F16, `${off}`);
+  assert.ok(off < tolerance, `${off}`);
 }
 
 group('compress()', test => {
@@ -80,6 +80,28 @@ group('compress()', test => {
     const actual = await hear(model);
     assert.equal(actual, await hear(whole));
     assert.is(actual.seen.at(-1), 47);
+  });
+
+  test('processors of logits, samplers and what stands for beams choose the same tokens', async () => {
+    const token = idsOf(await generate(whole, prompt(40)))[41]!;
+    for (const options of [
+      { repetition_penalty: 1.5 },
+      { no_repeat_ngram_size: 2 },
+      { bad_words_ids: [[token]] },
+      { eos_token_id: token },
+      { eos_token_id: token, min_new_tokens: 5 },
+      { do_sample: true, top_k: 5, temperature: 0.7 },
+      { num_beams: 2 } // of which transformers.js 4.3 follows one
+    ]) {
+      const chosen: number[][] = [];
+      for (const each of [whole, model]) {
+        random.seed(1);
+        const generated = await generate(each, prompt(40), options);
+        chosen.push(idsOf(generated));
+        await generated.past_key_values.dispose();
+      }
+      assert.equal(chosen[1], chosen[0], JSON.stringify(options));
+    }
   });
 
   test('pipelines answer chats by their template as before, one or several', async () => {
@@ -158,6 +180,23 @@ group('compress()', test => {
     await coded.dispose();
   });
 
+  for (const [title, options, config, tolerance] of [
+    ['counts positions itself', { headNorms: true }, {}, RAW_F16],
+    ['counts positions from 1', { headNorms: true }, { model_type: 'gemma3_text', architectures: ['Gemma3ForCausalLM'] }, RAW_F16],
+    ['has windows, and softcaps', { attributes: () => ({ local_window_size: 20, softcap: { float: 3 } }) }, {}, RAW_F16],
+    ['is of f16', { half: true }, {}, 2 * CUT_F16]
+  ] as const) {
+    test(`a model that ${title} gives the logits that it gives itself`, async () => {
+      const other = await openFolder(options, config);
+      const [itself, own] = [await other.load(), await other.load()];
+      await compress(own, { ...raw, source: other.file });
+      const [expected, actual] = [await forward(itself, [prompt(40)]), await forward(own, [prompt(40)])];
+      near(actual.logits, expected.logits, tolerance);
+      near((await forward(own, [prompt(9)], actual.past)).logits, (await forward(itself, [prompt(9)], expected.past)).logits, tolerance);
+      await Promise.all([itself.dispose(), own.dispose(), other.remove()]);
+    });
+  }
+
   test('masks with gaps, a past from elsewhere, and other files are refused, and change nothing', async () => {
     await refused(
       () => forward(model, [prompt(4)], undefined, [[0, 1, 0, 1]]),
@@ -184,7 +223,15 @@ group('compress()', test => {
     );
     assert.is(compressed.sequenceOf(past).length, 4);
     await past.dispose();
+    await refused(() => forward(model, [prompt(1)], past), /disposed/);
     assert.is(compressed.cache.free, 4096);
+    await refused(() => compress({} as never, raw), /^"model" expected a model of transformers.js, got object$/);
+    await refused(() => compress(whole, undefined as never), /^"options" expected object, got undefined$/);
+    await refused(
+      () => compress(whole, { ...raw, source: undefined as never }),
+      /^"model" expected bytes, a Blob, a URL or a path, got undefined$/
+    );
+    await refused(() => compress(whole, { ...raw, capicity: 1 } as never), /^"options" expected only .*, got capicity$/);
     await refused(() => compress(model, raw), /^"model" expected one that is not compressed yet, got one that is$/);
     const deeper = await openFolder({ layers: 4 });
     await refused(
@@ -192,7 +239,7 @@ group('compress()', test => {
       /^"source" expected the model's file \(3 layers of 2 × 32\), got 4 of 2 × 32$/
     );
     await deeper.remove();
-    await generate(whole, prompt(4));
+    await generate(whole, prompt(4)); // has its session
   });
 
   test('dispose() gives everything back', async () => {

@@ -25,7 +25,8 @@ export interface Folder {
   remove(): Promise<void>;
 }
 
-export async function writeFolder(options: DecoderOptions = {}): Promise<Folder> {
+/** @param own  of config.json, in place of a Llama's */
+export async function writeFolder(options: DecoderOptions = {}, own: object = {}): Promise<Folder> {
   const path = await mkdtemp(join(tmpdir(), 'nsnquant-'));
   const id = join(path, 'models', 'tiny');
   await mkdir(join(id, 'onnx'), { recursive: true });
@@ -43,7 +44,8 @@ export async function writeFolder(options: DecoderOptions = {}): Promise<Folder>
     max_position_embeddings: POSITIONS,
     vocab_size: VOCABULARY,
     bos_token_id: 0,
-    eos_token_id: 1
+    eos_token_id: 1,
+    ...own
   };
   const tokens = [...SPECIAL, ...LETTERS];
   const tokenizer = {

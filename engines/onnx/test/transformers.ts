@@ -9,8 +9,8 @@ export interface Loaded extends Folder {
   readonly tokenizer: Awaited<ReturnType<typeof AutoTokenizer.from_pretrained>>;
 }
 
-export async function openFolder(options: DecoderOptions = {}): Promise<Loaded> {
-  const folder = await writeFolder(options);
+export async function openFolder(options: DecoderOptions = {}, config: object = {}): Promise<Loaded> {
+  const folder = await writeFolder(options, config);
   env.allowRemoteModels = false;
   env.logLevel = LogLevel.NONE; // it prints every input of a call that is refused
   const load = () => AutoModelForCausalLM.from_pretrained(folder.id, { dtype: options.half ? 'fp16' : 'fp32' });
