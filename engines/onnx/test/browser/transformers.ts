@@ -24,9 +24,17 @@ async function generate(model: PreTrainedModel, ids: readonly number[], past?: u
   return { ids: Array.from(sequences.data as BigInt64Array, Number), past: past_key_values };
 }
 
+export interface Turns {
+  readonly own: readonly number[];
+  readonly stored: readonly number[];
+  readonly compressed: readonly number[];
+  /** The backend under the compressed model. */
+  readonly backend: string;
+}
+
 /** Tokens of two turns: the model's own, those with its past compressed between them, and those of the compressed model. */
-async function turns(): Promise<{ own: number[]; stored: number[]; compressed: number[] }> {
-  const load = () => AutoModelForCausalLM.from_pretrained('tiny', { dtype: 'fp32', device: 'wasm' });
+async function turns(device: 'wasm' | 'webgpu'): Promise<Turns> {
+  const load = () => AutoModelForCausalLM.from_pretrained('tiny', { dtype: 'fp32', device });
   const next = [7, 5, 90];
   const whole = await load();
   const first = await generate(whole, ids);
@@ -35,11 +43,11 @@ async function turns(): Promise<{ own: number[]; stored: number[]; compressed: n
   const { ids: own } = await generate(whole, [...first.ids, ...next], first.past);
   const { ids: stored } = await generate(whole, [...first.ids, ...next], await store.expand(chat));
   const model = await load();
-  await compress(model, { source: new URL('/models/tiny/onnx/model.onnx', location.href), capacity: 256, recent: 2 });
+  const { cache } = await compress(model, { source: new URL('/models/tiny/onnx/model.onnx', location.href), capacity: 256, recent: 2 });
   const before = await generate(model, ids);
   const { ids: compressed } = await generate(model, [...before.ids, ...next], before.past);
   await Promise.all([whole.dispose(), model.dispose()]);
-  return { own, stored, compressed };
+  return { own, stored, compressed, backend: cache.backend.name };
 }
 
 Object.assign(globalThis, { turns, ready: true });
