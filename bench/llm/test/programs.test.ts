@@ -232,7 +232,10 @@ if (modelFile !== undefined)
         'Tell me a long story about a sailor.\n'
       );
       assert.is(code, 0);
-      assert.match(stdout, /\[the cache is full with 64 tokens; --capacity allows more, \/new starts anew\]\n\[64 tokens/);
+      assert.match(
+        stdout,
+        /\[the cache is full with 64 tokens; --capacity allows more, --roll would go on, \/new starts anew\]\n\[64 tokens/
+      );
       const cut = await run('chat', ['--capacity', '128', '--answer', '3'], 'Tell me a long story about a sailor.\n');
       assert.match(cut.stdout, /\[cut after 3 tokens; --answer allows more\]/);
     });
