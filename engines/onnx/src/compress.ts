@@ -4,6 +4,7 @@ import { DynamicCache, env, type PreTrainedModel, Tensor } from '@huggingface/tr
 import { type Backend, type KVCache, openBackend, type Sequence } from 'nsnquant';
 import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-common';
 import { checkObject } from './check.ts';
+import { locate } from './locate.ts';
 import type { ModelCacheOptions } from './model.ts';
 import { openOnnx } from './open.ts';
 import { pastInputs, pastLayers } from './past.ts';
@@ -14,7 +15,10 @@ import type { ExternalData, Source } from './source.ts';
 
 /** What `compress` is told: where the model's file is, and how nsnquant keeps tokens. */
 export interface CompressOptions extends ModelCacheOptions {
-  /** The ONNX file that the model was loaded from: transformers.js does not keep it. */
+  /**
+   * What `from_pretrained` was given: the model's name or folder; its files are found where transformers.js has them. Or the ONNX file itself,
+   * where it was loaded with a file name or revision of its own.
+   */
   readonly source: Source;
   /** Files of external data by the names in the model, where they do not lie beside it. */
   readonly externalData?: ExternalData;
@@ -52,8 +56,9 @@ export interface CompressedModel {
  * @throws {TypeError | RangeError} for options of the wrong kind or value, or a model that is not understood; it is as it was then
  *
  * @example
- * const generator = await pipeline('text-generation', 'onnx-community/SmolLM2-135M-Instruct');
- * const { cache } = await compress(generator.model, { source: 'model.onnx', capacity: 8192 });
+ * const source = 'onnx-community/SmolLM2-135M-Instruct';
+ * const generator = await pipeline('text-generation', source);
+ * const { cache } = await compress(generator.model, { source, capacity: 8192 });
  */
 export async function compress(model: PreTrainedModel, options: CompressOptions): Promise<CompressedModel> {
   checkObject('options', options);
@@ -62,10 +67,12 @@ export async function compress(model: PreTrainedModel, options: CompressOptions)
   const onnx = env.backends.onnx as { readonly wasm?: { readonly proxy?: boolean }; readonly webgpu?: { readonly device?: unknown } };
   if (onnx.wasm?.proxy) throw new RangeError('"env.backends.onnx.wasm.proxy" expected false (a worker cannot be handed a cache), got true');
   const runtime = { ...(await runtimeOf(replaced)), env: onnx };
-  const opened = await openOnnx(source, {
+  const isFile = typeof source !== 'string' || /^\w{2,}:|\.onnx$/.test(source); // and no drive's letter
+  const located = isFile ? { source, externalData } : await locate(source, model, replaced);
+  const opened = await openOnnx(located.source, {
     runtime,
     provider: provider ?? (replaced.config?.device === 'webgpu' && onnx.webgpu?.device ? 'webgpu' : 'cpu'),
-    ...(externalData ? { externalData } : {}),
+    ...(located.externalData ? { externalData: located.externalData } : {}),
     ...(threads === undefined ? {} : { threads })
   });
   let backend = given;

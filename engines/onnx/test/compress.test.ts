@@ -2,7 +2,15 @@
 
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { type PreTrainedModel, pipeline, random, StoppingCriteria, TextStreamer } from '@huggingface/transformers';
+import {
+  AutoModelForCausalLM,
+  env,
+  type PreTrainedModel,
+  pipeline,
+  random,
+  StoppingCriteria,
+  TextStreamer
+} from '@huggingface/transformers';
 import { openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { CUT_F16, RAW_F16 } from '../../../test/tolerance.ts';
@@ -167,6 +175,29 @@ group('compress()', test => {
       await new Promise(resolve => setTimeout(resolve, 1));
     }
     assert.is(compressed.cache.free, 4096);
+  });
+
+  test("a model's file is found by what it was loaded from: a folder, or a name in the cache on disk", async () => {
+    const [{ cacheDir }, other] = [env, await openFolder({ half: true, external: 'model_fp16.onnx_data' })];
+    try {
+      env.cacheDir = other.path;
+      for (const [source, found, itself] of [
+        [folder.id, await folder.load(), whole],
+        ['models/tiny', await AutoModelForCausalLM.from_pretrained('models/tiny', { dtype: 'fp16' }), await other.load()]
+      ] as const) {
+        await compress(found, { ...raw, source });
+        const expected = (await forward(itself, [prompt(30)])).logits;
+        near((await forward(found, [prompt(30)])).logits, expected, itself === whole ? RAW_F16 : 2 * CUT_F16);
+        await found.dispose();
+      }
+      await refused(
+        () => compress(whole, { ...raw, source: 'models/none' }),
+        /^"source" expected the model's folder, .*, got models\/none: there is no/
+      );
+    } finally {
+      env.cacheDir = cacheDir;
+      await other.remove();
+    }
   });
 
   test('long prompts are coded, in less than a third of f16', async () => {

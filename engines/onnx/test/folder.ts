@@ -30,9 +30,10 @@ export async function writeFolder(options: DecoderOptions = {}, own: object = {}
   const path = await mkdtemp(join(tmpdir(), 'nsnquant-'));
   const id = join(path, 'models', 'tiny');
   await mkdir(join(id, 'onnx'), { recursive: true });
-  const { model, layers } = exportDecoder(options);
+  const { model, weights, layers } = exportDecoder(options);
   const file = join(id, 'onnx', options.half ? 'model_fp16.onnx' : 'model.onnx');
   await writeFile(file, model);
+  if (options.external) await writeFile(join(id, 'onnx', options.external), weights);
   const config = {
     architectures: ['LlamaForCausalLM'],
     model_type: 'llama',
@@ -45,6 +46,7 @@ export async function writeFolder(options: DecoderOptions = {}, own: object = {}
     vocab_size: VOCABULARY,
     bos_token_id: 0,
     eos_token_id: 1,
+    'transformers.js_config': { use_external_data_format: options.external !== undefined },
     ...own
   };
   const tokens = [...SPECIAL, ...LETTERS];

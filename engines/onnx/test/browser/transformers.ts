@@ -6,7 +6,6 @@ import { compress, PastStore } from '../../src/transformers.ts';
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
 env.localModelPath = '/models/';
-env.useBrowserCache = false;
 const { wasm } = env.backends.onnx as { readonly wasm: { wasmPaths: string; numThreads: number } };
 wasm.wasmPaths = `${location.origin}/ort/`;
 wasm.numThreads = 1;
@@ -43,7 +42,7 @@ async function turns(device: 'wasm' | 'webgpu'): Promise<Turns> {
   const { ids: own } = await generate(whole, [...first.ids, ...next], first.past);
   const { ids: stored } = await generate(whole, [...first.ids, ...next], await store.expand(chat));
   const model = await load();
-  const { cache } = await compress(model, { source: new URL('/models/tiny/onnx/model.onnx', location.href), capacity: 256, recent: 2 });
+  const { cache } = await compress(model, { source: 'tiny', capacity: 256, recent: 2 });
   const before = await generate(model, ids);
   const { ids: compressed } = await generate(model, [...before.ids, ...next], before.past);
   await Promise.all([whole.dispose(), model.dispose()]);
