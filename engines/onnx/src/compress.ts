@@ -4,7 +4,7 @@ import { DynamicCache, env, type PreTrainedModel, Tensor } from '@huggingface/tr
 import { type Backend, type KVCache, openBackend, type Sequence } from 'nsnquant';
 import type { InferenceSession, Tensor as RuntimeTensor } from 'onnxruntime-common';
 import { checkObject } from './check.ts';
-import { locate } from './locate.ts';
+import { type Located, locate } from './locate.ts';
 import type { ModelCacheOptions } from './model.ts';
 import { openOnnx } from './open.ts';
 import { pastInputs, pastLayers } from './past.ts';
@@ -68,11 +68,11 @@ export async function compress(model: PreTrainedModel, options: CompressOptions)
   if (onnx.wasm?.proxy) throw new RangeError('"env.backends.onnx.wasm.proxy" expected false (a worker cannot be handed a cache), got true');
   const runtime = { ...(await runtimeOf(replaced)), env: onnx };
   const isFile = typeof source !== 'string' || /^\w{2,}:|\.onnx$/.test(source); // and no drive's letter
-  const located = isFile ? { source, externalData } : await locate(source, model, replaced);
+  const located: Located = isFile ? { source } : await locate(source, model, replaced);
   const opened = await openOnnx(located.source, {
     runtime,
+    externalData: { ...located.externalData, ...externalData },
     provider: provider ?? (replaced.config?.device === 'webgpu' && onnx.webgpu?.device ? 'webgpu' : 'cpu'),
-    ...(located.externalData ? { externalData: located.externalData } : {}),
     ...(threads === undefined ? {} : { threads })
   });
   let backend = given;
@@ -87,7 +87,7 @@ export async function compress(model: PreTrainedModel, options: CompressOptions)
     });
     (model.sessions as Record<string, unknown>)['model'] = session;
     await replaced.release();
-    return { cache, sequenceOf, pastOf: sequence => cacheOf(session, sequence) };
+    return { cache, sequenceOf, pastOf: sequence => dynamicCacheOf(session, sequence) };
   } catch (error) {
     if (!given) backend?.dispose();
     await opened.release();
@@ -107,7 +107,7 @@ function sequenceOf(past: DynamicCache): Sequence {
   return sequence;
 }
 
-function cacheOf(session: CompressedSession, sequence: Sequence): DynamicCache {
+function dynamicCacheOf(session: CompressedSession, sequence: Sequence): DynamicCache {
   const row = rowOf(sequence, 0);
   const past = new Past([row], row.padding + sequence.length);
   const tensors = Object.entries(session.tensors(past, 'past_key_values'));

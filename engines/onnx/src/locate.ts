@@ -7,7 +7,7 @@ import type { ExternalData, Source } from './source.ts';
 /** A decoder's file, and what lies beside it. */
 export interface Located {
   readonly source: Source;
-  readonly externalData: ExternalData;
+  readonly externalData?: ExternalData;
 }
 
 /** What transformers.js takes for a model on a hub; all else is a folder. */
