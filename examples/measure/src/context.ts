@@ -40,42 +40,32 @@ export function contextOf(tokens: number, model: ModelShape): Context {
   return { shape: { ...model, batch: 1, context: tokens, layers: Math.min(MOST_LAYERS, Math.max(1, layers)) }, heads, queries, exact };
 }
 
-export function formatOf({ name, kept }: Method): Format {
-  if (typeof kept === 'string') throw new Error(`${name} is no codec`);
-  return { name, ...kept, balanced: true };
+/** f64 attention of the distinct heads over their tokens as a method keeps them, how far off naive f32 is, and what else a backend may be. */
+export async function expected({ shape, heads, queries, exact }: Context, { kept }: Method, backend: Backend): Promise<Expected> {
+  const distinct = { ...shape, layers: 1, kvHeads: DISTINCT };
+  const query = queries.subarray(0, exact.length);
+  using cache = new KVCache(await openBackend({ prefer: 'wasm' }), cacheOptions(typeof kept === 'string' ? UNCODED : kept, distinct, 1));
+  const attending = { backend, shape: cache.shape };
+  if (typeof kept === 'string') return expectedOver(attending, 0, query, stored(kept, heads, shape.headDim), []);
+  const saved = await savedSequence(kept, distinct, heads);
+  return expectedOver(attending, 0, query, await cache.restore(saved).decode(0), savedPages(saved, 0));
 }
 
 /**
- * Holds what a backend gave to the rules that tests hold it to: of the distinct KV heads the float rule, over the tokens as they are kept;
- * all others must be as these are.
+ * Holds outputs to the rules that tests hold them to: of the distinct KV heads the float rule; all others must be as these are.
  *
  * @param outputs  f32 [kvHeads, group, headDim] each, of several layers
  * @returns        the relative error against exact attention
  * @throws         if one is off by more than test/tolerance.ts forgives
  */
-export async function check(context: Context, method: Method, backend: Backend, outputs: readonly Float32Array[]): Promise<number> {
-  const { exact: uncoded, shape } = context;
+export function check({ exact: uncoded, shape }: Context, { exact, naive, extra }: Expected, outputs: readonly Float32Array[]): number {
   const first = outputs[0]!.subarray(0, uncoded.length);
-  const { exact, naive, extra } = await expected(context, method, backend);
   withinFloatRule('attention', first, exact, naive, shape.headDim, extra);
   const largest = first.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
   for (const output of outputs) {
     output.forEach((x, i) => atMost(`difference of KV heads at ${i}`, Math.abs(x - first[i % first.length]!), REORDERED * largest));
   }
   return relativeL2(first, uncoded);
-}
-
-/** f64 attention of the distinct heads over their tokens as they are kept, and how far off naive f32 is. */
-async function expected({ shape, heads, queries, exact }: Context, method: Method, backend: Backend): Promise<Expected> {
-  const distinct = { ...shape, layers: 1, kvHeads: DISTINCT };
-  const query = queries.subarray(0, exact.length);
-  const { kept } = method;
-  const format = typeof kept === 'string' ? UNCODED : formatOf(method);
-  using cache = new KVCache(await openBackend({ prefer: 'wasm' }), cacheOptions(format, distinct, 1));
-  const attending = { backend, shape: cache.shape };
-  if (typeof kept === 'string') return expectedOver(attending, 0, query, stored(kept, heads, shape.headDim), []);
-  const saved = await savedSequence(format, distinct, heads);
-  return expectedOver(attending, 0, query, await cache.restore(saved).decode(0), savedPages(saved, 0));
 }
 
 /** Keys and values of the distinct heads, f32 [tokens, DISTINCT, headDim], rounded as they are stored. */

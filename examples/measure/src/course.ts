@@ -2,6 +2,7 @@
 import type { Backend } from 'nsnquant';
 import type { Context } from './context.ts';
 import type { Method } from './methods.ts';
+import { race } from './race.ts';
 
 /** One way to attend over several layers of a context. */
 export interface Competitor {
@@ -25,4 +26,16 @@ export interface Course {
   /** Milliseconds of attention in all layers, one after the other. */
   walk(competitor: Competitor, layers: number): Promise<number>;
   close(): void;
+}
+
+/** None of a dense kernel's forms is the best in every shape. */
+export async function fastest(course: Course, forms: readonly Competitor[], layers: number): Promise<Competitor> {
+  const { resolutionMs } = course;
+  const results = await race(forms, form => course.walk(form, layers), { samples: 5, seconds: 3, resolutionMs });
+  const least = (form: Competitor): number => {
+    const result = results.get(form)!;
+    if (result instanceof Error) throw result;
+    return Math.min(...result.times);
+  };
+  return forms.reduce((best, form) => (least(form) < least(best) ? form : best));
 }

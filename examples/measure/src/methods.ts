@@ -1,5 +1,6 @@
 // What is measured: ways to keep keys and values, and the models whose attention it is. Plain data, for page, worker and table.
 import type { CodecName } from 'nsnquant';
+import type { Format } from '../../../bench/gpu/caches.ts';
 
 /** Where attention is computed. */
 export const places = { wasm: 'WebAssembly', webgpu: 'WebGPU' } as const;
@@ -11,8 +12,8 @@ export type Dense = 'f32' | 'f16';
 /** One way to keep keys and values. */
 export interface Method {
   readonly name: MethodName;
-  /** `f32` and `f16`, or the codecs of keys and values. */
-  readonly kept: Dense | { readonly keys: CodecName; readonly values: CodecName };
+  /** Plain numbers, or the codecs of keys and values. */
+  readonly kept: Dense | Format;
 }
 export type MethodName = (typeof NAMES)[number];
 
@@ -22,7 +23,7 @@ const NAMES = ['f16', 'f32', 'nsn4', 'nsn3', 'nsn3 / nsn2', 'nsn2', 'nsn1'] as c
 export const methods: readonly Method[] = NAMES.map(name => {
   if (name === 'f16' || name === 'f32') return { name, kept: name };
   const [keys, values = keys] = name.split(' / ') as [CodecName, CodecName?];
-  return { name, kept: { keys, values } };
+  return { name, kept: { name, keys, values, balanced: true } };
 });
 
 /** The attention of one layer of a model. */

@@ -1,11 +1,11 @@
 // Competitors on WebAssembly, and their clock: other memory is read before every layer, as a model's weights are.
 import { type Backend, openBackend } from 'nsnquant';
 import { Dense as DenseKernels } from '../../../bench/baselines/dense.ts';
-import { filledCache, savedSequence, sequenceBytes } from '../../../bench/gpu/caches.ts';
-import { type Context, formatOf } from './context.ts';
-import type { Competitor, Course } from './course.ts';
+import { type Format, filledCache, savedSequence, sequenceBytes } from '../../../bench/gpu/caches.ts';
+import type { Context } from './context.ts';
+import { type Competitor, type Course, fastest } from './course.ts';
 import type { Dense, Method } from './methods.ts';
-import { clockTick, race } from './race.ts';
+import { clockTick } from './race.ts';
 
 /** About the weights of one layer of a small model. */
 const OTHER_BYTES = 18e6;
@@ -30,14 +30,13 @@ export async function wasmCourse(): Promise<Course> {
     resolutionMs: clockTick(),
     walk,
     enter: (method, context) =>
-      typeof method.kept === 'string' ? dense(course, method, method.kept, context) : coded(backend, method, context),
+      typeof method.kept === 'string' ? dense(course, method, method.kept, context) : coded(backend, method, method.kept, context),
     close: () => backend.dispose()
   };
   return course;
 }
 
-async function coded(backend: Backend, method: Method, { shape, heads, queries }: Context): Promise<Competitor> {
-  const format = formatOf(method);
+async function coded(backend: Backend, method: Method, format: Format, { shape, heads, queries }: Context): Promise<Competitor> {
   const saved = await savedSequence(format, { ...shape, layers: 1 }, heads);
   // A sequence for every layer: none shares a page.
   const { cache, sequences } = await filledCache(backend, format, { ...shape, layers: 1, batch: shape.layers }, saved);
@@ -85,18 +84,6 @@ async function dense(course: Course, method: Method, kind: Dense, { shape, heads
     };
   };
   return fastest(course, cell.forms.map(inForm), layers);
-}
-
-/** None of a dense kernel's forms is the best in every shape. */
-export async function fastest(course: Course, forms: readonly Competitor[], layers: number): Promise<Competitor> {
-  const { resolutionMs } = course;
-  const results = await race(forms, form => course.walk(form, layers), { samples: 5, seconds: 3, resolutionMs });
-  const least = (form: Competitor): number => {
-    const result = results.get(form)!;
-    if (result instanceof Error) throw result;
-    return Math.min(...result.times);
-  };
-  return forms.reduce((best, form) => (least(form) < least(best) ? form : best));
 }
 
 async function kernelsOf({ variant }: Backend, headDim: number): Promise<WebAssembly.Module> {

@@ -1,14 +1,13 @@
 // Competitors on WebGPU, and their clock: timestamps of the GPU where there are any, else the wall clock over many dispatches.
 import { type Backend, openBackend } from 'nsnquant';
 import { Bandwidth, Dense as DenseShaders, type Form } from '../../../bench/baselines/densegpu.ts';
-import { filledCache, savedSequence, sequenceBytes } from '../../../bench/gpu/caches.ts';
+import { type Format, filledCache, savedSequence, sequenceBytes } from '../../../bench/gpu/caches.ts';
 import { openGpu } from '../../../bench/gpu/device.ts';
 import { Watch } from '../../../bench/gpu/watch.ts';
-import { type Context, formatOf } from './context.ts';
-import type { Competitor, Course } from './course.ts';
+import type { Context } from './context.ts';
+import { type Competitor, type Course, fastest } from './course.ts';
 import type { Dense, Method } from './methods.ts';
 import type { Gpu } from './report.ts';
-import { fastest } from './wasm.ts';
 
 /** Other memory that is read before a walk: more than the caches of nearly all GPUs hold. */
 const OTHER_BYTES = 96 * 2 ** 20;
@@ -74,7 +73,7 @@ export async function webGpuCourse(measured: boolean): Promise<Course> {
       const { kept } = method;
       const competitor = await (typeof kept === 'string'
         ? dense(course, watch, software, method, kept, context)
-        : coded(backend, device, method, context));
+        : coded(backend, device, method, kept, context));
       check();
       return competitor;
     },
@@ -97,8 +96,13 @@ async function wallMs(watch: Watch, once: () => void): Promise<number> {
   }
 }
 
-async function coded(backend: Backend, device: GPUDevice, method: Method, { shape, heads, queries }: Context): Promise<Competitor> {
-  const format = formatOf(method);
+async function coded(
+  backend: Backend,
+  device: GPUDevice,
+  method: Method,
+  format: Format,
+  { shape, heads, queries }: Context
+): Promise<Competitor> {
   const saved = await savedSequence(format, { ...shape, layers: 1 }, heads);
   // A sequence for every layer: none shares a page.
   const { cache, sequences } = await filledCache(backend, format, { ...shape, layers: 1, batch: shape.layers }, saved);
