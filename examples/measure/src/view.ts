@@ -6,6 +6,9 @@ import { type BudgetName, type MethodName, type ModelName, models, places } from
 import type { Cell, Facts, Report } from './report.ts';
 import { duration, gpuName, integer, percent } from './text.ts';
 
+/** A median of so many times the least sample is not what a device does when left alone: there 1.01 to 1.10 were measured. */
+const UNEVEN = 1.5;
+
 /** `opening`: the browser is asked what it has. */
 export type State = 'opening' | 'ready' | 'busy' | 'done';
 
@@ -95,7 +98,11 @@ export function showEnd({ stopped, hidden, seconds, cells }: Report): void {
     ...(count('missing') > 0 ? [`${count('missing')} not measured`] : [])
   ];
   const slowed = hidden ? ' This page was hidden for a while, which slows it down: measure again to be sure.' : '';
-  elements.end.textContent = `${parts.join(', ')}.${slowed}`;
+  const times = cells.flatMap(({ result }) => (result.kind === 'measured' ? [result] : []));
+  const uneven = times.filter(({ milliseconds, leastMilliseconds }) => milliseconds > UNEVEN * leastMilliseconds);
+  const busy =
+    2 * uneven.length > times.length ? ' Times vary widely, as if something else kept this device busy: measure again to be sure.' : '';
+  elements.end.textContent = `${parts.join(', ')}.${slowed || busy}`;
 }
 
 /** A table for each place; or a sentence, where nothing at all could be measured. */
