@@ -258,6 +258,8 @@ const around: Record<string, readonly string[]> = {
   'bench/llm': ['bench', 'src', 'tools'],
   // Packages of their own: they import the library, and one another, as anyone would.
   'engines/onnx': ['engines/onnx', 'tools'],
+  // What tests forgive stands in one file.
+  'engines/onnx/test': ['engines/onnx', 'test/tolerance.ts', 'tools'],
   'engines/gguf': ['engines/gguf', 'tools'],
   // People copy from here: what an example needs must come with the package, or be small.
   examples: ['examples', 'tools'],
@@ -297,6 +299,8 @@ group('around src/', test => {
       ['bench/llm/quality.ts', 'engines/gguf/src/model.ts', false],
       ['engines/gguf/src/model.ts', 'bench/llm/stats.ts', false],
       ['engines/onnx/test/a.ts', 'tools/group.ts', true],
+      ['engines/onnx/test/a.ts', 'test/tolerance.ts', true],
+      ['engines/onnx/src/a.ts', 'test/tolerance.ts', false],
       ['engines/onnx/src/a.ts', 'src/index.ts', false],
       ['engines/onnx/src/a.ts', 'engines/gguf/src/b.ts', false],
       ['examples/device.ts', 'tools/gpu.ts', true],
