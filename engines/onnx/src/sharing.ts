@@ -53,7 +53,7 @@ export interface Lookup {
   readonly rows: ReadonlyMap<string, Tensor>;
 }
 
-/** The look-up of tokens that a node is, if what it looks up is large and also used by `others`. */
+/** The look-up of tokens that a node is, if what it looks up is large, and used by others too. */
 export function lookupOf(node: Node, { tensors }: Graph, usedOften: (name: string) => boolean): Lookup | undefined {
   if (node.op !== 'Gather' && node.op !== 'GatherBlockQuantized') return undefined;
   const [table = '', ids, ...others] = node.inputs;
@@ -67,7 +67,8 @@ export function lookupOf(node: Node, { tensors }: Graph, usedOften: (name: strin
   };
   const parts = [table, ...others].filter(name => name !== '');
   // Small ones are copied; types of less than a byte have no rows that can be told apart.
-  if (!tensors.get(table)?.place || !parts.every(name => (tensors.get(name)?.type ?? 0) in ROW_BYTES)) return undefined;
+  const rowed = ({ type, shape }: Tensor): boolean => type in ROW_BYTES && shape[0] === tensors.get(table)!.shape[0];
+  if (!tensors.get(table)?.place || !parts.every(name => tensors.has(name) && rowed(tensors.get(name)!))) return undefined;
   return { node: withInputs(node, [rowsIn(table), NUMBERS, ...others.map(rowsIn)]), rows };
 }
 
