@@ -1,9 +1,13 @@
 // What openOnnx() says of a model, and what it refuses.
+import { mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import * as runtime from 'onnxruntime-node';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
 import { openOnnx } from '../src/index.ts';
 import { type DecoderOptions, exportDecoder } from './exports.ts';
+import { RawSequence } from './raw.ts';
 
 const opened = async (options: DecoderOptions, given: Partial<Parameters<typeof openOnnx>[1]> = {}) => {
   const exported = exportDecoder(options);
@@ -77,6 +81,23 @@ group('openOnnx', test => {
     const spied = { Tensor: runtime.Tensor, InferenceSession: { create } };
     await (await openOnnx(model, { runtime: spied, externalData: { weights } })).release();
     assert.ok(bytes < weights.length + 2 * model.length, `${bytes} of ${weights.length + model.length}`);
+  });
+
+  test('weights beyond 2 GiB of a file are read from there', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'nsnquant-'));
+    try {
+      const externalFrom = 3 * 2 ** 30;
+      const { model, weights } = exportDecoder({ external: 'weights', externalFrom });
+      await writeFile(join(folder, 'model.onnx'), model);
+      const file = await open(join(folder, 'weights'), 'w'); // most of it a hole
+      await file.write(weights, 0, weights.length, externalFrom);
+      await file.close();
+      const [far, near] = [await openOnnx(join(folder, 'model.onnx'), { runtime }), await openOnnx(exportDecoder().model, { runtime })];
+      assert.equal(await far.forward([1, 2, 3], new RawSequence(far.layers)), await near.forward([1, 2, 3], new RawSequence(near.layers)));
+      await Promise.all([far.release(), near.release()]);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   test('what is not understood is refused by its name', async () => {

@@ -12,6 +12,8 @@ export interface WriterOptions {
   readonly bits?: 4 | 8;
   /** The name of a file for weights. */
   readonly external?: string;
+  /** Where weights begin in it. */
+  readonly externalFrom?: number;
 }
 
 export const FLOAT = 1;
@@ -26,11 +28,12 @@ export class Writer {
   readonly initializers: Pieces[] = [];
   readonly external: Uint8Array[] = [];
   #seed = 1;
-  #externalBytes = 0;
+  #externalBytes: number;
   readonly #options: WriterOptions;
 
   constructor(options: WriterOptions) {
     this.#options = options;
+    this.#externalBytes = options.externalFrom ?? 0;
   }
 
   node(
