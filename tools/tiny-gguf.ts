@@ -1,8 +1,14 @@
-// A GGUF file of a tiny Llama, made in memory: for tests of engines, and of what a file may get wrong.
+// A GGUF file of a tiny Llama or one of its relatives, made in memory: for tests of engines, and of what a file may get wrong.
 /** An integer is written as uint32, another number as float32; a list as int32, or as float32 where one of it is no integer. */
 type Value = string | number | boolean | readonly string[] | readonly number[];
 
 export interface TinyOptions {
+  /** As the file names it. Default llama; the keys of `metadata` are written out whatever it is. */
+  readonly architecture?: string;
+  readonly layers?: number;
+  readonly headDim?: number;
+  /** Tensors of every layer, by what comes after its number. Default: a Llama's. */
+  readonly parts?: Readonly<Record<string, readonly number[]>>;
   readonly metadata?: Readonly<Record<string, Value>>;
   /** Control tokens after the letters a to h. */
   readonly control?: readonly string[];
@@ -16,6 +22,8 @@ export interface TinyOptions {
   readonly type?: number;
   /** Tensors of another shape. */
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  /** The number at an index of all weights, of which those of a tensor are some. Default: small ones that differ. */
+  readonly weight?: (tensor: string, index: number) => number;
 }
 
 export const tiny = { width: 64, heads: 2, kvHeads: 1, headDim: 32, inner: 96, vocabulary: 8, layers: 2 };
@@ -27,55 +35,91 @@ const BOOL = 7;
 const STRING = 8;
 const ARRAY = 9;
 
-/** Weights are small and differ; the same options give the same bytes. */
-export function tinyGguf({
-  metadata = {},
+export interface TinyTensor {
+  readonly name: string;
+  readonly shape: readonly number[]; // fastest first
+}
+
+/** The file's tensors, in order. */
+export function tinyTensors({
   control = [],
   rows = tiny.vocabulary + control.length,
   without = [],
   extra = {},
-  type = 0,
-  shapes = {}
-}: TinyOptions = {}): Uint8Array<ArrayBuffer> {
-  const { width, heads, kvHeads, headDim, inner, layers } = tiny;
+  shapes = {},
+  layers = tiny.layers,
+  headDim = tiny.headDim,
+  parts = llamaParts(headDim)
+}: TinyOptions = {}): TinyTensor[] {
+  const { width } = tiny;
+  const ofLayer = (layer: number): [string, readonly number[]][] =>
+    Object.entries(parts).map(([part, shape]) => [`blk.${layer}.${part}`, shape]);
+  return (
+    [
+      ['token_embd.weight', [width, rows]],
+      ['output_norm.weight', [width]],
+      ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat(),
+      ...Object.entries(extra)
+    ] as [string, readonly number[]][]
+  )
+    .filter(([name]) => !without.includes(name))
+    .map(([name, shape]) => ({ name, shape: shapes[name] ?? shape }));
+}
+
+/** A Llama's tensors of a layer, with their shapes. */
+export function llamaParts(headDim = tiny.headDim): Record<string, readonly number[]> {
+  const { width, heads, kvHeads, inner } = tiny;
+  return {
+    'attn_norm.weight': [width],
+    'attn_q.weight': [width, heads * headDim],
+    'attn_k.weight': [width, kvHeads * headDim],
+    'attn_v.weight': [width, kvHeads * headDim],
+    'attn_output.weight': [heads * headDim, width],
+    'ffn_norm.weight': [width],
+    'ffn_gate.weight': [width, inner],
+    'ffn_up.weight': [width, inner],
+    'ffn_down.weight': [inner, width]
+  };
+}
+
+/** Weights of all tensors, one after the other. */
+export function tinyWeights(options: TinyOptions = {}): Float32Array<ArrayBuffer> {
+  const { weight = (_: string, i: number) => Math.sin(i * 12.9898) * 0.2 } = options;
+  const tensors = tinyTensors(options);
+  const weights = new Float32Array(tensors.reduce((sum, { shape }) => sum + elements(shape), 0));
+  let at = 0;
+  for (const { name, shape } of tensors) {
+    for (const end = at + elements(shape); at < end; at++) weights[at] = weight(name, at);
+  }
+  return weights;
+}
+
+function elements(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** The same options give the same bytes. */
+export function tinyGguf(options: TinyOptions = {}): Uint8Array<ArrayBuffer> {
+  const { architecture = 'llama', metadata = {}, control = [], type = 0, layers = tiny.layers } = options;
+  const { width, heads, kvHeads, inner } = tiny;
+  const of = (key: string): string => `${architecture}.${key}`;
   const fields: Record<string, Value> = {
-    'general.architecture': 'llama',
+    'general.architecture': architecture,
     'general.name': 'tiny',
-    'llama.block_count': layers,
-    'llama.context_length': 64,
-    'llama.embedding_length': width,
-    'llama.feed_forward_length': inner,
-    'llama.attention.head_count': heads,
-    'llama.attention.head_count_kv': kvHeads,
-    'llama.attention.layer_norm_rms_epsilon': 1e-5,
+    [of('block_count')]: layers,
+    [of('context_length')]: 64,
+    [of('embedding_length')]: width,
+    [of('feed_forward_length')]: inner,
+    [of('attention.head_count')]: heads,
+    [of('attention.head_count_kv')]: kvHeads,
+    [of('attention.layer_norm_rms_epsilon')]: 1e-5,
     'tokenizer.ggml.model': 'gpt2',
     'tokenizer.ggml.tokens': [...'abcdefgh', ...control],
     'tokenizer.ggml.merges': [],
     'tokenizer.ggml.token_type': [...new Array<number>(tiny.vocabulary).fill(1), ...control.map(() => 3)],
     ...metadata
   };
-  const ofLayer = (layer: number): [string, number[]][] =>
-    [
-      ['attn_norm', [width]],
-      ['attn_q', [width, heads * headDim]],
-      ['attn_k', [width, kvHeads * headDim]],
-      ['attn_v', [width, kvHeads * headDim]],
-      ['attn_output', [heads * headDim, width]],
-      ['ffn_norm', [width]],
-      ['ffn_gate', [width, inner]],
-      ['ffn_up', [width, inner]],
-      ['ffn_down', [inner, width]]
-    ].map(([part, shape]) => [`blk.${layer}.${part as string}.weight`, shape as number[]]);
-  const tensors = (
-    [
-      ['token_embd.weight', [width, rows]],
-      ['output_norm.weight', [width]],
-      ...Array.from({ length: layers }, (_, layer) => ofLayer(layer)).flat(),
-      ...Object.entries(extra)
-    ] as [string, number[]][]
-  )
-    .filter(([name]) => !without.includes(name))
-    .map(([name, shape]) => ({ name, shape: shapes[name] ?? shape }));
+  const tensors = tinyTensors(options);
 
   const bytes: number[] = [];
   const u32 = (value: number): void => {
@@ -129,10 +173,10 @@ export function tinyGguf({
     shape.forEach(u64);
     u32(shape.length === 1 ? 0 : type);
     u64(offset);
-    offset += shape.reduce((product, size) => product * size, 1) * 4;
+    offset += elements(shape) * 4;
   }
   while (bytes.length % 32 !== 0) bytes.push(0);
-  const weights = Float32Array.from({ length: offset / 4 }, (_, i) => Math.sin(i * 12.9898) * 0.2);
+  const weights = tinyWeights(options);
   const file = new Uint8Array(bytes.length + offset);
   file.set(bytes);
   file.set(new Uint8Array(weights.buffer), bytes.length);

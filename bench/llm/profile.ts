@@ -4,7 +4,7 @@ import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { type Cache, type Config, InputError, type Model } from '@nsnquant/gguf';
+import { type Attention, type Cache, InputError, type Model } from '@nsnquant/gguf';
 import { learn } from 'nsnquant/reference';
 import { WINDOW } from './caches/cache.ts';
 import { openCache, type Resources, raw } from './caches/methods.ts';
@@ -91,7 +91,7 @@ export async function learnProfile(
   }
   const profile = seen.flatMap((layer, n) => {
     status(`layer ${n + 1} of ${config.layers}`);
-    return Array.from({ length: config.kvHeads }, (_, head) => [...balanceOf(layer, head, config)]).flat();
+    return Array.from({ length: config.kvHeads }, (_, head) => [...balanceOf(layer, head, config.attention[n]!)]).flat();
   });
   return Uint8Array.from(profile);
 }
@@ -114,7 +114,7 @@ function watched(cache: Cache, seen: readonly Seen[][]): Cache {
   };
 }
 
-function balanceOf(layer: readonly Seen[], head: number, { kvHeads, queryHeads, headDim, rope }: Config): Uint8Array {
+function balanceOf(layer: readonly Seen[], head: number, { kvHeads, queryHeads, headDim, rope }: Attention): Uint8Array {
   const group = queryHeads / kvHeads;
   const windows = layer.flatMap(({ keys }) => {
     const rows = rowsOf(keys, kvHeads * headDim, head * headDim, headDim).subarray(SINKS * headDim);
@@ -122,7 +122,7 @@ function balanceOf(layer: readonly Seen[], head: number, { kvHeads, queryHeads, 
     return Array.from({ length: count }, (_, n) => rows.subarray(n * WINDOW * headDim, (n + 1) * WINDOW * headDim));
   });
   const queries = layer.map(seen => rowsOf(seen.queries, queryHeads * headDim, head * group * headDim, group * headDim));
-  return learn(windows, Float32Array.from(queries.flatMap(rows => [...rows])), headDim, rope);
+  return learn(windows, Float32Array.from(queries.flatMap(rows => [...rows])), headDim, rope === 'none' ? undefined : rope);
 }
 
 /** `count` numbers of every row, from `from` on. */

@@ -6,12 +6,15 @@ export interface Heads {
   readonly kvHeads: number;
   readonly queryHeads: number;
   readonly headDim: number;
+  /** Layer by layer; a cap is the same in all. */
+  readonly attention: readonly { readonly window?: number; readonly softcap?: number }[];
 }
 
 export class DenseAttention {
   readonly #session: Session;
   readonly #heads: Heads;
-  #mask = { tokens: 0, length: 0, data: new Float32Array() };
+  /** By window. */
+  readonly #masks = new Map<number, { tokens: number; length: number; data: Float32Array }>();
 
   private constructor(session: Session, heads: Heads) {
     this.#session = session;
@@ -26,8 +29,9 @@ export class DenseAttention {
    * @param query  f32 [tokens, queryHeads, headDim]: the newest positions; causal
    * @param keys   f32 [length, kvHeads, headDim]
    * @param values as keys
+   * @param window positions that a query sees, its own among them
    */
-  async attend(query: Float32Array, keys: Float32Array, values: Float32Array): Promise<Float32Array> {
+  async attend(query: Float32Array, keys: Float32Array, values: Float32Array, window = Infinity): Promise<Float32Array> {
     const { kvHeads, queryHeads, headDim } = this.#heads;
     const tokens = query.length / (queryHeads * headDim);
     const length = keys.length / (kvHeads * headDim);
@@ -35,7 +39,7 @@ export class DenseAttention {
       query: { data: query, shape: [tokens, queryHeads * headDim] },
       keys: { data: keys, shape: [length, kvHeads, headDim] },
       values: { data: values, shape: [length, kvHeads, headDim] },
-      mask: { data: this.#causal(tokens, length), shape: [tokens, length] }
+      mask: { data: this.#causal(tokens, length, window), shape: [tokens, length] }
     });
     return result['attention']!;
   }
@@ -44,19 +48,24 @@ export class DenseAttention {
     return this.#session.release();
   }
 
-  /** All layers ask for the same mask, one after another. */
-  #causal(tokens: number, length: number): Float32Array {
-    if (this.#mask.tokens !== tokens || this.#mask.length !== length) {
-      const data = new Float32Array(tokens * length);
-      for (let t = 0; t < tokens; t++) data.fill(-Infinity, t * length + length - tokens + t + 1, (t + 1) * length);
-      this.#mask = { tokens, length, data };
+  /** All layers of a window ask for the same mask, one after another. */
+  #causal(tokens: number, length: number, window: number): Float32Array {
+    const made = this.#masks.get(window);
+    if (made?.tokens === tokens && made.length === length) return made.data;
+    const data = new Float32Array(tokens * length);
+    for (let t = 0; t < tokens; t++) {
+      const end = length - tokens + t + 1;
+      data.fill(-Infinity, t * length + end, (t + 1) * length);
+      data.fill(-Infinity, t * length, t * length + Math.max(0, end - window));
     }
-    return this.#mask.data;
+    this.#masks.set(window, { tokens, length, data });
+    return data;
   }
 }
 
-/** softmax(q·kᵀ/√d + mask)·v, the query heads of a KV head as rows of one matrix. */
-function attentionGraph({ kvHeads, queryHeads, headDim }: Heads): Uint8Array {
+/** softmax(q·kᵀ/√d, capped, + mask)·v, the query heads of a KV head as rows of one matrix. */
+function attentionGraph({ kvHeads, queryHeads, headDim, attention }: Heads): Uint8Array {
+  const softcap = attention[0]?.softcap;
   const group = queryHeads / kvHeads;
   const integers = (name: string, values: number[]) => ({ name, shape: [values.length], data: BigInt64Array.from(values, BigInt) });
   const node = (op: string, inputs: string[], output: string, attributes?: Node['attributes']): Node => ({
@@ -76,6 +85,7 @@ function attentionGraph({ kvHeads, queryHeads, headDim }: Heads): Uint8Array {
     outputs: [{ name: 'attention out', shape: ['tokens', queryHeads * headDim] }],
     constants: [
       { name: 'scale', shape: [1], data: Float32Array.of(1 / Math.sqrt(headDim)) },
+      { name: 'cap', shape: [1], data: Float32Array.of(softcap ?? 1) },
       integers('heads apart', [-1, kvHeads, group, headDim]),
       integers('axis of heads', [1]),
       integers('all channels', [-1, queryHeads * headDim])
@@ -87,7 +97,10 @@ function attentionGraph({ kvHeads, queryHeads, headDim }: Heads): Uint8Array {
       node('Transpose', ['keys'], 'k by head', { perm: [1, 2, 0] }), // [kvHeads, headDim, length]
       node('Unsqueeze', ['k by head', 'axis of heads'], 'k'),
       node('MatMul', ['q', 'k'], 'logits'),
-      node('Add', ['logits', 'mask'], 'masked'),
+      ...(softcap === undefined
+        ? []
+        : [node('Div', ['logits', 'cap'], 'small'), node('Tanh', ['small'], 'bounded'), node('Mul', ['bounded', 'cap'], 'capped')]),
+      node('Add', [softcap === undefined ? 'logits' : 'capped', 'mask'], 'masked'),
       node('Softmax', ['masked'], 'probabilities', { axis: -1 }),
       node('Transpose', ['values'], 'v by head', { perm: [1, 0, 2] }),
       node('Unsqueeze', ['v by head', 'axis of heads'], 'v'),

@@ -107,7 +107,10 @@ export function openCache(
   maxAppend: number
 ): HeldCache {
   if (keys === PAPER2) {
-    const format = paper2(options.rope ? config.rope : undefined);
+    const { rope } = config.attention[0]!;
+    if (config.attention.some(layer => layer.rope !== rope))
+      throw new InputError(`"${PAPER2}" expected a model whose layers rotate alike, got one of several kinds`);
+    const format = paper2(options.rope && rope !== 'none' ? rope : undefined);
     return new WindowedCache(config, dense, { capacity, keys: format, values: format, sinks: options.sinks });
   }
   const keyFormat = formats.get(keys);

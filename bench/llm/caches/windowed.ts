@@ -65,7 +65,7 @@ export class WindowedCache implements HeldCache {
 
   attend(layer: number, query: Float32Array): Promise<Float32Array> {
     const { keys, values } = this.held(layer);
-    return this.#attention.attend(query, keys, values);
+    return this.#attention.attend(query, keys, values, this.#config.attention[layer]!.window);
   }
 
   get bytes(): number {

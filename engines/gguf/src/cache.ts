@@ -18,16 +18,8 @@ export class SequenceCache implements Cache {
   #sequence: Sequence;
 
   constructor(backend: Backend, config: Config, { rope = true, ...options }: SequenceCacheOptions) {
-    const { layers, kvHeads, queryHeads, headDim } = config;
-    this.cache = new KVCache(backend, {
-      layers,
-      kvHeads,
-      queryHeads,
-      headDim,
-      ...options,
-      sequences: 1,
-      ...(rope && { rope: config.rope })
-    });
+    const layers = rope ? config.attention : config.attention.map(({ rope: _, ...layer }) => layer);
+    this.cache = new KVCache(backend, { layers, ...options, sequences: 1 });
     this.#sequence = this.cache.sequence();
   }
 

@@ -262,7 +262,14 @@ export class Chat {
       await this.#cache.load(prefixes, prompt);
       same = this.#cache.length;
     } else if (same < this.#cache.length) {
-      this.#cache.crop(same);
+      try {
+        this.#cache.crop(same);
+      } catch (error) {
+        // What sliding windows have given back does not return: the conversation is read again.
+        if (!(error instanceof RangeError)) throw error;
+        this.#cache.crop(0);
+        same = 0;
+      }
     }
     this.#tokens = prompt.slice(0, same);
     return same;

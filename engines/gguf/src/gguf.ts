@@ -1,6 +1,6 @@
-// A GGUF file of the Llama architecture: its tensors and its shape. Refuses everything else in a sentence. Runs in a browser.
+// A GGUF file: its tensors and its shape. Refuses everything else in a sentence. Runs in a browser.
 import { GGMLQuantizationType, gguf } from '@huggingface/gguf';
-import { type Config, type Metadata, readConfig } from './config.ts';
+import { architectureOf, type Config, type Metadata, ROPE_FACTORS, type RopeFactors, readConfig } from './config.ts';
 import { dequantize, type TensorType, tensorBytes, tensorTypes } from './dequantize.ts';
 import { fingerprint } from './fingerprint.ts';
 import { InputError, type Source } from './source.ts';
@@ -69,11 +69,13 @@ export class Gguf {
 }
 
 /**
- * Reads the headers of all files of a model, in order, and checks that everything a Llama needs is there, and nothing that would be left out.
+ * Reads the headers of all files of a model, in order, and checks that everything its architecture needs is there, and nothing that would be left out.
  *
+ * @param context  tokens of the longest conversation, where that is known to be less than the model's
  * @throws {InputError} for a file that is no GGUF, is cut short, is of another architecture, lacks a tensor, or has one too many
  */
-export async function readGguf(...sources: readonly Source[]): Promise<Gguf> {
+export async function readGguf(given: Source | readonly Source[], context?: number): Promise<Gguf> {
+  const sources = 'read' in given ? [given] : given;
   const file = sources[0]?.name ?? '';
   const tensors = new Map<string, TensorInfo>();
   let metadata: Metadata = {};
@@ -96,16 +98,29 @@ export async function readGguf(...sources: readonly Source[]): Promise<Gguf> {
   }
   checkSizes(tensors);
 
-  const factors = tensors.get('rope_freqs.weight');
-  const config = readConfig(file, metadata, {
-    embeddings: find(file, tensors, 'token_embd.weight').shape,
-    ropeFactors: factors && dequantize(factors.type, await readTensor(factors), elementCount(factors.shape))
-  });
-  const optional = ['output.weight', 'rope_freqs.weight'];
-  const used = new Set(optional);
-  for (const name of tensorNames(config.layers)) {
+  const ropeFactors: Partial<Record<RopeFactors, Float32Array>> = {};
+  for (const name of ROPE_FACTORS) {
+    const info = tensors.get(name);
+    if (info) ropeFactors[name] = dequantize(info.type, await readTensor(info), elementCount(info.shape));
+  }
+  const config = readConfig(
+    file,
+    metadata,
+    { embeddings: find(file, tensors, 'token_embd.weight').shape, count: tensors.size, ropeFactors },
+    context
+  );
+  const { tensors: parts, optional = [], longRope } = config.architecture;
+  const factors = longRope ? ROPE_FACTORS.slice(1) : ROPE_FACTORS.slice(0, 1);
+  const used = new Set<string>(['output.weight', ...factors]);
+  const ofLayer = (part: string, layer: number): string => `blk.${layer}.${part}`;
+  // One by one: a damaged file may speak of any number of layers.
+  for (const name of ['token_embd.weight', 'output_norm.weight']) {
     find(file, tensors, name);
     used.add(name);
+  }
+  for (let layer = 0; layer < config.layers; layer++) {
+    for (const part of parts) find(file, tensors, ofLayer(part, layer));
+    for (const part of [...parts, ...optional]) used.add(ofLayer(part, layer));
   }
   const unused = [...tensors].filter(([name]) => !used.has(name));
   if (unused.length > 0) {
@@ -154,12 +169,7 @@ function checkSizes(tensors: Tensors): void {
 function checkKind({ name }: Source, metadata: Metadata): void {
   const type = metadata['general.type'] ?? 'model';
   if (type !== 'model') throw new InputError(`${name}: "general.type" expected model, got ${String(type)}`);
-  const architecture = metadata['general.architecture'];
-  if (architecture !== 'llama') {
-    throw new InputError(
-      `${name}: expected a model of the architecture llama, got ${String(architecture)}; Llama, SmolLM and other models that GGUF files name so will work`
-    );
-  }
+  architectureOf(name, metadata);
 }
 
 function tensorType({ name: file }: Source, name: string, dtype: GGMLQuantizationType): TensorType {
@@ -235,11 +245,4 @@ function find(file: string, tensors: Tensors, name: string): TensorInfo {
   const info = tensors.get(name);
   if (!info) throw new InputError(`${file}: expected tensor "${name}", got a file without it`);
   return info;
-}
-
-/** One by one: a damaged file may speak of any number of layers. */
-function* tensorNames(layers: number): Generator<string> {
-  yield* ['token_embd.weight', 'output_norm.weight'];
-  const parts = ['attn_norm', 'attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_norm', 'ffn_gate', 'ffn_up', 'ffn_down'];
-  for (let layer = 0; layer < layers; layer++) yield* parts.map(part => `blk.${layer}.${part}.weight`);
 }

@@ -16,7 +16,7 @@ import { type Attribute, type Constant, encodeModel, type Graph, type Node, type
  *   x          f32 [tokens, width]
  *   attention  f32 [tokens, queryHeads · headDim]
  *   q, k, v    f32 [1, tokens, heads · headDim], q and k after RoPE
- *   cos, sin   f32 [tokens, pairs], of every token's angles
+ *   cos, sin   f32 [tokens, pairs], of every token's angles; missing in a layer without RoPE
  */
 export async function* modelGraphs(gguf: Gguf): AsyncGenerator<Uint8Array> {
   yield await headGraph(gguf);
@@ -39,66 +39,102 @@ export async function* modelGraphs(gguf: Gguf): AsyncGenerator<Uint8Array> {
   }
 }
 
-/** Queries, keys and values, and RoPE. */
+/** Queries, keys and values, their norms, and RoPE. */
 async function beginningOfLayer(builder: Builder, layer: number, x: string): Promise<void> {
-  const { width, queryHeads, kvHeads, headDim, rope } = builder.gguf.config;
+  const { gguf } = builder;
+  const { width, queryHeads, kvHeads, headDim, queryScale, attention, architecture } = gguf.config;
+  const { rope } = attention[layer]!;
+  const name = (part: string): string => `blk.${layer}.attn_${part}`;
   const sizes = [queryHeads * headDim, kvHeads * headDim, kvHeads * headDim];
-  const [q, k, v] = ['q', 'k', 'v'].map((_, i) => `part ${i}`) as [string, string, string];
-  const weights = await builder.weightRows(
-    ['q', 'k', 'v'].map((name, i) => [`blk.${layer}.attn_${name}.weight`, sizes[i]!]),
-    width
-  );
-  const all = builder.add('Unsqueeze', [builder.project(x, weights), builder.integers([0])]);
-  builder.node({ op: 'Split', inputs: [all, builder.integers(sizes)], outputs: [q, k, v], attributes: { axis: 2 } });
+  const rows = ['q', 'k', 'v'].map((part, i) => [name(part), sizes[i]!] as const);
+  const packed = name('qkv.weight');
+  const weights = gguf.has(packed)
+    ? await builder.weights(packed, width, sizes[0]! + 2 * sizes[1]!)
+    : await builder.weightRows(
+        rows.map(([part, count]) => [`${part}.weight`, count]),
+        width
+      );
+  const biases = await builder.biases(rows);
+  const all = builder.add('Unsqueeze', [builder.project(x, weights, biases), builder.integers([0])]);
+  const parts = ['q part', 'k part', 'v part'] as const;
+  builder.node({ op: 'Split', inputs: [all, builder.integers(sizes)], outputs: parts, attributes: { axis: 2 } });
 
-  const pairs = rope.invFreq.length;
-  const angles = [builder.integers([0]), builder.input('cos', pairs), builder.input('sin', pairs)];
-  const rotated = (part: string, heads: number): string =>
-    builder.add(
-      'RotaryEmbedding',
-      [part, ...angles],
-      {
-        interleaved: 1,
-        num_heads: heads,
-        rotary_embedding_dim: 2 * pairs === headDim ? 0 : 2 * pairs
-      },
-      'com.microsoft'
-    );
-  builder.output('q', rotated(q, queryHeads), [1, 'tokens', sizes[0]!]);
-  builder.output('k', rotated(k, kvHeads), [1, 'tokens', sizes[1]!]);
-  builder.output('v', v, [1, 'tokens', sizes[2]!]);
+  const normalized = async (part: string, norm: string, heads: number): Promise<string> =>
+    gguf.has(norm) ? builder.headNorm(part, await builder.weights(norm, headDim), heads * headDim) : part;
+  let q = await normalized(parts[0], name('q_norm.weight'), queryHeads);
+  let k = await normalized(parts[1], name('k_norm.weight'), kvHeads);
+  if (queryScale !== 1) q = builder.add('Mul', [q, builder.number(queryScale)]);
+  if (rope !== 'none') {
+    const pairs = rope.invFreq.length;
+    const angles = [builder.integers([0]), builder.input('cos', pairs), builder.input('sin', pairs)];
+    const rotated = (part: string, heads: number): string =>
+      builder.add(
+        'RotaryEmbedding',
+        [part, ...angles],
+        {
+          interleaved: architecture.interleaved ? 1 : 0,
+          num_heads: heads,
+          rotary_embedding_dim: 2 * pairs === headDim ? 0 : 2 * pairs
+        },
+        'com.microsoft'
+      );
+    q = rotated(q, queryHeads);
+    k = rotated(k, kvHeads);
+  }
+  builder.output('q', q, [1, 'tokens', sizes[0]!]);
+  builder.output('k', k, [1, 'tokens', sizes[1]!]);
+  builder.output('v', parts[2], [1, 'tokens', sizes[2]!]);
 }
 
 /** Output projection, feed-forward network, and the norm of what comes next. */
 async function endOfLayer(builder: Builder, layer: number, x: string, nextNorm: string): Promise<{ x: string; normalized: string }> {
-  const { width, inner, queryHeads, headDim } = builder.gguf.config;
+  const { gguf } = builder;
+  const { width, inner, queryHeads, headDim, architecture } = gguf.config;
   const name = (part: string): string => `blk.${layer}.${part}.weight`;
+  const normalized = async (part: string, norm: string): Promise<string> =>
+    gguf.has(norm) ? builder.norm(part, await builder.weights(norm, width)) : part;
   const attention = builder.input('attention', queryHeads * headDim);
-  const projected = builder.project(attention, await builder.weights(name('attn_output'), queryHeads * headDim, width));
-  const before = builder.addNorm(projected, x, await builder.weights(name('ffn_norm'), width));
+  const weights = await builder.weights(name('attn_output'), queryHeads * headDim, width);
+  const projected = builder.project(attention, weights, await builder.biases([[`blk.${layer}.attn_output`, width]]));
+  const before = builder.addNorm(
+    await normalized(projected, name('post_attention_norm')),
+    x,
+    await builder.weights(name('ffn_norm'), width)
+  );
 
+  // Where there is no gate of its own, its rows lie above those of "up".
   const gateAndUp = builder.project(
     before.normalized,
-    await builder.weightRows(
-      [
-        [name('ffn_gate'), inner],
-        [name('ffn_up'), inner]
-      ],
-      width
-    )
+    gguf.has(name('ffn_gate'))
+      ? await builder.weightRows(
+          [
+            [name('ffn_gate'), inner],
+            [name('ffn_up'), inner]
+          ],
+          width
+        )
+      : await builder.weights(name('ffn_up'), width, 2 * inner)
   );
   builder.node({ op: 'Split', inputs: [gateAndUp, builder.integers([inner, inner])], outputs: ['gate', 'up'], attributes: { axis: 1 } });
-  const gated = builder.add('Mul', [builder.add('Mul', ['gate', builder.add('Sigmoid', ['gate'])]), 'up']);
+  const gate = architecture.gelu
+    ? builder.add('FastGelu', ['gate'], {}, 'com.microsoft')
+    : builder.add('Mul', ['gate', builder.add('Sigmoid', ['gate'])]);
+  const gated = builder.add('Mul', [gate, 'up']);
   const down = builder.project(gated, await builder.weights(name('ffn_down'), inner, width));
-  return builder.addNorm(down, before.x, await builder.weights(nextNorm, width));
+  return builder.addNorm(await normalized(down, name('post_ffw_norm')), before.x, await builder.weights(nextNorm, width));
 }
 
 /** Hidden states to logits. Models that tie their embeddings have no matrix of their own for it. */
 async function headGraph(gguf: Gguf): Promise<Uint8Array> {
-  const { width, vocabulary } = gguf.config;
+  const { width, vocabulary, finalSoftcap } = gguf.config;
   const builder = new Builder(gguf, 'head');
   const weights = await builder.weights(gguf.has('output.weight') ? 'output.weight' : 'token_embd.weight', width, vocabulary);
-  builder.output('logits', builder.project(builder.input('hidden', width), weights), ['tokens', vocabulary]);
+  let logits = builder.project(builder.input('hidden', width), weights);
+  if (finalSoftcap > 0) {
+    const cap = builder.number(finalSoftcap);
+    logits = builder.add('Mul', [builder.add('Tanh', [builder.add('Div', [logits, cap])]), cap]);
+  }
+  builder.output('logits', logits, ['tokens', vocabulary]);
   return builder.encode();
 }
 
@@ -160,19 +196,44 @@ class Builder {
     return name;
   }
 
+  /** The biases of such matrices, 0 where a file has none; undefined if it has none at all. `names` are without their ".bias". */
+  async biases(names: readonly (readonly [name: string, rows: number])[]): Promise<string | undefined> {
+    if (!names.some(([name]) => this.gguf.has(`${name}.bias`))) return undefined;
+    const data: number[] = [];
+    for (const [name, rows] of names) {
+      data.push(...(this.gguf.has(`${name}.bias`) ? await this.gguf.floats(`${name}.bias`, rows) : new Float32Array(rows)));
+    }
+    const name = `${names.map(([part]) => part).join(' ')} bias`;
+    this.#constants.push({ name, shape: [data.length], data: Float32Array.from(data) });
+    return name;
+  }
+
+  number(value: number): string {
+    const name = `constant ${this.#constants.length}`;
+    this.#constants.push({ name, shape: [1], data: Float32Array.of(value) });
+    return name;
+  }
+
   integers(values: readonly number[]): string {
     const name = `constant ${this.#constants.length}`;
     this.#constants.push({ name, shape: [values.length], data: BigInt64Array.from(values, BigInt) });
     return name;
   }
 
-  /** x · Wᵀ: GGUF keeps matrices [outputs, inputs], which Gemm takes as they are. */
-  project(x: string, weights: string): string {
-    return this.add('Gemm', [x, weights], { transB: 1 });
+  /** x · Wᵀ + b: GGUF keeps matrices [outputs, inputs], which Gemm takes as they are. */
+  project(x: string, weights: string, biases?: string): string {
+    return this.add('Gemm', biases === undefined ? [x, weights] : [x, weights, biases], { transB: 1 });
   }
 
   norm(x: string, weights: string): string {
     return this.add('SimplifiedLayerNormalization', [x, weights], { axis: -1, epsilon: { float: this.#config.epsilon } });
+  }
+
+  /** Each head of [1, tokens, channels] by itself. */
+  headNorm(x: string, weights: string, channels: number): string {
+    const headDim = this.#config.headDim;
+    const heads = this.add('Reshape', [x, this.integers([-1, headDim])]);
+    return this.add('Reshape', [this.norm(heads, weights), this.integers([1, -1, channels])]);
   }
 
   /** The sum of two and its norm. */

@@ -7,7 +7,7 @@
 
 export { SequenceCache, type SequenceCacheOptions } from './cache.ts';
 export { type AskOptions, Chat, type ChatOptions, type Ending, type OpenChatOptions } from './chat.ts';
-export type { Config } from './config.ts';
+export type { Attention, Config } from './config.ts';
 export type { HostOptions, OnnxRuntime } from './host.ts';
 export type { Cache, Model } from './model.ts';
 export { type OpenOptions, openGguf } from './open.ts';

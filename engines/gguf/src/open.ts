@@ -14,11 +14,23 @@ export interface OpenOptions extends HostOptions, SourceOptions {
   readonly runtime: OnnxRuntime;
   /** Bytes that the runtime can hold of weights, which it takes as f32. Default: any number. */
   readonly weightBytes?: number;
+  /**
+   * Tokens of the longest conversation: what a model that has other RoPE factors for long ones goes by (Phi-3). Default: as many as the
+   * model was made for.
+   */
+  readonly context?: number;
   /** Called with 0 to 1. */
   readonly progress?: (done: number) => void;
 }
 
-const OPTIONS = ['runtime', 'threads', 'weightBytes', 'progress', 'downloaded'] as const satisfies readonly (keyof OpenOptions)[];
+const OPTIONS = [
+  'runtime',
+  'threads',
+  'weightBytes',
+  'context',
+  'progress',
+  'downloaded'
+] as const satisfies readonly (keyof OpenOptions)[];
 
 /**
  * Opens a model. Of a split one, give the path or URL of any part, which must be named as llama-gguf-split names them, or all parts in order.
@@ -26,6 +38,7 @@ const OPTIONS = ['runtime', 'threads', 'weightBytes', 'progress', 'downloaded'] 
  * @param file  in Node its path; its URL, of which only ranges are fetched where the server gives them; a Blob or File; its bytes; or
  *              anything that reads like a file
  * @throws {TypeError}  for an option that is unknown, or a file that is no such thing
+ * @throws {RangeError} for a `context` that is no number of tokens
  * @throws {InputError} for a file that the engine cannot run as it is meant, in a sentence that names what it is
  *
  * @example
@@ -34,8 +47,12 @@ const OPTIONS = ['runtime', 'threads', 'weightBytes', 'progress', 'downloaded'] 
  */
 export async function openGguf(file: GgufFile | readonly GgufFile[], options: OpenOptions): Promise<Model> {
   checkOptions(options, OPTIONS);
+  const { context } = options;
+  if (context !== undefined && !(Number.isInteger(context) && context >= 1)) {
+    throw new RangeError(`"context" expected integer of at least 1, got ${context}`);
+  }
   const sources = await openSources(file, options);
-  const gguf = await readGguf(...sources);
+  const gguf = await readGguf(sources, context);
   const { runtime, weightBytes = Infinity } = options;
   if (gguf.floatBytes > weightBytes) {
     throw new InputError(

@@ -51,7 +51,7 @@ group('a model', test => {
   });
   test('in parts is that model: by the path of any part, or all of them in order', async () => {
     for (const from of [join(folder, 'split-00001-of-00002.gguf'), join(folder, 'split-00002-of-00002.gguf'), [...split]]) {
-      const gguf = await readGguf(...(await openSources(from)));
+      const gguf = await readGguf(await openSources(from));
       for (const [name, columns, rows] of [
         ['blk.0.ffn_up.weight', 64, 96],
         ['blk.1.ffn_up.weight', 64, 96]

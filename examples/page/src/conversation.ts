@@ -135,8 +135,7 @@ export class Conversation {
     this.#cache = cache;
     this.#settings = settings;
     this.#transcript = { ...this.#transcript, tokens: [] };
-    const { layers, kvHeads, queryHeads, headDim, rope } = config;
-    const { bytesPerToken, bitsPerElement, f16BytesPerToken } = plan({ layers, kvHeads, queryHeads, headDim, rope, ...options });
+    const { bytesPerToken, bitsPerElement, f16BytesPerToken } = plan({ layers: config.attention, ...options });
     return {
       variant: backend.variant,
       reason: backend.reason,
