@@ -166,10 +166,11 @@ export class Memory {
     if (small.length === 0) return;
     this.#grow(() => {
       for (const [room, bytes] of small) {
-        this.bytes -= room.buffer.size;
-        this.#buffers.delete(room.buffer);
-        room.buffer.destroy();
+        const { buffer } = room;
         room.buffer = this.#create(room.label, Math.min(2 ** Math.ceil(Math.log2(bytes)), room.most));
+        this.bytes -= buffer.size;
+        this.#buffers.delete(buffer);
+        buffer.destroy(); // once what is queued has been done with it
       }
     });
   }
@@ -215,8 +216,8 @@ export class Memory {
   /** Takes more. */
   #grow(make: () => void): void {
     const before = this.bytes;
-    const { refused } = this.#device.attempt(make);
     this.#bindings.clear();
+    const { refused } = this.#device.attempt(make);
     this.#expect(refused, `${this.bytes - before} bytes more`);
   }
 

@@ -139,21 +139,23 @@ export class Schedule {
     let tokens = Math.max(CALL_TOKENS, sequences);
     let workgroups = WORKGROUPS;
     while (tokens > 1 && tokens * rowBytes > limit) tokens = Math.ceil(tokens / 2);
-    const bytes = (): number => most(layer => this.#partialsOf(layer, this.#pieces, tokens, workgroups) * partialBytes(layer));
-    while (bytes() > limit && (tokens > 1 || workgroups > 0)) {
+    const partials = (of: (layer: LayerShape) => number): number =>
+      most(layer => this.#partialsOf(layer, this.#pieces, tokens, workgroups) * of(layer));
+    const rawWindows = (): number => shape.rawSlots + Math.min(shape.sinkSlots, tokens);
+    const front = (): number => HEADER + ENTRY * (chunkPairs + tokens + rawWindows() + tokens * quadsPerToken + partials(() => 1));
+    this.#mostPages = align(sequences * Math.max(...shape.pageCounts), ENTRY);
+    const words = (): number => front() + 2 * this.#mostPages;
+    while (Math.max(partials(partialBytes), 4 * words()) > limit && (tokens > 1 || workgroups > 0)) {
       // Tokens that fill all workgroups by themselves come first: a call of fewer is no slower.
       if (tokens > 1 && (workgroups === 0 || this.#pieces * tokens * quadsPerToken > workgroups)) tokens = Math.ceil(tokens / 2);
       else workgroups = Math.floor(workgroups / 2);
     }
     this.callTokens = tokens;
     this.#workgroups = workgroups;
-    this.partialBytes = bytes();
+    this.partialBytes = partials(partialBytes);
+    this.#mostFront = front();
+    this.mostWords = words();
     checkLimit('partials', this.partialBytes, limit);
-    const partials = most(layer => this.#partialsOf(layer, this.#pieces, tokens, workgroups));
-    const rawWindows = shape.rawSlots + Math.min(shape.sinkSlots, tokens);
-    this.#mostFront = HEADER + ENTRY * (chunkPairs + tokens + rawWindows + tokens * quadsPerToken + partials);
-    this.#mostPages = align(sequences * Math.max(...shape.pageCounts), ENTRY);
-    this.mostWords = this.#mostFront + 2 * this.#mostPages;
     checkLimit('schedule', 4 * this.mostWords, limit);
   }
 
