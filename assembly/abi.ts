@@ -3,6 +3,8 @@
 
 /** Tokens in a window. */
 export const WINDOW: usize = 64;
+/** Tokens in a quarter of a raw window: those whose rows lie together. */
+export const QUARTER: usize = 16;
 /** Query rows (query heads, or query tokens, that share a KV head) of one pass over a page: the lanes of one f32x4. */
 export const LANES: usize = 4;
 /** Bytes of one row of LANES f32. */
@@ -119,10 +121,10 @@ export class Item {
   decoded: usize;       // 1: its rows are so many that pages are decoded for them (prompt.ts); 0: they look codes up
 }
 
-/** A run of raw tokens. */
+/** A run of raw tokens: the quarters of a window, or sinks. */
 @unmanaged
 export class Raw {
-  address: usize;       // [kvHeads]: keys f16 [capacity, headDim], then values f16 [capacity, valueDim]
+  addresses: usize;     // u32 [⌈tokens / capacity⌉]; at each [kvHeads]: keys f16 [capacity, headDim], then values f16 [capacity, valueDim]
   capacity: usize;
   tokens: usize;
   position: usize;

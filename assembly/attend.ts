@@ -7,7 +7,7 @@ import { unpackMean, unpackS1, unpackS2 } from "./decode";
 import { hadamard } from "./hadamard";
 import { biased, maskScores } from "./mask";
 import { clearBuckets, scatterAdd, reduceBuckets, mixMean, rescaleBuckets, softmaxWeights } from "./mix";
-import { headBlocks, orderOf, pagePosition, rawHeadBytes } from "./page";
+import { headBlocks, orderOf, pagePosition, rawKeys } from "./page";
 import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, gather, gatherScaled } from "./scores";
@@ -57,12 +57,15 @@ function attendRows(shape: Shape, item: Item, head: usize, first: usize, rows: u
   const keys = shape.tile, values = keys + headDim * TILE_ROW;
   for (let n: usize = 0; n < item.rawCount; n++) {
     const raw = changetype<Raw>(item.raws + n * offsetof<Raw>());
-    const address = raw.address + head * rawHeadBytes(shape, raw.capacity);
     const position = <f32>(<i32>raw.position - <i32>item.position);
     const window = raw.kept ? <f32>Infinity : shape.window;
     if (!seesSome(shape.states, end - bytes, position, position + <f32>raw.tokens, window)) continue;
-    widen(address, raw.tokens * headDim, keys);
-    widen(address + (raw.capacity * headDim << 1), raw.tokens * valueDim, values);
+    for (let piece: usize = 0, t: usize = 0; t < raw.tokens; piece++, t += raw.capacity) {
+      const tokens = min<usize>(raw.tokens - t, raw.capacity);
+      const rows = rawKeys(shape, raw.addresses, piece, raw.capacity, head);
+      widen(rows, tokens * headDim, keys + (t * headDim << 2));
+      widen(rows + (raw.capacity * headDim << 1), tokens * valueDim, values + (t * valueDim << 2));
+    }
     for (let state = shape.states; state < end; state += bytes) {
       rawWindow(shape, position, raw.tokens, window, keys, values, state);
     }

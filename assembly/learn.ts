@@ -1,12 +1,11 @@
 // Learn: the energies of pairs of channels, Σ x² of both, from which the host makes a head's balance. Sums run in order, one number after
 // another, in every build: it does not matter how calls are split, nor which binary runs.
 
-import { Shape, TILE_ROW, WINDOW } from "./abi";
+import { Shape, TILE_ROW } from "./abi";
 import { normalizeTokens } from "./encode";
 import { divide, norms } from "./normalize";
-import { rawHeadBytes } from "./page";
+import { tileFromRaw } from "./page";
 import { S2 } from "./scratch";
-import { tileFromHalves } from "./tile";
 
 /**
  * Energies of queries, token by token and head by head.
@@ -31,15 +30,15 @@ export function addQueryEnergies(shape: Shape, queries: usize, tokens: usize, en
 /**
  * Energies of a raw window's keys, normalized, shifted and normalized again over all channels.
  *
- *   raw       a raw page of 64 tokens
+ *   raw       u32 [4]: addresses of the window's quarters
  *   energies  f32 [kvHeads, headDim / 2]   added to
  *
  * Specification: `keyEnergies` in src/reference/reference.ts.
  */
 export function addKeyEnergies(shape: Shape, raw: usize, energies: usize): void {
   const headDim = shape.keys.headDim, tile = shape.tile, s2 = shape.scratch + S2;
-  for (let head: usize = 0; head < shape.kvHeads; head++, raw += rawHeadBytes(shape, WINDOW)) {
-    tileFromHalves(raw, headDim, tile);
+  for (let head: usize = 0; head < shape.kvHeads; head++) {
+    tileFromRaw(shape, raw, head, false, tile);
     normalizeTokens(shape, shape.keys, tile, tile + headDim * TILE_ROW, true);   // the block is nobody's
     norms(tile, headDim, s2);
     divide(tile, headDim, s2);

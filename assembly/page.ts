@@ -1,6 +1,6 @@
 // Pages, raw and coded: the loops over the heads of one, and where its blocks are.
 
-import { Item, Shape, WINDOW } from "./abi";
+import { Item, QUARTER, Shape, WINDOW } from "./abi";
 import { decode } from "./decode";
 import { encode } from "./encode";
 import { orderBytes } from "./order";
@@ -16,9 +16,18 @@ import { rowsFromTile, tileFromHalves } from "./tile";
   return <f32>(<i32>load<u32>(item.positions + (n << 2)) - <i32>item.position);
 }
 
-/** Bytes of a head in a raw page of so many tokens. */
-@inline export function rawHeadBytes(shape: Shape, capacity: usize): usize {
-  return capacity * (shape.keys.headDim + shape.values.headDim) << 1;
+/** Address of the keys of one head in the nth piece of raw tokens, of so many tokens; its values follow. */
+@inline export function rawKeys(shape: Shape, addresses: usize, n: usize, capacity: usize, head: usize): usize {
+  return <usize>load<u32>(addresses + (n << 2)) + head * (capacity * (shape.keys.headDim + shape.values.headDim) << 1);
+}
+
+/** A head's keys or values of a raw window to a tile. */
+export function tileFromRaw(shape: Shape, raw: usize, head: usize, values: bool, tile: usize): void {
+  const headDim = shape.keys.headDim, channels = values ? shape.values.headDim : headDim;
+  const offset: usize = values ? QUARTER * headDim << 1 : 0;
+  for (let n: usize = 0; n < WINDOW / QUARTER; n++) {
+    tileFromHalves(rawKeys(shape, raw, n, QUARTER, head) + offset, QUARTER, channels, tile + n * QUARTER * 4);
+  }
 }
 
 /** The order of a head's keys, of the orders of a sequence; 0 where keys are not balanced. */
@@ -26,17 +35,19 @@ import { rowsFromTile, tileFromHalves } from "./tile";
   return orders ? orders + head * orderBytes(headDim) : 0;
 }
 
-/** A raw page's 64 tokens into a page, every head, keys and values; padding of the page is left as it is. */
+/**
+ * A raw window into a page, every head, keys and values; padding of the page is left as it is.
+ *
+ *   raw  u32 [4]: addresses of its quarters
+ */
 export function encodePage(shape: Shape, orders: usize, raw: usize, page: usize): void {
-  const headDim = shape.keys.headDim, valueDim = shape.values.headDim;
   for (let head: usize = 0; head < shape.kvHeads; head++) {
-    tileFromHalves(raw, headDim, shape.tile);
-    encode(shape, shape.keys, orderOf(orders, head, headDim), shape.tile, page, true);
+    tileFromRaw(shape, raw, head, false, shape.tile);
+    encode(shape, shape.keys, orderOf(orders, head, shape.keys.headDim), shape.tile, page, true);
     page += shape.keys.bytes;
-    tileFromHalves(raw + (WINDOW * headDim << 1), valueDim, shape.tile);
+    tileFromRaw(shape, raw, head, true, shape.tile);
     encode(shape, shape.values, 0, shape.tile, page, false);
     page += shape.values.bytes;
-    raw += rawHeadBytes(shape, WINDOW);
   }
 }
 

@@ -121,6 +121,11 @@ export function tablesBegin(): usize {
   return LUT;
 }
 
+/** Where the first look-up table ends, and what must be zero between calls begins. */
+export function bucketsBegin(): usize {
+  return BUCKETS;
+}
+
 export function tablesEnd(rowBytes: usize): usize {
   return LUT + rowBytes * TABLE_ROW;
 }

@@ -4,10 +4,10 @@ import { Lanes, VECTOR_BYTES, vhalfBits, vhalfScale, vloadHalf } from "lanes";
 import { TILE_ROW, WINDOW } from "./abi";
 import { clampHalf, toHalf } from "./half";
 
-/** tile[i, t] = rows[t, i] for 64 rows of f16. */
-export function tileFromHalves(rows: usize, headDim: usize, tile: usize): void {
+/** tile[i, t] = rows[t, i] for `tokens` rows of f16, a multiple of 4. */
+export function tileFromHalves(rows: usize, tokens: usize, headDim: usize, tile: usize): void {
   const rowBytes = headDim << 1, bits = vhalfBits(), scale = vhalfScale();
-  for (let t: usize = 0; t < WINDOW; t += VECTOR_BYTES >> 2) {
+  for (let t: usize = 0; t < tokens; t += VECTOR_BYTES >> 2) {
     const row = rows + t * rowBytes;
     for (let i: usize = 0; i < headDim; i += VECTOR_BYTES >> 2) {
       const p = row + (i << 1), to = tile + i * TILE_ROW + (t << 2);

@@ -3,7 +3,7 @@
 import { channelOrder } from '../src/format/balance.ts';
 import { type CodecName, codebooks, codecs } from '../src/format/codec.ts';
 import { fromHalf, toHalf } from '../src/format/half.ts';
-import { type BlockLayout, type PageLayout, WINDOW } from '../src/format/layout.ts';
+import { type BlockLayout, type PageLayout, QUARTER, WINDOW } from '../src/format/layout.ts';
 import * as reference from '../src/reference/reference.ts';
 import { cacheShape } from '../src/shape.ts';
 import { Learned } from '../src/wasm/learned.ts';
@@ -158,17 +158,20 @@ class Window {
     return Float32Array.from({ length: HEADS * width }, (_, i) => f32[output / 4 + HEADS * (i % width) + Math.floor(i / width)]!);
   }
 
-  /** Keys and values into a raw page. */
+  /** Keys and values into a raw window. */
   loadRaw(): void {
-    const { u16 } = this.memory;
-    const raw = this.memory.slot(0);
-    u16.set(Uint16Array.from(this.keys, toHalf), raw / 2);
-    u16.set(Uint16Array.from(this.values, toHalf), raw / 2 + this.keys.length);
+    const { u16, u32, rawAddresses } = this.memory;
+    const elements = QUARTER * this.headDim;
+    for (const [n, at] of this.memory.slot(0).entries()) {
+      u16.set(Uint16Array.from(this.keys.subarray(n * elements, (n + 1) * elements), toHalf), at / 2);
+      u16.set(Uint16Array.from(this.values.subarray(n * elements, (n + 1) * elements), toHalf), at / 2 + elements);
+      u32[rawAddresses / 4 + n] = at;
+    }
   }
 
   encode(): void {
     const { kernels, shapes } = this.memory;
-    kernels.encodePage(shapes[0]!, this.order, this.memory.slot(0), this.keysBlock);
+    kernels.encodePage(shapes[0]!, this.order, this.memory.rawAddresses, this.keysBlock);
   }
 
   decodeKeys(): void {

@@ -222,8 +222,8 @@ export function piecesOf(table: PageTable, sinks: number, from = 0, to = table.l
 export interface Needs {
   /** Pages by layer. */
   readonly pages?: ReadonlyMap<number, readonly number[]>;
-  /** Raw slots of 64 tokens. */
-  readonly slots?: readonly number[];
+  /** Raw slots of 64 tokens, and how many each is to hold from now on: memory for more may serve as something else. */
+  readonly slots?: ReadonlyMap<number, number>;
   /** Sequences: their sinks, and what they learn. */
   readonly sequences?: readonly number[];
   /** Raw slots that nobody holds or is about to: what they have may serve as something else. */
@@ -234,7 +234,8 @@ export interface Needs {
 export function everything({ pageCounts, rawSlots, sequences }: CacheShape): Needs {
   const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n);
   const pages = new Map(pageCounts.map((count, layer) => [layer, numbers(count)]));
-  return { pages, slots: numbers(rawSlots), sequences: numbers(sequences) };
+  const slots = new Map(numbers(rawSlots).map(slot => [slot, WINDOW]));
+  return { pages, slots, sequences: numbers(sequences) };
 }
 
 /**
@@ -257,7 +258,7 @@ export interface Store {
   /** Tokens into raw slots, rounded to f16. */
   write(layer: number, writes: readonly Write[]): void;
   copySlot(from: number, to: number): void;
-  setSlot(slot: number, bytes: Uint8Array): void;
+  setSlot(layer: number, slot: number, bytes: Uint8Array): void;
   setPage(layer: number, page: number, bytes: Uint8Array): void;
   /** The 64 tokens of every slot into the page beside it, keys balanced as the sequence beside it has learned. */
   encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void;

@@ -1,10 +1,12 @@
 // Sequences that begin as others are: forks, and beams that go on from their parents.
 
 import type { Store } from './backend.ts';
+import { staying } from './filling.ts';
 import { WINDOW } from './format/layout.ts';
 import { PageTables } from './pagetable.ts';
 import type { Pool } from './pool.ts';
 import type { Sealing } from './sealing.ts';
+import type { CacheShape } from './shape.ts';
 
 export class Branching {
   readonly #pool: Pool;
@@ -20,8 +22,8 @@ export class Branching {
     this.#checkRoom([tables], []);
     const fork = new PageTables(this.#pool);
     try {
-      const slots = slotsOf(tables);
-      store.reserve({ sequences: [fork.number], idle: () => this.#pool.slots.idle(slots) });
+      const slots = slotsOf(tables, this.#pool.shape);
+      store.reserve({ sequences: [fork.number], idle: () => this.#pool.slots.idle(slots.length) });
       this.#sealing.seal(store, this.#sealing.waiting(tables), slots);
       this.#copy(store, tables, fork);
     } catch (error) {
@@ -45,9 +47,12 @@ export class Branching {
     const unused = batch.filter((_, n) => !heirs.has(n));
     const copied = others.map(({ parent }) => parent);
     this.#checkRoom(copied, unused);
-    const slots = sumOf(copied, slotsOf) - sumOf(unused, tables => sumOf(tables.layers, ({ rawCount }) => rawCount));
+    // In the order of these lists slots change hands; each may come to hold a whole window.
+    const reused = unused.flatMap(({ layers }) => layers.flatMap(({ raws, rawCount }) => [...raws.subarray(0, rawCount)]));
+    const slots = Math.max(0, sumOf(copied, tables => slotsOf(tables, this.#pool.shape).length) - reused.length);
     const waiting = [...new Set(copied)].flatMap(tables => this.#sealing.waiting(tables));
-    this.#sealing.seal(store, waiting, Math.max(0, slots), { gone: unused });
+    const growing = reused.map(slot => [slot, WINDOW] as const);
+    this.#sealing.seal(store, waiting, new Array<number>(slots).fill(WINDOW), { gone: unused, growing });
     const next = parents.map(parent => batch[parent]!);
     for (const tables of unused) {
       this.#sealing.forget(tables);
@@ -83,9 +88,9 @@ export class Branching {
   }
 }
 
-/** Raw slots that a copy of a sequence takes once it is sealed. */
-function slotsOf(tables: PageTables): number {
-  return sumOf(tables.layers, ({ rawCount }, layer) => rawCount - tables.completeWindows(layer));
+/** How many tokens each raw slot holds that a copy of a sequence takes once it is sealed. */
+function slotsOf(tables: PageTables, { sinks }: CacheShape): number[] {
+  return tables.layers.flatMap((_, layer) => staying(tables, layer, sinks));
 }
 
 export function sumOf<T>(list: readonly T[], countOf: (item: T, index: number) => number): number {

@@ -6,6 +6,7 @@ import { Branching, sumOf } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { decodeTokens } from './decoding.ts';
 import { type LayerContents, readFile, writeFile } from './file.ts';
+import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
@@ -97,13 +98,13 @@ export class Core {
     const most = baseSlots(this.shape);
     const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
     this.#orRelease(tables, () => {
-      this.#sealing.seal(store, [], slots, { pages: layers.map(({ pages }) => pages.length) });
+      this.#sealing.seal(store, [], new Array<number>(slots).fill(WINDOW), { pages: layers.map(({ pages }) => pages.length) });
       layers.forEach(({ pages, windows, coded, raws, sinks, balance, energies, counted }, layer) => {
         tables.fill(layer, length, windows, coded, raws.length);
         const table = tables.layers[layer]!;
         pages.forEach((page, n) => store.setPage(layer, table.pages[n]!, page));
-        raws.forEach((raw, n) => store.setSlot(table.raws[n]!, raw));
-        if (sinks) store.setSlot(table.sinkSlot, sinks);
+        raws.forEach((raw, n) => store.setSlot(layer, table.raws[n]!, raw));
+        if (sinks) store.setSlot(layer, table.sinkSlot, sinks);
         if (balance) store.setBalance(layer, tables.number, balance);
         if (energies && tables.learns(layer)) {
           store.setEnergies(layer, tables.number, energies);
@@ -143,13 +144,14 @@ export class Core {
     const freed = this.#pool.freed(layer, passing) + sumOf(batch, tables => tables.passingSlots(layer));
     this.#pool.checkRoom(layer, sumOf(counts, count => count) - WINDOW * freed);
     const waiting = batch.filter(tables => this.#sealing.waits(tables, layer)).map(tables => ({ tables, layer }));
-    const slots = sumOf(batch, (tables, n) => tables.slotsFor(layer, counts[n]!));
+    const slots = batch.flatMap((tables, n) => slotsFor(tables, layer, this.shape.sinks, counts[n]!));
+    const more = batch.flatMap((tables, n) => growing(tables, layer, this.shape.sinks, counts[n]!));
     // Sequences that are not in this batch may be at the same layer, in another batch: their windows stay. Those that are at another
     // layer have attended to theirs, unless the caller goes through layers in another order for each: where memory is short, such a
     // prompt is read coded. This bounds the raw memory that prompts need, to one layer's tokens.
     const takeBack = batch.map(tables => tables.pass(layer));
     try {
-      this.#sealing.seal(store, waiting, slots, { newest: layer });
+      this.#sealing.seal(store, waiting, slots, { newest: layer, growing: more });
     } catch (error) {
       for (const undo of takeBack) undo();
       throw error;
@@ -255,9 +257,9 @@ export class Core {
       const cost = tables.cropCost(layer, length);
       if (cost > 0) this.#pool.checkRoom(layer, cost);
     });
-    const slots = sumOf(tables.layers, ({ rawCount }, layer) => Number(rawCount === 0 && tables.cuts(layer, length)));
+    const { slots, growing } = cutting(tables, length);
     tables.asked(length); // what it sees is not to go while room is made
-    this.#sealing.seal(store, [], slots, { spared: tables });
+    this.#sealing.seal(store, [], slots, { spared: tables, growing });
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
       if (cut) store.decode(layer, cut.page, cut.slot, tables.number);

@@ -87,12 +87,6 @@ export class PageTables {
     return ranges;
   }
 
-  /** Raw slots that `tokens` more tokens of a layer take. */
-  slotsFor(layer: number, tokens: number): number {
-    const { length, coded, rawCount } = this.#tables[layer]!;
-    return Math.ceil(Math.max(0, length + tokens - this.#pool.shape.sinks) / WINDOW) - coded - rawCount;
-  }
-
   /** Refuses more tokens than a call may bring, or than there are positions. */
   checkAppend(name: string, layer: number, tokens: number): void {
     const { maxAppend } = this.#pool.shape;
@@ -131,6 +125,11 @@ export class PageTables {
     const whole = this.#wholeWindows(length);
     if (this.learns(layer) && whole < LEARNED_WINDOWS) return 0;
     return Math.max(0, whole - this.#pool.shape.recent - coded);
+  }
+
+  /** Whether these are more than tokens that come one by one complete. */
+  leftByPrompt(layer: number): boolean {
+    return this.completeWindows(layer) > (this.learns(layer) ? LEARNED_WINDOWS : 1);
   }
 
   /** How many of those are behind every query that may still come, so that they need no page. */

@@ -107,11 +107,12 @@ class FreeList {
     this.#returned.push(number);
   }
 
-  /** What the next `count` allocations will give. */
-  next(count: number): number[] {
-    if (this.size < count) throw new Error('free list is empty: reservations are wrong');
-    const known = this.#returned.length;
-    return Array.from({ length: count }, (_, n) => (n < known ? this.#returned[known - 1 - n]! : this.#unused + n - known));
+  /** What the next `count` allocations will give, once these were given back. */
+  next(count: number, returned: readonly number[] = []): number[] {
+    if (this.size + returned.length < count) throw new Error('free list is empty: reservations are wrong');
+    const [before, known] = [this.#returned.length, this.#returned.length + returned.length];
+    const topped = (n: number): number => (n < before ? this.#returned[n]! : returned[n - before]!);
+    return Array.from({ length: count }, (_, n) => (n < known ? topped(known - 1 - n) : this.#unused + n - known));
   }
 
   /** Those that were given back, but for what the next `count` allocations will give. */

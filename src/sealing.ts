@@ -1,6 +1,7 @@
 // When raw windows are coded: of every layer which sequences hold complete ones, and what is coded so that others find raw slots.
 
 import type { Store } from './backend.ts';
+import type { Fill } from './filling.ts';
 import type { PageTables } from './pagetable.ts';
 import type { Pool } from './pool.ts';
 import { baseSlots, type CacheShape } from './shape.ts';
@@ -58,11 +59,12 @@ export class Sealing {
   }
 
   /**
-   * Codes the complete windows at these places, those of one layer in one go, once there is memory for their pages, for `slots` raw slots
-   * and for `pages` more of every layer. If fewer raw slots than that would be free then, complete windows of all layers but the cache's
-   * newest are coded too, as far as needed: first those in layers that their sequence is through with, and these also where sequences
-   * hold more slots than they need (`#fewSlots`); then those in its own newest layer, last those of the sequence `spared`, and none of the
-   * sequences `gone`, which are about to be cleared. What no query will see again is not coded.
+   * Codes the complete windows at these places, those of one layer in one go, once there is memory for their pages, for raw slots that are
+   * to hold so many tokens each (`slots`), for more tokens in others (`growing`), and for `pages` more of every layer. If fewer raw slots
+   * than that would be free then, complete windows of all layers but the cache's newest are coded too, as far as needed: first those in
+   * layers that their sequence is through with, and these also where sequences hold more slots than they need (`#fewSlots`), or a prompt
+   * has left several; then those in its own newest layer, last those of the sequence `spared`, and none of the sequences `gone`, which
+   * are about to be cleared. What no query will see again is not coded.
    *
    * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
    * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
@@ -76,28 +78,37 @@ export class Sealing {
   seal(
     store: Store,
     places: readonly Place[],
-    slots = 0,
+    slots: readonly number[] = [],
     {
       newest = this.newest,
       spared,
       gone = [],
+      growing = [],
       pages = []
-    }: { newest?: number; spared?: PageTables; gone?: readonly PageTables[]; pages?: readonly number[] } = {}
+    }: {
+      newest?: number;
+      spared?: PageTables;
+      gone?: readonly PageTables[];
+      growing?: readonly Fill[];
+      pages?: readonly number[];
+    } = {}
   ): void {
     const others = (rank: number): Place[] =>
       this.#pending.flatMap((waiting, layer) =>
         [...waiting]
           .filter(tables => layer !== newest && rank === (tables === spared ? 2 : Number(layer === tables.newest)))
-          .filter(tables => !gone.includes(tables) && !places.some(place => place.tables === tables && place.layer === layer))
+          .filter(tables => !gone.includes(tables) && !all.some(place => place.tables === tables && place.layer === layer))
           .map(tables => ({ tables, layer }))
       );
     let all = places;
+    if (slots.length > 0 && !this.#pool.shape.reserve)
+      all = [...all, ...others(0).filter(({ tables, layer }) => tables.leftByPrompt(layer))];
     const freed = (): number => all.reduce((sum, { tables, layer }) => sum + tables.completeWindows(layer), 0);
     const free = (): number => this.#pool.slots.size + freed();
-    const many = (): boolean => slots > 0 && this.#pool.slots.held - freed() > this.#fewSlots;
-    for (let rank = 0; rank <= 2 && (free() < slots || (rank === 0 && many())); rank++) all = [...all, ...others(rank)];
-    if (free() < slots) throw new Error('too few raw slots: reservations are wrong');
-    if (all.length === 0 && slots === 0 && pages.length === 0) return;
+    const many = (): boolean => slots.length > 0 && this.#pool.slots.held - freed() > this.#fewSlots;
+    for (let rank = 0; rank <= 2 && (free() < slots.length || (rank === 0 && many())); rank++) all = [...all, ...others(rank)];
+    if (free() < slots.length) throw new Error('too few raw slots: reservations are wrong');
+    if (all.length === 0 && slots.length === 0 && growing.length === 0 && pages.length === 0) return;
     const complete = all.map(({ tables, layer }) => ({ slots: tables.completeSlots(layer), behind: tables.completeBehind(layer) }));
     const layers = new Map(
       Array.from(new Set(all.map(place => place.layer)), layer => {
@@ -108,11 +119,12 @@ export class Sealing {
     for (const [layer, there] of layers) {
       needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
     }
-    const taken = Math.max(0, slots - freed()); // slots of what is coded come first
+    const returned = complete.flatMap(({ slots }) => slots);
+    const taken = this.#pool.slots.next(slots.length, returned);
     store.reserve({
       pages: new Map(needed.flatMap((count, layer) => (count > 0 ? [[layer, this.#pool.nextPages(layer, count)]] : []))),
-      slots: this.#pool.slots.next(taken),
-      idle: () => this.#pool.slots.idle(taken)
+      slots: new Map([...growing, ...taken.map((slot, n) => [slot, slots[n]!] as const)]),
+      idle: () => this.#pool.slots.idle(Math.max(0, slots.length - returned.length))
     });
     for (const [layer, there] of layers) {
       // Nothing has changed until all are coded: pages are free ones, and what is learned means nothing before there is a page.

@@ -195,7 +195,7 @@ for (const { name, backend } of wasm) {
         await twin.steps[n]![1]();
       }
       console.log(`refused: ${[...names].join(', ')}`);
-      for (const call of ['open', 'append a prompt', 'append a batch', 'append to a fork', 'fork at once', 'attend', 'restore'])
+      for (const call of ['open', 'append a prompt', 'append a batch', 'append to all', 'fork at once', 'attend', 'restore'])
         assert.ok(names.has(call), call);
       const twins = sequencesOf(twin);
       for (const [n, sequence] of sequencesOf(refused).entries()) sameBits(`file of ${n}`, await sequence.save(), await twins[n]!.save());

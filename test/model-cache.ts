@@ -89,7 +89,8 @@ export class ModelCache {
 
   /**
    * What is coded so that `count` raw slots are free: anything but the newest layer, what is needed least first; and all that is needed
-   * least where sequences hold more slots than two a layer, or than they need whatever happens.
+   * least where a prompt has left more than a window, or where sequences hold more slots than two a layer, or than they need whatever
+   * happens.
    */
   makeRoom(
     count: number,
@@ -104,15 +105,17 @@ export class ModelCache {
     const held = () => [...this.open].reduce((sum, { slots }) => sum + slots, 0);
     const free = () => rawSlots - held();
     const few = reserve ? rawSlots : (this.open.size + opened) * layers.length * Math.max(2, 1 + recent);
-    for (let rank = 0; rank <= 2 && (free() < count || (rank === 0 && count > 0 && held() > few)); rank++) {
+    const code = (rank: number, which: (sequence: ModelSequence, layer: number) => boolean) => {
       for (const sequence of this.open) {
         if (gone.includes(sequence)) continue;
         sequence.layers.forEach((_, layer) => {
           const own = sequence === spared ? 2 : Number(layer === sequence.newest);
-          if (layer !== newest && own === rank) sequence.seal(layer);
+          if (layer !== newest && own === rank && which(sequence, layer)) sequence.seal(layer);
         });
       }
-    }
+    };
+    if (count > 0 && !reserve) code(0, (sequence, layer) => sequence.waitingWindows(layer) > (sequence.learns(layer) ? 2 : 1));
+    for (let rank = 0; rank <= 2 && (free() < count || (rank === 0 && count > 0 && held() > few)); rank++) code(rank, () => true);
     assert.ok(free() >= count, `expected ${count} free raw slots, got ${free()}`);
   }
 }

@@ -146,6 +146,11 @@ export class ModelSequence {
     return Math.max(windows.length, this.whole(tokens.length) - this.#shape.recent);
   }
 
+  /** How many of those are not coded. */
+  waitingWindows(layer: number): number {
+    return this.sealedWindows(layer) - this.layers[layer]!.windows.length;
+  }
+
   /** Codes what waits, but what is behind every query that may come: that just goes. */
   seal(layer: number): void {
     const held = this.layers[layer]!;

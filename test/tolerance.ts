@@ -258,14 +258,14 @@ export const CODED_ROW = 0.25;
 /** Shares of attention are differences of exponentials of f32 logarithms up to 2⁴: half an ulp of either is 2⁻²⁰; and keys are as decoded. */
 export const MASS = 1e-5;
 
-/** Bytes of a cache of small heads before its first token: tables of logits, codebooks, grids, and scratch of a call of a few tokens. */
-export const FIRST_BYTES = 2 ** 20;
+/** Bytes of a cache of small heads before its first token: tables of logits, codebooks, grids, and scratch of a call of one token. */
+export const FIRST_BYTES = 0.9 * 2 ** 20;
 
 /**
- * Bits that 1,000 tokens of 30 layers with three heads of 64 take of all memory: 3.24 of coded pages, 1.10 of sinks, learned balances and
- * the last window of every layer, which is raw; 0.55 of tables and scratch; and at most a 32nd in which the next tokens find room.
+ * Bits that 1,000 tokens of 30 layers with three heads of 64 take of all memory: 3.02 of coded pages, 1.15 of sinks, learned balances and
+ * the last window of every layer, which is raw, as they are when it is complete; 0.56 of tables and scratch; and what lies between.
  */
-export const THOUSAND_TOKENS_BITS = 5.1;
+export const THOUSAND_TOKENS_BITS = 4.8;
 
 /**
  * A cut model's logits against the whole one's: each is an engine's f32 noise over three layers, whose fusions differ where the graph was

@@ -21,6 +21,8 @@ import { isFiniteHalf } from './half.ts';
 
 /** @internal Tokens coded together. */
 export const WINDOW = 64;
+/** @internal Tokens by which a raw window gets memory. */
+export const QUARTER = WINDOW / 4;
 /** @internal Version of pages and files. */
 export const FORMAT = 2;
 /** @internal Channels that share one scale and minimum of o. */

@@ -66,7 +66,7 @@ class ReferenceStore implements Store {
     if (shape.reserve) this.reserve(everything(shape));
   }
 
-  reserve({ pages = new Map(), slots = [], sequences = [] }: Needs): void {
+  reserve({ pages = new Map(), slots = new Map(), sequences = [] }: Needs): void {
     const { layers, sinks, rawSlots } = this.#shape;
     const need = <T>(list: T[], n: number, bytes: number, make: () => T): void => {
       if (list[n] !== undefined) return;
@@ -81,7 +81,7 @@ class ReferenceStore implements Store {
       const { bytes } = layers[layer]!.page;
       for (const page of numbers) need(this.#pages[layer]!, page, bytes, () => new Uint8Array(bytes));
     }
-    slots.forEach(needSlot);
+    for (const slot of slots.keys()) needSlot(slot);
     for (const sequence of sequences) {
       layers.forEach(({ kvHeads, headDim, learnedBytes }, layer) => {
         const pairs = (kvHeads * headDim) / 2;
@@ -119,7 +119,7 @@ class ReferenceStore implements Store {
     this.#slots[to]!.set(this.#slots[from]!);
   }
 
-  setSlot(slot: number, bytes: Uint8Array): void {
+  setSlot(_layer: number, slot: number, bytes: Uint8Array): void {
     new Uint8Array(this.#slots[slot]!.buffer).set(bytes);
   }
 

@@ -39,6 +39,7 @@ export interface Kernels extends Record<string, unknown> {
   // sets aside and of a struct.
   staticEnd(): number;
   tablesBegin(): number;
+  bucketsBegin(): number;
   tablesEnd(rowBytes: number): number;
   tileBytes(headDim: number): number;
   scratchBytes(): number;
@@ -143,7 +144,7 @@ export const ITEM = {
 
 /** A run of raw tokens. */
 export const RAW = {
-  address: 'usize',
+  addresses: 'usize',
   capacity: 'usize',
   tokens: 'usize',
   position: 'usize',

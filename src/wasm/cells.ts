@@ -1,9 +1,8 @@
 // The grids by which the nearest codeword is found in 2 and 4 dimensions (assembly/cells.ts builds them, assembly/quantize.ts reads
 // them). Kept for the next cache.
 
-import { instantiateSync } from '@assemblyscript/loader';
 import type { Codebook } from '../format/codec.ts';
-import type { Kernels } from './abi.ts';
+import { kernelsOf } from './instance.ts';
 
 export interface Grid {
   /** Cells along one channel. */
@@ -35,7 +34,7 @@ export function gridOf({ channels, codewords }: Codebook, module: WebAssembly.Mo
   if (kept) return kept;
   const { cells, reach } = CELLS[channels as 2 | 4];
   const memory = new WebAssembly.Memory({ initial: PAGES });
-  const { buildGrid } = instantiateSync<Kernels>(module, { env: { memory } }).exports;
+  const { buildGrid } = kernelsOf(module, memory);
   new Float32Array(memory.buffer, BOOK).set(codewords);
   const bytes = buildGrid(BOOK, channels, cells, reach, GRID, BUILD);
   const grid = { cells, scale: cells / (2 * reach), bytes: new Uint8Array(memory.buffer).slice(GRID, GRID + bytes) };

@@ -1,15 +1,15 @@
 // A cache's memory, which grows: what was granted stays where it is, but views of it do not stay valid. Only `reserve` and `prepareCall`
 // make it grow.
 
-import { instantiateSync } from '@assemblyscript/loader';
 import { BackendError, everything, type Needs } from '../backend.ts';
 import type { Codebook } from '../format/codec.ts';
-import { align, type BlockLayout, WINDOW } from '../format/layout.ts';
+import { align, type BlockLayout, QUARTER, WINDOW } from '../format/layout.ts';
 import type { LayerShape } from '../layer.ts';
 import { ropeTables, ropeText } from '../rope.ts';
-import { type CacheShape, slotBytes } from '../shape.ts';
+import type { CacheShape } from '../shape.ts';
 import { type Kernels, SHAPE, struct } from './abi.ts';
 import { Arena } from './arena.ts';
+import { kernelsOf, sizesOf } from './instance.ts';
 import { placeCodebook, placeSide } from './sides.ts';
 
 const WASM_PAGE = 65536;
@@ -22,10 +22,16 @@ export function recordBytes({ kvHeads, headDim }: Pick<LayerShape, 'kvHeads' | '
   return align(24 * pairs + 4 * pairs + pairs, 16);
 }
 
-/** By how much of itself a memory grows at least: what lies idle is less than that, and 600 MB are reached in some 150 steps. */
-const GROWTH = 1 / 32;
+/** By how much of itself a memory grows at least: what lies idle is less than that, or 64 KB, and 600 MB are reached in some 1,200 steps. */
+const GROWTH = 1 / 256;
 /** What a call of attend is laid out for at first. */
-const FIRST_CALL: Call = { tokens: 8, pages: 32, raws: 8 };
+const FIRST_CALL: Call = { tokens: 1, pages: 32, raws: 8 };
+
+/** Memory that is asked for, and who has it then. */
+interface Want {
+  readonly bytes: number;
+  readonly grant: (at: number) => unknown;
+}
 
 /** A call of attend: its query tokens; pages and raw runs of all its sequences. */
 interface Call {
@@ -53,7 +59,14 @@ export class WasmMemory {
   readonly scratch: number;
   /** Query tokens of one call of attend at most. */
   readonly callTokens: number;
-  // What a call of attend is laid out in. Whatever its size, `input` holds a window's keys and values, and `output` energies of a layer.
+  /**
+   * Where tokens lie on their way between slots or pages and arrays: a window's keys and values in f32, and one of both once more. It is
+   * the tables' memory, so that what was there must be cleared (`clearWindow`).
+   */
+  readonly window: number;
+  /** Where a window's keys or values are made into rows of another type or order. */
+  readonly windowRows: number;
+  // What a call of attend is laid out in. Whatever its size, `output` holds energies of a layer.
   input = 0;
   output = 0;
   denominators = 0;
@@ -61,14 +74,18 @@ export class WasmMemory {
   pageAddresses = 0;
   pagePositions = 0;
   rawRecords = 0;
+  rawAddresses = 0;
+  readonly #windowEnd: number;
   readonly #shape: CacheShape;
   readonly #memory: WebAssembly.Memory;
   #arena: Arena;
   #call: Call = { tokens: 0, pages: 0, raws: 0 };
   #callAt = 0;
   #callBytes = 0;
-  /** Addresses by number. */
-  readonly #slots = new Map<number, number>();
+  /** Addresses by number; of a slot one for every quarter that it has, of sinks one. */
+  readonly #slots = new Map<number, readonly number[]>();
+  /** How many tokens slots are to hold. */
+  readonly #fills = new Map<number, number>();
   readonly #pages: readonly number[][];
   readonly #records: readonly number[][];
 
@@ -84,9 +101,13 @@ export class WasmMemory {
 
     const sizes = sizesOf(module);
 
-    const arena = new Arena(sizes.tablesEnd(Math.max(...blocks.map(block => block.rowBytes))));
+    this.window = sizes.tablesBegin();
+    this.windowRows = this.window + most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * (headDim + valueDim));
+    this.#windowEnd = this.windowRows + most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * Math.max(headDim, valueDim));
+    const arena = new Arena(Math.max(sizes.tablesEnd(Math.max(...blocks.map(block => block.rowBytes))), this.#windowEnd));
     this.#arena = arena;
-    arena.give(sizes.staticEnd(), sizes.tablesBegin() - sizes.staticEnd());
+    const unused = align(sizes.staticEnd(), 16); // an arena deals in whole 16 bytes
+    arena.give(unused, sizes.tablesBegin() - unused);
     const constants: { readonly at: number; readonly bytes: Uint8Array }[] = [];
     const constant = (data: ArrayBufferView): number => {
       const at = arena.take(data.byteLength);
@@ -184,7 +205,8 @@ export class WasmMemory {
     return this.#pages[layer]![page]!;
   }
 
-  slot(slot: number): number {
+  /** Where the quarters of a slot are that it has, or sinks. */
+  slot(slot: number): readonly number[] {
     return this.#slots.get(slot)!;
   }
 
@@ -194,42 +216,77 @@ export class WasmMemory {
   }
 
   /** Memory for all of this, or a BackendError and for nothing. */
-  reserve({ pages = new Map(), slots = [], sequences = [], idle = () => [] }: Needs): void {
-    const { layers, rawSlots, sinks } = this.#shape;
-    const wants: { readonly bytes: number; readonly grant: (at: number) => void }[] = [];
+  reserve({ pages = new Map(), slots = new Map(), sequences = [], idle = () => [] }: Needs): void {
+    const { layers, rawSlots, sinks, sinkBytes } = this.#shape;
+    const wants: Want[] = [];
     const want = (list: number[], n: number, bytes: number): void => {
       if (list[n] === undefined) wants.push({ bytes, grant: at => (list[n] = at) });
     };
-    const wantSlot = (slot: number): void => {
-      if (!this.#slots.has(slot)) wants.push({ bytes: slotBytes(this.#shape, slot), grant: at => this.#slots.set(slot, at) });
+    const wantSlot = (slot: number, bytes: number, quarters: number): void => {
+      const grant = (at: number): unknown => this.#slots.set(slot, [...(this.#slots.get(slot) ?? []), at]);
+      for (let n = this.#slots.get(slot)?.length ?? 0; n < quarters; n++) wants.push({ bytes, grant });
     };
     for (const [layer, numbers] of pages) for (const page of numbers) want(this.#pages[layer]!, page, layers[layer]!.page.bytes);
-    slots.forEach(wantSlot);
+    for (const [slot, tokens] of slots) wantSlot(slot, this.#quarterBytes, Math.ceil(tokens / QUARTER));
     for (const sequence of sequences) {
       layers.forEach((heads, layer) => {
-        if (sinks > 0) wantSlot(rawSlots + sequence * layers.length + layer);
+        if (sinks > 0) wantSlot(rawSlots + sequence * layers.length + layer, sinkBytes, 1);
         if (heads.page.keys.balanced) want(this.#records[layer]!, sequence, recordBytes(heads));
       });
     }
-    if (wants.length === 0) return;
+    if (wants.length > 0) this.#grant(wants, () => this.#spare(slots, idle()));
+    for (const [slot, tokens] of slots) this.#fills.set(slot, tokens);
+  }
 
-    let given: readonly number[] = [];
+  /** @param spare  quarters that are given up where memory would have to grow: how many each slot keeps */
+  #grant(wants: readonly Want[], spare: () => ReadonlyMap<number, number>): void {
+    let kept: ReadonlyMap<number, number> = new Map();
     let arena = this.#arena.copy();
     let places = wants.map(({ bytes }) => arena.take(bytes));
     if (arena.end > this.bytes) {
-      given = idle().filter(slot => this.#slots.has(slot));
+      kept = spare();
       arena = this.#arena.copy();
-      for (const slot of given) arena.give(this.slot(slot), slotBytes(this.#shape, slot));
+      for (const [slot, quarters] of kept) for (const at of this.slot(slot).slice(quarters)) arena.give(at, this.#quarterBytes);
       places = wants.map(({ bytes }) => arena.take(bytes));
     }
     const unused = this.#arena.end;
     this.#growTo(arena);
-    for (const slot of given) this.#slots.delete(slot);
+    for (const [slot, quarters] of kept) this.#slots.set(slot, this.slot(slot).slice(0, quarters));
     wants.forEach(({ bytes, grant }, n) => {
       const at = places[n]!;
       if (at < unused) this.u8.fill(0, at, at + bytes); // encoders write no padding, which is 0
       grant(at);
     });
+  }
+
+  /** Slots that have more quarters than they need, and how many those are: none of idle ones, and none but `growing` need more. */
+  #spare(growing: ReadonlyMap<number, number>, idle: readonly number[]): Map<number, number> {
+    const spare = new Map<number, number>();
+    for (const slot of idle) if (this.#slots.has(slot)) spare.set(slot, 0);
+    for (const [slot, tokens] of this.#fills) {
+      const quarters = Math.ceil(tokens / QUARTER);
+      if (!growing.has(slot) && !spare.has(slot) && this.slot(slot).length > quarters) spare.set(slot, quarters);
+    }
+    return spare;
+  }
+
+  /** Tokens of a slot that lie together, as in a raw page of so many. */
+  together(slot: number): number {
+    return slot < this.#shape.rawSlots ? QUARTER : this.#shape.sinks;
+  }
+
+  /** Bytes that they take. */
+  togetherBytes(slot: number): number {
+    return slot < this.#shape.rawSlots ? this.#quarterBytes : this.#shape.sinkBytes;
+  }
+
+  get #quarterBytes(): number {
+    return this.#shape.rawSlotBytes / (WINDOW / QUARTER);
+  }
+
+  /** Tables are as attention wants them again, after bytes were written from `window` on: so many, or any. */
+  clearWindow(bytes = this.#windowEnd - this.window): void {
+    if (this.window + bytes > this.kernels.bucketsBegin()) this.u8.fill(0, this.kernels.bucketsBegin(), this.window + bytes);
   }
 
   /** Room for a call of attend, whose tokens may be more than `callTokens`; or a BackendError. */
@@ -266,6 +323,7 @@ export class WasmMemory {
     this.pageAddresses = next(parts[5]!);
     this.pagePositions = next(parts[6]!);
     this.rawRecords = next(parts[7]!);
+    this.rawAddresses = next(parts[8]!);
     for (const shape of this.shapes) this.u32[shape / 4 + Object.keys(SHAPE).indexOf('states')] = states;
   }
 
@@ -279,22 +337,20 @@ export class WasmMemory {
   #callParts(sizes: Kernels, { tokens, pages, raws }: Call): number[] {
     const { layers } = this.#shape;
     const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
-    const windowBytes = most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * (headDim + valueDim));
-    const energyBytes = most(({ kvHeads, headDim }) => 2 * kvHeads * headDim);
-    const sideBytes = most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * Math.max(headDim, valueDim));
     // Input or output holds queries or results: what the one is made into lies in the other.
     const callBytes = 4 * tokens * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
     // An even number of states: those of a prompt go by twos.
     const rows = Math.min(sizes.callRows(), align(tokens * most(({ queryHeads, kvHeads }) => queryHeads / kvHeads), 8));
     return [
-      Math.max(callBytes, windowBytes),
-      Math.max(callBytes, energyBytes, sideBytes), // a window that is decoded is made into f16, or heads first, here
+      callBytes,
+      callBytes,
       8 * tokens * most(({ queryHeads }) => queryHeads),
       sizes.itemBytes() * tokens,
       (most(({ headDim, valueDim }) => sizes.statesBytes(headDim, valueDim)) * rows) / sizes.callRows(),
       4 * pages,
       4 * pages,
-      sizes.rawBytes() * raws
+      sizes.rawBytes() * raws,
+      4 * (WINDOW / QUARTER) * raws
     ];
   }
 
@@ -304,7 +360,7 @@ export class WasmMemory {
     const call = this.#callParts(sizes, this.#largestCall).reduce((sum, part) => sum + align(part, 16), 0);
     const perLayer = (heads: LayerShape, layer: number): number =>
       pageCounts[layer]! * align(heads.page.bytes, 16) + (heads.page.keys.balanced ? sequences * recordBytes(heads) : 0);
-    const raw = rawSlots * align(rawSlotBytes, 16) + sinkSlots * align(sinkBytes, 16);
+    const raw = rawSlots * rawSlotBytes + sinkSlots * align(sinkBytes, 16);
     return layers.reduce((sum, heads, layer) => sum + perLayer(heads, layer), this.#arena.end + call + raw);
   }
 
@@ -331,19 +387,4 @@ export class WasmMemory {
     this.u32 = new Uint32Array(buffer);
     this.f32 = new Float32Array(buffer);
   }
-}
-
-/** By the section that tells a binary, not by module: Chromium holds some 180 memories in all, and each instance here has one. */
-const measured = new Map<string, Kernels>();
-
-/** An instance over one page, for its sizes: those of a memory must be known before the memory is made. */
-function sizesOf(module: WebAssembly.Module): Kernels {
-  const binary = String(new Uint8Array(WebAssembly.Module.customSections(module, 'nsnquant')[0]!));
-  const kernels = measured.get(binary) ?? kernelsOf(module, new WebAssembly.Memory({ initial: 1 }));
-  measured.set(binary, kernels);
-  return kernels;
-}
-
-function kernelsOf(module: WebAssembly.Module, memory: WebAssembly.Memory): Kernels {
-  return instantiateSync<Kernels>(module, { env: { memory } }).exports;
 }

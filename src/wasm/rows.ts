@@ -21,6 +21,11 @@ export function arrayAt(address: number, half: boolean, rows: Rows, channels: nu
   return { address, half, tokenBytes: tokenRows * rowBytes, headBytes: headRows * rowBytes };
 }
 
+/** The same rows, from a token on. */
+export function fromToken(rows: Placed, token: number): Placed {
+  return token === 0 ? rows : { ...rows, address: rows.address + token * rows.tokenBytes };
+}
+
 /** Some tokens of an array into memory, as an array of these alone. */
 export function load(memory: WasmMemory, data: Data, rows: Rows, channels: number, from: number, tokens: number, address: number): Placed {
   const words = wordsOf(data);

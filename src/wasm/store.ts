@@ -14,14 +14,15 @@ import {
 } from '../backend.ts';
 import { balanceOf, ofHead } from '../format/balance.ts';
 import { type Data, isHalf } from '../format/half.ts';
-import { rawBytes, rawOffset, WINDOW } from '../format/layout.ts';
+import { rawBytes, WINDOW } from '../format/layout.ts';
 import type { Target } from '../input.ts';
 import { type Layout, type Rows, stridesOf } from '../rows.ts';
-import { type CacheShape, slotBytes, slotTokens } from '../shape.ts';
+import { type CacheShape, slotTokens } from '../shape.ts';
 import { ITEM, RAW, writeStruct } from './abi.ts';
 import { Learned } from './learned.ts';
 import { recordBytes, WasmMemory } from './memory.ts';
-import { arrayAt, copyRows, load, type Placed, saveRows } from './rows.ts';
+import { addressesOf, copyToSlot, eachRun, eachStretch, rowsAt } from './raws.ts';
+import { arrayAt, copyRows, fromToken, load, type Placed, saveRows } from './rows.ts';
 
 /**
  * Rows (query tokens × query heads per KV head) from which the SIMD binaries decode pages for all of them. At headDim 64 and 2,048
@@ -77,36 +78,46 @@ export class WasmStore implements Store {
   }
 
   #writeRun(layer: number, { slot, at, from, tokens }: Run, keys: Data, values: Data, layout: Layout): void {
-    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim, valueDim } = heads;
     for (const [side, data] of [keys, values].entries()) {
       const channels = side === 0 ? headDim : valueDim;
       const rows = { layout, tokens: data.length / (kvHeads * channels), heads: kvHeads };
-      const staged = load(this.#memory, data, rows, channels, from, tokens, this.#memory.input);
-      copyRows(this.#memory, staged, this.#slotRows(layer, slot, side as 0 | 1, at), tokens, kvHeads, channels);
+      const staged = load(this.#memory, data, rows, channels, from, tokens, this.#memory.window);
+      copyToSlot(this.#memory, heads, staged, slot, side, at, tokens);
+      this.#memory.clearWindow(4 * tokens * kvHeads * channels);
     }
   }
 
   copySlot(from: number, to: number): void {
-    this.#memory.u8.copyWithin(this.#slot(to), this.#slot(from), this.#slot(from) + slotBytes(this.#shape, from));
+    const [source, target] = [this.#memory.slot(from), this.#memory.slot(to)];
+    const bytes = this.#memory.togetherBytes(from);
+    for (let n = 0; n < Math.min(source.length, target.length); n++) this.#memory.u8.copyWithin(target[n]!, source[n]!, source[n]! + bytes);
   }
 
-  setSlot(slot: number, bytes: Uint8Array): void {
-    this.#memory.u8.set(bytes, this.#slot(slot));
+  setSlot(layer: number, slot: number, bytes: Uint8Array): void {
+    eachRun(this.#memory, this.#shape, layer, slot, (at, offset, length) =>
+      this.#memory.u8.set(bytes.subarray(offset, offset + length), at)
+    );
   }
 
   encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
     for (let n = 0; n < slots.length; n++) {
       const orders = this.#orders(layer, sequences[n]!);
-      this.#memory.kernels.encodePage(this.#layer(layer), orders, this.#slot(slots[n]!), this.#memory.page(layer, pages[n]!));
+      this.#memory.kernels.encodePage(
+        this.#layer(layer),
+        orders,
+        addressesOf(this.#memory, slots[n]!),
+        this.#memory.page(layer, pages[n]!)
+      );
     }
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
-    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const window = this.#decodePage(layer, page, sequence);
-    for (const side of [0, 1] as const) {
-      copyRows(this.#memory, window[side], this.#slotRows(layer, slot, side, 0), WINDOW, kvHeads, side === 0 ? headDim : valueDim);
-    }
+    const heads = this.#shape.layers[layer]!;
+    for (const side of [0, 1] as const) copyToSlot(this.#memory, heads, window[side], slot, side, 0, WINDOW);
+    this.#memory.clearWindow();
   }
 
   addEnergies(layer: number, sequence: number, query: Data, layout: Layout, first: number, count: number): void {
@@ -126,7 +137,7 @@ export class WasmStore implements Store {
     const { kernels, f32, output } = this.#memory;
     const learned = this.#learned(layer, sequence);
     const keys = f32.subarray(output / 4, output / 4 + learned.energies.length).fill(0);
-    for (const slot of slots) kernels.addKeyEnergies(this.#layer(layer), this.#slot(slot), output);
+    for (const slot of slots) kernels.addKeyEnergies(this.#layer(layer), addressesOf(this.#memory, slot), output);
     const balance = new Uint8Array(learned.balance.length);
     for (let head = 0; head < kvHeads; head++) {
       const queries = ofHead(learned.energies, head, headDim);
@@ -151,27 +162,35 @@ export class WasmStore implements Store {
   }
 
   async read(layer: number, sequence: number, pieces: readonly Piece[], out: Tokens<Target, Target>, layout: Layout): Promise<void> {
-    const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
+    const heads = this.#shape.layers[layer]!;
+    const { kvHeads, headDim, valueDim } = heads;
     for (const { coded, number, at, tokens, first } of pieces) {
-      const window = coded
-        ? this.#decodePage(layer, number, sequence)
-        : ([this.#slotRows(layer, number, 0, 0), this.#slotRows(layer, number, 1, 0)] as const);
+      const window = coded ? this.#decodePage(layer, number, sequence) : undefined;
       for (const [side, data] of [out.keys as Data, out.values as Data].entries()) {
         const channels = side === 0 ? headDim : valueDim;
         const rows = { layout, tokens: data.length / (kvHeads * channels), heads: kvHeads };
-        const { address, ...strides } = window[side]!;
-        const from = { address: address + at * strides.tokenBytes, ...strides };
-        saveRows(this.#memory, from, this.#memory.output, data, 0, rows, channels, first, tokens);
+        const save = (from: Placed, token: number, count: number): void =>
+          saveRows(this.#memory, from, this.#memory.windowRows, data, 0, rows, channels, first + token, count);
+        if (window) save(fromToken(window[side]!, at), 0, tokens);
+        else {
+          eachStretch(this.#memory, number, at, tokens, (token, count) =>
+            save(rowsAt(this.#memory, heads, number, side, at + token), token, count)
+          );
+        }
       }
     }
+    this.#memory.clearWindow();
   }
 
   async dump(layer: number, table: PageTable): Promise<Dump> {
     const { u8 } = this.#memory;
     const heads = this.#shape.layers[layer]!;
     const learned = heads.page.keys.balanced ? this.#learned(layer, table.sequence) : undefined;
-    const slot = (number: number): Uint8Array =>
-      u8.slice(this.#slot(number), this.#slot(number) + rawBytes(heads, slotTokens(this.#shape, number)));
+    const slot = (number: number): Uint8Array => {
+      const bytes = new Uint8Array(rawBytes(heads, slotTokens(this.#shape, number)));
+      eachRun(this.#memory, this.#shape, layer, number, (at, offset, length) => bytes.set(u8.subarray(at, at + length), offset));
+      return bytes;
+    };
     return {
       pages: Array.from(table.pages.subarray(0, table.pageCount), page =>
         u8.slice(this.#memory.page(layer, page), this.#memory.page(layer, page) + heads.page.bytes)
@@ -258,9 +277,10 @@ export class WasmStore implements Store {
     }
     let rawCount = 0;
     const addRaw = (slot: number, tokens: number, position: number, kept: boolean): void => {
-      const at = (rawRecords + rawBytes * rawCount++) / 4;
-      const run = { address: this.#slot(slot), capacity: slotTokens(this.#shape, slot), tokens, position, kept: Number(kept) };
-      writeStruct(this.#memory, at, RAW, run);
+      const number = call.raws + rawCount++;
+      const addresses = addressesOf(this.#memory, slot, number);
+      const run = { addresses, capacity: this.#memory.together(slot), tokens, position, kept: Number(kept) };
+      writeStruct(this.#memory, (this.#memory.rawRecords + rawBytes * number) / 4, RAW, run);
     };
     if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0, keepSinks);
     for (let i = 0; i < table.rawCount; i++) {
@@ -288,14 +308,14 @@ export class WasmStore implements Store {
     call.raws += rawCount;
   }
 
-  /** Decodes a page into the input region: keys f32 [64, kvHeads, headDim] and values f32 [64, kvHeads, valueDim]. */
+  /** Decodes a page into the window's region: keys f32 [64, kvHeads, headDim] and values f32 [64, kvHeads, valueDim]. */
   #decodePage(layer: number, page: number, sequence: number): readonly [keys: Placed, values: Placed] {
-    const { kernels, input } = this.#memory;
+    const { kernels, window } = this.#memory;
     const { kvHeads, headDim, valueDim } = this.#shape.layers[layer]!;
     const rows: Rows = { layout: 'tokens-first', tokens: WINDOW, heads: kvHeads };
-    const values = input + 4 * WINDOW * kvHeads * headDim;
-    kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#memory.page(layer, page), input, values);
-    return [arrayAt(input, false, rows, headDim), arrayAt(values, false, rows, valueDim)];
+    const values = window + 4 * WINDOW * kvHeads * headDim;
+    kernels.decodePage(this.#layer(layer), this.#orders(layer, sequence), this.#memory.page(layer, page), window, values);
+    return [arrayAt(window, false, rows, headDim), arrayAt(values, false, rows, valueDim)];
   }
 
   /** Some tokens of queries to an address, as kernels take them: f32 [tokens, queryHeads, headDim]. */
@@ -334,24 +354,7 @@ export class WasmStore implements Store {
     return this.#shape.layers[layer]!.page.keys.balanced ? this.#memory.record(layer, sequence) : 0;
   }
 
-  /** Where a slot's keys or values lie, from a token on. */
-  #slotRows(layer: number, slot: number, side: 0 | 1, token: number): Placed {
-    const heads = this.#shape.layers[layer]!;
-    const { headDim, valueDim } = heads;
-    const capacity = slotTokens(this.#shape, slot);
-    return {
-      address: this.#slot(slot) + 2 * rawOffset(heads, capacity, 0, side, token),
-      half: true,
-      tokenBytes: 2 * (side === 0 ? headDim : valueDim),
-      headBytes: 2 * capacity * (headDim + valueDim)
-    };
-  }
-
   #layer(layer: number): number {
     return this.#memory.shapes[layer]!;
-  }
-
-  #slot(slot: number): number {
-    return this.#memory.slot(slot);
   }
 }

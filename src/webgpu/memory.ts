@@ -231,12 +231,12 @@ export class Memory {
     this.answered = Promise.all([this.answered, answer]);
   }
 
-  #wants({ pages = new Map(), slots = [], sequences = [] }: Needs): (readonly [Arena, readonly number[]])[] {
+  #wants({ pages = new Map(), slots = new Map(), sequences = [] }: Needs): (readonly [Arena, readonly number[]])[] {
     const { layers, rawSlots, sinks } = this.#shape;
     const sinkSlots = sinks === 0 ? [] : sequences.flatMap(sequence => layers.map((_, n) => rawSlots + sequence * layers.length + n));
     return [
       ...Array.from(pages, ([layer, numbers]) => [this.layers[layer]!.pages, numbers] as const),
-      [this.slots, slots],
+      [this.slots, [...slots.keys()]],
       [this.slots, sinkSlots]
     ];
   }

@@ -114,7 +114,7 @@ class WebGpuStore implements Store {
     });
   }
 
-  setSlot(slot: number, bytes: Uint8Array): void {
+  setSlot(_layer: number, slot: number, bytes: Uint8Array): void {
     const [buffer, offset] = this.#memory.slotRange(slot);
     this.#device.gpu.queue.writeBuffer(buffer, offset, bytes as Uint8Array<ArrayBuffer>);
   }

@@ -1,0 +1,44 @@
+// How many tokens raw slots hold, or are to hold: by that a store gives them memory. Numbers only.
+
+import { QUARTER, WINDOW } from './format/layout.ts';
+import type { PageTables } from './pagetable.ts';
+
+/** A raw slot, and how many tokens it is to hold. */
+export type Fill = readonly [slot: number, tokens: number];
+
+const NONE: readonly never[] = [];
+
+/** How many tokens each of the raw slots is to hold that `tokens` more tokens of a layer take. */
+export function slotsFor(tables: PageTables, layer: number, sinks: number, tokens: number): readonly number[] {
+  const { length, coded, rawCount } = tables.layers[layer]!;
+  return windowsOf(length + tokens - sinks - WINDOW * (coded + rawCount));
+}
+
+/** The slot of a partial window that `tokens` more tokens need another quarter of, if they do, and how many it is to hold. */
+export function growing(tables: PageTables, layer: number, sinks: number, tokens: number): readonly Fill[] {
+  const { length, raws, rawCount } = tables.layers[layer]!;
+  const at = Math.max(0, length - sinks) % WINDOW;
+  const to = Math.min(WINDOW, at + tokens);
+  return at > 0 && Math.ceil(at / QUARTER) < Math.ceil(to / QUARTER) ? [[raws[rawCount - 1]!, to]] : NONE;
+}
+
+/** How many tokens each raw window of a layer holds that stays raw when the complete ones are sealed. */
+export function staying(tables: PageTables, layer: number, sinks: number): readonly number[] {
+  const { length, coded } = tables.layers[layer]!;
+  return windowsOf(length - sinks - WINDOW * (coded + tables.completeWindows(layer)));
+}
+
+/** What a cut through pages is decoded into: in layers without a raw window another slot, in others the first that they have. */
+export function cutting(tables: PageTables, length: number): { readonly slots: readonly number[]; readonly growing: readonly Fill[] } {
+  const cut = tables.layers.filter((_, layer) => tables.cuts(layer, length));
+  return {
+    slots: cut.flatMap(({ rawCount }) => (rawCount === 0 ? [WINDOW] : [])),
+    growing: cut.flatMap(({ raws, rawCount }): Fill[] => (rawCount > 0 ? [[raws[0]!, WINDOW]] : []))
+  };
+}
+
+/** Tokens as windows: all whole but the last. */
+function windowsOf(tokens: number): readonly number[] {
+  if (tokens <= 0) return NONE; // of nearly every token
+  return Array.from({ length: Math.ceil(tokens / WINDOW) }, (_, n) => Math.min(WINDOW, tokens - WINDOW * n));
+}
