@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { type Backend, BackendError, type CodecName, type OpenOptions, openBackend } from 'nsnquant';
+import { type Backend, BackendError, type CodecName, codecs, type OpenOptions, openBackend } from 'nsnquant';
 import { f32, q4_0, q8_0, withHadamard } from '../baselines/ggml.ts';
 import { toMarkdown } from '../table.ts';
 import { BaselineRow } from './baseline.ts';
@@ -27,7 +27,9 @@ import {
 } from './tables.ts';
 import { PASSES, type Times, timeDense, timeNsn } from './timing.ts';
 
-const CODECS: readonly (readonly [keys: CodecName, values: CodecName])[] = [
+type Pair = readonly [keys: CodecName, values: CodecName];
+
+const CODECS: readonly Pair[] = [
   ['nsn1', 'nsn1'],
   ['nsn2', 'nsn2'],
   ['nsn3', 'nsn3'],
@@ -40,6 +42,7 @@ interface Options {
   report: string;
   json?: string;
   sinks: number;
+  codecs: readonly Pair[];
   queries?: number;
   backend: 'wasm' | 'webgpu' | 'reference';
   variant?: OpenOptions['variant'];
@@ -51,6 +54,12 @@ const program = new Command('demo')
   .option('--report <file>', 'where the HTML report goes', 'report.html')
   .option('--json <file>', 'where the results go as JSON')
   .option('--sinks <n>', 'first tokens that stay raw, 0 to 64', parseSinks, 4)
+  .option(
+    '--codecs <pairs>',
+    'of keys and values, as nsn4/nsn2, comma separated (default: five; a software GPU wants one)',
+    parseCodecs,
+    CODECS
+  )
   .option(
     '--queries <n>',
     'positions whose attention is compared, the newest (default: all that are recorded; a software GPU wants few)',
@@ -67,11 +76,11 @@ try {
   process.exitCode = 1;
 }
 
-async function demo({ input, report, json, sinks, queries, backend: prefer, variant }: Options): Promise<void> {
+async function demo({ input, report, json, sinks, codecs: pairs, queries, backend: prefer, variant }: Options): Promise<void> {
   if (prefer !== 'wasm' && variant !== undefined) throw new InputError(`"--variant" expected with --backend wasm, got --backend ${prefer}`);
   const recording = newestQueries(readRecording(readFileSync(input)), queries);
   const backend = await openBackend({ prefer, ...(variant && { variant }) });
-  const { results, tables } = await measure(recording, backend, sinks);
+  const { results, tables } = await measure(recording, backend, sinks, pairs);
   const facts = factsOf(recording, backend);
   const explained = notes(recording, sinks, PASSES);
 
@@ -95,7 +104,7 @@ async function demo({ input, report, json, sinks, queries, backend: prefer, vari
   }
 }
 
-async function measure(recording: Recording, backend: Backend, sinks: number) {
+async function measure(recording: Recording, backend: Backend, sinks: number, pairs: readonly Pair[]) {
   const everyToken = { window: 1, sinks: 0 };
   const window = { window: 64, sinks: 0 };
   const windowAndSinks = { window: 64, sinks };
@@ -105,7 +114,7 @@ async function measure(recording: Recording, backend: Backend, sinks: number) {
     windowAndSinks: new BaselineRow(format, recording, windowAndSinks)
   }));
   const nsnRow = (options: NsnOptions): NsnRow => new NsnRow(backend, recording, options);
-  const balances = CODECS.map(([keys, values]) => ({
+  const balances = pairs.map(([keys, values]) => ({
     queries: nsnRow({ keys, values, sinks, balance: 'queries' }),
     keys: nsnRow({ keys, values, sinks, balance: 'keys' }),
     off: nsnRow({ keys, values, sinks, balance: 'off' })
@@ -196,6 +205,20 @@ function parseSinks(text: string): number {
   const sinks = Number(text);
   if (!/^\d+$/.test(text) || sinks > 64) throw new InvalidArgumentError('expected integer from 0 to 64');
   return sinks;
+}
+
+function parseCodecs(text: string): readonly Pair[] {
+  return text.split(',').map(pair => {
+    const names = pair.split('/');
+    if (names.length !== 2 || !names.every(isCodec)) {
+      throw new InvalidArgumentError(`expected pairs of ${Object.keys(codecs).join(', ')}, as nsn4/nsn2`);
+    }
+    return names as unknown as Pair;
+  });
+}
+
+function isCodec(name: string): name is CodecName {
+  return Object.hasOwn(codecs, name);
 }
 
 function parseQueries(text: string): number {
