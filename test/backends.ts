@@ -1,12 +1,13 @@
 // Every backend that the suites run on. One that this engine cannot run is printed, with the reason, never passed over.
 
-import { openDevice, required, scattered, untested } from './gpu.ts';
+import { openDevice, scattered, untested } from './gpu.ts';
+import { gpuRequired } from './variables.ts';
 import { type Tested, withVerbs } from './verbs.ts';
 
 /** The device that this file's tests share, or why there is none. */
 export const gpu = await openDevice();
 if (typeof gpu !== 'string') console.log(`webgpu: ${gpu.description}`);
-else if (required) throw new Error(`webgpu: ${gpu}`);
+else if (gpuRequired) throw new Error(`webgpu: ${gpu}`);
 else console.log(`webgpu skipped: ${gpu}`);
 
 /** WebGPU as it is. */

@@ -9,7 +9,7 @@ import { allFinite, sameBits } from './compare.ts';
 import { damaged } from './damage.ts';
 import { below, exactRope, keyLike, normal, random } from './inputs.ts';
 import { withChecksum } from './pages.ts';
-import { reference, type Tested, wasm } from './verbs.ts';
+import { reference, type Tested, withVerbs } from './verbs.ts';
 
 const WIDTH = 32;
 const base = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: WIDTH, capacity: 600, sequences: 3 } satisfies CacheOptions;
@@ -128,7 +128,7 @@ async function run(
   return [refused, count - refused];
 }
 
-for (const tested of [reference, ...wasm, ...(webgpu ? [webgpu] : [])]) {
+for (const tested of [...withVerbs, ...(webgpu ? [webgpu] : [])]) {
   group(`damaged files on ${tested.name}`, test => {
     // Another shape compiles pipelines on a GPU.
     for (const [what, options, lengths] of tested.gpu ? shapes.slice(0, 2) : shapes) {

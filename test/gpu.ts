@@ -7,6 +7,7 @@ import type { Backend, PageTable, Store } from '../src/backend.ts';
 // Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
 import { webGpuBackend } from '../src/webgpu/store.ts';
 import { findGpu } from '../tools/gpu.ts';
+import { withoutGpu } from './variables.ts';
 
 export interface Gpu {
   readonly device: GPUDevice;
@@ -14,20 +15,9 @@ export interface Gpu {
   readonly description: string;
 }
 
-const globals = globalThis as { process?: NodeJS.Process };
-
-/** A variable of the environment; a page has its query instead (browser/chromium.ts). */
-const variable = (name: string) => (globals.process ? globals.process.env[name] : new URLSearchParams(location.search).get(name)) ?? '';
-
-/** Why this run is to do without a GPU; test/lanes.ts says so of lanes that have none, or repeat another. */
-export const without = variable('NSN_WITHOUT_WEBGPU');
-
-/** Whether NSN_REQUIRE makes a missing device a failure. */
-export const required = without === '' && /\b(webgpu|all)\b/.test(variable('NSN_REQUIRE'));
-
 /** A new device with the default limits and no optional feature, or why there is none. */
 export async function openDevice(): Promise<Gpu | string> {
-  if (without !== '') return without;
+  if (withoutGpu !== '') return withoutGpu;
   const gpu = await findGpu();
   if (typeof gpu === 'string') return gpu;
   const adapter = await gpu.requestAdapter();

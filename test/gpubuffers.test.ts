@@ -3,10 +3,11 @@ import { type GpuTokens, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
 import { refuses } from './compare.ts';
-import { openDevice, refusesDevice, required, untested } from './gpu.ts';
+import { openDevice, refusesDevice, untested } from './gpu.ts';
 import { halfBits, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 import { ONE_TOKEN } from './tolerance.ts';
+import { gpuRequired } from './variables.ts';
 
 const MAP_READ = 1;
 const STORAGE = 128;
@@ -44,7 +45,7 @@ group('GPUBuffers without the webgpu backend', test => {
 
 group('GPUBuffers', test => {
   if (typeof gpu === 'string') {
-    if (required)
+    if (gpuRequired)
       test('there is a device', () => {
         throw new Error(gpu);
       });

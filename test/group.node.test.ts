@@ -11,7 +11,7 @@ const tests = fileURLToPath(new URL('../test', import.meta.url));
 /** What becomes of a test file with this text, in Node. */
 async function run(text: string): Promise<Outcome> {
   const { outputFiles } = await build({
-    stdin: { contents: `import { group, finish } from '../tools/group.ts';\n${text}\nawait finish();`, resolveDir: tests },
+    stdin: { contents: `import { group, finish, registered } from '../tools/group.ts';\n${text}\nawait finish();`, resolveDir: tests },
     bundle: true,
     format: 'esm',
     platform: 'node',
@@ -42,6 +42,12 @@ const cases: Record<string, [text: string, passed: number, failed: number, skipp
   ],
   'a suite of uvu that is never run': [`import { suite } from 'uvu'; suite('s')('a', () => {});`, 0, 1, 0],
   'a file without tests': ['', 0, 1, 0],
+  'several files, one of them without tests': [
+    `group('g', test => { test('a', () => {}); }); registered('a.test.ts'); registered('b.test.ts');`,
+    1,
+    1,
+    0
+  ],
   'a group without tests': [`group('g', () => {});`, 0, 1, 0],
   'an async group': [`group('g', async test => { test('a', () => {}); await null; test('b', () => {}); });`, 0, 1, 0],
   'a test inside a test': [`group('g', test => { test('a', () => { test('b', () => {}); }); });`, 0, 1, 0],

@@ -3,11 +3,11 @@
 import type { CacheOptions } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
-import { scatteredWebgpu, webgpu } from './backends.ts';
+import { backends } from './backends.ts';
 import { History } from './history.ts';
 import { exactRope } from './inputs.ts';
 import { WIDTH } from './model.ts';
-import { reference, type Tested, wasm } from './verbs.ts';
+import { reference, type Tested } from './verbs.ts';
 
 const shapes: readonly (readonly [what: string, options: Partial<CacheOptions>])[] = [
   ['4 sinks', { sinks: 4, maxAppend: 300 }],
@@ -54,10 +54,10 @@ async function run(tested: Tested, options: Partial<CacheOptions>, seed: number)
   return history.counts;
 }
 
-for (const tested of [reference, ...wasm, ...(webgpu && scatteredWebgpu ? [webgpu, scatteredWebgpu] : [])]) {
+for (const tested of backends) {
   group(`random histories on ${tested.name}`, test => {
-    // A GPU takes its time: the first shape has nothing that others lack.
-    for (const [what, options] of tested.gpu ? shapes.slice(1) : shapes) {
+    // A GPU takes its time: two shapes have nothing that others lack.
+    for (const [what, options] of tested.gpu ? shapes.filter(([what]) => !/^4 sinks|^plain/.test(what)) : shapes) {
       test(`a cache does what lists do: ${what}`, async () => {
         const end = performance.now() + soakMs / shapes.length;
         const sum = { done: 0, refused: 0, broken: 0 };

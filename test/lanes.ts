@@ -2,7 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { softwareVulkan } from '../tools/chromium.ts';
-import { chromium } from './browser/chromium.ts';
+import { openChromium } from './browser/chromium.ts';
 import { type Outcome, outcome } from './outcome.ts';
 import { sandbox } from './sandbox.ts';
 
@@ -10,9 +10,23 @@ export interface Lane {
   readonly name: string;
   /** The test files that it runs, without `.test.ts`, if not all. */
   readonly files?: readonly string[];
-  /** Files whose tests on a GPU say nothing that they do not say in another lane: where that one runs they do without. */
-  readonly gpuElsewhere?: { readonly lane: string; readonly files: readonly string[] };
+  /** Test files that run in one process or page: they compile the same shaders, which takes longer than all that is done by them. */
+  readonly together?: readonly string[];
+  /** What this lane does not repeat. */
+  readonly leaves?: readonly Left[];
   open(): Promise<Runtime>;
+}
+
+/** What a lane leaves to another where that one runs, too: CONTRIBUTING.md has the rule. Run alone a lane leaves nothing. */
+export interface Left {
+  /** The lane that runs it. */
+  readonly to: string;
+  /** Test files. */
+  readonly files?: readonly string[];
+  /** Backends, by their names in verbs.ts, on which no test is run. */
+  readonly backends?: readonly string[];
+  /** All that runs on a GPU but for these test files, and those that run in Node alone. Left only to a lane that has an adapter. */
+  readonly gpuBut?: readonly string[];
 }
 
 export interface Runtime {
@@ -30,18 +44,18 @@ const sourceMaps = ['--enable-source-maps']; // stack traces then name lines of 
 
 const vulkan = softwareVulkan();
 
+/**
+ * f64 in JavaScript and WebAssembly that is not relaxed have one right result, to the last bit. Node's V8 and Bun's JavaScriptCore are
+ * held to it; Deno and Chromium have V8 again, and run what differs: relaxed SIMD, and a GPU.
+ */
+const fixedByEngine = { backends: ['reference', 'wasm scalar', 'wasm simd128'] } as const;
+
 export const lanes: readonly Lane[] = [
   {
     ...command('node', process.execPath, sourceMaps, vulkan),
-    // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter. What asks for arithmetic over many
-    // shapes, for minutes of compiling, is asked where users have it. Devices themselves, buffers and self-tests are tried in both.
-    gpuElsewhere: {
-      lane: 'chromium',
-      files: [
-        ...['attend', 'cache', 'evict', 'formats', 'histories', 'learning', 'lessons', 'magnitudes', 'masks', 'odd', 'prefixes'],
-        ...['profiles', 'refusals', 'reorder', 'shapes', 'windows']
-      ]
-    }
+    // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter, which takes a second or more for each.
+    // Devices, how they are found and lost, buffers and self-tests are tried in both.
+    leaves: [{ to: 'chromium', gpuBut: ['choose', 'dispose', 'gpubuffers', 'webgpu'] }]
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
   // verbs and attention; all the rest runs on it in Deno, in Bun and in Chromium.
@@ -64,17 +78,21 @@ export const lanes: readonly Lane[] = [
       ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
       vulkan
     ),
-    // `attend`, `learning` and `webgpu` have the arithmetic, which another compiler of shaders could get wrong.
-    gpuElsewhere: {
-      lane: 'chromium',
-      files: [
-        ...['cache', 'choose', 'evict', 'histories', 'lessons', 'magnitudes', 'masks', 'odd', 'prefixes', 'profiles', 'refusals'],
-        ...['reorder', 'shapes', 'windows']
-      ]
-    }
+    leaves: [
+      { to: 'node', ...fixedByEngine, files: ['bounds', 'coding', 'kernels', 'layout', 'magnitudes', 'quality'] },
+      // Another compiler of shaders could get arithmetic wrong, which these files have.
+      { to: 'chromium', gpuBut: ['attend', 'dispose', 'formats', 'gpubuffers', 'learning', 'webgpu'] }
+    ]
   },
   command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
-  chromium
+  {
+    name: 'chromium',
+    open: openChromium,
+    together: [
+      ...['batch', 'bytes', 'cache', 'damaged', 'evict', 'grow', 'lessons', 'prefixes', 'profiles', 'refusals', 'reorder', 'windows']
+    ],
+    leaves: [{ to: 'node', ...fixedByEngine, files: ['coding', 'layout', 'magnitudes', 'quality'] }]
+  }
 ];
 
 function command(name: string, executable: string, flags: string[], variables: NodeJS.ProcessEnv = {}): Lane {

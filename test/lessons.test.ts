@@ -201,7 +201,7 @@ for (const tested of backends) {
 
     test('fork() knows what was learned, and what was counted', async () => {
       const cache = open();
-      for (const length of [0, 3, 50, 100, 131, 132, 200]) {
+      for (const length of tested.gpu ? [50, 131, 132] : [0, 3, 50, 100, 131, 132, 200]) {
         const chat = cache.sequence();
         if (length > 0) talk(chat, 0, length);
         const branch = chat.fork();
@@ -296,7 +296,7 @@ for (const tested of backends) {
 
     test('a restored sequence goes on to the bytes of one that was never saved', async () => {
       const cache = open();
-      for (const length of [0, 3, 50, 68, 100, 131, 132, 200]) {
+      for (const length of tested.gpu ? [50, 131, 132] : [0, 3, 50, 68, 100, 131, 132, 200]) {
         const chat = cache.sequence();
         if (length > 0) talk(chat, 0, length);
         const file = await chat.save();

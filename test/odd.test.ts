@@ -52,6 +52,8 @@ group('odd tokens that are no errors', test => {
   const TOKENS = 134;
 
   for (const tested of backends) {
+    // One number of rows: a GPU has a pipeline for each.
+    const asked = tested.gpu ? 8 : 3;
     for (const codec of Object.keys(codecs) as CodecName[]) {
       for (const name of odd) {
         test(`${name} in ${codec} on ${tested.name} decode and attend to finite numbers, learned from or not`, async () => {
@@ -60,7 +62,7 @@ group('odd tokens that are no errors', test => {
           const sequence = cache.sequence();
           sequence.append(0, x, x);
           // What is learned of such queries is odd, too.
-          sequence.attend(0, inputs[name]!(TOKENS, 2 * HEAD_DIM, 6));
+          sequence.attend(0, inputs[name]!(tested.gpu ? asked : TOKENS, 2 * HEAD_DIM, 6));
           sequence.seal();
           assert.is(sequence.sealed.tokens, 128);
           for (const of of [sequence, cache.restore(await sequence.save())]) {
@@ -79,7 +81,7 @@ group('odd tokens that are no errors', test => {
                 `values of token ${t}`
               );
             }
-            for (const query of [queries(3), new Float32Array(64), inputs['largest finite']!(3, 64, 6)]) {
+            for (const query of [queries(asked), new Float32Array(asked * 64), inputs['largest finite']!(asked, 64, 6)]) {
               allFinite('attention', await of.attend(0, query).read());
             }
             of.dispose();
@@ -103,7 +105,7 @@ group('odd tokens that are no errors', test => {
           // The first window stays coded.
           sameBits(side, cut[side].subarray(64 * HEAD_DIM), expected.subarray(64 * HEAD_DIM));
         }
-        allFinite('attention', await sequence.attend(0, queries(3)).read());
+        allFinite('attention', await sequence.attend(0, queries(asked)).read());
         sequence.append(0, x, x);
         sequence.seal();
         const again = await sequence.decode(0);

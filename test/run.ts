@@ -1,7 +1,7 @@
 // `npm test`: runs every test file in every runtime, against the package as npm would install it.
 import { availableParallelism } from 'node:os';
 import { program } from 'commander';
-import { type Lane, lanes, type Runtime } from './lanes.ts';
+import { type Lane, type Left, lanes, type Runtime } from './lanes.ts';
 import type { Outcome } from './outcome.ts';
 import { bundle, bundled, bundleForPage, install, testFiles } from './sandbox.ts';
 
@@ -32,44 +32,38 @@ refuseUnknown('NSN_REQUIRE', required, [...laneNames, 'webgpu', 'consumers', 'py
 if (quick && lane) program.error('"--lane" expected without --quick, which is the lane node');
 if (!(timeout > 0)) program.error('"--timeout" expected seconds above 0');
 
-/** One test file in one runtime. */
+/** A test file in one runtime, or several in one process or page of it. */
 interface Run {
   readonly lane: Lane;
   readonly runtime: Runtime;
-  readonly file: string;
+  readonly files: readonly string[];
 }
 
 interface Result extends Outcome {
   readonly lane: string;
-  readonly file: string;
+  /** Names of the test files. */
+  readonly what: string;
+  readonly files: number;
   readonly seconds: number;
 }
 
 /** About how many seconds a file takes with a software adapter, measured on two cores; those of less than ten are left out. */
-const secondsOf: Readonly<Record<string, number>> = {
-  shapes: 180,
-  attend: 120,
-  webgpu: 60,
-  examples: 120,
-  selftest: 50,
-  refusals: 30,
-  odd: 30,
-  lessons: 100,
-  learning: 60,
-  profiles: 45,
-  choose: 50,
-  cache: 50,
-  types: 12,
-  bundlers: 25,
-  'webgpu-null': 20,
-  kernels: 15,
-  coding: 12,
-  magnitudes: 15,
-  prefixes: 30,
-  processes: 30,
-  storages: 12,
-  histories: 15,
-  damaged: 12
+const secondsOf: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  chromium: {
+    ...{ shapes: 100, masks: 70, attend: 60, histories: 60, formats: 45, webgpu: 45, learning: 35, odd: 30, choose: 30, kernels: 30 },
+    ...{ bounds: 25, gpubuffers: 12 },
+    ...{ lessons: 40, windows: 30, grow: 25, evict: 20, cache: 15, damaged: 15, profiles: 15, reorder: 10, refusals: 10 } // in one page
+  },
+  node: {
+    ...{ kernels: 85, selftest: 75, examples: 60, webgpu: 40, choose: 35, histories: 30, processes: 30, shapes: 25, bundlers: 25 },
+    ...{ masks: 20, windows: 20, bounds: 20, grow: 20, 'webgpu-null': 20, damaged: 15, magnitudes: 15, types: 12, layout: 12 },
+    ...{ learning: 10, lessons: 10, formats: 10 }
+  },
+  deno: { attend: 50, webgpu: 40, formats: 30, learning: 30 },
+  bun: {
+    ...{ kernels: 35, histories: 30, shapes: 25, masks: 20, windows: 20, bounds: 20, grow: 20, damaged: 15, magnitudes: 15 },
+    ...{ layout: 12, learning: 10, lessons: 10, formats: 10 }
+  }
 };
 
 /**
@@ -79,8 +73,17 @@ const secondsOf: Readonly<Record<string, number>> = {
 const slow = ['bundlers', 'processes', 'shapes', 'types'];
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? !(quick && slow.includes(shortName(name))));
 // A file that was renamed would lose its place in silence.
-refuseUnknown('test/run.ts', [...Object.keys(secondsOf), ...slow], fileNames);
-for (const { files, gpuElsewhere } of lanes) refuseUnknown('test/lanes.ts', [...(files ?? []), ...(gpuElsewhere?.files ?? [])], fileNames);
+refuseUnknown('test/run.ts', Object.keys(secondsOf), laneNames);
+refuseUnknown('test/run.ts', [...Object.values(secondsOf).flatMap(Object.keys), ...slow], fileNames);
+for (const { files = [], together = [], leaves = [] } of lanes) {
+  const elsewhere = leaves.flatMap(({ files = [], gpuBut = [] }) => [...files, ...gpuBut]);
+  refuseUnknown('test/lanes.ts', [...files, ...together, ...elsewhere], fileNames);
+  refuseUnknown(
+    'test/lanes.ts',
+    leaves.map(({ to }) => to),
+    laneNames
+  );
+}
 
 const results: Result[] = [];
 const problems: string[] = [];
@@ -89,11 +92,12 @@ let missing = 0;
 
 if (quick) process.env['NSN_WITHOUT_WEBGPU'] = '--quick opens no GPU';
 install();
-await Promise.all(files.map(bundle));
-const runs = (await Promise.all(lanes.filter(({ name }) => (quick ? name === 'node' : (lane?.includes(name) ?? true))).map(runsOf))).flat();
-const running = new Map(runs.map(({ lane, runtime }) => [lane.name, runtime]));
+await Promise.all(files.map(file => bundle(file, [file])));
+const chosen = lanes.filter(({ name }) => (quick ? name === 'node' : (lane?.includes(name) ?? true)));
+const running = new Map((await Promise.all(chosen.map(opened))).flat());
+const runs = chosen.filter(({ name }) => running.has(name)).flatMap(runsOf);
 // Of all lanes at once, the longest first: the last workers end together. Each file's output is printed whole when it ends.
-const queue = runs.toSorted((a, b) => (secondsOf[shortName(b.file)] ?? 0) - (secondsOf[shortName(a.file)] ?? 0));
+const queue = runs.toSorted((a, b) => secondsOfRun(b) - secondsOfRun(a));
 await Promise.all(
   Array.from({ length: Math.min(availableParallelism(), 4) }, async () => {
     for (let next = queue.shift(); next; next = queue.shift()) report(await perform(next));
@@ -112,15 +116,23 @@ function refuseUnknown(where: string, names: readonly string[] | undefined, know
   }
 }
 
-/** What a lane runs; nothing where this machine lacks it. */
-async function runsOf(lane: Lane): Promise<Run[]> {
-  // Files that need child processes or look at the repository say the same everywhere: once, in Node, is enough.
-  const own = files.filter(file => lane.files?.includes(shortName(file)) ?? (lane.name === 'node' || !file.endsWith('.node.test.ts')));
-  if (own.length === 0) return [];
+/** What a lane leaves to others, of those that run. */
+function leftBy({ leaves = [] }: Lane): readonly Left[] {
+  return leaves.filter(({ to, gpuBut }) => running.has(to) && (!gpuBut || running.get(to)!.hasAdapter));
+}
+
+/** The test files of a lane. Those that need child processes or look at the repository say the same everywhere: once, in Node, is enough. */
+function filesOf({ name, files: own }: Lane): readonly string[] {
+  return files.filter(file => own?.includes(shortName(file)) ?? (name === 'node' || !file.endsWith('.node.test.ts')));
+}
+
+/** A lane with its runtime; nothing where this machine lacks it. */
+async function opened(lane: Lane): Promise<readonly (readonly [name: string, runtime: Runtime])[]> {
+  if (filesOf(lane).length === 0) return [];
   try {
     const runtime = await lane.open();
     console.log(`${lane.name} ${runtime.version}`);
-    return own.map(file => ({ lane, runtime, file }));
+    return [[lane.name, runtime]];
   } catch (error) {
     const message = (error as Error).message.trim().split('\n')[0]!;
     const fails = required.includes(lane.name) || required.includes('all');
@@ -130,40 +142,65 @@ async function runsOf(lane: Lane): Promise<Run[]> {
   }
 }
 
-async function perform({ lane, runtime, file }: Run): Promise<Result> {
-  const variables: Record<string, string> = {};
-  const elsewhere = lane.gpuElsewhere;
-  if (elsewhere && running.get(elsewhere.lane)?.hasAdapter && elsewhere.files.includes(shortName(file))) {
-    variables['NSN_WITHOUT_WEBGPU'] = `the lane ${elsewhere.lane} runs these tests on a GPU`;
+/** What a lane runs, and in words what it leaves to others. */
+function runsOf(lane: Lane): readonly Run[] {
+  const left = leftBy(lane);
+  for (const { to, files = [], backends = [], gpuBut } of left) {
+    const what = [...backends, ...files.map(name => `${name}.test.ts`), ...(gpuBut ? [`WebGPU but in ${gpuBut.join(', ')}`] : [])];
+    console.log(`${lane.name} leaves to ${to}: ${what.join(', ')}`);
   }
-  if (lane.name === 'chromium') await bundleForPage(file);
+  const own = filesOf(lane).filter(file => !left.some(({ files }) => files?.includes(shortName(file))));
+  const together = own.filter(file => lane.together?.includes(shortName(file)));
+  const runtime = running.get(lane.name)!;
+  const lists = [...(together.length > 0 ? [together] : []), ...own.filter(file => !together.includes(file)).map(file => [file])];
+  return lists.map(files => ({ lane, runtime, files }));
+}
+
+function secondsOfRun({ lane, files }: Run): number {
+  return files.reduce((sum, file) => sum + (secondsOf[lane.name]?.[shortName(file)] ?? 0), 0);
+}
+
+async function perform({ lane, runtime, files }: Run): Promise<Result> {
+  const [file] = files as [string];
+  const variables: Record<string, string> = {};
+  for (const { to, backends, gpuBut } of leftBy(lane)) {
+    if (backends) variables['NSN_LEFT'] = backends.join();
+    if (!gpuBut || file.endsWith('.node.test.ts')) continue;
+    if (gpuBut.includes(shortName(file))) variables['NSN_FEW_SHAPES'] = `the lane ${to} has more`;
+    else variables['NSN_WITHOUT_WEBGPU'] = `the lane ${to} runs these tests on a GPU`;
+  }
+  // Others may be reading the bundle of the first alone.
+  const name = files.length > 1 ? `${lane.name}.test.ts` : file;
+  if (files.length > 1) await bundle(name, files);
+  if (lane.name === 'chromium') await bundleForPage(name);
   const began = performance.now();
-  const outcome = await runtime.run(bundled(file), timeout * 1000, variables);
-  return { ...outcome, lane: lane.name, file, seconds: (performance.now() - began) / 1000 };
+  const outcome = await runtime.run(bundled(name), timeout * 1000, variables);
+  const what = files.length > 1 ? files.map(shortName).join(', ') : file;
+  return { ...outcome, lane: lane.name, what, files: files.length, seconds: (performance.now() - began) / 1000 };
 }
 
 function report(result: Result): void {
-  const { lane, file, seconds, output, passed, failed, problem } = result;
+  const { lane, what, seconds, output, passed, failed, problem } = result;
   results.push(result);
-  console.log(`── ${lane} ${file}, ${seconds.toFixed(1)} s\n${output}`);
+  console.log(`── ${lane} ${what}, ${seconds.toFixed(1)} s\n${output}`);
   if (problem !== undefined) console.log(problem);
-  if (failed > 0) problems.push(`${lane} ${file} failed: ${problem?.split('\n')[0] ?? `${failed} of ${passed + failed} tests`}`);
+  if (failed > 0) problems.push(`${lane} ${what} failed: ${problem?.split('\n')[0] ?? `${failed} of ${passed + failed} tests`}`);
 }
 
 /** The last line has the counts of all. */
 function summarize(): void {
-  const sum = (some: readonly Result[], of: 'passed' | 'failed' | 'skipped' | 'seconds') =>
+  const sum = (some: readonly Result[], of: 'passed' | 'failed' | 'skipped' | 'seconds' | 'files') =>
     some.reduce((sum, result) => sum + result[of], 0);
   const slowest = results.toSorted((a, b) => b.seconds - a.seconds).slice(0, 10);
   if (results.length > slowest.length) {
     console.log('\nthe slowest:');
-    for (const { lane, file, seconds } of slowest) console.log(`${seconds.toFixed(1).padStart(7)} s  ${lane} ${file}`);
+    for (const { lane, what, seconds } of slowest) console.log(`${seconds.toFixed(1).padStart(7)} s  ${lane} ${what}`);
   }
   console.log();
   for (const name of running.keys()) {
     const own = results.filter(({ lane }) => lane === name);
     console.log(
-      `${name}: ${sum(own, 'passed')} passed, ${sum(own, 'failed')} failed in ${own.length} files, ${sum(own, 'seconds').toFixed(1)} s of a worker`
+      `${name}: ${sum(own, 'passed')} passed, ${sum(own, 'failed')} failed in ${sum(own, 'files')} files, ${sum(own, 'seconds').toFixed(1)} s of a worker`
     );
   }
   for (const problem of problems) console.log(problem);

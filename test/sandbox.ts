@@ -40,11 +40,12 @@ export function install(): void {
   if (existsSync(join(tests, 'fixtures'))) cpSync(join(tests, 'fixtures'), join(sandbox, 'fixtures'), { recursive: true });
 }
 
-/** One module per test file for Node, Deno and Bun; the package stays an import by name. */
-export async function bundle(file: string): Promise<void> {
+/** One module of test files, mostly of one, for Node, Deno and Bun; the package stays an import by name. */
+export async function bundle(file: string, files: readonly string[]): Promise<void> {
+  const imports = files.map(name => `await import('./${name}');\nregistered('${name}');\n`).join('');
   await build({
     stdin: {
-      contents: `import './${file}';\nimport { finish } from '../tools/group.ts';\nawait finish();\n`,
+      contents: `import { finish, registered } from '../tools/group.ts';\n${imports}await finish();\n`,
       resolveDir: tests,
       sourcefile: `${file}.entry.ts`
     },

@@ -3,6 +3,7 @@
 
 import { type Backend, openBackend } from 'nsnquant';
 import { type KernelOptions, openKernels, type Verbs } from 'nsnquant/kernels';
+import { left } from './variables.ts';
 
 export interface Tested {
   /** As titles have it: `reference`, `wasm scalar`, `wasm simd128`, `wasm relaxed`, `webgpu`. */
@@ -79,8 +80,13 @@ export const simd128 = await open('wasm simd128', { variant: 'simd128' });
 export const relaxed = hasRelaxed ? await open('wasm relaxed', { variant: 'relaxed' }) : undefined;
 if (!relaxed) console.log('relaxed skipped: this engine does not validate relaxed SIMD');
 
-/** Those that are WebAssembly. */
-export const wasm: readonly TestedVerbs[] = [scalar, simd128, ...(relaxed ? [relaxed] : [])];
+const here = (tested: TestedVerbs) => !left.includes(tested.name);
 
-/** Those that have verbs as functions. */
-export const withVerbs: readonly TestedVerbs[] = [reference, ...wasm];
+/** Those that are WebAssembly, but for what this lane leaves to others. */
+export const wasm: readonly TestedVerbs[] = [scalar, simd128, ...(relaxed ? [relaxed] : [])].filter(here);
+
+/** Those that have verbs as functions, but for what this lane leaves to others. */
+export const withVerbs: readonly TestedVerbs[] = [...[reference].filter(here), ...wasm];
+
+/** Whether what tests left of the scalar binary and of simd128 may be compared. */
+export const comparesBinaries = wasm.includes(scalar) && wasm.includes(simd128);

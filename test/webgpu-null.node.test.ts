@@ -5,19 +5,20 @@ import { codecs as all, type CacheOptions, type CodecName, KVCache } from 'nsnqu
 import * as assert from 'uvu/assert';
 import { dawn } from '../tools/gpu.ts';
 import { group } from '../tools/group.ts';
-import { altered, required, untested, without } from './gpu.ts';
+import { altered, untested } from './gpu.ts';
+import { gpuRequired, withoutGpu } from './variables.ts';
 
 const names = Object.keys(all) as CodecName[];
 const headDims = Array.from({ length: (576 - 32) / 8 + 1 }, (_, n) => 32 + 8 * n);
 /** Query heads of a KV head: those of models, and what fills a workgroup's blocks of four rows by one, and not. */
 const groups = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 32, 64, 128];
 
-const gpu = without || (await dawn('backend=null'));
+const gpu = withoutGpu || (await dawn('backend=null'));
 const device = typeof gpu === 'string' ? gpu : ((await (await gpu.requestAdapter())?.requestDevice()) ?? 'Dawn has no null backend');
 
 group('webgpu on the null backend', test => {
   if (typeof device === 'string') {
-    if (required)
+    if (gpuRequired)
       test('there is a device', () => {
         throw new Error(device);
       });

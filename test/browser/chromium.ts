@@ -7,7 +7,7 @@ import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stripVTControlCharacters } from 'node:util';
 import { chromiumPath, ownAdapter } from '../../tools/chromium.ts';
-import type { Lane } from '../lanes.ts';
+import type { Runtime } from '../lanes.ts';
 import { type Outcome, outcome } from '../outcome.ts';
 import { sandbox } from '../sandbox.ts';
 
@@ -18,38 +18,34 @@ const webgpu = ['--enable-unsafe-webgpu', '--enable-features=Vulkan', ...(ownAda
 /** The driver takes a second to load, of every run that needs no browser too: it is loaded where one is opened. */
 const launch = async () => (await import('playwright-core')).chromium.launch({ executablePath: chromiumPath, args: webgpu });
 
-export const chromium: Lane = {
-  name: 'chromium',
-  async open() {
-    if (!existsSync(chromiumPath)) throw new Error(`no ${chromiumPath}; CHROMIUM_PATH may name another`);
-    const server = createServer(async (request, response) => {
-      const { pathname } = new URL(request.url!, 'http://localhost');
-      const path = localPath(pathname);
-      try {
-        const body = await readFile(path);
-        response.writeHead(200, { 'content-type': contentTypes[extname(path)] ?? 'application/octet-stream' }).end(body);
-      } catch {
-        response.writeHead(404).end();
-      }
-    });
-    await new Promise<void>(listening => server.listen(0, '127.0.0.1', listening));
-    server.unref(); // a probe that fails leaves it open
-    const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    const { version, hasAdapter } = await probed(origin);
-    return {
-      version,
-      hasAdapter,
-      run: (file, timeoutMs, variables) =>
-        runPage(
-          `${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env['NSN_REQUIRE'] ?? '', ...variables })}`,
-          timeoutMs
-        ).catch((error: Error) => outcome('', error.message)),
-      async close() {
-        server.close();
-      }
-    };
-  }
-};
+export async function openChromium(): Promise<Runtime> {
+  if (!existsSync(chromiumPath)) throw new Error(`no ${chromiumPath}; CHROMIUM_PATH may name another`);
+  const server = createServer(async (request, response) => {
+    const { pathname } = new URL(request.url!, 'http://localhost');
+    const path = localPath(pathname);
+    try {
+      const body = await readFile(path);
+      response.writeHead(200, { 'content-type': contentTypes[extname(path)] ?? 'application/octet-stream' }).end(body);
+    } catch {
+      response.writeHead(404).end();
+    }
+  });
+  await new Promise<void>(listening => server.listen(0, '127.0.0.1', listening));
+  server.unref(); // a probe that fails leaves it open
+  const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { version, hasAdapter } = await probed(origin);
+  return {
+    version,
+    hasAdapter,
+    run: (file, timeoutMs, variables) =>
+      runPage(`${origin}/?${new URLSearchParams({ file, NSN_REQUIRE: process.env['NSN_REQUIRE'] ?? '', ...variables })}`, timeoutMs).catch(
+        (error: Error) => outcome('', error.message)
+      ),
+    async close() {
+      server.close();
+    }
+  };
+}
 
 /** What the browser is, and whether a page of this origin finds an adapter in it. */
 async function probed(origin: string): Promise<{ version: string; hasAdapter: boolean }> {

@@ -91,12 +91,8 @@ export function rotaryOf(value: string, { producers }: Surroundings): Rotary | u
   let node = producers.get(value);
   while (node && PASSING.has(node.op)) node = producers.get(node.inputs[0]!);
   if (node?.op !== 'RotaryEmbedding') return undefined;
-  // Where rows of the tables were looked up before, the tables are what they were looked up in.
-  const tables = (node.domain === '' ? node.inputs.slice(1, 3) : node.inputs.slice(2, 4)).map(name => {
-    const maker = producers.get(name);
-    return maker?.op === 'Gather' ? maker.inputs[0]! : name;
-  });
-  return { cos: tables[0]!, sin: tables[1]!, interleaved: numberOf(node, 'interleaved', 0) === 1 };
+  const [cos, sin] = node.domain === '' ? node.inputs.slice(1, 3) : node.inputs.slice(2, 4);
+  return { cos: cos!, sin: sin!, interleaved: numberOf(node, 'interleaved', 0) === 1 };
 }
 
 export function checkKnown(node: Node, { inputs, attributes }: Operator): void {

@@ -167,7 +167,13 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
     for (const [n, side] of (['q', 'k'] as const).entries()) {
       const heads = n === 0 ? QUERY_HEADS : kvHeads;
       const normed = headNorms ? headNorm(writer, `${name}.${side}_norm`, parts[n]!, heads) : parts[n]!;
-      parts[n] = rotated(writer, `${name}.${side}_rotated`, normed, heads, tables, options);
+      parts[n] = writer.node(
+        'RotaryEmbedding',
+        [normed, 'position_ids', ...tables],
+        [`${name}.${side}_rotated`],
+        { num_heads: heads },
+        MICROSOFT
+      );
     }
   }
   const pasts = [`past_key_values.${layer}.key`, `past_key_values.${layer}.value`];
@@ -231,22 +237,6 @@ function maskOf(writer: Writer, { mask, half }: DecoderOptions): void {
   const least = number('mask.least', mask === 'later, by degrees' ? -3 : half ? -60_000 : -1e30);
   const added = writer.node('Where', [hidden, least, number('mask.none', 0)], ['mask.added']);
   writer.node('Unsqueeze', [added, writer.integers('mask.axes', [0, 1])], ['mask']);
-}
-
-/** A rotation: ONNX Runtime's, or the standard's, by whole tables or by rows of them. */
-function rotated(
-  writer: Writer,
-  name: string,
-  input: string,
-  heads: number,
-  [cos, sin]: readonly [string, string],
-  { attention, apart }: DecoderOptions
-): string {
-  const attributes = { num_heads: heads };
-  if (attention !== 'Attention') return writer.node('RotaryEmbedding', [input, 'position_ids', cos, sin], [name], attributes, MICROSOFT);
-  if (!apart) return writer.node('RotaryEmbedding', [input, cos, sin, 'position_ids'], [name], attributes);
-  const rows = [cos, sin].map(table => writer.node('Gather', [table, 'position_ids'], [`${name}.${table}`]));
-  return writer.node('RotaryEmbedding', [input, ...rows], [name], attributes);
 }
 
 const cached = new WeakMap<Writer, Map<number, readonly [string, string]>>();

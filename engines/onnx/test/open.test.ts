@@ -51,14 +51,9 @@ group('openOnnx', test => {
   });
 
   test('rotations in nodes before an attention are found', async () => {
-    for (const options of [
-      {},
-      { attention: 'MultiHeadAttention', attributes: () => ({ unidirectional: 1 }) },
-      { attention: 'Attention', attributes: () => ({ is_causal: 1 }) },
-      { attention: 'Attention', apart: 'past inside', attributes: () => ({ is_causal: 1 }) }
-    ] as const) {
-      const { layers, config } = await opened({ ...options, headNorms: true });
-      assert.is(config.contextLength, 512);
+    for (const attention of ['GroupQueryAttention', 'MultiHeadAttention', 'Attention'] as const) {
+      const causal = { MultiHeadAttention: { unidirectional: 1 }, Attention: { is_causal: 1 }, GroupQueryAttention: {} }[attention];
+      const { layers } = await opened({ attention, headNorms: true, attributes: () => causal });
       assert.ok(layers.every(({ rope }) => rope !== undefined && rope !== 'none' && rope.invFreq.length === 16));
     }
   });
