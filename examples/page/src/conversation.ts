@@ -1,10 +1,11 @@
 // The worker's side: a model, a cache, one conversation. Knows nothing of the page; what it refuses it refuses in a sentence.
 
-import { Chat, type Ending, InputError, type Model, openGguf, type Transcript } from '@nsnquant/gguf';
+import { Chat, type ChatOptions, type Ending, InputError, type Message, type Model, openGguf, type Transcript } from '@nsnquant/gguf';
 import { type Backend, BackendError, type CodecName, openBackend, plan } from 'nsnquant';
 import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm';
 import { env, InferenceSession, Tensor } from 'onnxruntime-web/wasm';
 import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
+import { findKept, forget, keep } from './kept.ts';
 import { type Chosen, openSource } from './sources.ts';
 
 env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
@@ -60,6 +61,20 @@ export interface Held {
   readonly bytes: number;
 }
 
+/** A conversation that was kept and goes on. */
+export interface Resumed {
+  readonly settings: Settings;
+  readonly cache: CacheFacts;
+  readonly held: Held;
+  readonly messages: readonly Message[];
+  /** What loading its cache took, */
+  readonly loadMs: number;
+  /** what it took to see that the model is the same, */
+  readonly checkMs: number;
+  /** and what reading its tokens would take, at the pace at which prompts were read. */
+  readonly readMs: number;
+}
+
 export type Report =
   | { readonly kind: 'reading'; readonly done: number; readonly total: number; readonly ms: number; readonly held: Held }
   | {
@@ -99,6 +114,8 @@ export class Conversation {
   #transcript = NOTHING;
   /** Tokens that the transcript was when it was last read. */
   #length = 0;
+  /** How long a token of the newest prompt took to read. */
+  #readMsPerToken = 0;
   #stop = new AbortController();
   #busy = false;
 
@@ -154,20 +171,13 @@ export class Conversation {
   }
 
   async #ask(question: string, { temperature, maxAnswer }: AskOptions, listen: Listen<Report>): Promise<Ending> {
-    const model = this.#opened();
     if (!this.#cache) await this.#configure(this.#settings!);
     const cache = this.#cache!;
-    const chat = new Chat(model, cache, {
-      maxAppend: MAX_APPEND,
-      maxAnswer,
-      temperature,
-      topP: 0.9,
-      random: Math.random
-    });
-    chat.resume(this.#transcript);
+    const chat = this.#chat({ maxAnswer, temperature });
     this.#stop = new AbortController();
 
     let before = performance.now();
+    const begin = before;
     let tokensBefore = 0;
     const sinceLast = (): number => {
       const now = performance.now();
@@ -180,6 +190,7 @@ export class Conversation {
         signal: this.#stop.signal,
         reading: (done, total) => {
           tokensBefore = cache.length;
+          this.#readMsPerToken = (performance.now() - begin) / done;
           return listen({ kind: 'reading', done, total, ms: sinceLast(), held: cache.held });
         }
       });
@@ -221,13 +232,62 @@ export class Conversation {
     this.#stop.abort();
   }
 
-  /** Forgets the conversation. */
+  /** Keeps the conversation and its cache in this browser, in the place of what it kept before; resolves to their bytes. */
+  keep(): Promise<number> {
+    return this.#alone(async () => {
+      const file = await this.#chat().save();
+      await keep({ settings: this.#settings!, file, readMsPerToken: this.#readMsPerToken });
+      return file.length;
+    });
+  }
+
+  /**
+   * Goes on with what this browser keeps, if anything, and reads none of it anew: a cache as it had then, on WebAssembly. Where it is
+   * refused it stays kept, and nothing has been said here.
+   *
+   * @throws {InputError} if it is of another model
+   * @throws {RangeError} if it is damaged
+   */
+  resume(): Promise<Resumed | undefined> {
+    return this.#alone(() => this.#resume());
+  }
+
+  async #resume(): Promise<Resumed | undefined> {
+    const start = performance.now();
+    const kept = await findKept();
+    if (!kept) return undefined;
+    const foundMs = performance.now() - start;
+    const settings: Settings = { ...kept.settings, attention: 'wasm' };
+    const facts = await this.#configure(settings);
+    const chat = this.#chat();
+    const checkStart = performance.now();
+    await this.#opened().fingerprint();
+    const loadStart = performance.now();
+    await chat.load(kept.file);
+    const loadMs = foundMs + performance.now() - loadStart;
+    this.#transcript = chat.transcript;
+    const { messages, tokens } = this.#transcript;
+    this.#length = tokens.length;
+    this.#readMsPerToken = kept.readMsPerToken;
+    const readMs = kept.readMsPerToken * tokens.length;
+    return { settings, cache: facts, held: this.#cache!.held, messages, loadMs, checkMs: loadStart - checkStart, readMs };
+  }
+
+  /** Forgets the conversation, and what this browser keeps. */
   restart(): Promise<void> {
     return this.#alone(async () => {
       this.#cache?.crop(0);
       this.#transcript = NOTHING;
       this.#length = 0;
+      await forget();
     });
+  }
+
+  /** The conversation as it stands, over the cache that is in use. */
+  #chat(options: ChatOptions = {}): Chat {
+    const chat = new Chat(this.#opened(), this.#cache!, { maxAppend: MAX_APPEND, ...options });
+    chat.resume(this.#transcript);
+    return chat;
   }
 
   /** What uses the cache uses it alone: while an answer is made it must neither be cropped nor replaced, nor asked something else. */

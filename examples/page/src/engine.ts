@@ -2,7 +2,7 @@
 
 import type { Ending } from '@nsnquant/gguf';
 import { proxy, type Remote, wrap } from 'comlink';
-import type { AskOptions, CacheFacts, Conversation, Listen, ModelFacts, Report, Settings } from './conversation.ts';
+import type { AskOptions, CacheFacts, Conversation, Listen, ModelFacts, Report, Resumed, Settings } from './conversation.ts';
 import type { Chosen } from './sources.ts';
 
 /** The page itself ended the worker. */
@@ -40,6 +40,14 @@ export class Engine {
 
   ask(question: string, options: AskOptions, listen: Listen<Report>): Promise<Ending> {
     return this.#call(this.#remote.ask(question, options, proxy(listen)));
+  }
+
+  keep(): Promise<number> {
+    return this.#call(this.#remote.keep());
+  }
+
+  resume(): Promise<Resumed | undefined> {
+    return this.#call(this.#remote.resume());
   }
 
   stop(): void {

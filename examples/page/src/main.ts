@@ -5,7 +5,7 @@ import { Ended, Engine } from './engine.ts';
 import { Plots } from './plots.ts';
 import type { Chosen, Offer } from './sources.ts';
 import { findGpu, missingWebAssembly } from './support.ts';
-import { count, mebibytes, rate, sentence } from './text.ts';
+import { count, duration, mebibytes, rate, sentence } from './text.ts';
 import * as view from './view.ts';
 
 const EXAMPLES = ['What is the capital of France?', 'Explain how a rainbow forms.', 'Write a short story about a lighthouse keeper.'];
@@ -34,8 +34,10 @@ async function load(chosen: Chosen): Promise<void> {
     view.showModel(chosen.name, model);
     view.setLoading(chosen.name, undefined, 'Making the cache');
     elements.attention.value = 'wasm';
-    await useCache(opening);
-    view.setStatus('Ready');
+    if (!(await resume(opening))) {
+      await useCache(opening);
+      view.setStatus('Ready');
+    }
     view.setState('ready');
     elements.question.focus();
   } catch (error) {
@@ -60,12 +62,50 @@ function close(): void {
 /** A cache as the settings say, in the place of the one before. */
 async function useCache(on: Engine): Promise<void> {
   const chosen = view.readSettings();
-  cache = await on.configure(chosen);
+  showCache(chosen, await on.configure(chosen), EMPTY);
+}
+
+function showCache(chosen: Settings, facts: CacheFacts, holds: Held): void {
   settings = chosen;
+  cache = facts;
+  held = holds;
   plots.begin(runName(), cache.bytesPerToken, cache.f16BytesPerToken);
   view.noteCache(cache, settings.attention, cache.unread);
-  held = EMPTY;
   view.showHeld(held, cache);
+}
+
+/** Goes on with the conversation that this browser keeps; false where there is none, or it is refused. */
+async function resume(on: Engine): Promise<boolean> {
+  try {
+    const resumed = await on.resume();
+    if (!resumed) return false;
+    const { messages, loadMs, checkMs, readMs } = resumed;
+    view.writeSettings(resumed.settings);
+    showCache(resumed.settings, resumed.cache, resumed.held);
+    plots.add(held);
+    view.showMessages(messages);
+    view.setStatus(
+      `Goes on with ${count(held.tokens, 'token')}: read anew in some ${duration(readMs)} → loaded in ${duration(loadMs)}, ` +
+        `once the model was seen to be the same (${duration(checkMs)})`
+    );
+    return true;
+  } catch (error) {
+    if (engine !== on || on.failed) throw error;
+    view.complain(`${sentence(error)}. The conversation that was kept does not go on; a new one begins.`);
+    return false;
+  }
+}
+
+/** Keeps the conversation, and says so. An answer is none the worse where that fails. */
+async function keep(on: Engine): Promise<string> {
+  view.setStatus('Keeping the conversation');
+  try {
+    return `Ready; the conversation is kept in this browser, ${mebibytes(await on.keep())}`;
+  } catch (error) {
+    if (engine !== on || on.failed) throw error;
+    view.complain(`${sentence(error)}. The conversation is not kept.`);
+    return 'Ready';
+  }
 }
 
 function runName(): string {
@@ -98,6 +138,7 @@ async function ask(question: string): Promise<void> {
   elements.question.value = '';
   const answer = view.addExchange(question);
   let promptRate = '';
+  let read = 0;
   let pieces = 0;
   let tokens = 0; // but the first, which comes out of the prompt itself
   let ms = 0;
@@ -108,6 +149,7 @@ async function ask(question: string): Promise<void> {
     view.showHeld(held, cache);
     if (report.kind === 'reading') {
       const { done, total } = report;
+      read = done;
       ms += report.ms;
       promptRate = `prompt ${rate(done, ms)}/s`;
       view.noteCache(cache, settings.attention, 0);
@@ -135,8 +177,8 @@ async function ask(question: string): Promise<void> {
       elements.question.value = question;
       view.setStatus('Stopped before the answer');
     } else {
-      answer.close(view.answerFacts(tokens, ms, ending, runName()));
-      view.setStatus('Ready');
+      answer.close(view.answerFacts(read, tokens, ms, ending, runName()));
+      view.setStatus(await keep(on));
     }
   } catch (error) {
     if (!stillOpen(on, error)) return;

@@ -9,6 +9,10 @@ export function count(value: number, noun = ''): string {
   return `${value.toLocaleString('en-US')}${noun && ` ${noun}${value === 1 ? '' : 's'}`}`;
 }
 
+export function duration(ms: number): string {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+}
+
 /** Tokens a second. */
 export function rate(tokens: number, ms: number): string {
   const value = (tokens / ms) * 1000;

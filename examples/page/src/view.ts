@@ -1,6 +1,6 @@
 // The page's elements and what is written into them. Decides nothing.
 
-import type { Ending } from '@nsnquant/gguf';
+import type { Ending, Message } from '@nsnquant/gguf';
 import { type CodecName, codecs } from 'nsnquant';
 import type { Attention, CacheFacts, Held, ModelFacts, Settings } from './conversation.ts';
 import type { Gpu } from './support.ts';
@@ -201,15 +201,26 @@ export function addExchange(question: string): Answer {
   };
 }
 
-/** `tokens` took `ms`; one more came before them. */
-export function answerFacts(tokens: number, ms: number, ending: Ending, run: string): string {
+/** A conversation from before. */
+export function showMessages(messages: readonly Message[]): void {
+  let answer: Answer | undefined;
+  for (const { role, content } of messages) {
+    if (role === 'user') answer = addExchange(content);
+    if (role !== 'assistant') continue;
+    answer?.append(content);
+    answer?.close('kept from before');
+  }
+}
+
+/** `tokens` took `ms`; one more came before them, out of a prompt of which `read` tokens were read. */
+export function answerFacts(read: number, tokens: number, ms: number, ending: Ending, run: string): string {
   const ended: Record<Ending, string> = {
     'stop token': '',
     'longest answer': ' · cut: the longest answer',
     capacity: ' · cut: no room for more context',
     aborted: ' · stopped'
   };
-  return `${count(tokens + 1, 'token')}${ms > 0 ? `, ${rate(tokens, ms)} a second` : ''} · ${run}${ended[ending]}`;
+  return `${count(read, 'token')} read · ${count(tokens + 1, 'token')}${ms > 0 ? `, ${rate(tokens, ms)} a second` : ''} · ${run}${ended[ending]}`;
 }
 
 function paragraph(text: string): HTMLParagraphElement {

@@ -92,6 +92,13 @@ export class Driver {
     return this.settled();
   }
 
+  /** Until the conversation is forgotten. */
+  async restart(): Promise<void> {
+    await this.page.click('#restart');
+    await this.page.waitForFunction(() => document.querySelectorAll('#log li').length === 0);
+    await this.settled();
+  }
+
   /** Resolves to the answer, once it ended. */
   async ask(question: string, longest = 64): Promise<string> {
     await this.send(question, longest);
