@@ -180,5 +180,17 @@ export function tinyGguf(options: TinyOptions = {}): Uint8Array<ArrayBuffer> {
   const file = new Uint8Array(bytes.length + offset);
   file.set(bytes);
   file.set(new Uint8Array(weights.buffer), bytes.length);
+  // A block of Q4_0 or Q4_1 begins with a scale, and that of Q4_1 has a minimum: halves, of which any bytes would be anything.
+  const view = new DataView(file.buffer, bytes.length);
+  const blockBytes = { 2: 18, 3: 20 }[type];
+  let begin = 0;
+  for (const { shape } of tensors) {
+    const blocks = shape.length > 1 && blockBytes ? elements(shape) / 32 : 0;
+    for (let block = 0; block < blocks; block++) {
+      view.setUint16(begin + block * blockBytes!, 0x2a66 + block, true); // about 0.05
+      if (type === 3) view.setUint16(begin + block * blockBytes! + 2, 0xb666, true); // −0.4
+    }
+    begin += elements(shape) * 4;
+  }
   return file;
 }

@@ -25,14 +25,14 @@ const bits = new Uint32Array(1);
 const float = new Float32Array(bits.buffer);
 
 /** An f16: its exponent and fraction moved to where f32 has them, and the bias multiplied away. */
-function half(view: DataView, at: number): number {
+export function half(view: DataView, at: number): number {
   const code = view.getUint16(at, true);
   bits[0] = ((code & 0x8000) << 16) | ((code & 0x7fff) << 13);
   return float[0]! * 2 ** 112;
 }
 
 /** 6-bit scale and minimum of each 32 elements: groups 4 to 7 keep their upper two bits with groups 0 to 3. */
-function sixBits(view: DataView, at: number, group: number): { scale: number; min: number } {
+export function sixBits(view: DataView, at: number, group: number): { scale: number; min: number } {
   const byte = (i: number): number => view.getUint8(at + i);
   if (group < 4) return { scale: byte(group) & 63, min: byte(group + 4) & 63 };
   return {

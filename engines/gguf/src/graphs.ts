@@ -1,8 +1,10 @@
 // The graphs of everything that is not attention. A segment is what lies between two attentions: the end of one layer and the
 // beginning of the next, so that a layer costs one call of the host engine instead of two.
 import type { Config } from './config.ts';
+import { dequantize, type TensorType } from './dequantize.ts';
 import type { Gguf } from './gguf.ts';
 import { type Attribute, type Constant, encodeModel, type Graph, type Node, type Port } from './onnx.ts';
+import { BLOCK, hasOffsets, isSmall, repack } from './small.ts';
 
 /**
  * The model's graphs: the head, then layers + 1 segments in order. Each is made when it is asked for: one is in memory at a time.
@@ -18,11 +20,11 @@ import { type Attribute, type Constant, encodeModel, type Graph, type Node, type
  *   q, k, v    f32 [1, tokens, heads · headDim], q and k after RoPE
  *   cos, sin   f32 [tokens, pairs], of every token's angles; missing in a layer without RoPE
  */
-export async function* modelGraphs(gguf: Gguf): AsyncGenerator<Uint8Array> {
-  yield await headGraph(gguf);
+export async function* modelGraphs(gguf: Gguf, smallWeights: boolean): AsyncGenerator<Uint8Array> {
+  yield await headGraph(gguf, smallWeights);
   const { layers } = gguf.config;
   for (let segment = 0; segment <= layers; segment++) {
-    const builder = new Builder(gguf, `segment ${segment}`);
+    const builder = new Builder(gguf, `segment ${segment}`, smallWeights);
     const x = builder.input('x', gguf.config.width);
     let normalized: string;
     if (segment === 0) {
@@ -125,9 +127,9 @@ async function endOfLayer(builder: Builder, layer: number, x: string, nextNorm: 
 }
 
 /** Hidden states to logits. Models that tie their embeddings have no matrix of their own for it. */
-async function headGraph(gguf: Gguf): Promise<Uint8Array> {
+async function headGraph(gguf: Gguf, smallWeights: boolean): Promise<Uint8Array> {
   const { width, vocabulary, finalSoftcap } = gguf.config;
-  const builder = new Builder(gguf, 'head');
+  const builder = new Builder(gguf, 'head', smallWeights);
   const weights = await builder.weights(gguf.has('output.weight') ? 'output.weight' : 'token_embd.weight', width, vocabulary);
   let logits = builder.project(builder.input('hidden', width), weights);
   if (finalSoftcap > 0) {
@@ -147,8 +149,12 @@ class Builder {
   readonly #outputs: Port[] = [];
   readonly #constants: Constant[] = [];
   readonly #nodes: Node[] = [];
+  readonly #smallWeights: boolean;
+  /** Matrices that stay in 4 bits, by name. */
+  readonly #small = new Map<string, { readonly rows: number; readonly columns: number; readonly offsets: boolean }>();
 
-  constructor(gguf: Gguf, name: string) {
+  constructor(gguf: Gguf, name: string, smallWeights: boolean) {
+    this.#smallWeights = smallWeights;
     this.gguf = gguf;
     this.#config = gguf.config;
     this.#name = name;
@@ -177,23 +183,60 @@ class Builder {
   }
 
   async weights(tensor: string, columns: number, rows?: number): Promise<string> {
-    const data = await this.gguf.floats(tensor, columns, rows);
-    this.#constants.push({ name: tensor, shape: rows === undefined ? [columns] : [rows, columns], data });
+    if (rows !== undefined) return this.weightRows([[tensor, rows]], columns);
+    this.#constants.push({ name: tensor, shape: [columns], data: await this.gguf.floats(tensor, columns) });
     return tensor;
   }
 
   /** Several matrices, one below the other: one multiplication serves them all. */
   async weightRows(tensors: readonly (readonly [name: string, rows: number])[], columns: number): Promise<string> {
-    const rows = tensors.reduce((sum, [, count]) => sum + count, 0);
-    const data = new Float32Array(rows * columns);
-    let at = 0;
-    for (const [name, count] of tensors) {
-      data.set(await this.gguf.floats(name, columns, count), at);
-      at += count * columns;
-    }
     const name = tensors.map(([tensor]) => tensor).join(' ');
-    this.#constants.push({ name, shape: [rows, columns], data });
+    const parts = [];
+    for (const [tensor, rows] of tensors) parts.push({ rows, ...(await this.gguf.packed(tensor, columns, rows)) });
+    if (this.#smallWeights && parts.every(({ type }) => isSmall(type))) {
+      this.#keepSmall(name, columns, parts);
+    } else {
+      const rows = parts.map(part => dequantize(part.type, part.data, columns * part.rows));
+      const data = rows.length === 1 ? rows[0]! : joined(rows, Float32Array);
+      this.#constants.push({ name, shape: [data.length / columns, columns], data });
+    }
     return name;
+  }
+
+  #keepSmall(name: string, columns: number, parts: readonly { type: TensorType; data: Uint8Array; rows: number }[]): void {
+    const weights = parts.map(({ type, data }) => repack(type, data));
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+    const offsets = parts.some(({ type }) => hasOffsets(type));
+    const blocks = columns / BLOCK;
+    this.#small.set(name, { rows, columns, offsets });
+    this.#constants.push(
+      {
+        name,
+        shape: [rows, blocks, BLOCK / 2],
+        data: joined(
+          weights.map(({ codes }) => codes),
+          Uint8Array
+        )
+      },
+      {
+        name: `${name} scales`,
+        shape: [rows * blocks],
+        data: joined(
+          weights.map(({ scales }) => scales),
+          Float32Array
+        )
+      }
+    );
+    if (offsets) {
+      this.#constants.push({
+        name: `${name} offsets`,
+        shape: [rows, blocks],
+        data: joined(
+          weights.map(part => part.offsets),
+          Float32Array
+        )
+      });
+    }
   }
 
   /** The biases of such matrices, 0 where a file has none; undefined if it has none at all. `names` are without their ".bias". */
@@ -222,7 +265,17 @@ class Builder {
 
   /** x · Wᵀ + b: GGUF keeps matrices [outputs, inputs], which Gemm takes as they are. */
   project(x: string, weights: string, biases?: string): string {
-    return this.add('Gemm', biases === undefined ? [x, weights] : [x, weights, biases], { transB: 1 });
+    const small = this.#small.get(weights);
+    const also = biases === undefined ? [] : [biases];
+    if (!small) return this.add('Gemm', [x, weights, ...also], { transB: 1 });
+    const { rows: N, columns: K, offsets } = small;
+    const sizes = { N, K, bits: 4, block_size: BLOCK, accuracy_level: 0 };
+    const product = this.add('MatMulNBits', [x, weights, `${weights} scales`], sizes, 'com.microsoft');
+    if (!offsets) return biases === undefined ? product : this.add('Add', [product, biases]);
+    const sums = this.add('ReduceSum', [this.add('Reshape', [x, this.integers([-1, K / BLOCK, BLOCK])]), this.integers([2])], {
+      keepdims: 0
+    });
+    return this.add('Add', [product, this.add('Gemm', [sums, `${weights} offsets`, ...also], { transB: 1 })]);
   }
 
   norm(x: string, weights: string): string {
@@ -254,4 +307,14 @@ class Builder {
     const graph: Graph = { name: this.#name, inputs: this.#inputs, outputs: this.#outputs, constants: this.#constants, nodes: this.#nodes };
     return encodeModel(graph);
   }
+}
+
+function joined<T extends Float32Array | Uint8Array>(parts: readonly T[], Kind: new (length: number) => T): T {
+  const all = new Kind(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }

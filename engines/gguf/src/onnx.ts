@@ -19,7 +19,7 @@ export interface Node {
 export interface Constant {
   readonly name: string;
   readonly shape: readonly number[];
-  readonly data: Float32Array | BigInt64Array;
+  readonly data: Float32Array | BigInt64Array | Uint8Array;
 }
 
 export interface Port {
@@ -37,6 +37,7 @@ export interface Graph {
 }
 
 const FLOAT = 1;
+const UINT8 = 2;
 const INT64 = 7;
 const IR_VERSION = 9;
 const OPSET = 18;
@@ -81,7 +82,7 @@ function encodeTensor({ name, shape, data }: Constant): Pieces {
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   return [
     ...shape.flatMap(size => integer(1, size)),
-    ...integer(2, data instanceof Float32Array ? FLOAT : INT64),
+    ...integer(2, data instanceof Float32Array ? FLOAT : data instanceof Uint8Array ? UINT8 : INT64),
     ...text(8, name),
     ...message(9, [bytes])
   ];
