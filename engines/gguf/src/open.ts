@@ -20,8 +20,8 @@ export interface OpenOptions extends HostOptions, SourceOptions {
    */
   readonly context?: number;
   /**
-   * Whether matrices of Q4_0, Q4_1 and Q4_K stay in 4 bits: an eighth to a fifth of the memory, and one token takes two thirds of the time, prompts about the
-   * same. Sums are in f32 as with f32 weights. Default: with `onnxruntime-node`; in WebAssembly f32 is faster.
+   * Whether matrices of Q4_0, Q4_1 and Q4_K stay in 4 bits: with their scales a fifth of the memory of f32; one token takes two thirds of
+   * the time, prompts about the same. Sums are in f32, as with f32 weights. Default: with `onnxruntime-node`; in WebAssembly f32 is faster.
    */
   readonly smallWeights?: boolean;
   /** Called with 0 to 1. */
