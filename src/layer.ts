@@ -5,7 +5,10 @@ import { type Codec, type CodecName, codecs } from './format/codec.ts';
 import { typedArrayName } from './format/half.ts';
 import { type PageLayout, pageLayout, type Rope } from './format/layout.ts';
 
-/** One layer's attention, and how its keys and values are kept. */
+/**
+ * One layer's attention, and how its keys and values are kept. `'none'` is for a layer without what stands beside the list of layers for
+ * all others.
+ */
 export interface LayerOptions {
   /** Heads of keys and values, 1 to 1,024. */
   readonly kvHeads?: number;
@@ -20,20 +23,23 @@ export interface LayerOptions {
   /** Codec of the values. Default `nsn3`. */
   readonly values?: CodecName;
   /**
-   * How keys were rotated before they came; lets the channel mean be taken before RoPE (better; see the README). `'none'`: not at all,
-   * in a layer of a model whose others are.
+   * How keys were rotated before they came; lets the channel mean be taken before RoPE (better; see the README).
+   * `'none'`: not at all.
    */
   readonly rope?: Rope | 'none';
   /** Sliding window: positions that a query sees, its own among them, 1 to 2²⁴. Default: all. What lies behind it is given back. */
-  readonly window?: number;
-  /** With a `window`: whether queries see the first `sinks` tokens too, however far behind. Default `false`, as models are trained. */
+  readonly window?: number | 'none';
+  /**
+   * With a `window`: whether queries see the first `sinks` tokens too, however far behind. Default `false`, as models are trained. Beside a
+   * list of layers it is for those that have one.
+   */
   readonly keepSinks?: boolean;
   /** Caps logits: softcap · tanh(logit / softcap), after the scale. Above 0, at most 2³². Default: none. */
-  readonly softcap?: number;
+  readonly softcap?: number | 'none';
   /** ALiBi, a number from 0 to 256 for every query head: slope · (key position − query position) is added to logits. Default: none. */
-  readonly slopes?: ArrayLike<number>;
+  readonly slopes?: ArrayLike<number> | 'none';
   /** Sink logits, one for every query head: their exp is added to the softmax's denominator. Default: none. */
-  readonly sinkLogits?: ArrayLike<number>;
+  readonly sinkLogits?: ArrayLike<number> | 'none';
 }
 
 /** @internal */
@@ -129,12 +135,16 @@ export function layerShape(prefix: string, options: LayerOptions, common: LayerO
   };
   const keepSinks = of('keepSinks') === undefined ? false : of('keepSinks');
   if (typeof keepSinks !== 'boolean') throw new TypeError(`"${nameOf('keepSinks')}" expected boolean, got ${kind(keepSinks)}`);
-  const window = of('window') === undefined ? Infinity : integer('window', 1, CAPACITY_MOST);
-  if (keepSinks && window === Infinity) throw new RangeError(`"${nameOf('keepSinks')}" expected false (there is no window), got true`);
-  const softcap = of('softcap');
+  const given = <Name extends 'window' | 'softcap' | 'slopes' | 'sinkLogits'>(option: Name): unknown =>
+    of(option) === 'none' ? undefined : of(option);
+  const window = given('window') === undefined ? Infinity : integer('window', 1, CAPACITY_MOST);
+  if (options.keepSinks && window === Infinity) {
+    throw new RangeError(`"${nameOf('keepSinks')}" expected false (there is no window), got true`);
+  }
+  const softcap = given('softcap');
   if (softcap !== undefined) checkNumber(nameOf('softcap'), softcap, 2 ** -32, LOGIT_MOST);
   const heads = (option: 'slopes' | 'sinkLogits', least: number, most: number): Float32Array | undefined =>
-    floats(nameOf(option), of(option), queryHeads, least, most);
+    floats(nameOf(option), given(option), queryHeads, least, most);
   return Object.freeze({
     kvHeads,
     queryHeads,
@@ -142,7 +152,7 @@ export function layerShape(prefix: string, options: LayerOptions, common: LayerO
     valueDim,
     rope: ropeOf(nameOf('rope'), of('rope'), headDim),
     window,
-    keepSinks,
+    keepSinks: keepSinks && window < Infinity,
     softcap: softcap ?? 0,
     slopes: heads('slopes', 0, SLOPE_MOST),
     sinkLogits: heads('sinkLogits', -LOGIT_MOST, LOGIT_MOST),

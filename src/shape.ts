@@ -195,13 +195,15 @@ function layersOf(options: CacheOptions, balanced: boolean): readonly LayerShape
     return Object.freeze(Array.from({ length: layers }, () => layer));
   }
   checkInteger('layers.length', layers.length, 1, LAYERS_MOST);
-  return Object.freeze(
-    Array.from({ length: layers.length }, (_, n) => {
-      const own: LayerOptions = layers[n];
-      checkOptions(`layers[${n}]`, own, LAYER_OPTIONS);
-      return layerShape(`layers[${n}].`, own, options, balanced);
-    })
-  );
+  const shapes = Array.from({ length: layers.length }, (_, n) => {
+    const own: LayerOptions = layers[n];
+    checkOptions(`layers[${n}]`, own, LAYER_OPTIONS);
+    return layerShape(`layers[${n}].`, own, options, balanced);
+  });
+  if (options.keepSinks && shapes.every(({ window }) => window === Infinity)) {
+    throw new RangeError('"keepSinks" expected false (no layer has a window), got true');
+  }
+  return Object.freeze(shapes);
 }
 
 /** What keys are balanced by. */

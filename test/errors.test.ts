@@ -122,6 +122,12 @@ group('options of a cache', test => {
     await optionRefuses({ window: '512' }, TypeError, '"window" expected integer, got string');
     await optionRefuses({ keepSinks: 1, window: 8 }, TypeError, '"keepSinks" expected boolean, got number');
     await optionRefuses({ keepSinks: true }, RangeError, '"keepSinks" expected false (there is no window), got true');
+    await optionRefuses(
+      { layers: [{}, { window: 'none', keepSinks: true }], window: 8 },
+      RangeError,
+      '"layers[1].keepSinks" expected false (there is no window), got true'
+    );
+    await optionRefuses({ layers: [{}, {}], keepSinks: true }, RangeError, '"keepSinks" expected false (no layer has a window), got true');
     for (const softcap of [0, -1, NaN, Infinity])
       await optionRefuses({ softcap }, RangeError, `"softcap" expected number from ${2 ** -32} to ${2 ** 32}, got ${softcap}`);
     await optionRefuses({ softcap: '50' }, TypeError, '"softcap" expected number, got string');

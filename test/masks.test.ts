@@ -57,8 +57,8 @@ function told(layer: Layer, queryHeads: number): Layer {
   const each = (list: ArrayLike<number>) => Array.from({ length: queryHeads }, (_, head) => list[head % list.length]!);
   return {
     ...layer,
-    ...(layer.slopes && { slopes: each(layer.slopes) }),
-    ...(layer.sinkLogits && { sinkLogits: each(layer.sinkLogits) })
+    ...(layer.slopes && layer.slopes !== 'none' && { slopes: each(layer.slopes) }),
+    ...(layer.sinkLogits && layer.sinkLogits !== 'none' && { sinkLogits: each(layer.sinkLogits) })
   };
 }
 

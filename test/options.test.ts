@@ -206,6 +206,15 @@ group('options objects', test => {
     );
   });
 
+  test('of a layer may say that it is without what stands beside the list', () => {
+    const none = { rope: 'none', window: 'none', softcap: 'none', slopes: 'none', sinkLogits: 'none' } as const;
+    const layersOf = (options: api.CacheOptions) => new KVCache(scalar.backend, options).shape.layers;
+    const [told, without] = layersOf({ ...cacheOptions, layers: [{}, none] });
+    assert.equal([told], layersOf({ ...cacheOptions, layers: 1 }));
+    assert.equal([without], layersOf({ ...cacheOptions, ...none, keepSinks: false, layers: 1 }));
+    assert.not.equal(told, without);
+  });
+
   test('take undefined for what is left out', async () => {
     const { layers, kvHeads, queryHeads, headDim, capacity, ...rest } = cacheOptions;
     const none = (options: object) => Object.fromEntries(Object.keys(options).map(key => [key, undefined]));
