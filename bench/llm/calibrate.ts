@@ -3,6 +3,7 @@
 import { InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { WINDOW } from './caches/cache.ts';
+import { sequenceOf } from './evaluate.ts';
 import { findModel, readText, textNames } from './node.ts';
 import { learnProfile, markOf, SINKS, writeProfile } from './profile.ts';
 import { type CommonOptions, commonOptions, count, facts, openAll, outputFile, run, status, threadText } from './program.ts';
@@ -38,7 +39,7 @@ await run(async () => {
   const starts = Array.from({ length: sequences }, (_, n) => Math.floor((n * ids.length) / sequences));
   const profile = await learnProfile(
     opened,
-    starts.map(from => ids.slice(from, from + tokens)),
+    starts.map(from => sequenceOf(model, ids, from, tokens)),
     status
   );
   await writeProfile(options.out, profile, await markOf(await findModel(options.model)));

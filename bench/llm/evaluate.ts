@@ -27,6 +27,12 @@ export function longestChunk(sinks: number): number {
   return sinks + 2 * WINDOW;
 }
 
+/** `tokens` tokens of a text as the model takes them: behind BOS where it wants one, without which Gemma predicts nothing. */
+export function sequenceOf(model: Model, ids: readonly number[], from: number, tokens: number): number[] {
+  const start = model.encode(model.vocabulary.start);
+  return [...start, ...ids.slice(from, from + tokens - start.length)];
+}
+
 /** Logits f32 [tokens, vocabulary] of the raw cache. */
 export async function rawLogits(model: Model, resources: Resources, tokens: readonly number[]): Promise<Float32Array> {
   const { vocabulary } = model.config;

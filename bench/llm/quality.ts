@@ -4,7 +4,7 @@ import { InputError } from '@nsnquant/gguf';
 import { Command } from 'commander';
 import { toMarkdown } from '../table.ts';
 import { type Method, methodName, openCache, parseMethods } from './caches/methods.ts';
-import { Compare, longestChunk, measure, rawLogits } from './evaluate.ts';
+import { Compare, longestChunk, measure, rawLogits, sequenceOf } from './evaluate.ts';
 import { findModel, readText, runtime, textNames } from './node.ts';
 import {
   balanceOption,
@@ -152,7 +152,7 @@ async function measureText(
   const compare = await Compare.open(runtime, options);
   const parts = new Map<Method, Measurement[]>(methods.map(method => [method, []]));
   for (let sequence = 0; sequence < sequences; sequence++) {
-    const sequenceIds = ids.slice(sequence * stride, sequence * stride + tokens);
+    const sequenceIds = sequenceOf(model, ids, sequence * stride, tokens);
     // Only where something is left to compare with it.
     let reference: Float32Array | undefined;
     for (const [index, method] of methods.entries()) {

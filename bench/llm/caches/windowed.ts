@@ -73,10 +73,15 @@ export class WindowedCache implements HeldCache {
     const rawBytes = keys.raw ? 4 : 2;
     // Complete windows count as coded, as in nsnquant, whose layers code them while the next layer runs.
     const windows = (length: number): number => Math.floor(Math.max(0, length - sinks) / keys.window);
+    // Behind a sliding window they are given back.
+    const gone = (layer: number, length: number): number =>
+      Math.max(0, Math.floor((length + 1 - (this.#config.attention[layer]!.window ?? Infinity) - sinks) / keys.window));
     return (
       this.#layers.reduce(
-        (sum, { length }) =>
-          sum + windows(length) * this.#windowBytes + (length - windows(length) * keys.window) * this.#row * 2 * rawBytes,
+        (sum, { length }, layer) =>
+          sum +
+          (windows(length) - gone(layer, length)) * this.#windowBytes +
+          (length - windows(length) * keys.window) * this.#row * 2 * rawBytes,
         0
       ) +
       keys.tableBytes +

@@ -30,8 +30,9 @@ function relativeError(name: string, side: Side = 'keys'): number {
 
 group('formats', test => {
   test('what is raw may be cropped anywhere, what is coded only behind it', () => {
-    const config = { layers: 1, kvHeads: 1, queryHeads: 1, headDim: 64 };
-    const filled = (name: string) => {
+    const heads = { kvHeads: 1, queryHeads: 1, headDim: 64 };
+    const filled = (name: string, window = Infinity) => {
+      const config = { layers: 1, ...heads, attention: [{ ...heads, window }] };
       const format = formats.get(name)!;
       const cache = new WindowedCache(config as never, undefined as never, { capacity: 240, keys: format, values: format, sinks: 0 });
       for (let n = 0; n < 3; n++) cache.append(0, normalWindow(n).subarray(0, 60 * 64), normalWindow(n).subarray(0, 60 * 64));
@@ -51,6 +52,8 @@ group('formats', test => {
     // 128 tokens coded, 112 in f16.
     assert.is(long.codedBits, (2.5 + 2.625) / 2);
     assert.is(long.bytes, (128 * 64 * (2.5 + 2.625)) / 8 + 112 * 64 * 2 * 2);
+    // Of 180 tokens a query at position 180 sees those from 117 on: the first window of 64 is given back.
+    assert.is(filled('q8_0').bytes - filled('q8_0', 64).bytes, 2 * formats.get('q8_0')!.windowBytes(64, 'keys'));
   });
 
   test('bits with metadata are what the formats are known for', () => {
