@@ -10,7 +10,7 @@ import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
-import { checkInput, checkQuery, checkTarget, type Input, type Results, type Target, wholeTokens } from './input.ts';
+import { checkInput, checkPlaces, checkQuery, checkTarget, type Input, type Results, type Target, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
 import { attentionMass, type Mass } from './mass.ts';
 import {
@@ -196,6 +196,7 @@ export class Core {
     const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(rows * valueDim), lse } = options;
     checkPositive('scale', scale, SCALE_MOST);
     checkTarget('out', out, store.takesBuffers, rows * valueDim, 'that of the queries');
+    checkPlaces(n => nameOf('queries', n), queries, headDim, out, valueDim);
     if (lse !== undefined) checkTarget('lse', lse, store.takesBuffers, rows, 'a number for every query head of every token', ['f32']);
     const learnFrom = (): void =>
       batch.forEach((sequence, n) => {

@@ -163,6 +163,29 @@ export function checkTarget(
   }
 }
 
+/**
+ * @internal Refuses a result over queries that are not in its place: it is written in parts, over some that are still to be read.
+ */
+export function checkPlaces(
+  nameOf: (n: number) => string,
+  queries: readonly Input[],
+  headDim: number,
+  out: Target,
+  valueDim: number
+): void {
+  let rows = 0;
+  for (const [n, query] of queries.entries()) {
+    if (!ArrayBuffer.isView(query) || !ArrayBuffer.isView(out)) return; // a GPU takes all queries before it writes
+    const rowBytes = (valueDim * out.byteLength) / out.length;
+    const place = out.byteOffset + rows * rowBytes;
+    rows += query.length / headDim;
+    if (query.buffer !== out.buffer || query.byteOffset >= out.byteOffset + out.byteLength) continue;
+    if (out.byteOffset >= query.byteOffset + query.byteLength) continue;
+    if (query.byteOffset === place && query.byteLength === (query.length / headDim) * rowBytes) continue;
+    throw new RangeError(`"out" expected the place of "${nameOf(n)}", rows of as many bytes, or none of its bytes, got some of them`);
+  }
+}
+
 /** The number of tokens. */
 function checkGpuTokens(name: string, input: object, takesBuffers: boolean, perToken: number): number {
   checkOptions(name, input, GPU_TOKENS);
