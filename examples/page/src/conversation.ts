@@ -227,6 +227,28 @@ export class Conversation {
     }
   }
 
+  /**
+   * Begins anew with a document, of which the model is told before all else, and reads it; stopped early, the next question reads the
+   * rest. Where it is refused the conversation before goes on.
+   */
+  read(document: string, listen: Listen<Report>): Promise<void> {
+    return this.#alone(async () => {
+      const before = this.#transcript;
+      this.#transcript = { messages: [{ role: 'system', content: document }], tokens: before.tokens };
+      const reading = (report: Report): unknown => {
+        if (report.kind === 'reading' && report.done === report.total) this.stop();
+        return listen(report);
+      };
+      try {
+        // A question without words, stopped before its answer: the next one begins with the same tokens, and finds them read.
+        await this.#ask('', { temperature: 0, maxAnswer: 1 }, reading);
+      } catch (error) {
+        this.#transcript = { messages: before.messages, tokens: this.#cache ? before.tokens : [] };
+        throw error;
+      }
+    });
+  }
+
   /** Ends the answer that is being made, after its next token. */
   stop(): void {
     this.#stop.abort();

@@ -42,6 +42,10 @@ export class Engine {
     return this.#call(this.#remote.ask(question, options, proxy(listen)));
   }
 
+  read(document: string, listen: Listen<Report>): Promise<void> {
+    return this.#call(this.#remote.read(document, proxy(listen)));
+  }
+
   keep(): Promise<number> {
     return this.#call(this.#remote.keep());
   }

@@ -3,7 +3,7 @@
 import type { CacheFacts, Held, Report, Settings } from './conversation.ts';
 import { Ended, Engine } from './engine.ts';
 import { Plots } from './plots.ts';
-import type { Chosen, Offer } from './sources.ts';
+import { type Chosen, type Offer, readText } from './sources.ts';
 import { findGpu, missingWebAssembly } from './support.ts';
 import { count, duration, mebibytes, rate, sentence } from './text.ts';
 import * as view from './view.ts';
@@ -191,6 +191,47 @@ async function ask(question: string): Promise<void> {
   elements.question.focus();
 }
 
+/** Begins a new conversation with a text, and reads it. */
+async function readDocument(file: File): Promise<void> {
+  const on = engine!;
+  view.complain(undefined);
+  view.setState('busy');
+  view.setStatus(`Reading ${file.name}`);
+  let begin = 0;
+  let show: ((facts: string) => void) | undefined;
+  const listen = (report: Report): void => {
+    if (engine !== on || report.kind !== 'reading') return;
+    if (!show) elements.log.replaceChildren();
+    show ??= view.addDocument(file.name);
+    held = report.held;
+    show(view.documentFacts(report.done, report.total, performance.now() - begin, held, cache));
+    view.showHeld(held, cache);
+    view.noteCache(cache, settings.attention, 0);
+    view.setStatus(`Reading ${file.name}, ${Math.floor((100 * report.done) / report.total)} %`);
+    plots.add(held);
+  };
+  try {
+    const text = await readText(file);
+    begin = performance.now();
+    await on.read(`${file.name}\n\n${text}`, listen);
+    view.setStatus(await keep(on));
+  } catch (error) {
+    if (!stillOpen(on, error)) return;
+    view.complain(sentence(error));
+    view.setStatus('Ready');
+  }
+  view.setState('ready');
+  elements.question.focus();
+}
+
+/** A model, or a text for the one that is there. */
+function take(file: File): void {
+  const state = view.getState();
+  if (/\.gguf$/i.test(file.name) || (state !== 'ready' && state !== 'opening' && state !== 'busy')) load(file);
+  else if (state === 'ready') readDocument(file);
+  else view.complain(`${file.name}: expected a text while nothing else is done, got it too early`);
+}
+
 /** Whether the page goes on with this engine after an error: not where the worker itself is gone. */
 function stillOpen(on: Engine, error: unknown): boolean {
   if (engine !== on || error instanceof Ended) return false;
@@ -247,6 +288,11 @@ function listen(): void {
     elements.file.value = ''; // the same file can be chosen again
     if (file) load(file);
   });
+  elements.document.addEventListener('change', () => {
+    const [file] = elements.document.files!;
+    elements.document.value = '';
+    if (file) take(file);
+  });
   let over = 0;
   const drag = (event: DragEvent, step: number): void => {
     if (!event.dataTransfer?.types.includes('Files')) return;
@@ -260,7 +306,7 @@ function listen(): void {
   addEventListener('drop', event => {
     drag(event, -over);
     const [file] = event.dataTransfer?.files ?? [];
-    if (file) load(file);
+    if (file) take(file);
   });
   elements.cancel.addEventListener('click', close);
   elements.change.addEventListener('click', close);

@@ -4,7 +4,7 @@ import type { Ending, Message } from '@nsnquant/gguf';
 import { type CodecName, codecs } from 'nsnquant';
 import type { Attention, CacheFacts, Held, ModelFacts, Settings } from './conversation.ts';
 import type { Gpu } from './support.ts';
-import { count, mebibytes, rate } from './text.ts';
+import { count, duration, mebibytes, rate } from './text.ts';
 
 /** `blocked`: nothing can run in this browser; `opening`: a cache is made; `busy`: a question is answered, which can be stopped. */
 export type State = 'empty' | 'blocked' | 'loading' | 'ready' | 'opening' | 'busy';
@@ -18,6 +18,7 @@ const find = <T extends HTMLElement>(id: string): T => document.getElementById(i
 
 export const elements = {
   file: find<HTMLInputElement>('file'),
+  document: find<HTMLInputElement>('document'),
   change: find<HTMLButtonElement>('change'),
   cancel: find<HTMLButtonElement>('cancel'),
   offers: find('offers'),
@@ -201,10 +202,29 @@ export function addExchange(question: string): Answer {
   };
 }
 
+/** The document that a conversation begins with; what it returns writes the line below its name. */
+export function addDocument(name: string): (facts: string) => void {
+  const item = document.createElement('li');
+  const line = document.createElement('small');
+  item.className = 'document';
+  item.append(paragraph(name), line);
+  elements.log.append(item);
+  return facts => {
+    line.textContent = facts;
+  };
+}
+
+/** How far a document was read, and what it takes in the cache. */
+export function documentFacts(done: number, total: number, ms: number, { tokens, bytes }: Held, { f16BytesPerToken }: CacheFacts): string {
+  const read = done < total ? `${count(done)} of ${count(total, 'token')} read` : `${count(total, 'token')} read`;
+  return `${read} in ${duration(ms)} · ${mebibytes(bytes)} of cache, where f16 takes ${mebibytes(tokens * f16BytesPerToken)}`;
+}
+
 /** A conversation from before. */
 export function showMessages(messages: readonly Message[]): void {
   let answer: Answer | undefined;
   for (const { role, content } of messages) {
+    if (role === 'system') addDocument(content.split('\n', 1)[0]!)('kept from before');
     if (role === 'user') answer = addExchange(content);
     if (role !== 'assistant') continue;
     answer?.append(content);

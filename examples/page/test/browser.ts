@@ -46,8 +46,20 @@ export class Driver {
     return driver;
   }
 
-  close(): Promise<void> {
-    return this.page.close();
+  /** A page for one test, in which nothing may go uncaught. */
+  static async use(
+    browser: Browser,
+    origin: string,
+    run: (driver: Driver) => Promise<void>,
+    prepare?: (page: Page) => Promise<unknown>
+  ): Promise<void> {
+    const driver = await Driver.open(browser, origin, prepare);
+    try {
+      await run(driver);
+      if (driver.errors.length > 0) throw new Error(driver.errors.join('\n'));
+    } finally {
+      await driver.page.close();
+    }
   }
 
   async choose({ name, bytes }: File): Promise<void> {

@@ -2,6 +2,11 @@
 import { tiny, tinyGguf } from '../../../tools/tiny-gguf.ts';
 import type { File } from './browser.ts';
 
+export const QUESTIONS = ['abcdefgh', 'hgfedcba', 'bad cafe'] as const;
+/** Its first window is coded before the answer begins. */
+export const LONG_QUESTION = 'abcdefgh'.repeat(8);
+export const LETTERS = 60;
+
 /**
  * Uniform random weights from −1 to 1: codecs differ as soon as a window is coded. In the answers that are asked for here, 60
  * letters long, the likeliest letter leads by 0.01 at least, far more than another order of addition moves it: every engine

@@ -9,7 +9,7 @@ import { tinyGguf } from '../../../tools/tiny-gguf.ts';
 import { common } from '../build.ts';
 import { serve } from '../serve.ts';
 import { Driver, type File, openBrowser, withBrowser } from './browser.ts';
-import { lively } from './models.ts';
+import { LETTERS, LONG_QUESTION, lively, QUESTIONS } from './models.ts';
 import { nodeEngine } from './node-engine.ts';
 
 const { answersInNode } = await nodeEngine();
@@ -21,21 +21,10 @@ const { origin, server } = await serve([offered], 0);
 const browser = await openBrowser([]);
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
-const QUESTIONS = ['abcdefgh', 'hgfedcba', 'bad cafe'] as const;
 const GPU_FLAGS = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan'];
-const LETTERS = 60;
-/** Its first window is coded before the answer begins. */
-const LONG_QUESTION = 'abcdefgh'.repeat(8);
 
-async function withPage(run: (driver: Driver) => Promise<void>, prepare?: Parameters<typeof Driver.open>[2]): Promise<void> {
-  const driver = await Driver.open(browser, origin, prepare);
-  try {
-    await run(driver);
-    assert.equal(driver.errors, []);
-  } finally {
-    await driver.close();
-  }
-}
+const withPage = (run: (driver: Driver) => Promise<void>, prepare?: Parameters<typeof Driver.open>[2]): Promise<void> =>
+  Driver.use(browser, origin, run, prepare);
 
 group('conversation', test => {
   test('is what the same engine says in Node, in a codec and after switching to another', () =>
@@ -117,83 +106,6 @@ group('conversation', test => {
     }));
 });
 
-group('conversation that is kept', test => {
-  test('goes on after a reload as it would without one, reads nothing anew, and is forgotten on request', () =>
-    withPage(async driver => {
-      const begin = async (): Promise<void> => {
-        await driver.ask(LONG_QUESTION, LETTERS);
-        assert.match(await driver.text('#status'), /^Ready; the conversation is kept in this browser, [\d.]+ MiB$/);
-      };
-      const goOn = async (): Promise<string[]> => [
-        await driver.ask(QUESTIONS[1], LETTERS),
-        (await driver.text('#log li:last-child small')).split(' · ')[0]!
-      ];
-      await driver.load(model);
-      await driver.set('values', 'nsn4');
-      await begin();
-      const expected = await goOn();
-      await driver.restart();
-      await begin();
-      const log = await driver.page.locator('#log p').allTextContents();
-      const tokens = await driver.text('#tile-context');
-
-      await driver.page.reload();
-      assert.is(await driver.load(model), '');
-      assert.equal(await driver.page.locator('#log p').allTextContents(), log);
-      assert.is(await driver.text('#tile-context'), tokens);
-      assert.is(await driver.page.inputValue('#values'), 'nsn4');
-      assert.match(
-        await driver.text('#status'),
-        new RegExp(`^Goes on with ${tokens} tokens: read anew in some [\\d.]+ m?s → loaded in [\\d.]+ m?s, once the model was`)
-      );
-      assert.equal(await goOn(), expected);
-      assert.ok(Number.parseInt(expected[1]!, 10) < Number(tokens), expected[1]);
-
-      await driver.restart();
-      await driver.page.reload();
-      assert.is(await driver.load(model), '');
-      assert.is(await driver.text('#status'), 'Ready');
-    }));
-  test('is refused under another model, or where it is damaged, and the page begins anew', () =>
-    withPage(async driver => {
-      const other = { name: 'other.gguf', bytes: model.bytes.slice() };
-      other.bytes[other.bytes.length - 1]! ^= 1;
-      await driver.load(model);
-      const answer = await driver.ask(QUESTIONS[0], 20);
-      const refused = async (file: File, message: RegExp): Promise<void> => {
-        await driver.page.reload();
-        assert.match(await driver.load(file), message);
-        assert.is(await driver.text('#tile-context'), '0');
-        assert.is(await driver.page.locator('#log li').count(), 0);
-      };
-      const ending = 'The conversation that was kept does not go on; a new one begins\\.$';
-      await refused(other, new RegExp(`^Expected a conversation with tiny \\(.*\\), got one with tiny \\(.*\\)\\. ${ending}`));
-      await driver.page.evaluate(damageKept);
-      await refused(model, new RegExp(`expected .*, got .*\\. ${ending}`));
-      assert.is(await driver.ask(QUESTIONS[0], 20), answer);
-    }));
-});
-
-/** In the page: changes a byte of what the browser keeps. */
-function damageKept(): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const opening = indexedDB.open('keyval-store');
-    opening.onerror = reject;
-    opening.onsuccess = () => {
-      const transaction = opening.result.transaction('keyval', 'readwrite');
-      const store = transaction.objectStore('keyval');
-      const reading = store.get('conversation');
-      reading.onsuccess = () => {
-        const kept = reading.result as { file: Uint8Array };
-        kept.file[kept.file.length >> 1]! ^= 1;
-        store.put(kept, 'conversation');
-      };
-      transaction.oncomplete = () => resolve();
-      transaction.onerror = reject;
-    };
-  });
-}
-
 group('model', test => {
   test('may be dropped on the page', () =>
     withPage(async driver => {
@@ -245,7 +157,7 @@ group('bad input', test => {
     [
       'another architecture',
       { name: 'mamba.gguf', bytes: tinyGguf({ metadata: { 'general.architecture': 'mamba' } }) },
-      /expected a model of the architecture llama, got mamba; Llama, SmolLM/
+      /expected a model of one of the architectures llama, .*, got mamba$/
     ],
     [
       'a truncated file',
