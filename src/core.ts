@@ -5,7 +5,7 @@ import type { Backend, Output, Range, Store, Tokens } from './backend.ts';
 import { Branching, sumOf } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { decodeTokens } from './decoding.ts';
-import { type LayerContents, readFile, writeFile } from './file.ts';
+import { readFile, withoutBehind, writeFile } from './file.ts';
 import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
@@ -255,15 +255,18 @@ export class Core {
     checkInteger('length', length, 0, tables.length);
     tables.layers.forEach((_, layer) => {
       tables.checkCrop(layer, length);
-      const cost = tables.cropCost(layer, length);
-      if (cost > 0) this.#pool.checkRoom(layer, cost);
+      this.#pool.checkRoom(layer, Math.max(0, tables.cropCost(layer, length)));
     });
     const { slots, growing } = cutting(tables, length);
     tables.asked(length); // what it sees is not to go while room is made
     this.#sealing.seal(store, [], slots, { spared: tables, growing });
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
-      if (cut) store.decode(layer, cut.page, cut.slot, tables.number);
+      if (cut) {
+        // Layers before, and what was sealed for room, may have given back another slot than was counted on: memory is moved to it.
+        store.reserve({ slots: new Map([[cut.slot, WINDOW]]), idle: () => this.#pool.slots.idle(1) });
+        store.decode(layer, cut.page, cut.slot, tables.number);
+      }
       const { coded } = tables.layers[layer]!;
       tables.crop(layer, length);
       // What was learned goes with the first coded window, and what was counted with the first token.
@@ -388,13 +391,4 @@ export class Core {
     }
     return tables;
   }
-}
-
-/** A layer without the pages of its first `behind` windows. */
-function withoutBehind(contents: LayerContents, behind: number): LayerContents {
-  const first = contents.windows.findIndex(window => window >= behind);
-  if (first === 0) return contents;
-  const { windows, pages } = contents;
-  const from = first < 0 ? windows.length : first;
-  return { ...contents, windows: windows.slice(from), pages: pages.slice(from) };
 }

@@ -199,3 +199,12 @@ function clearBeyond(bytes: Uint8Array, heads: Heads, tokens: number, capacity: 
     }
   }
 }
+
+/** @internal A layer without the pages of its first `behind` windows. */
+export function withoutBehind(contents: LayerContents, behind: number): LayerContents {
+  const first = contents.windows.findIndex(window => window >= behind);
+  if (first === 0) return contents;
+  const { windows, pages } = contents;
+  const from = first < 0 ? windows.length : first;
+  return { ...contents, windows: windows.slice(from), pages: pages.slice(from) };
+}

@@ -121,6 +121,31 @@ for (const tested of backends) {
       for (const cache of [few!, all!]) cache.dispose();
     });
 
+    test('a crop decodes into slots that have room for it, whatever layers before give back', async () => {
+      const options = { ...shapeOn(tested), sinks: 0, balance: 'off' } satisfies CacheOptions;
+      const query = bells(1, (options.queryHeads ?? 0) * (options.headDim ?? 0), 9);
+      const [cropped, whole] = [true, false].map(layersDiffer => {
+        const cache = new KVCache(tested.backend, options);
+        const [sequence, other] = [cache.sequence(), cache.sequence()];
+        const append = (to: Sequence, layer: number, tokens: number) => {
+          const { keys, values } = rows(options, tokens, layer + 1);
+          to.append(layer, keys, values);
+        };
+        for (const layer of [0, 1, 2]) append(sequence, layer, 64);
+        sequence.seal();
+        // Others take two of the three slots that are free now, so that of two more windows the second is the first in its slot: of that
+        // the crop gives back memory for ten tokens.
+        for (const layer of [0, 1]) append(other, layer, 10);
+        if (layersDiffer) append(sequence, 0, 74);
+        sequence.crop(60);
+        return sequence;
+      }) as [Sequence, Sequence];
+      for (const layer of [0, 1, 2]) {
+        const [attended, expected] = await Promise.all([cropped, whole].map(one => one.attend(layer, query).read()));
+        sameBits(`attention of layer ${layer}`, attended!, expected!);
+      }
+    });
+
     test('what disposed sequences held is taken again', () => {
       const options = shapeOn(tested);
       const cache = new KVCache(tested.backend, options);
