@@ -211,9 +211,10 @@ export class Sequence {
    * Forget the tokens from position `length` on, in every layer.
    *
    * What is still raw stays as it is. Any cut within the raw tail loses nothing, nor does cropping what the last append to each layer
-   * brought if that completed one window at most (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page that is cut in the middle is decoded
-   * into the raw tail: its tokens keep the error they have, and are coded anew once the window is full again. To go back further
-   * without that, fork before: `recent: 1` is for drafts that come in several calls, a fork for an answer that may be asked for again.
+   * brought if that completed one window at most (while the cache has raw memory to spare), nor the newest 64 · `recent` tokens. A page
+   * that is cut in the middle is decoded into the raw tail: its tokens keep the error they have, and are coded anew once the window is
+   * full again. To go back further without that, fork before: `recent: 1` is for drafts that come in several calls, a fork for an answer
+   * that may be asked for again.
    * What a sliding window has given back does not return: a layer must still hold what the token at `length` sees, as it does within the
    * 64 · `recent` tokens before the newest append.
    * What was learned goes with a layer's first coded window: it learns anew, from the queries that it is attended with from then on.
