@@ -269,7 +269,7 @@ if (modelFile !== undefined)
         [
           'speed',
           ['--model', 'mamba.gguf'],
-          /^mamba\.gguf: expected a model of the architecture llama, got mamba; Llama, SmolLM and other models that GGUF files name so will work\n$/
+          /^mamba\.gguf: expected a model of one of the architectures llama(, \w+)+, got mamba\n$/
         ],
         ['longcontext', ['--model', 'lacking.gguf'], /^lacking\.gguf: expected tensor "blk\.1\.ffn_up\.weight", got a file without it\n$/],
         [

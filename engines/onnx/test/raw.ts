@@ -4,6 +4,8 @@ import { fromHalf } from '../src/constants.ts';
 import type { KeyValues } from '../src/model.ts';
 
 type Floats = Float32Array | Uint16Array;
+/** What openOnnx() says of a layer: nothing stands beside the list that it would have to be without. */
+type Layer = { [Name in keyof Required<LayerOptions>]: Exclude<Required<LayerOptions>[Name], 'none'> };
 
 export class RawSequence implements KeyValues {
   readonly #layers: readonly LayerOptions[];
@@ -42,7 +44,7 @@ export class RawSequence implements KeyValues {
       softcap,
       sinkLogits,
       slopes
-    } = this.#layers[layer]! as Required<LayerOptions>;
+    } = this.#layers[layer]! as Layer;
     const { scale = 1 / Math.sqrt(headDim), out } = options as { scale?: number; out: Floats };
     const queries = numbers(query as Floats);
     const [keys, values] = [this.#keys[layer]!, this.#values[layer]!];
