@@ -1,4 +1,6 @@
-// GGML's tensor types to f32. One function a type, each a transcription of its struct in ggml-common.h. Nothing else knows blocks.
+// GGML's tensor types to f32. One function a type, each a transcription of its struct in ggml-common.h; small.ts alone knows blocks, too.
+// One function for those of 4 and 5 bits, with and without a minimum, gives the same bits but takes longer: 1.2 to 1.4 times for blocks of
+// 32, 1.6 to 1.8 times for blocks of 256.
 
 export interface TensorType {
   readonly name: string;
