@@ -145,7 +145,7 @@ async function answers(browser: Browser, url: string, type: WorkerType): Promise
   tab.on('pageerror', error => errors.push(String(error)));
   await tab.goto(url);
   await tab
-    .waitForFunction(() => 'work' in globalThis, undefined, { timeout: 10_000 })
+    .waitForFunction(() => 'work' in globalThis, undefined, { timeout: 60_000 })
     .catch(() => {
       throw new Error(`the page did not begin: ${errors.join(', ')}`);
     });
@@ -153,7 +153,7 @@ async function answers(browser: Browser, url: string, type: WorkerType): Promise
     const app = globalThis as unknown as { work(): Promise<string>; worker(): Worker };
     const soon = (answer: (resolve: (text: string) => void) => void) =>
       new Promise<string>(resolve => {
-        setTimeout(() => resolve('no answer'), 20_000);
+        setTimeout(() => resolve('no answer'), 60_000);
         answer(resolve);
       });
     const worker = app.worker();

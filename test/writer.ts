@@ -1,8 +1,9 @@
-// A process at a shared storage, started by processes.node.test.ts: puts and loads prompts, and may be killed in the middle of a write.
+// A process at a shared storage, started by processes.node.test.ts: puts and loads prompts, and is killed in the middle of a write if
+// that is asked for.
 
 import { PrefixStore } from 'nsnquant/prefixes';
 import { below, random } from './inputs.ts';
-import { cacheOn, found, put, store } from './prompts.ts';
+import { cacheOn, found, idsOf, put, store } from './prompts.ts';
 import { openShared, prompts } from './shared.ts';
 import { simd128 } from './verbs.ts';
 
@@ -25,4 +26,6 @@ for (let call = 0; call < 12; call++) {
   if (next() < 0.6) await put(prefixes, cache, prompt);
   else await found(prefixes, cache, prompt);
 }
+// What others have put is not written again, so that all calls may have come to fewer writes: prompts of its own always are.
+for (let call = 0; writes < Number(killedAt); call++) await put(prefixes, cache, idsOf(140, 1000 * Number(seed) + call));
 await shared.dispose();

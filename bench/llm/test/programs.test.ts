@@ -266,11 +266,7 @@ if (modelFile !== undefined)
           ['--model', 'cut.gguf'],
           /^cut\.gguf: expected at least [\d,]+ bytes, got a file that ends after 3,000,000 bytes; it is cut short, download it again\n$/
         ],
-        [
-          'speed',
-          ['--model', 'mamba.gguf'],
-          /^mamba\.gguf: expected a model of one of the architectures llama(, \w+)+, got mamba\n$/
-        ],
+        ['speed', ['--model', 'mamba.gguf'], /^mamba\.gguf: expected a model of one of the architectures llama(, \w+)+, got mamba\n$/],
         ['longcontext', ['--model', 'lacking.gguf'], /^lacking\.gguf: expected tensor "blk\.1\.ffn_up\.weight", got a file without it\n$/],
         [
           'chat',

@@ -35,16 +35,7 @@ export class RawSequence implements KeyValues {
   }
 
   attend = ((layer: number, query: unknown, options: unknown) => {
-    const {
-      kvHeads,
-      queryHeads,
-      headDim,
-      valueDim,
-      window = Infinity,
-      softcap,
-      sinkLogits,
-      slopes
-    } = this.#layers[layer]! as Layer;
+    const { kvHeads, queryHeads, headDim, valueDim, window = Infinity, softcap, sinkLogits, slopes } = this.#layers[layer]! as Layer;
     const { scale = 1 / Math.sqrt(headDim), out } = options as { scale?: number; out: Floats };
     const queries = numbers(query as Floats);
     const [keys, values] = [this.#keys[layer]!, this.#values[layer]!];
