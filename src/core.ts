@@ -1,6 +1,7 @@
 // What a cache and its sequences share, out of users' reach: page tables, the store whose memory they number, and the verbs on both.
 // A call checks all that it may refuse before anything changes, and numbers change once the store has done its part.
 
+import { attend, checkAnswerable, SCALE_MOST } from './attending.ts';
 import type { Backend, Output, Range, Store, Tokens } from './backend.ts';
 import { Branching, sumOf } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
@@ -10,7 +11,7 @@ import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkMetadata, type Metadata } from './header.ts';
-import { checkInput, checkPlaces, checkQuery, checkTarget, type Input, type Results, type Target, wholeTokens } from './input.ts';
+import { checkInput, checkQuery, type Input, type Results, type Target, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
 import { attentionMass, type Mass } from './mass.ts';
 import {
@@ -31,9 +32,6 @@ import { PageTables } from './pagetable.ts';
 import { Pool } from './pool.ts';
 import { Sealing } from './sealing.ts';
 import { balanceBytes, baseSlots, type CacheShape, ofLayer, windowsBehind } from './shape.ts';
-
-/** Queries and keys are shorter than 2^20.5; the square of a scaled query stays below 2^106, a logit above what hides a token (−1e30). */
-const SCALE_MOST = 2 ** 32;
 
 /** @internal What messages call the nth array of a list: a batch's are numbered, and one that came alone is called by its own name. */
 export type NameOf = (list: 'keys' | 'values' | 'queries', n: number) => string;
@@ -180,37 +178,9 @@ export class Core {
   ): Output<Results<Out>> {
     const store = this.store();
     const layout = layoutOf(options, ATTEND_OPTIONS);
-    const { queryHeads, headDim, valueDim } = this.#layer(layer);
-    let rows = 0;
-    const counts: number[] = [];
-    const tables = batch.map((sequence, n) => {
-      this.checkOpen(sequence);
-      const name = nameOf('queries', n);
-      const table = sequence.layers[layer]!;
-      const tokens = checkQuery(name, queries[n], store.takesBuffers, queryHeads, headDim);
-      this.#checkAnswerable(name, sequence, layer, tokens);
-      rows += tokens * queryHeads;
-      counts.push(tokens);
-      return table;
-    });
-    const { scale = 1 / Math.sqrt(headDim), out = new Float32Array(rows * valueDim), lse } = options;
-    checkPositive('scale', scale, SCALE_MOST);
-    checkTarget('out', out, store.takesBuffers, rows * valueDim, 'that of the queries');
-    checkPlaces(n => nameOf('queries', n), queries, headDim, out, valueDim);
-    if (lse !== undefined) checkTarget('lse', lse, store.takesBuffers, rows, 'a number for every query head of every token', ['f32']);
-    const learnFrom = (): void =>
-      batch.forEach((sequence, n) => {
-        const { from, to } = sequence.uncounted(layer, counts[n]!);
-        if (from === to) return;
-        store.addEnergies(layer, sequence.number, queries[n]!, layout, from - (tables[n]!.length - counts[n]!), to - from);
-        sequence.count(layer, to);
-      });
-    // Queries count once they were attended with, unless the result may be written over them.
-    const over = queries.some(query => query.buffer === out.buffer || query.buffer === lse?.buffer);
-    if (over) learnFrom();
-    const output = store.attend(layer, tables, queries, layout, scale, out, lse);
-    if (!over) learnFrom();
-    return output as Output<Results<Out>>;
+    this.#layer(layer);
+    for (const tables of batch) this.checkOpen(tables);
+    return attend(store, this.shape, batch, layer, queries, n => nameOf('queries', n), layout, options);
   }
 
   /** What share of a query's attention goes to every window. */
@@ -219,7 +189,7 @@ export class Core {
     checkOptions('options', options, MASS_OPTIONS);
     const { queryHeads, headDim } = this.#layer(layer);
     const tokens = checkQuery('query', query, false, queryHeads, headDim);
-    this.#checkAnswerable('query', tables, layer, tokens);
+    checkAnswerable('query', tables, layer, tokens);
     const { scale = 1 / Math.sqrt(headDim) } = options;
     checkPositive('scale', scale, SCALE_MOST);
     return attentionMass(store, this.shape, layer, tables.layers[layer]!, query, scale);
@@ -357,15 +327,6 @@ export class Core {
     this.checkOpen(tables);
     this.#layer(layer);
     return tables.ranges(layer);
-  }
-
-  /** Refuses queries of so many newest tokens where not all that they see is held. */
-  #checkAnswerable(name: string, tables: PageTables, layer: number, tokens: number): void {
-    const most = tables.answerable(layer);
-    if (tokens <= most) return;
-    const all = most === tables.layers[layer]!.length;
-    const why = all ? `all that layer ${layer} holds` : `what older ones see layer ${layer} holds no longer`;
-    throw new RangeError(`"${name}" expected at most ${plural(most, 'token')} (${why}), got ${tokens}`);
   }
 
   /** What a layer is, if there is one of this number. */

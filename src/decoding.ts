@@ -2,7 +2,7 @@
 
 import { type PageTable, piecesOf, type Store, type Tokens } from './backend.ts';
 import { checkInteger, checkOptions, plural } from './check.ts';
-import { checkTarget, type Target } from './input.ts';
+import { checkApart, checkTarget, type Target } from './input.ts';
 import { DECODE_OPTIONS, type DecodeOptions, layoutOf } from './options.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -30,6 +30,9 @@ export async function decodeTokens(
   const arithmetic = (channels: number): string => `${plural(tokens, 'token')} × ${plural(kvHeads, 'head')} × ${channels}`;
   checkTarget('out.keys', keys, store.takesBuffers, lengthOf(headDim), arithmetic(headDim));
   checkTarget('out.values', values, store.takesBuffers, lengthOf(valueDim), arithmetic(valueDim));
+  checkApart({ name: 'out.values', data: values, length: lengthOf(valueDim) }, [
+    { name: 'out.keys', data: keys, length: lengthOf(headDim) }
+  ]);
   await store.read(layer, table.sequence, pieces, { keys, values }, layout);
   return { keys, values };
 }

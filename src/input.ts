@@ -163,27 +163,43 @@ export function checkTarget(
   }
 }
 
-/**
- * @internal Refuses a result over queries that are not in its place: it is written in parts, over some that are still to be read.
- */
-export function checkPlaces(
-  nameOf: (n: number) => string,
-  queries: readonly Input[],
-  headDim: number,
-  out: Target,
-  valueDim: number
-): void {
-  let rows = 0;
-  for (const [n, query] of queries.entries()) {
-    if (!ArrayBuffer.isView(query) || !ArrayBuffer.isView(out)) return; // a GPU takes all queries before it writes
-    const rowBytes = (valueDim * out.byteLength) / out.length;
-    const place = out.byteOffset + rows * rowBytes;
-    rows += query.length / headDim;
-    if (query.buffer !== out.buffer || query.byteOffset >= out.byteOffset + out.byteLength) continue;
-    if (out.byteOffset >= query.byteOffset + query.byteLength) continue;
-    if (query.byteOffset === place && query.byteLength === (query.length / headDim) * rowBytes) continue;
-    throw new RangeError(`"out" expected the place of "${nameOf(n)}", rows of as many bytes, or none of its bytes, got some of them`);
+/** @internal Elements that a caller handed in, or wants written: so many, from the first on. */
+export interface Place {
+  readonly name: string;
+  readonly data: Input | Target;
+  readonly length: number;
+}
+
+/** @internal Refuses results over others, or over what is still to be read. */
+export function checkApart(place: Place, others: readonly Place[]): void {
+  const other = others.find(other => overlap(place, other));
+  if (other) throw new RangeError(`"${place.name}" expected none of the bytes of "${other.name}", got some of them`);
+}
+
+/** @internal Refuses a result over queries that are not in its place: it is written in parts, over some that are still to be read. */
+export function checkPlaces(out: Place, valueDim: number, queries: readonly Place[], headDim: number): void {
+  const rowBytes = valueDim * elementBytes(out.data);
+  let at = offsetOf(out.data);
+  for (const query of queries) {
+    const inPlace = offsetOf(query.data) === at && headDim * elementBytes(query.data) === rowBytes;
+    at += (query.length / headDim) * rowBytes;
+    if (inPlace || !overlap(out, query)) continue;
+    throw new RangeError(`"out" expected the place of "${query.name}", rows of as many bytes, or none of its bytes, got some of them`);
   }
+}
+
+function overlap(a: Place, b: Place): boolean {
+  const endOf = ({ data, length }: Place): number => offsetOf(data) + length * elementBytes(data);
+  return a.data.buffer === b.data.buffer && offsetOf(a.data) < endOf(b) && offsetOf(b.data) < endOf(a);
+}
+
+/** In bytes, from the beginning of the buffer. */
+function offsetOf(data: Input | Target): number {
+  return ArrayBuffer.isView(data) ? data.byteOffset : ((data as GpuTarget).offset ?? 0);
+}
+
+function elementBytes(data: Input | Target): number {
+  return isF16(data) ? 2 : 4;
 }
 
 /** The number of tokens. */

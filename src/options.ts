@@ -26,8 +26,9 @@ export interface AttendOptions<Out extends Target = Target> {
   readonly out?: Out;
   /**
    * Receives the natural logarithm of the softmax's denominator, Σ exp(logit) with that of a sink logit: f32 [tokens, queryHeads],
-   * sequences one after another; −Infinity where nothing was seen. An array is filled once `read` has resolved. By it attention over
-   * other keys can be merged with this, exactly: of two results each counts with exp(its lse) / (the sum of both).
+   * sequences one after another; −Infinity where nothing was seen. An array is filled once `read` has resolved. It must overlap neither
+   * queries nor results. By it attention over other keys can be merged with this, exactly: of two results each counts with exp(its lse) /
+   * (the sum of both).
    */
   readonly lse?: Float32Array | GpuTarget;
   /** Of queries and results; of a batch each sequence's own. Default `tokens-first`. */
@@ -43,7 +44,7 @@ export interface DecodeOptions<Keys extends Target = Target, Values extends Targ
   readonly from?: number;
   /** The first beyond. Default: all that came. */
   readonly to?: number;
-  /** Where tokens go: as many as the layer holds of these positions. Default: new Float32Arrays. */
+  /** Where tokens go: as many as the layer holds of these positions; one must not overlap the other. Default: new Float32Arrays. */
   readonly out?: Tokens<Keys, Values>;
   /** Of keys and values. Default `tokens-first`. */
   readonly layout?: Layout;

@@ -237,6 +237,40 @@ group('GPUBuffers', test => {
     }
   });
 
+  test('results over each other, or over queries that are not in their place, are refused: long prompts are answered in parts', async () => {
+    const cache = new KVCache(backend, options);
+    const sequence = cache.sequence();
+    sequence.append(0, keys, values);
+    const tokens = 140; // more than one call takes
+    const length = tokens * queryWidth;
+    const query = normal(tokens, queryWidth, 95);
+    const expected = await sequence.attend(0, query).read();
+    const buffer = bufferOf(new Float32Array(2 * length));
+    const place = '"out" expected the place of "query", rows of as many bytes, or none of its bytes, got some of them';
+    const some = 'got some of them';
+    for (const [run, message] of [
+      [() => sequence.attend(0, { buffer, tokens }, { out: { buffer, offset: 16 } }), place],
+      [() => sequence.attend(0, { buffer, tokens }, { out: { buffer, format: 'f16' } }), place],
+      [() => sequence.attend(0, { buffer, tokens }, { lse: { buffer } }), `"lse" expected none of the bytes of "query", ${some}`],
+      [
+        () => sequence.attend(0, query, { out: { buffer }, lse: { buffer, offset: 4 * length - 4 } }),
+        `"lse" expected none of the bytes of "out", ${some}`
+      ],
+      [
+        () => sequence.decode(0, { from: 0, to: 1, out: { keys: { buffer }, values: { buffer, offset: 4 * width - 4 } } }),
+        `"out.values" expected none of the bytes of "out.keys", ${some}`
+      ]
+    ] as const) {
+      await refuses(run, RangeError, message);
+    }
+    const inPlace = bufferOf(query, 8);
+    assert.equal(
+      await sequence.attend(0, { buffer: inPlace, offset: 8, tokens }, { out: { buffer: inPlace, offset: 8 } }).read(),
+      expected
+    );
+    cache.dispose();
+  });
+
   test('append() and attend() refuse buffers that do not fit, and change nothing', async () => {
     const cache = new KVCache(backend, options);
     const sequence = cache.sequence();

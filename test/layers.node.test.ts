@@ -41,9 +41,11 @@ const allowed: Record<string, readonly string[]> = {
   sealing: ['backend', 'filling', 'pagetable', 'pool', 'shape'],
   mass: ['backend', 'format', 'shape'],
   options: ['backend', 'check', 'input', 'rows'],
+  attending: ['backend', 'check', 'input', 'options', 'pagetable', 'rows', 'shape'],
   decoding: ['backend', 'check', 'input', 'options', 'shape'],
   branching: ['backend', 'filling', 'format', 'pagetable', 'pool', 'sealing', 'shape'],
   core: [
+    'attending',
     'backend',
     'branching',
     'check',

@@ -23,6 +23,12 @@ import {
   withAt
 } from './refusing.ts';
 
+/** Arrays that share a buffer of so many numbers. */
+const roomOf = (numbers: number) => {
+  const buffer = new ArrayBuffer(4 * numbers);
+  return (from: number, length: number) => new Float32Array(buffer, 4 * from, length);
+};
+
 for (const tested of backends) {
   group(`refusals by a cache on ${tested.name}`, test => {
     test('append refuses data of the wrong kind or length and changes nothing', () =>
@@ -166,6 +172,7 @@ for (const tested of backends) {
       refusesAndKeeps(tested, (_, s) => {
         const out = { keys: new Float32Array(TOKEN).fill(7), values: new Float32Array(TOKEN).fill(7) };
         const one = { from: 3, to: 4 };
+        const room = roomOf(2 * TOKEN);
         return [
           [() => s.decode(0, { from: -1 }), RangeError, '"from" expected integer from 0 to 140, got -1'],
           [() => s.decode(0, { from: 141 }), RangeError, '"from" expected integer from 0 to 140, got 141'],
@@ -200,9 +207,49 @@ for (const tested of backends) {
             () => s.decode(0, { ...one, out: { ...out, values: new Uint16Array(TOKEN + 1) } }),
             RangeError,
             `"out.values" expected length ${TOKEN} (1 token × 1 head × ${TOKEN}), got ${TOKEN + 1}`
+          ],
+          [
+            () => s.decode(0, { ...one, out: { keys: room(0, TOKEN), values: room(TOKEN - 1, TOKEN) } }),
+            RangeError,
+            '"out.values" expected none of the bytes of "out.keys", got some of them'
           ]
         ];
       }));
+
+    test('attend refuses results over what is to be read or over each other, and takes them side by side', async () => {
+      const { cache, sequence } = filled(tested);
+      const twin = sequence.fork();
+      const [one, both] = [queries(5), [queries(3), queries(5)]];
+      const { length } = one;
+      const place = (name: string) =>
+        `"out" expected the place of "${name}", rows of as many bytes, or none of its bytes, got some of them`;
+      const apart = (name: string) => `"lse" expected none of the bytes of "${name}", got some of them`;
+      const room = roomOf(3 * length);
+      await refusesAll([
+        [() => sequence.attend(0, room(0, length), { out: room(1, length) }), RangeError, place('query')],
+        [() => sequence.attend(0, room(length, length), { out: room(1, length) }), RangeError, place('query')],
+        [() => sequence.attend(0, room(0, length), { out: new Uint16Array(room(0, 1).buffer, 0, length) }), RangeError, place('query')],
+        [
+          () => cache.attend([sequence, twin], 0, [room(0, length), room(0, length)], { out: room(0, 2 * length) }),
+          RangeError,
+          place('queries[1]')
+        ],
+        [() => sequence.attend(0, room(0, length), { lse: room(length - 1, 10) }), RangeError, apart('query')],
+        [() => sequence.attend(0, room(9, length), { lse: room(0, 10) }), RangeError, apart('query')],
+        [() => cache.attend([sequence, twin], 0, [queries(3), room(0, length)], { lse: room(0, 16) }), RangeError, apart('queries[1]')],
+        [() => sequence.attend(0, one, { out: room(0, length), lse: room(length - 1, 10) }), RangeError, apart('out')],
+        [() => sequence.attend(0, one, { out: room(9, length), lse: room(0, 10) }), RangeError, apart('out')]
+      ]);
+      const lse = new Float32Array(16);
+      const expected = (await cache.attend([sequence, twin], 0, both, { lse }).read()).slice();
+      const [first, second] = [room(0, both[0]!.length), room(both[0]!.length, length)];
+      both.forEach((query, n) => [first, second][n]!.set(query));
+      const out = room(0, first.length + length);
+      const logs = room(out.length, 16);
+      await cache.attend([sequence, twin], 0, [first, second], { out, lse: logs }).read();
+      sameBits('results in the place of queries', out, expected);
+      sameBits('log-sum-exps behind them', logs, lse);
+    });
 
     test('attend refuses queries of the wrong kind, length or content and changes nothing', () =>
       refusesAndKeeps(tested, (_, s) => [
