@@ -4,6 +4,7 @@ import { type Backend, checkBackend, type Output } from './backend.ts';
 import { checkArray, checkInteger, kind } from './check.ts';
 import { Core, type NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
+import { type FileContents, readFile } from './file.ts';
 import type { Input, Results, Target } from './input.ts';
 import type { AppendOptions, AttendOptions } from './options.ts';
 import type { PageTables } from './pagetable.ts';
@@ -11,6 +12,9 @@ import { reorderSequences, Sequence, sequenceOf, tablesOf } from './sequence.ts'
 import { type CacheOptions, type CacheShape, cacheShape } from './shape.ts';
 
 const nameOf: NameOf = (list, n) => `${list}[${n}]`;
+
+/** @internal A sequence of what a file holds. */
+export let restoreInto: (cache: KVCache, contents: FileContents) => Sequence;
 
 /**
  * A quantized KV cache.
@@ -31,6 +35,10 @@ export class KVCache {
   /** Its options, completed. */
   readonly shape: CacheShape;
   readonly #core: Core;
+
+  static {
+    restoreInto = (cache, contents) => sequenceOf(cache.#core, cache.#core.restore(contents), contents.metadata);
+  }
 
   constructor(backend: Backend, options: CacheOptions) {
     checkBackend('backend', backend);
@@ -78,8 +86,8 @@ export class KVCache {
    *                      or sequences are too many; the cache is as it was then
    */
   restore(bytes: Uint8Array): Sequence {
-    const { tables, metadata } = this.#core.restore(bytes);
-    return sequenceOf(this.#core, tables, metadata);
+    this.#core.checkOpen();
+    return restoreInto(this, readFile(this.shape, bytes));
   }
 
   /**

@@ -6,11 +6,11 @@ import type { Backend, Output, Range, Store, Tokens } from './backend.ts';
 import { Branching, sumOf } from './branching.ts';
 import { checkInteger, checkLength, checkOptions, checkPositive, plural } from './check.ts';
 import { decodeTokens } from './decoding.ts';
-import { readFile, withoutBehind, writeFile } from './file.ts';
+import { type FileContents, withoutBehind } from './file.ts';
 import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
-import { checkMetadata, type Metadata } from './header.ts';
+import type { Metadata } from './header.ts';
 import { checkInput, checkQuery, type Input, type Results, type Target, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
 import { attentionMass, type Mass } from './mass.ts';
@@ -24,9 +24,7 @@ import {
   type EvictOptions,
   layoutOf,
   MASS_OPTIONS,
-  type MassOptions,
-  SAVE_OPTIONS,
-  type SaveOptions
+  type MassOptions
 } from './options.ts';
 import { PageTables } from './pagetable.ts';
 import { Pool } from './pool.ts';
@@ -83,10 +81,9 @@ export class Core {
     });
   }
 
-  /** A sequence of what a file holds, and the application's words in it. */
-  restore(bytes: Uint8Array): { readonly tables: PageTables; readonly metadata: Metadata } {
+  /** A sequence of what a file holds. */
+  restore({ length, layers: found }: FileContents): PageTables {
     const store = this.store();
-    const { length, metadata, layers: found } = readFile(this.shape, bytes);
     // Of another cache's, which keeps more for crops, there may be windows that no query sees.
     const layers = found.map((contents, layer) => withoutBehind(contents, windowsBehind(this.shape, layer, length)));
     const held = layers.map(({ windows, coded }) => length - WINDOW * (coded - windows.length));
@@ -95,7 +92,7 @@ export class Core {
     // Where the file's cache had still to learn and this one has not, a window more is raw than this one reserves: it is coded at once.
     const most = baseSlots(this.shape);
     const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
-    this.#orRelease(tables, () => {
+    return this.#orRelease(tables, () => {
       this.#sealing.seal(store, [], new Array<number>(slots).fill(WINDOW), { pages: layers.map(({ pages }) => pages.length) });
       layers.forEach(({ pages, windows, coded, raws, sinks, balance, energies, counted }, layer) => {
         tables.fill(layer, length, windows, coded, raws.length);
@@ -111,7 +108,6 @@ export class Core {
         this.#sealing.seal(store, [{ tables, layer }]);
       });
     });
-    return { tables, metadata };
   }
 
   /** Appends to a layer of every sequence. */
@@ -262,11 +258,9 @@ export class Core {
     for (const n of layers) tables.evict(n, first, end);
   }
 
-  /** A sequence's file; with `own` words where options have none. */
-  async save(tables: PageTables, own: Metadata, options: SaveOptions): Promise<Uint8Array> {
+  /** What a sequence's file holds, with these words of the application. */
+  async contents(tables: PageTables, metadata: Metadata): Promise<FileContents> {
     const store = this.store(tables);
-    checkOptions('options', options, SAVE_OPTIONS);
-    const metadata = options.metadata === undefined ? own : checkMetadata(options.metadata);
     const { length } = tables;
     tables.layers.forEach((table, layer) => {
       if (table.length !== length) {
@@ -286,7 +280,7 @@ export class Core {
       })
     );
     const seen = layers.map((contents, layer) => withoutBehind(contents, windowsBehind(this.shape, layer, length)));
-    return writeFile(this.shape, { length, metadata, layers: seen });
+    return { length, metadata, layers: seen };
   }
 
   /** What a sequence has learned, u8 [layers, kvHeads, headDim / 2]. */

@@ -5,7 +5,17 @@ import { plural } from './check.ts';
 import type { CodecName } from './format/codec.ts';
 import { isFiniteHalf } from './format/half.ts';
 import { checkPage, FORMAT, type Heads, type Rope, rawOffset, WINDOW } from './format/layout.ts';
-import { type FileShape, fieldsOf, type Header, readHeader, tensorsOf, windowsOf, writeChecksum, writeHeader } from './header.ts';
+import {
+  type FileData,
+  type FileShape,
+  fieldsOf,
+  type Header,
+  readHeader,
+  tensorsOf,
+  windowsOf,
+  writeChecksum,
+  writeHeader
+} from './header.ts';
 import { type CacheShape, completeRaw } from './shape.ts';
 
 /** @internal A layer's bytes. It has a balance where it has pages of balanced keys, and energies where it has still to learn from them. */
@@ -67,8 +77,11 @@ export interface SavedSequence {
  */
 const SAME_FREQUENCY = 1e-6;
 
-/** @internal The bytes of a file. Raw windows are cleared beyond their tokens: what lies there may be another conversation's. */
-export function writeFile(shape: CacheShape, { length, metadata, layers }: FileContents): Uint8Array {
+/**
+ * @internal The bytes of a file but for its checksum, and what they say. Raw windows are cleared beyond their tokens: what lies there may
+ * be another conversation's.
+ */
+export function layOut(shape: CacheShape, { length, metadata, layers }: FileContents): FileData & { readonly file: Uint8Array } {
   const [coded, windows] = [layers.map(layer => layer.coded), layers.map(layer => layer.windows)];
   const header: Header = { shape, length, metadata, coded, windows, counted: layers.map(({ counted }) => counted) };
   const head = writeHeader(header);
@@ -84,6 +97,12 @@ export function writeFile(shape: CacheShape, { length, metadata, layers }: FileC
       at += row.length;
     }
   }
+  return { header, file, data: file.subarray(head.length) };
+}
+
+/** @internal The bytes of a file. */
+export function writeFile(shape: CacheShape, contents: FileContents): Uint8Array {
+  const { file } = layOut(shape, contents);
   writeChecksum(file);
   return file;
 }
@@ -94,8 +113,17 @@ export function writeFile(shape: CacheShape, { length, metadata, layers }: FileC
  * @throws {RangeError} naming the first thing that differs from what the shape needs
  */
 export function readFile(shape: CacheShape, file: Uint8Array): FileContents {
-  const { header, data } = readHeader(file);
-  checkShape(shape, header.shape);
+  const read = readHeader(file);
+  checkShape(shape, read.header.shape);
+  return readContents(shape, read);
+}
+
+/**
+ * @internal What a file of this shape holds. All of it is checked but the header.
+ *
+ * @throws {RangeError} naming the first thing that a cache could not have written
+ */
+export function readContents(shape: CacheShape, { header, data }: FileData): FileContents {
   const { length, metadata, counted } = header;
   const complete = Math.floor(windowsOf(length, shape.sinks));
   const tensors = tensorsOf(header).values();

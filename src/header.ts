@@ -33,6 +33,12 @@ export interface Header {
   readonly metadata: Metadata;
 }
 
+/** @internal What a file says, and the data of its tensors. */
+export interface FileData {
+  readonly header: Header;
+  readonly data: Uint8Array;
+}
+
 /** @internal Where rows of one kind lie. */
 export interface Tensor {
   readonly name: string;
@@ -185,7 +191,7 @@ function checksumOf(file: Uint8Array): string {
  * @internal What a file says, and where its data begins. Nothing is believed before the checksum of all of it was found right, and
  * then only what a cache could have written.
  */
-export function readHeader(file: Uint8Array): { readonly header: Header; readonly data: Uint8Array } {
+export function readHeader(file: Uint8Array): FileData {
   if (typedArrayName(file) !== 'Uint8Array') throw new TypeError(`"bytes" expected Uint8Array, got ${kind(file)}`);
   const { json, end } = parse(file);
   const metadata = record(json['__metadata__']);

@@ -5,16 +5,17 @@
  * @module nsnquant/prefixes
  */
 
-import { KVCache } from './cache.ts';
+import { KVCache, restoreInto } from './cache.ts';
 import { checkObject, checkOptions, kind } from './check.ts';
+import { layOut, readContents } from './file.ts';
 import { typedArrayName } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
-import { readHeader, tensorsOf } from './header.ts';
+import { tensorsOf } from './header.ts';
 import { chainOf, NONE, rootOf, sha256 } from './prefixes/digest.ts';
 import { evict } from './prefixes/evict.ts';
 import { Items, type Manifest, manifestName, type PrefixStorage, sizeOf, together } from './prefixes/items.ts';
 import { balanceOf, Pieces } from './prefixes/pieces.ts';
-import { Sequence } from './sequence.ts';
+import { contentsOf, Sequence } from './sequence.ts';
 import { type CacheShape, windowsBehind } from './shape.ts';
 
 export { type PrefixStorage, StorageError } from './prefixes/items.ts';
@@ -118,7 +119,7 @@ export class PrefixStore {
       throw new RangeError(`"tokens" expected length ${sequence.length} (one id for each token of the sequence), got ${ids.length}`);
     }
     const { shape } = sequence;
-    const { header, data } = readHeader(await sequence.save({ metadata: {} }));
+    const { header, data } = layOut(shape, await contentsOf(sequence));
     const tensors = tensorsOf(header);
     const pieces = new Pieces(shape);
     const count = pieces.count(Math.min(...header.coded));
@@ -200,7 +201,7 @@ export class PrefixStore {
     if (bad >= 0) await this.#items.remove(manifestName(keys[bad]!));
     if (good.length === 0) return undefined;
     await this.#use(keys[good.length - 1]!);
-    return cache.restore(pieces.join(good));
+    return restoreInto(cache, readContents(cache.shape, pieces.join(good)));
   }
 
   /**

@@ -1,14 +1,24 @@
 // Sequence: one conversation in a cache: a page table, raw tokens and a length for every layer.
 
 import type { Backend, Output, Range, Tokens } from './backend.ts';
+import { checkOptions } from './check.ts';
 import type { Core, NameOf } from './core.ts';
 import { dispose } from './dispose.ts';
+import { type FileContents, writeFile } from './file.ts';
 import type { Data } from './format/half.ts';
 import { rawBytes, WINDOW } from './format/layout.ts';
-import type { Metadata } from './header.ts';
+import { checkMetadata, type Metadata } from './header.ts';
 import type { Input, Results, Target } from './input.ts';
 import type { Mass } from './mass.ts';
-import type { AppendOptions, AttendOptions, DecodeOptions, EvictOptions, MassOptions, SaveOptions } from './options.ts';
+import {
+  type AppendOptions,
+  type AttendOptions,
+  type DecodeOptions,
+  type EvictOptions,
+  type MassOptions,
+  SAVE_OPTIONS,
+  type SaveOptions
+} from './options.ts';
 import type { PageTables } from './pagetable.ts';
 import type { CacheShape } from './shape.ts';
 
@@ -19,6 +29,9 @@ export let sequenceOf: (core: Core, tables: PageTables, metadata?: Metadata) => 
 export let tablesOf: (core: Core, sequence: unknown) => PageTables | undefined;
 
 const nameOf: NameOf = list => (list === 'queries' ? 'query' : list);
+
+/** @internal What a sequence's file holds, without words of the application. */
+export let contentsOf: (sequence: Sequence) => Promise<FileContents>;
 
 /** @internal Makes of every sequence what its parent among them was. */
 export let reorderSequences: (core: Core, sequences: readonly Sequence[], parents: readonly number[]) => void;
@@ -51,6 +64,7 @@ export class Sequence {
     sequenceOf = (core, tables, metadata = Object.freeze({})) => new Sequence(core, tables, metadata);
     tablesOf = (core, sequence) =>
       typeof sequence === 'object' && sequence !== null && #core in sequence && sequence.#core === core ? sequence.#tables : undefined;
+    contentsOf = sequence => sequence.#core.contents(sequence.#tables, {});
     reorderSequences = (core, sequences, parents) => {
       const metadata = sequences.map(sequence => sequence.#metadata);
       const tables = core.reorder(
@@ -246,7 +260,10 @@ export class Sequence {
    * await store.put('system-prompt', await chat.save({ metadata: { model: 'smollm2-135m' } }));
    */
   async save(options: SaveOptions = {}): Promise<Uint8Array> {
-    return this.#core.save(this.#tables, this.#metadata, options);
+    this.#core.checkOpen(this.#tables);
+    checkOptions('options', options, SAVE_OPTIONS);
+    const metadata = options.metadata === undefined ? this.#metadata : checkMetadata(options.metadata);
+    return writeFile(this.shape, await this.#core.contents(this.#tables, metadata));
   }
 
   /** Tokens that a layer holds: `length`, unless some were evicted or are behind its sliding window. */

@@ -63,13 +63,13 @@ const allowed: Record<string, readonly string[]> = {
     'sealing',
     'shape'
   ],
-  sequence: ['backend', 'core', 'dispose', 'format', 'header', 'input', 'mass', 'options', 'pagetable', 'shape'],
-  cache: ['backend', 'check', 'core', 'dispose', 'input', 'options', 'pagetable', 'sequence', 'shape'],
+  sequence: ['backend', 'check', 'core', 'dispose', 'file', 'format', 'header', 'input', 'mass', 'options', 'pagetable', 'shape'],
+  cache: ['backend', 'check', 'core', 'dispose', 'file', 'input', 'options', 'pagetable', 'sequence', 'shape'],
 
   // The other doors.
   open: ['backend', 'check', 'reference', 'shape', 'timing', 'wasm', 'webgpu'],
   kernels: ['backend', 'check', 'format', 'reference', 'shape', 'verbs', 'wasm'],
-  prefixes: ['cache', 'check', 'format', 'header', 'sequence', 'shape'],
+  prefixes: ['cache', 'check', 'file', 'format', 'header', 'sequence', 'shape'],
   plan: ['backend', 'check', 'format', 'shape', 'timing'],
   cpu: [
     'backend',

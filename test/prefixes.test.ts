@@ -1,6 +1,6 @@
 // The prefix store: what was put is found by its tokens, to the byte, and what prompts share is stored once.
 
-import type { CacheOptions, KVCache } from 'nsnquant';
+import { type CacheOptions, KVCache, Sequence } from 'nsnquant';
 import { type PrefixStorage, PrefixStore } from 'nsnquant/prefixes';
 import { createStorage, prefixStorage } from 'unstorage';
 import indexedDbDriver from 'unstorage/drivers/indexedb';
@@ -261,6 +261,27 @@ group('prefixes of caches', test => {
     assert.is(await prefixes.put(longer, [...long, ...idsOf(60, 3)]), 516);
     const late = see(longer, [...long, ...idsOf(60, 3), ...idsOf(300, 4)]);
     assert.is(await prefixes.put(late, [...long, ...idsOf(60, 3), ...idsOf(300, 4)]), 516);
+  });
+
+  test('no file is made, whose checksum would say what digests say', async () => {
+    const prefixes = new PrefixStore(createStorage(), store);
+    const sequence = see(cache.sequence(), ids);
+    const [{ prototype: sequences }, { prototype: caches }] = [Sequence, KVCache];
+    const [{ save }, { restore }] = [sequences, caches];
+    const refuse = () => {
+      throw new Error('a file');
+    };
+    sequences.save = refuse;
+    caches.restore = refuse;
+    try {
+      assert.is(await prefixes.put(sequence, ids), 196);
+      (await prefixes.load(cache, ids))!.dispose();
+    } finally {
+      sequences.save = save;
+      caches.restore = restore;
+    }
+    sequence.dispose();
+    assert.is(await found(prefixes, cache, ids), 196);
   });
 
   test('a sequence may go on while it is stored', async () => {

@@ -4,7 +4,7 @@
 // 229 and 135 ms instead of 39 and 32, in Redis 82 and 83 instead of 122 and 72.
 
 import { WINDOW } from '../format/layout.ts';
-import { type Header, type Tensor, tensorsOf, writeChecksum, writeHeader } from '../header.ts';
+import { type FileData, type Header, type Tensor, tensorsOf } from '../header.ts';
 import { type CacheShape, LEARNED_WINDOWS } from '../shape.ts';
 
 /**
@@ -47,22 +47,18 @@ export class Pieces {
     return gather(data, rangesOf(header, tensors, this.#from(piece), this.#to(piece)));
   }
 
-  /** The file of the sequence that these pieces, from the first on, are of. */
-  join(pieces: readonly Uint8Array[]): Uint8Array {
+  /** What the file holds of the sequence that these pieces, from the first on, are of. */
+  join(pieces: readonly Uint8Array[]): FileData {
     const header = this.#header(pieces.length);
     const tensors = tensorsOf(header);
-    const head = writeHeader(header);
-    const file = new Uint8Array(head.length + tensors.at(-1)!.end);
-    file.set(head);
-    const data = file.subarray(head.length);
+    const data = new Uint8Array(tensors.at(-1)!.end);
     for (const [n, piece] of pieces.entries()) {
       let at = 0;
       for (const { begin, end } of rangesOf(header, tensors, this.#from(n), this.#to(n))) {
         data.set(piece.subarray(at, (at += end - begin)), begin);
       }
     }
-    writeChecksum(file);
-    return file;
+    return { header, data };
   }
 
   /** Windows of a piece, from this on and up to that. */
@@ -79,7 +75,8 @@ export class Pieces {
     const same = <T>(value: T): T[] => this.#shape.layers.map(() => value);
     const coded = this.#to(count - 1);
     const windows = Array.from({ length: coded }, (_, window) => window);
-    return { shape: this.#shape, length: this.length(count), coded: same(coded), windows: same(windows), counted: same(0), metadata: {} };
+    const length = this.length(count);
+    return { shape: this.#shape, length, coded: same(coded), windows: same(windows), counted: same(0), metadata: Object.freeze({}) };
   }
 }
 
