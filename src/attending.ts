@@ -2,6 +2,7 @@
 
 import type { Output, Store } from './backend.ts';
 import { checkPositive, plural } from './check.ts';
+import { answerable } from './gone.ts';
 import { checkApart, checkPlaces, checkQuery, checkTarget, type Input, type Place, type Results, type Target } from './input.ts';
 import type { AttendOptions } from './options.ts';
 import type { PageTables } from './pagetable.ts';
@@ -25,7 +26,7 @@ export function attend<Out extends Target>(
   const { queryHeads, headDim, valueDim } = shape.layers[layer]!;
   const counts = batch.map((tables, n) => {
     const tokens = checkQuery(nameOf(n), queries[n], store.takesBuffers, queryHeads, headDim);
-    checkAnswerable(nameOf(n), tables, layer, tokens);
+    checkAnswerable(shape, nameOf(n), tables, layer, tokens);
     return tokens;
   });
   const rows = counts.reduce((sum, tokens) => sum + tokens * queryHeads, 0);
@@ -56,10 +57,11 @@ export function attend<Out extends Target>(
 }
 
 /** Refuses queries of so many newest tokens where not all that they see is held. */
-export function checkAnswerable(name: string, tables: PageTables, layer: number, tokens: number): void {
-  const most = tables.answerable(layer);
+export function checkAnswerable(shape: CacheShape, name: string, tables: PageTables, layer: number, tokens: number): void {
+  const table = tables.layers[layer]!;
+  const most = answerable(shape, layer, table);
   if (tokens <= most) return;
-  const all = most === tables.layers[layer]!.length;
+  const all = most === table.length;
   const why = all ? `all that layer ${layer} holds` : `what older ones see layer ${layer} holds no longer`;
   throw new RangeError(`"${name}" expected at most ${plural(most, 'token')} (${why}), got ${tokens}`);
 }

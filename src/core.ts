@@ -10,6 +10,7 @@ import { type FileContents, withoutBehind } from './file.ts';
 import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
+import { checkCrop, rangesOf } from './gone.ts';
 import type { Metadata } from './header.ts';
 import { checkInput, checkQuery, type Input, type Results, type Target, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
@@ -94,8 +95,8 @@ export class Core {
     const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
     return this.#orRelease(tables, () => {
       this.#sealing.seal(store, [], new Array<number>(slots).fill(WINDOW), { pages: layers.map(({ pages }) => pages.length) });
-      layers.forEach(({ pages, windows, coded, raws, sinks, balance, energies, counted }, layer) => {
-        tables.fill(layer, length, windows, coded, raws.length);
+      layers.forEach(({ pages, windows, coded, dropped, whole, raws, sinks, balance, energies, counted }, layer) => {
+        tables.fill(layer, windows, raws.length, { length, coded, dropped, whole });
         const table = tables.layers[layer]!;
         pages.forEach((page, n) => store.setPage(layer, table.pages[n]!, page));
         raws.forEach((raw, n) => store.setSlot(layer, table.raws[n]!, raw));
@@ -185,7 +186,7 @@ export class Core {
     checkOptions('options', options, MASS_OPTIONS);
     const { queryHeads, headDim } = this.#layer(layer);
     const tokens = checkQuery('query', query, false, queryHeads, headDim);
-    checkAnswerable('query', tables, layer, tokens);
+    checkAnswerable(this.shape, 'query', tables, layer, tokens);
     const { scale = 1 / Math.sqrt(headDim) } = options;
     checkPositive('scale', scale, SCALE_MOST);
     return attentionMass(store, this.shape, layer, tables.layers[layer]!, query, scale);
@@ -219,8 +220,8 @@ export class Core {
   crop(tables: PageTables, length: number): void {
     const store = this.store(tables);
     checkInteger('length', length, 0, tables.length);
-    tables.layers.forEach((_, layer) => {
-      tables.checkCrop(layer, length);
+    tables.layers.forEach((table, layer) => {
+      checkCrop(this.shape, layer, table, length);
       this.#pool.checkRoom(layer, Math.max(0, tables.cropCost(layer, length)));
     });
     const { slots, growing } = cutting(tables, length);
@@ -272,11 +273,11 @@ export class Core {
     const layers = await Promise.all(
       tables.layers.map(async (table, layer) => {
         const counted = tables.counted(layer);
-        const { coded } = table;
+        const { coded, dropped, whole } = table;
         const windows = Array.from(table.windows.subarray(0, table.pageCount));
         const dump = await store.dump(layer, table);
         const balance = coded > 0 ? dump.balance : undefined;
-        return { ...dump, windows, coded, balance, energies: counted > 0 ? dump.energies : undefined, counted };
+        return { ...dump, windows, coded, dropped, whole, balance, energies: counted > 0 ? dump.energies : undefined, counted };
       })
     );
     const seen = layers.map((contents, layer) => withoutBehind(contents, windowsBehind(this.shape, layer, length)));
@@ -320,7 +321,7 @@ export class Core {
   ranges(tables: PageTables, layer: number): Range[] {
     this.checkOpen(tables);
     this.#layer(layer);
-    return tables.ranges(layer);
+    return rangesOf(this.shape, tables.layers[layer]!);
   }
 
   /** What a layer is, if there is one of this number. */

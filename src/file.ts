@@ -5,6 +5,7 @@ import { plural } from './check.ts';
 import type { CodecName } from './format/codec.ts';
 import { isFiniteHalf } from './format/half.ts';
 import { checkPage, FORMAT, type Heads, type Rope, rawOffset, WINDOW } from './format/layout.ts';
+import type { Gone } from './gone.ts';
 import {
   type FileData,
   type FileShape,
@@ -19,7 +20,7 @@ import {
 import { type CacheShape, completeRaw } from './shape.ts';
 
 /** @internal A layer's bytes. It has a balance where it has pages of balanced keys, and energies where it has still to learn from them. */
-export interface LayerContents extends Dump {
+export interface LayerContents extends Dump, Gone {
   /** Windows that were coded. */
   readonly coded: number;
   /** The numbers of those that have pages still. */
@@ -82,8 +83,16 @@ const SAME_FREQUENCY = 1e-6;
  * be another conversation's.
  */
 export function layOut(shape: CacheShape, { length, metadata, layers }: FileContents): FileData & { readonly file: Uint8Array } {
-  const [coded, windows] = [layers.map(layer => layer.coded), layers.map(layer => layer.windows)];
-  const header: Header = { shape, length, metadata, coded, windows, counted: layers.map(({ counted }) => counted) };
+  const header: Header = {
+    shape,
+    length,
+    metadata,
+    coded: layers.map(({ coded }) => coded),
+    windows: layers.map(({ windows }) => windows),
+    dropped: layers.map(({ dropped }) => dropped),
+    whole: layers.map(({ whole }) => whole),
+    counted: layers.map(({ counted }) => counted)
+  };
   const head = writeHeader(header);
   const file = new Uint8Array(head.length + tensorsOf(header).at(-1)!.end);
   file.set(head);
@@ -134,6 +143,7 @@ export function readContents(shape: CacheShape, { header, data }: FileData): Fil
   const layers = shape.layers.map(({ page }, layer): LayerContents => {
     const [[sinks], pages, raws, [balance], [energies]] = [rows(), rows(), rows(), rows(), rows()] as const; // in the order of a file
     const [coded, windows] = [header.coded[layer]!, header.windows[layer]!];
+    const [dropped, whole] = [header.dropped[layer]!, header.whole[layer]!];
     const uncoded = complete - coded;
     const most = completeRaw(page.keys.balanced && coded === 0, shape.recent);
     if (uncoded > most) {
@@ -144,7 +154,7 @@ export function readContents(shape: CacheShape, { header, data }: FileData): Fil
     for (const bytes of pages) checkPage(bytes, page);
     for (const bytes of sinks ? [sinks, ...raws] : raws) checkHalves(bytes, layer);
     if (energies) checkEnergies(energies, layer);
-    return { pages, windows, coded, raws, sinks, balance, energies, counted: counted[layer]! };
+    return { pages, windows, coded, dropped, whole, raws, sinks, balance, energies, counted: counted[layer]! };
   });
   return { length, metadata, layers };
 }
@@ -228,11 +238,11 @@ function clearBeyond(bytes: Uint8Array, heads: Heads, tokens: number, capacity: 
   }
 }
 
-/** @internal A layer without the pages of its first `behind` windows. */
+/** @internal A layer without the pages of its first `behind` windows, which no query will see. */
 export function withoutBehind(contents: LayerContents, behind: number): LayerContents {
-  const first = contents.windows.findIndex(window => window >= behind);
-  if (first === 0) return contents;
-  const { windows, pages } = contents;
+  const { coded, windows, pages } = contents;
+  const dropped = Math.max(contents.dropped, Math.min(behind, coded));
+  const first = windows.findIndex(window => window >= dropped);
   const from = first < 0 ? windows.length : first;
-  return { ...contents, windows: windows.slice(from), pages: pages.slice(from) };
+  return { ...contents, dropped, windows: windows.slice(from), pages: pages.slice(from) };
 }

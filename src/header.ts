@@ -8,9 +8,10 @@ import { crc32 } from './format/checksum.ts';
 import { type Codebook, codebooks } from './format/codec.ts';
 import { typedArrayName } from './format/half.ts';
 import { FORMAT, type Rope, WINDOW } from './format/layout.ts';
+import { wholeBefore } from './gone.ts';
 import { CAPACITY_MOST, type LayerOptions } from './layer.ts';
 import { ropeText } from './rope.ts';
-import { type CacheShape, shapeWithoutSize } from './shape.ts';
+import { type CacheShape, shapeWithoutSize, windowsBehind } from './shape.ts';
 
 /** @internal What gives pages and positions their meaning. */
 export type FileShape = Pick<CacheShape, 'layers' | 'sinks'>;
@@ -27,6 +28,10 @@ export interface Header {
   readonly coded: readonly number[];
   /** Of every layer the numbers of the coded windows that it has still. */
   readonly windows: readonly (readonly number[])[];
+  /** Of every layer the first windows, which are gone as they were behind its sliding window; others that are gone were evicted. */
+  readonly dropped: readonly number[];
+  /** Of every layer the positions before something was evicted that the next would have seen; Infinity where nothing was. */
+  readonly whole: readonly number[];
   /** Of every layer, the position up to which queries were counted for what is still to be learned; else 0. */
   readonly counted: readonly number[];
   /** The application's own words. */
@@ -105,13 +110,15 @@ function ropeFields(layers: FileShape['layers']): Record<string, string> {
 }
 
 /** The format's own metadata, in their order, without the checksum, which comes before them. */
-function metadataOf({ shape, length, coded, windows, counted }: Header): Record<string, string> {
+function metadataOf({ shape, length, coded, windows, dropped, whole, counted }: Header): Record<string, string> {
   return {
     format: String(FORMAT),
     ...fieldsOf(shape),
     length: String(length),
     coded: coded.join(' '),
     windows: windows.map(rangesOf).join(' '),
+    dropped: dropped.join(' '),
+    whole: whole.map(positions => (positions === Infinity ? 'all' : positions)).join(' '),
     counted: counted.join(' ')
   };
 }
@@ -254,20 +261,32 @@ function headerOf(metadata: Record<string, unknown>, bytes: number): Header {
     left -= held.length * page.bytes;
     return held;
   });
+  // What a cache could not have written there is another number when it is written again, and the header is compared.
+  const dropped = integersOf(metadata, 'dropped', layers.length, complete).map((count, layer) =>
+    Math.min(count, coded[layer]!, windows[layer]![0] ?? complete, windowsBehind({ ...shape, recent: 0 }, layer, length))
+  );
+  const whole = integersOf(metadata, 'whole', layers.length, length, 'all').map((positions, layer) => {
+    const held = { windows: windows[layer]!, pageCount: windows[layer]!.length, coded: coded[layer]! };
+    return wholeBefore(shape, layer, { ...held, whole: positions }, length);
+  });
   const own = Object.keys(metadata).filter(name => name.startsWith(PREFIX));
   const words = Object.fromEntries(own.map(name => [name.slice(PREFIX.length), textOf(metadata, name)]));
-  // Only a layer that has still to learn counts; what else is there is refused when the header is compared.
+  // Only a layer that has still to learn counts.
   const learns = (layer: number): boolean => layers[layer]!.page.keys.balanced && coded[layer] === 0;
   const counted = integersOf(metadata, 'counted', layers.length, length).map((position, layer) => (learns(layer) ? position : 0));
-  return { shape, length, coded, windows, counted, metadata: Object.freeze(words) };
+  return { shape, length, coded, windows, dropped, whole, counted, metadata: Object.freeze(words) };
 }
 
-/** An integer for every layer, with a space between two. */
-function integersOf(metadata: Record<string, unknown>, field: string, layers: number, most: number): number[] {
+/** An integer for every layer, with a space between two; or the word that stands for Infinity. */
+function integersOf(metadata: Record<string, unknown>, field: string, layers: number, most: number, infinity?: string): number[] {
   const text = textOf(metadata, field);
-  const integers = text.split(' ').map(Number);
-  if (integers.length !== layers || integers.some(integer => !(Number.isInteger(integer) && integer >= 0 && integer <= most))) {
-    throw new RangeError(`file expected ${field} ${plural(layers, 'integer')} from 0 to ${most}, got ${shown(text)}`);
+  const words = text.split(' ');
+  const integers = words.map(word => (word === infinity ? Infinity : Number(word)));
+  const isKnown = (integer: number, n: number): boolean =>
+    words[n] === infinity || (Number.isInteger(integer) && integer >= 0 && integer <= most);
+  if (words.length !== layers || !integers.every(isKnown)) {
+    const or = infinity === undefined ? '' : ` or ${infinity}`;
+    throw new RangeError(`file expected ${field} ${plural(layers, 'integer')} from 0 to ${most}${or}, got ${shown(text)}`);
   }
   return integers;
 }

@@ -1,15 +1,16 @@
 // Which pages and raw slots a sequence holds, layer by layer, and of which windows. Numbers only: must never see a byte, nor a backend's
 // memory.
 
-import { type PageTable, piecesOf, type Range, type Run } from './backend.ts';
+import type { PageTable, Range, Run } from './backend.ts';
 import { plural } from './check.ts';
 import { WINDOW } from './format/layout.ts';
+import { type Gone, wholeBefore } from './gone.ts';
 import { CAPACITY_MOST } from './layer.ts';
 import type { Pool } from './pool.ts';
 import { LEARNED_WINDOWS, windowsBehind } from './shape.ts';
 
 /** One layer of one sequence: what a backend reads, and this file alone changes; and what is known of its queries. */
-interface LayerTable extends PageTable {
+interface LayerTable extends PageTable, Gone {
   length: number;
   pages: Uint32Array;
   windows: Uint32Array;
@@ -21,13 +22,13 @@ interface LayerTable extends PageTable {
   counted: number;
   /** The oldest position that may still be asked about: the first of the newest append. */
   oldest: number;
-  /** The first windows, given back as they were behind a sliding window. */
   dropped: number;
+  whole: number;
 }
 
 /** The page tables of one sequence. */
 export class PageTables {
-  readonly layers: readonly PageTable[];
+  readonly layers: readonly Readonly<LayerTable>[];
   readonly #pool: Pool;
   readonly #tables: readonly LayerTable[];
   /** Its number among a cache's sequences: under it the store keeps its sinks, and what it has learned. */
@@ -55,7 +56,8 @@ export class PageTables {
       rawCount: 0,
       counted: 0,
       oldest: 0,
-      dropped: 0
+      dropped: 0,
+      whole: Infinity
     }));
     this.layers = this.#tables;
   }
@@ -74,17 +76,6 @@ export class PageTables {
   rawTokens(layer: number): number {
     const { length, coded } = this.#tables[layer]!;
     return length - coded * WINDOW;
-  }
-
-  /** The positions that a layer holds, in ranges as long as can be. */
-  ranges(layer: number): Range[] {
-    const ranges: Range[] = [];
-    for (const { position, tokens } of piecesOf(this.#tables[layer]!, this.#pool.shape.sinks)) {
-      const last = ranges.at(-1);
-      if (last?.to === position) ranges[ranges.length - 1] = { from: last.from, to: position + tokens };
-      else ranges.push({ from: position, to: position + tokens });
-    }
-    return ranges;
   }
 
   /** Refuses more tokens than a call may bring, or than there are positions. */
@@ -230,19 +221,9 @@ export class PageTables {
 
   /** Gives back the pages of windows from `from` on and before `to`. */
   evict(layer: number, from: number, to: number): void {
+    const table = this.#tables[layer]!;
     this.#removePages(layer, window => window >= from && window < to);
-  }
-
-  /** Newest tokens of a layer that may be asked about: they are held, and so is what its window shows them. */
-  answerable(layer: number): number {
-    const { length, dropped, coded, windows, pageCount } = this.#tables[layer]!;
-    if (pageCount === coded) return length; // nothing is gone; the way back takes long in a long context
-    const { sinks, layers } = this.#pool.shape;
-    let [most, window, n] = [length, coded, pageCount];
-    if (dropped > 0) most = Math.min(most, Math.max(0, length + 1 - sinks - dropped * WINDOW - layers[layer]!.window));
-    // Back to the last window that was evicted.
-    while (n > 0 && windows[n - 1] === window - 1) [window, n] = [window - 1, n - 1];
-    return window > dropped ? Math.min(most, length - sinks - window * WINDOW) : most;
+    table.whole = wholeBefore(this.#pool.shape, layer, table, table.length);
   }
 
   /** Takes all that a sealed sequence holds into this one, which is empty: pages are shared, raw windows get slots of their own. */
@@ -254,8 +235,8 @@ export class PageTables {
         this.#addPage(table, source.pages[n]!, source.windows[n]!);
       }
       this.#addSlots(table, source.rawCount);
-      const { length, coded, counted, oldest, dropped } = source;
-      Object.assign(table, { length, coded, counted, oldest, dropped });
+      const { length, coded, counted, oldest, dropped, whole } = source;
+      Object.assign(table, { length, coded, counted, oldest, dropped, whole });
       this.#pool.held[layer]! += this.rawTokens(layer);
     });
   }
@@ -264,14 +245,18 @@ export class PageTables {
    * Takes pages and slots for a layer's tokens, which are to come from a file; this table is empty.
    *
    * @param windows  numbers of those that have pages
+   * @param rawCount  windows that have none, and are not gone
    */
-  fill(layer: number, length: number, windows: readonly number[], coded: number, rawCount: number): void {
+  fill(
+    layer: number,
+    windows: readonly number[],
+    rawCount: number,
+    rest: Pick<LayerTable, 'length' | 'coded' | 'dropped' | 'whole'>
+  ): void {
     const table = this.#tables[layer]!;
     for (const window of windows) this.#addPage(table, this.#pool.allocatePage(layer), window);
     this.#addSlots(table, rawCount);
-    // By a cache that keeps fewer for crops, or evicted: which of both is not told.
-    const dropped = Math.min(windows[0] ?? coded, windowsBehind({ ...this.#pool.shape, recent: 0 }, layer, length));
-    Object.assign(table, { length, coded, oldest: length, dropped });
+    Object.assign(table, rest, { oldest: rest.length });
     this.#pool.held[layer]! += this.rawTokens(layer) + windows.length * WINDOW;
   }
 
@@ -287,21 +272,6 @@ export class PageTables {
       if (this.#pool.refCount(layer, table.pages[n]!) === 1) more -= WINDOW;
     }
     return more;
-  }
-
-  /** Refuses a crop to `length` where the tokens before it were given back. */
-  checkCrop(layer: number, length: number): void {
-    const { sinks, layers } = this.#pool.shape;
-    const { dropped, windows, pageCount } = this.#tables[layer]!;
-    if (length <= sinks) return;
-    const least = sinks + dropped * WINDOW + layers[layer]!.window - 1;
-    if (dropped > 0 && length < least) {
-      throw new RangeError(
-        `"length" expected at least ${least} or at most ${sinks} (layer ${layer} has given back what is behind its window), got ${length}`
-      );
-    }
-    if (!this.cuts(layer, length) || windows.subarray(0, pageCount).includes(this.#wholeWindows(length))) return;
-    throw new RangeError(`"length" expected a position that layer ${layer} holds (others were evicted), got ${length}`);
   }
 
   /** Whether a cut to `length` goes through a window that was coded. */
@@ -332,6 +302,7 @@ export class PageTables {
     table.length = length;
     table.coded = keep;
     table.dropped = Math.min(table.dropped, keep);
+    table.whole = wholeBefore(this.#pool.shape, layer, table, length);
     table.counted = Math.min(table.counted, length);
     table.oldest = Math.min(table.oldest, length);
     this.#pool.held[layer]! += this.rawTokens(layer) - before;

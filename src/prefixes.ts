@@ -9,14 +9,13 @@ import { KVCache, restoreInto } from './cache.ts';
 import { checkObject, checkOptions, kind } from './check.ts';
 import { layOut, readContents } from './file.ts';
 import { typedArrayName } from './format/half.ts';
-import { WINDOW } from './format/layout.ts';
 import { tensorsOf } from './header.ts';
 import { chainOf, NONE, rootOf, sha256 } from './prefixes/digest.ts';
 import { evict } from './prefixes/evict.ts';
 import { Items, type Manifest, manifestName, type PrefixStorage, sizeOf, together } from './prefixes/items.ts';
 import { balanceOf, Pieces } from './prefixes/pieces.ts';
-import { contentsOf, Sequence } from './sequence.ts';
-import { type CacheShape, windowsBehind } from './shape.ts';
+import { contentsOf, Sequence, wholeOf } from './sequence.ts';
+import type { CacheShape } from './shape.ts';
 
 export { type PrefixStorage, StorageError } from './prefixes/items.ts';
 
@@ -264,15 +263,13 @@ export class PrefixStore {
   }
 }
 
-/** Refuses a sequence of which something is gone that its next token sees. */
+/** Refuses a sequence of which something was evicted that tokens after it would have seen: what stands for them was made without. */
 function checkWhole(sequence: Sequence): void {
-  const { length, shape } = sequence;
-  for (const layer of shape.layers.keys()) {
-    const from = Math.min(length, shape.sinks + WINDOW * windowsBehind(shape, layer, length));
-    const last = sequence.ranges(layer).at(-1);
-    if (last && last.from > from) {
-      throw new RangeError(`"sequence" expected all that its next token sees, got layer ${layer} without positions before ${last.from}`);
-    }
+  for (const [layer, positions] of wholeOf(sequence).entries()) {
+    if (positions === Infinity) continue;
+    throw new RangeError(
+      `"sequence" expected tokens that saw all they should, got layer ${layer} with something evicted from position ${positions} on`
+    );
   }
 }
 

@@ -33,6 +33,9 @@ const nameOf: NameOf = list => (list === 'queries' ? 'query' : list);
 /** @internal What a sequence's file holds, without words of the application. */
 export let contentsOf: (sequence: Sequence) => Promise<FileContents>;
 
+/** @internal Of every layer, the positions whose queries saw all that they should; Infinity where nothing that is seen was evicted. */
+export let wholeOf: (sequence: Sequence) => readonly number[];
+
 /** @internal Makes of every sequence what its parent among them was. */
 export let reorderSequences: (core: Core, sequences: readonly Sequence[], parents: readonly number[]) => void;
 
@@ -65,6 +68,7 @@ export class Sequence {
     tablesOf = (core, sequence) =>
       typeof sequence === 'object' && sequence !== null && #core in sequence && sequence.#core === core ? sequence.#tables : undefined;
     contentsOf = sequence => sequence.#core.contents(sequence.#tables, {});
+    wholeOf = sequence => sequence.#tables.layers.map(({ whole }) => whole);
     reorderSequences = (core, sequences, parents) => {
       const metadata = sequences.map(sequence => sequence.#metadata);
       const tables = core.reorder(

@@ -139,7 +139,11 @@ function pagesBehind(window: number, maxAppend: number, recent: number): number 
 }
 
 /** @internal Windows that a layer's query at `position` does not see, nor any that comes after it, but the `recent` that are kept for crops. */
-export function windowsBehind({ sinks, recent, layers }: CacheShape, layer: number, position: number): number {
+export function windowsBehind(
+  { sinks, recent, layers }: Pick<CacheShape, 'sinks' | 'recent' | 'layers'>,
+  layer: number,
+  position: number
+): number {
   return Math.max(0, Math.floor((position + 1 - layers[layer]!.window - sinks) / WINDOW) - recent);
 }
 

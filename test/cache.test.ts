@@ -420,6 +420,8 @@ for (const tested of backends) {
         ['length', '200'],
         ['coded', '3 3'],
         ['windows', '0-2 0-2'],
+        ['dropped', '0 0'],
+        ['whole', 'all all'],
         ['counted', '0 0']
       ]);
       assert.equal(

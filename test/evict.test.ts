@@ -1,6 +1,6 @@
 // Forgetting in the middle and going on: which positions are held, and that everything that works on a sequence works on what is left.
 
-import { type CacheOptions, KVCache, type Sequence } from 'nsnquant';
+import { type CacheOptions, inspect, KVCache, type Sequence } from 'nsnquant';
 import { attend } from 'nsnquant/reference';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
@@ -8,7 +8,9 @@ import { attendWithinRule } from './attention.ts';
 import { backends } from './backends.ts';
 import { refuses, sameBits } from './compare.ts';
 import { exactRope, keyLike, normal, queryWidth } from './inputs.ts';
+import { readSaved, withHeader } from './pages.ts';
 import { MASS } from './tolerance.ts';
+import { simd128 } from './verbs.ts';
 
 const WIDTH = 32;
 const base = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: WIDTH, capacity: 1000, sequences: 3 } satisfies CacheOptions;
@@ -267,3 +269,59 @@ for (const tested of backends) {
     });
   });
 }
+
+group('files of what was evicted', test => {
+  const options = { ...base, layers: [{}, { window: 100 }] };
+  /** Windows 0 to 3 are coded; of them 0 is behind the second layer's window, and 1 and 2 are seen by both. */
+  const saved = async (change: (sequence: Sequence) => unknown) => {
+    const cache = new KVCache(simd128.backend, options);
+    const sequence = extend(extend(cache.sequence(), 0, 200), 200, 270);
+    change(sequence);
+    const file = await sequence.save();
+    const restored = cache.restore(file);
+    sameBits('file of what was restored', await restored.save(), file);
+    return { file, sequence, restored };
+  };
+  const goneIn = (file: Uint8Array) => {
+    const { windows, dropped, whole } = readSaved(file).metadata;
+    return `${windows}; ${dropped}; ${whole}`;
+  };
+
+  test('tell it from what is behind a sliding window, also once it is itself', async () => {
+    const { file } = await saved(() => {});
+    assert.is(goneIn(file), '0-3 2-3; 0 2; all all');
+    const { file: without, sequence } = await saved(sequence => sequence.evict({ from: 68, to: 260 }));
+    assert.is(goneIn(without), '0-0 -; 0 2; 270 270');
+    sequence.crop(262);
+    assert.is(goneIn(await sequence.save()), '0-0 -; 0 2; 262 262');
+    sequence.evict({ from: 0, to: 68 });
+    extend(sequence, 262, 600);
+    assert.is(goneIn(await sequence.save()), '4-8 7-8; 0 7; 262 262');
+    sequence.crop(560);
+    assert.is(goneIn(await sequence.save()), '4-7 7-7; 0 7; 262 262');
+    sequence.crop(4);
+    assert.is(goneIn(await sequence.save()), '- -; 0 0; all all');
+  });
+
+  test('are refused where they tell what cannot have been', async () => {
+    const { file } = await saved(sequence => sequence.evict({ from: 68, to: 132, layer: 0 }));
+    assert.is(goneIn(file), '0-0,2-3 2-3; 0 2; 270 all');
+    const cache = new KVCache(simd128.backend, options);
+    for (const [field, other, message] of [
+      ['dropped', '0', 'file expected dropped 2 integers from 0 to 4, got 0'],
+      ['dropped', '0 5', 'file expected dropped 2 integers from 0 to 4, got 0 5'],
+      ['dropped', '1 2', 'file expected dropped 0 2, got 1 2'], // no window is behind the first layer's
+      ['dropped', '0 3', 'file expected dropped 0 2, got 0 3'], // it is there
+      ['whole', '270', 'file expected whole 2 integers from 0 to 270 or all, got 270'],
+      ['whole', '270 271', 'file expected whole 2 integers from 0 to 270 or all, got 270 271'],
+      ['whole', '270 Infinity', 'file expected whole 2 integers from 0 to 270 or all, got 270 Infinity'],
+      ['whole', 'all all', 'file expected whole 270 all, got all all'], // the next token would see it
+      ['whole', '270 270', 'file expected whole 270 all, got 270 270'] // the next token sees all
+    ] as const) {
+      const bytes = withHeader(file, header => {
+        header.__metadata__[field] = other;
+      });
+      for (const read of [() => cache.restore(bytes), () => inspect(bytes)]) await refuses(read, RangeError, message);
+    }
+  });
+});

@@ -224,7 +224,7 @@ export class History {
     }
     if (outcome !== 'done') return;
     models.forEach((model, n) => {
-      model.layers[layer]!.tokens.push(...tokens[n]!);
+      model.append(layer, tokens[n]!);
       model.newest = layer;
       this.#model.newest = layer;
     });
@@ -458,7 +458,9 @@ export class History {
    * have, by the same balances, where nothing but appends made them, split otherwise, and nothing stays raw.
    */
   async #checkFile(file: Uint8Array, model: ModelSequence): Promise<void> {
-    const saved = readSaved(file).layers;
+    const { metadata, layers: saved } = readSaved(file);
+    const gone = model.layers.map((_, layer) => model.gone(layer));
+    for (const field of ['dropped', 'whole'] as const) assert.is(metadata[field], gone.map(layer => layer[field]).join(' '));
     const { balance, maxAppend, layers, capacity } = this.cache.shape;
     const profile =
       typeof balance === 'string' ? new Uint8Array(layers.reduce((sum, layer) => sum + balanceBytes(layer), 0)) : balance.slice();

@@ -24,8 +24,9 @@ const allowed: Record<string, readonly string[]> = {
   input: ['check', 'format'],
   rows: [],
   backend: ['check', 'dispose', 'format', 'input', 'layer', 'rows', 'shape'],
-  header: ['check', 'format', 'layer', 'rope', 'shape'],
-  file: ['backend', 'check', 'format', 'header', 'shape'],
+  gone: ['backend', 'format', 'shape'],
+  header: ['check', 'format', 'gone', 'layer', 'rope', 'shape'],
+  file: ['backend', 'check', 'format', 'gone', 'header', 'shape'],
   timing: ['backend', 'format', 'layer', 'shape'],
   verbs: ['backend', 'check', 'format', 'input', 'shape'],
 
@@ -36,12 +37,12 @@ const allowed: Record<string, readonly string[]> = {
 
   // Sequences and their cache: two doors to one core, which stands on the page table.
   pool: ['format', 'shape'],
-  pagetable: ['backend', 'check', 'format', 'layer', 'pool', 'shape'],
+  pagetable: ['backend', 'check', 'format', 'gone', 'layer', 'pool', 'shape'],
   filling: ['format', 'pagetable'],
   sealing: ['backend', 'filling', 'pagetable', 'pool', 'shape'],
   mass: ['backend', 'format', 'shape'],
   options: ['backend', 'check', 'input', 'rows'],
-  attending: ['backend', 'check', 'input', 'options', 'pagetable', 'rows', 'shape'],
+  attending: ['backend', 'check', 'gone', 'input', 'options', 'pagetable', 'rows', 'shape'],
   decoding: ['backend', 'check', 'input', 'options', 'shape'],
   branching: ['backend', 'filling', 'format', 'pagetable', 'pool', 'sealing', 'shape'],
   core: [
@@ -53,6 +54,7 @@ const allowed: Record<string, readonly string[]> = {
     'file',
     'filling',
     'format',
+    'gone',
     'header',
     'input',
     'layer',

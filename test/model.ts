@@ -50,6 +50,8 @@ interface Layer {
   windows: (Page | Gone)[];
   /** All that came, also those that are gone. */
   tokens: Token[];
+  /** Of each whether its query lacked something that was evicted. */
+  lacked: boolean[];
   /** The oldest position that may be asked about still, as far as what is behind a window goes. */
   oldest: number;
   /** Queries that are to be learned from, in the order in which they were asked. */
@@ -81,7 +83,7 @@ export class ModelSequence {
 
   constructor(shape: ModelShape) {
     this.#shape = shape;
-    this.layers = shape.layers.map(() => ({ windows: [], tokens: [], oldest: 0, asked: [], next: 0, lesson: undefined }));
+    this.layers = shape.layers.map(() => ({ windows: [], tokens: [], lacked: [], oldest: 0, asked: [], next: 0, lesson: undefined }));
   }
 
   get length(): number {
@@ -202,8 +204,8 @@ export class ModelSequence {
   }
 
   /** Windows before this one are behind a query at `position`, and all that come after it; `recent` more are kept for crops. */
-  #behind(layer: number, position: number, recent = this.#shape.recent): number {
-    const { sinks, layers } = this.#shape;
+  #behind(layer: number, position: number): number {
+    const { sinks, recent, layers } = this.#shape;
     const oldestSeen = position - layers[layer]!.window + 1;
     return Math.max(0, Math.floor((oldestSeen - sinks) / 64) - recent);
   }
@@ -238,6 +240,28 @@ export class ModelSequence {
       if (dropped > 0 && (position < sinks || oldestSeen < sinks + 64 * dropped)) break;
     }
     return count;
+  }
+
+  append(layer: number, tokens: readonly Token[]): void {
+    const held = this.layers[layer]!;
+    for (const token of tokens) {
+      held.lacked.push(this.#lacks(layer, held.tokens.length));
+      held.tokens.push(token);
+    }
+  }
+
+  /** Whether a query at `position` does not see all that it should. */
+  #lacks(layer: number, position: number): boolean {
+    const { sinks, layers } = this.#shape;
+    const oldestSeen = position - layers[layer]!.window + 1;
+    return this.layers[layer]!.windows.some((page, window) => page === 'evicted' && sinks + 64 * (window + 1) > oldestSeen);
+  }
+
+  /** What a file says of windows that are gone. */
+  gone(layer: number): { readonly dropped: string; readonly whole: string } {
+    const { lacked, tokens } = this.layers[layer]!;
+    const first = [...lacked, this.#lacks(layer, tokens.length)].indexOf(true);
+    return { dropped: `${this.#dropped(layer)}`, whole: first < 0 ? 'all' : `${first}` };
   }
 
   /** The refusal of so many queries. */
@@ -315,6 +339,7 @@ export class ModelSequence {
     this.askAgain(length);
     this.layers.forEach((layer, n) => {
       layer.tokens = [...layer.tokens.slice(0, this.cutFrom(n, length)), ...decoded[n]!];
+      layer.lacked.length = length;
       for (const page of layer.windows.splice(this.whole(length))) if (typeof page === 'object') page.holders--;
       if (layer.windows.length === 0) layer.lesson = undefined;
       // What was asked of tokens that are gone is still known of what queries look like; of no token nothing is.
@@ -338,20 +363,17 @@ export class ModelSequence {
   /** What a file of it has: nothing that no query will see. */
   saved(): ModelSequence {
     const copy = this.copy();
-    copy.layers.forEach(({ tokens, windows }, layer) => {
+    copy.layers.forEach((_, layer) => {
       copy.pass(layer);
-      // Of first windows that are gone it does not tell why.
-      const lost = windows.findIndex(page => typeof page === 'object');
-      copy.#give(layer, 'behind', 0, Math.min(lost < 0 ? windows.length : lost, this.#behind(layer, tokens.length, 0)));
     });
     return copy;
   }
 
   #copy(copyOf: (page: Page) => Page): ModelSequence {
     const copy = new ModelSequence(this.#shape);
-    this.layers.forEach(({ windows, tokens, asked, ...layer }, n) => {
+    this.layers.forEach(({ windows, tokens, lacked, asked, ...layer }, n) => {
       const copied = windows.map(page => (typeof page === 'object' ? copyOf(page) : page));
-      Object.assign(copy.layers[n]!, { ...layer, windows: copied, tokens: tokens.slice(), asked: asked.slice() });
+      Object.assign(copy.layers[n]!, { ...layer, windows: copied, tokens: tokens.slice(), lacked: lacked.slice(), asked: asked.slice() });
     });
     return copy;
   }

@@ -65,20 +65,55 @@ group('refusals by a prefix store', test => {
     await refuses(() => prefixes.put(sequence, []), TypeError, 'sequence expected open, got disposed');
   });
 
-  test('a sequence that has evicted what it would see', async () => {
+  test('a sequence that has evicted what its tokens would have seen, wherever that is by now, and from a file too', async () => {
     const prefixes = new PrefixStore(createStorage(), store);
-    for (const [layers, evicted, from] of [
-      [[{}, {}], { from: 60, to: 140 }, 132],
-      [[{}, {}], { from: 60, to: 140, layer: 1 }, 132],
-      [[{}, { window: 150 }], { from: 100, to: 270, layer: 1 }, 260]
+    for (const [layers, evicted, lengths] of [
+      [[{}, {}], { from: 60, to: 140 }, [300, 400]],
+      [[{}, {}], { from: 60, to: 140, layer: 1 }, [300, 400]],
+      [[{}, { window: 150 }], { from: 100, to: 270, layer: 1 }, [300, 400, 900]], // at last far behind the window
+      [[{ window: 100 }, {}], { from: 60, to: 270, layer: 0 }, [300, 900]]
     ] as const) {
-      const sequence = see(cacheOn(simd128.backend, { layers }).sequence(), idsOf(300, 1));
+      const cache = cacheOn(simd128.backend, { layers });
+      const ids = idsOf(900, 1);
+      const sequence = see(cache.sequence(), ids.slice(0, 300));
       sequence.evict(evicted);
-      await refuses(
-        () => prefixes.put(sequence, idsOf(300, 1)),
-        RangeError,
-        `"sequence" expected all that its next token sees, got layer ${'layer' in evicted ? 1 : 0} without positions before ${from}`
-      );
+      const layer = 'layer' in evicted ? evicted.layer : 0;
+      const message = `"sequence" expected tokens that saw all they should, got layer ${layer} with something evicted from position 300 on`;
+      for (const length of lengths) {
+        const prompt = ids.slice(0, length);
+        see(sequence, prompt);
+        const { bytes } = sequence;
+        await refuses(() => prefixes.put(sequence, prompt), RangeError, message);
+        assert.is(sequence.bytes, bytes, 'nothing is coded for it');
+        const fork = sequence.fork();
+        const restored = cache.restore(await fork.save());
+        for (const one of [fork, restored]) {
+          await refuses(() => prefixes.put(one, prompt), RangeError, message);
+          one.dispose();
+        }
+      }
+      // Once it is gone that was made without, and what was evicted with it, all is as if nothing had been.
+      sequence.crop(4);
+      see(sequence, ids.slice(0, 300));
+      const isBehind = layers.some(layer => 'window' in layer); // where the first windows are gone by now
+      assert.is(await prefixes.put(sequence, ids.slice(0, 300)), isBehind ? 0 : 260);
+    }
+  });
+
+  test('but not one that has evicted what no token would have seen', async () => {
+    const prefixes = new PrefixStore(createStorage(), store);
+    const cache = cacheOn(simd128.backend, { layers: [{}, { window: 50 }], recent: 2, balance: 'off' });
+    const ids = idsOf(420, 1);
+    const sequence = cache.sequence();
+    for (const [length, stored] of [
+      [200, 68],
+      [300, 132],
+      [420, 132]
+    ] as const) {
+      see(sequence, ids.slice(0, length));
+      assert.is(await prefixes.put(sequence, ids.slice(0, length)), stored);
+      // Kept for crops alone.
+      if (length === 300) sequence.evict({ from: 68, to: 132, layer: 1 });
     }
   });
 

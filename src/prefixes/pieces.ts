@@ -75,8 +75,16 @@ export class Pieces {
     const same = <T>(value: T): T[] => this.#shape.layers.map(() => value);
     const coded = this.#to(count - 1);
     const windows = Array.from({ length: coded }, (_, window) => window);
-    const length = this.length(count);
-    return { shape: this.#shape, length, coded: same(coded), windows: same(windows), counted: same(0), metadata: Object.freeze({}) };
+    return {
+      shape: this.#shape,
+      length: this.length(count),
+      coded: same(coded),
+      windows: same(windows),
+      dropped: same(0),
+      whole: same(Infinity),
+      counted: same(0),
+      metadata: Object.freeze({})
+    };
   }
 }
 
