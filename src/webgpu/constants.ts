@@ -4,9 +4,10 @@
 //   half norms   f32 [128] of each: ‖C‖²/2
 //   powers       f32 [31]: 2^(n/8), n from −15 to 15: scales of channels, by the difference of their levels
 //   thresholds   f32 [15]: energies below the largest times the nth have a level above n
+//   stages       lists of Stage structs (structs.ts): how the channels of a kind of block are coded. Before what models differ in: where
+//                they lie is compiled in, and pipelines of the same codecs are the same
 //   angles       of every rotation cos, then sin f32 [pairs, 64] of ω·(t − 31.5)
 //   logits       of every layer that has such slopes, and sink logits, f32 [query heads], times log₂ e
-//   stages       lists of Stage structs (structs.ts): how the channels of a kind of block are coded
 //   orders       u32 [layers][sequences, KV heads, headDim]: channels of balanced keys in their order, from bit 16 on the byte of their
 //                pair (src/format/balance.ts). What sequences learn: this alone changes
 
@@ -53,16 +54,6 @@ export class Constants {
     const halfNorms = new Map(WIDTHS.map(width => [width, floats(halfNormsOf(codebooks[width]).subarray(0, CODEWORDS))]));
     this.powers = floats(Array.from({ length: 2 * LEVELS - 1 }, (_, n) => scaleOf(n - LEVELS + 1)));
     this.thresholds = floats(Array.from({ length: LEVELS - 1 }, (_, n) => threshold(n)));
-    for (const { rope } of shape.layers) {
-      if (this.#angles.has(ropeText(rope))) continue;
-      const { cos, sin } = ropeTables(rope);
-      this.#angles.set(ropeText(rope), floats(cos));
-      floats(sin);
-    }
-    for (const logits of shape.layers.flatMap(({ slopes, sinkLogits }) => [slopes, sinkLogits])) {
-      if (!logits || this.#logits.has(logits)) continue;
-      this.#logits.set(logits, floats(Array.from(logits, logit => logit * Math.LOG2E)));
-    }
     for (const block of shape.layers.flatMap(layer => [layer.page.keys, layer.page.values, unsegmentedKeys(layer)])) {
       if (this.#stages.has(kindOf(block))) continue;
       this.#stages.set(kindOf(block), words.length);
@@ -73,6 +64,16 @@ export class Constants {
         })
       );
       words.push(...structWords('Stage', stages));
+    }
+    for (const { rope } of shape.layers) {
+      if (!rope || this.#angles.has(ropeText(rope))) continue;
+      const { cos, sin } = ropeTables(rope);
+      this.#angles.set(ropeText(rope), floats(cos));
+      floats(sin);
+    }
+    for (const logits of shape.layers.flatMap(({ slopes, sinkLogits }) => [slopes, sinkLogits])) {
+      if (!logits || this.#logits.has(logits)) continue;
+      this.#logits.set(logits, floats(Array.from(logits, logit => logit * Math.LOG2E)));
     }
     this.#shape = shape;
     this.words = Uint32Array.from(words);
@@ -85,9 +86,9 @@ export class Constants {
     this.length = end;
   }
 
-  /** Where the angles of a layer's rotation are. */
+  /** Where the angles of a layer's rotation are; 0 for none. */
   anglesOf({ rope }: LayerShape): number {
-    return this.#angles.get(ropeText(rope))!;
+    return rope ? this.#angles.get(ropeText(rope))! : 0;
   }
 
   /** Where the slopes or the sink logits of a layer are; 0 for none. */

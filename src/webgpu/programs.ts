@@ -53,17 +53,18 @@ export function layerPrograms(layer: LayerShape, constants: Constants): LayerPro
     MEAN_BITS: layout.meanBits,
     ...codes(layout)
   });
-  const common = { ANGLES: constants.anglesOf(layer), POWERS: powers };
   const heads = { HEAD_DIM: headDim, QUERY_HEADS_PER_KV_HEAD: queryHeads / kvHeads };
-  const side = (channels: number, layout: BlockLayout, pairs: Overrides): Overrides => ({
+  const side = (channels: number, layout: BlockLayout, pairs: Overrides, angles: number): Overrides => ({
     DIM: channels,
-    ...common,
+    POWERS: powers,
     ...section(layout),
     ...pairs,
+    ANGLES: angles,
     ORDERED: Number(layout.balanced),
     TILE: tileTokens(channels)
   });
-  const [keys, values] = [side(headDim, page.keys, rotated), side(valueDim, page.values, unrotated)];
+  const angles = constants.anglesOf(layer);
+  const [keys, values] = [side(headDim, page.keys, rotated, angles), side(valueDim, page.values, unrotated, 0)];
   const encode = { RAW_WORDS: (WINDOW * (headDim + valueDim)) / 2, LEARNS: 0 };
   return {
     write: { name: 'write', constants: { HEAD_DIM: headDim, VALUE_DIM: valueDim } },
@@ -84,7 +85,8 @@ export function layerPrograms(layer: LayerShape, constants: Constants): LayerPro
       { name: 'extract', constants: { DIM: valueDim } }
     ],
     attend: attendPrograms(layer, constants, {
-      ...common,
+      POWERS: powers,
+      ANGLES: angles,
       ...heads,
       VALUE_DIM: valueDim,
       ROW_DIM: Math.max(headDim, valueDim),
