@@ -73,9 +73,17 @@ group('measurement', test => {
 
   test('can be stopped, and begun again', () =>
     withPage(`${origin}?places=wasm&methods=nsn3&samples=1000`, async driver => {
+      // By the page itself, before a context can have been measured.
+      await driver.page.evaluate(() => {
+        const status = document.getElementById('status')!;
+        const observer = new MutationObserver(() => {
+          if (!status.textContent.includes('WebAssembly')) return;
+          observer.disconnect();
+          document.getElementById('stop')!.click();
+        });
+        observer.observe(status, { childList: true, subtree: true, characterData: true });
+      });
       await driver.page.click('#start');
-      await driver.page.waitForFunction(() => document.getElementById('status')!.textContent.includes('WebAssembly'));
-      await driver.page.click('#stop');
       await driver.page.waitForSelector("body[data-state='done']");
       const report = await driver.report();
       assert.is(report.stopped, true);
