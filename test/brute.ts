@@ -153,7 +153,10 @@ export function nearest(y: Numbers, at: number, codebook: Codebook): number {
   let least = Infinity;
   for (let c = 0; c < 256; c++) {
     const d = distance(y, at, codebook, c);
-    if (d < least) [least, code] = [d, c];
+    if (d < least) {
+      least = d; // as [least, code] = [d, c] the search takes V8 1.7 times as long
+      code = c;
+    }
   }
   return code;
 }

@@ -14,11 +14,10 @@ import { type Block, groupValues, meanOf, normsOf, readBlock, type Side, section
 import { ADDED_UP, BALANCED_ADDED_UP, meanTermShare, NEAR_TIES } from './tolerance.ts';
 import { reference as referenceBackend, relaxed, scalar, simd128 } from './verbs.ts';
 
-const names = Object.keys(codecs) as CodecName[];
-const all = Object.keys(inputs);
+const [names, all] = [Object.keys(codecs) as CodecName[], Object.keys(inputs)];
 const few = ['key-like', 'outlier channel', 'ramp', 'zero tokens'];
-/** Channels of the codebooks. */
-const books = [8, 4, 2] as const;
+const two = ['key-like', 'ramp']; // where layouts differ, and arithmetic does not
+const books = [8, 4, 2] as const; // channels of the codebooks
 
 interface Case {
   readonly codec: CodecName;
@@ -47,15 +46,16 @@ function casesOf(kind: keyof typeof KINDS, headDims: readonly number[], chosen: 
 const inNode = globalThis.process?.execArgv?.every(flag => !/relaxed/.test(flag)) && !('Bun' in globalThis) && !('Deno' in globalThis);
 const cases: readonly Case[] = [
   ...casesOf('plain keys', [40, 64], all),
-  ...casesOf('plain keys', inNode ? [32, 72, 80, 96, 128, 256, 576] : [], few),
+  ...casesOf('plain keys', inNode ? [32, 72, 80, 96, 128] : [], two),
   ...casesOf('balanced keys', [40, 64], all),
-  ...casesOf('balanced keys', inNode ? [32, 48, 56, 72, 80, 88, 96, 104, 112, 120, 128, 144, 184, 256, 576] : [], few),
+  ...casesOf('balanced keys', inNode ? [32, 48, 56, 72, 80, 88, 96, 104, 112, 120, 128, 144, 184] : [], two),
   ...casesOf('values', inNode ? [40, 64, 128] : [64], few),
   ...Object.keys(ropes(64)).flatMap((rope, n) => [
     ...(inNode || n % 2 === 0 ? [{ codec: 'nsn2', headDim: 64, ...KINDS['plain keys'], rope, inputs: all } as const] : []),
     ...(inNode || n % 2 === 1 ? [{ codec: 'nsn1', headDim: 64, ...KINDS['balanced keys'], rope, inputs: few } as const] : [])
   ]),
-  ...[32, 80, 96, 128, 576].map(
+  // Of many channels one codec each: nothing of a codec begins there.
+  ...[32, 80, 96, 128, 576, 256].map(
     (headDim, n) =>
       ({ codec: names[n % 4]!, headDim, ...KINDS[n % 2 ? 'plain keys' : 'balanced keys'], rope: 'halves', inputs: few }) as const
   ),
