@@ -66,7 +66,8 @@ for (const groups of [1, 3, 4, 5, 8, 64]) {
       options: { kvHeads: 2, queryHeads: 2 * groups, headDim: 32 },
       counts: [130, 9],
       queries,
-      ...([1, 4, 8].includes(groups) && { gpu: 'none' as const }) // shapes.test.ts has these, of one query and of three
+      // shapes.test.ts has 1, 3 and 4, of 8 no more is to be seen than of 64, and below are a hundred queries of 3.
+      ...([1, 3, 4, 8].includes(groups) && { gpu: 'none' as const })
     });
   }
 }
@@ -80,14 +81,9 @@ cases.push(
   { title: 'queries that lie in sealed windows', options: {}, counts: [200], queries: 150, seal: true },
   { title: 'queries from the first token on, sinks sealed over', options: { sinks: 4 }, counts: [140], queries: 140, seal: true },
   { title: 'queries from the first token on, without sinks', options: { sinks: 0, headDim: 32 }, counts: [140], queries: 140, seal: true },
-  { title: '40 queries of 8 heads: more than one call holds', options: { queryHeads: 8 }, counts: [100, 40], queries: 40, gpu: 'whole' },
-  {
-    title: '100 queries of 3 heads: two calls, in a full cache',
-    options: { queryHeads: 3, headDim: 32, capacity: 448, sequences: 1 },
-    counts: [346, 100],
-    queries: 100
-  },
-  { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10, headDim: 32 }, counts: [90, 7], queries: 7 }
+  { title: '40 queries of 8 heads: more than one call holds', options: { queryHeads: 8 }, counts: [100, 40], queries: 40, gpu: 'none' },
+  { title: '100 queries of 3 heads: two calls', options: { queryHeads: 3, capacity: 448, sequences: 1 }, counts: [346, 100], queries: 100 },
+  { title: '2 KV heads of 5 query heads, 7 queries', options: { kvHeads: 2, queryHeads: 10 }, counts: [90, 7], queries: 7, gpu: 'none' }
 );
 
 // Queries in the middle of a window that is coded already see small tokens alone; those after are hidden from them, and large.
@@ -98,7 +94,7 @@ for (const times of [1e4, 1e6]) {
     cases.push({
       title: `queries from the first token on, hidden ${side} ${times} times as large as those they see`,
       // At this head dimension values' codes and mean cancel so far that it shows on a GPU.
-      options: { sinks: 0, [side]: 'nsn4', ...(side === 'values' && times === 1e6 && { headDim: 64 }) },
+      options: { sinks: 0, keys: 'nsn4', values: 'nsn4', ...(side === 'values' && times === 1e6 && { headDim: 64 }) },
       counts: [140],
       queries: 140,
       [side]: rising,
@@ -214,7 +210,9 @@ for (const tested of backends) {
     });
 
     test('a batch of sequences of different lengths gives what single calls give', async () => {
-      const cache = open({ capacity: 640, sequences: 4, kvHeads: 2, queryHeads: 6, headDim: 32, rope: ropes(32)['halves']! });
+      // On a GPU the heads of the others: these are three row tiles to compile, and three shaders.
+      const heads = tested.gpu ? { queryHeads: 4 } : { queryHeads: 6, rope: ropes(32)['halves']! };
+      const cache = open({ capacity: 640, sequences: 4, kvHeads: 2, headDim: 32, ...heads });
       const sequences = [[1], [64, 5], [200], [130, 40]].map((counts, n) => filled(cache, counts, 10 + n));
       const queries = [1, 3, 40, 1].map((tokens, n) => query(cache, tokens, 20 + n));
       const out = await cache.attend(sequences, 0, queries).read();
@@ -296,36 +294,35 @@ for (const tested of backends) {
       cache.dispose();
     });
 
-    test('what was attended to before leaves no trace: layers of other codecs, zeros, the largest numbers', async () => {
-      // headDim 80: rows of nsn1 end in two bytes of padding, at which nsn2 has codes.
-      const cache = open({
-        headDim: 80,
-        ...(tested.gpu && { balance: 'off' }), // three shaders less to compile
-        capacity: 256,
-        keys: 'nsn2',
-        values: 'nsn2',
-        layers: [{ keys: 'nsn1', values: 'nsn1' }, { keys: 'nsn4', values: 'nsn4' }, {}]
+    // On a GPU histories.test.ts has such layers, and holds every result to what went in.
+    if (!tested.gpu) {
+      test('what was attended to before leaves no trace: layers of other codecs, zeros, the largest numbers', async () => {
+        // headDim 80: rows of nsn1 end in two bytes of padding, at which nsn2 has codes.
+        const cache = open({
+          headDim: 80,
+          capacity: 256,
+          keys: 'nsn2',
+          values: 'nsn2',
+          layers: [{ keys: 'nsn1', values: 'nsn1' }, { keys: 'nsn4', values: 'nsn4' }, {}]
+        });
+        const sequence = filled(cache, [140, 1], 17);
+        sequence.seal();
+        const q = query(cache, 1, 18);
+        const first = await sequence.attend(2, q).read();
+        for (const other of [0, 1, 0, 2, 1]) {
+          await sequence
+            .attend(
+              other,
+              q.map(value => value * 40)
+            )
+            .read();
+          sameAttention(tested, `layer 2 after layer ${other}`, await sequence.attend(2, q).read(), first);
+        }
+        const { exact, naive, extra } = await expectedAttention(sequence, 2, q, 2);
+        withinFloatRule('layer 2', first, exact, naive, 80, extra);
+        cache.dispose();
       });
-      const sequence = filled(cache, [140, 1], 17);
-      sequence.seal();
-      const q = query(cache, 1, 18);
-      const first = await sequence.attend(2, q).read();
-      for (const other of [0, 1, 0, 2, 1]) {
-        await sequence
-          .attend(
-            other,
-            q.map(value => value * 40)
-          )
-          .read();
-        sameAttention(tested, `layer 2 after layer ${other}`, await sequence.attend(2, q).read(), first);
-      }
-      const { exact, naive, extra } = await expectedAttention(sequence, 2, q, 2);
-      withinFloatRule('layer 2', first, exact, naive, 80, extra);
-      cache.dispose();
-    });
 
-    // On a GPU histories.test.ts has such layers.
-    if (!tested.gpu)
       test('a list gives layers codecs of their own', async () => {
         const cache = open({
           keys: 'nsn1',
@@ -348,6 +345,7 @@ for (const tested of backends) {
         atMost('nsn2 values', errors[2]![1] / errors[1]![1], LOWERED.values2);
         cache.dispose();
       });
+    }
 
     test('f16 keys and values, as bits or as Float16Array, are the same as f32 of the same numbers', async () => {
       const Float16Array = (globalThis as { Float16Array?: new (x: ArrayLike<number>) => any }).Float16Array;
@@ -379,11 +377,11 @@ for (const tested of backends) {
     if (tested !== reference)
       test('a logit that towers over those of 2,048 tokens before it takes over', async () => {
         // Windows are taken in chunks of 32; the running maximum moves between chunks, once far and once a little.
-        const cache = open({ headDim: 32, queryHeads: 1, capacity: 4416, sequences: 1, sinks: 0 });
+        const cache = open({ capacity: 4416, sequences: 1, sinks: 0 });
         const sequence = cache.sequence();
         const tokens = 4400;
         const [keys, values] = [normal(tokens, 32, 23), normal(tokens, 32, 24)];
-        const q = normal(1, 32, 25);
+        const q = normal(1, 64, 25);
         for (const [t, towering] of [
           [100, 1],
           [3000, 16],

@@ -354,30 +354,33 @@ for (const tested of backends) {
       cache.dispose();
     });
 
-    test('crop() into a window of ±65,504 gives what the window decodes to, as far as f16 reaches', async () => {
-      // Decoded numbers may exceed f16's range, in which raw tokens are kept.
-      const cache = open({ layers: 1, keys: 'nsn1', values: 'nsn1', sinks: 0, balance: 'off' });
-      const sequence = cache.sequence();
-      const x = inputs['largest finite']!(64, 32, 71);
-      sequence.append(0, x, x);
-      sequence.seal();
-      const before = await sequence.decode(0);
-      assert.ok(
-        before.keys.some(value => Math.abs(value) > 2 * 65504),
-        'the test needs numbers beyond f16'
-      );
-      sequence.crop(40);
-      const held = await sequence.decode(0);
-      sameBits('keys', held.keys, rounded(before.keys.subarray(0, 40 * 32)));
-      sameBits('values', held.values, rounded(before.values.subarray(0, 40 * 32)));
-      cache.dispose();
-    });
+    // On a GPU odd.test.ts cuts such a window.
+    if (!tested.gpu)
+      test('crop() into a window of ±65,504 gives what the window decodes to, as far as f16 reaches', async () => {
+        // Decoded numbers may exceed f16's range, in which raw tokens are kept.
+        const cache = open({ layers: 1, keys: 'nsn1', values: 'nsn1', sinks: 0, balance: 'off' });
+        const sequence = cache.sequence();
+        const x = inputs['largest finite']!(64, 32, 71);
+        sequence.append(0, x, x);
+        sequence.seal();
+        const before = await sequence.decode(0);
+        assert.ok(
+          before.keys.some(value => Math.abs(value) > 2 * 65504),
+          'the test needs numbers beyond f16'
+        );
+        sequence.crop(40);
+        const held = await sequence.decode(0);
+        sameBits('keys', held.keys, rounded(before.keys.subarray(0, 40 * 32)));
+        sameBits('values', held.values, rounded(before.values.subarray(0, 40 * 32)));
+        cache.dispose();
+      });
   });
 
   group(`files on ${name}`, test => {
     for (const tokens of [0, 1, 4, 5, 67, 68, 69, 200]) {
       test(`restore() gives back what save() took: ${tokens} tokens`, async () => {
-        const cache = open({ rope: exactRope(32), layers: [{}, { keys: 'nsn1' }], capacity: 700 });
+        // On a GPU histories.test.ts has layers of other codecs.
+        const cache = open({ rope: exactRope(32), layers: [{}, tested.gpu ? {} : { keys: 'nsn1' }], capacity: 700 });
         const chat = extend(cache.sequence(), 0, tokens);
         const file = await seen(chat);
         const back = cache.restore(file);

@@ -5,11 +5,11 @@ import * as assert from 'uvu/assert';
 import { group, type Register } from '../tools/group.ts';
 import { gpu as found } from './backends.ts';
 import { refuses } from './compare.ts';
-import { altered, type Gpu, miscompiling, refusesDevice } from './gpu.ts';
+import { altered, type Gpu, miscompiling, refusesDevice, selfTested } from './gpu.ts';
 import { simd128 } from './verbs.ts';
 
-/** The attention of the self-test's first cache: its pipelines are compiled already. */
-const shape = { layers: 1, kvHeads: 2, queryHeads: 6, headDim: 32 } as const;
+/** What is timed is compiled already, then. */
+const shape = { layers: 1, ...selfTested } as const;
 const small = { shape, batch: 2, context: 300 } as const;
 
 /** Runs with `navigator.gpu` replaced: openBackend() looks there first, in every engine. */
@@ -105,6 +105,21 @@ function choiceTests(test: Register, gpu: Gpu): void {
     assert.is(destroyed, 1);
   });
 
+  test("takes a device that is given: examples/device.ts gives the mean of equal values, in the engine's buffer", async () => {
+    const lines: string[] = [];
+    const { log } = console;
+    console.log = (line: unknown) => lines.push(`${line}`);
+    try {
+      await withGpu(
+        gpuOf(hardware, async () => lent(gpu.device)),
+        () => import('../examples/device.ts')
+      );
+    } finally {
+      console.log = log;
+    }
+    assert.match(lines.join('\n'), /^its device was given; adapter .+\n0\.25$/);
+  });
+
   test('takes the CPU where the GPU computes wrongly, and says what differs', async () => {
     const backend = await open(miscompiling(gpu, 'merge', 'o / select', 'o * 1.01 / select'));
     assert.is(backend.name, 'wasm');
@@ -130,7 +145,8 @@ function choiceTests(test: Register, gpu: Gpu): void {
   test('gives the device back where kernels for the shape that is asked for do not compile', async () => {
     const device = altered(gpu.device, {
       async createComputePipelineAsync(descriptor: GPUComputePipelineDescriptor) {
-        if (descriptor.compute.constants?.['HEAD_DIM'] === 64) throw new Error('too large');
+        const { constants } = descriptor.compute;
+        if (['HEAD_DIM', 'VALUE_DIM', 'DIM'].some(name => constants?.[name] === 64)) throw new Error('too large');
         return gpu.device.createComputePipelineAsync(descriptor);
       }
     });

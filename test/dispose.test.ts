@@ -8,11 +8,11 @@ import { webGpuBackend } from '../src/webgpu/store.ts';
 import { group } from '../tools/group.ts';
 import { gpu as found } from './backends.ts';
 import { refuses } from './compare.ts';
-import { altered } from './gpu.ts';
+import { altered, selfTested } from './gpu.ts';
 import { normal } from './inputs.ts';
 import { hasRelaxed } from './verbs.ts';
 
-const options = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: 32, capacity: 256, sequences: 2 } as const;
+const options = { layers: 2, ...selfTested, kvHeads: 1, queryHeads: 3, capacity: 256, sequences: 2 } as const;
 const message = 'backend expected open, got disposed';
 const symbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose'); // as esbuild and Babel have it
 
@@ -48,7 +48,7 @@ for (const [name, open, destroys] of opened) {
       const sequence = cache.sequence();
       for (const layer of [0, 1]) sequence.append(layer, normal(70, 32, 1), normal(70, 32, 2));
       const file = await sequence.save();
-      const output = sequence.attend(0, normal(1, 64, 3));
+      const output = sequence.attend(0, normal(1, 96, 3));
       const result = await output.read();
       assert.is(destroyed, 0);
       backend.dispose();
@@ -65,9 +65,9 @@ for (const [name, open, destroys] of opened) {
         () => cache.sequence(),
         () => cache.restore(file),
         () => cache.append([sequence], 0, [normal(1, 32, 4)], [normal(1, 32, 5)]),
-        () => cache.attend([sequence], 0, [normal(1, 64, 3)]),
+        () => cache.attend([sequence], 0, [normal(1, 96, 3)]),
         () => sequence.append(0, normal(1, 32, 4), normal(1, 32, 5)),
-        () => sequence.attend(0, normal(1, 64, 3)),
+        () => sequence.attend(0, normal(1, 96, 3)),
         () => sequence.seal(),
         () => sequence.decode(0),
         () => sequence.balance(),
@@ -105,8 +105,8 @@ if (device !== undefined) {
       const cache = new KVCache(backend, options);
       const sequence = cache.sequence();
       sequence.append(0, normal(5, 32, 1), normal(5, 32, 2));
-      await sequence.attend(0, normal(1, 64, 3)).read(); // its read-back buffer is kept for the next
-      const [first, second] = [sequence.attend(0, normal(1, 64, 4)), sequence.attend(0, normal(1, 64, 5))];
+      await sequence.attend(0, normal(1, 96, 3)).read(); // its read-back buffer is kept for the next
+      const [first, second] = [sequence.attend(0, normal(1, 96, 4)), sequence.attend(0, normal(1, 96, 5))];
       const pending = [first.read(), second.read()];
       backend.dispose();
       for (const read of pending) await refuses(() => read, TypeError, message);

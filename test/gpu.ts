@@ -7,6 +7,7 @@ import type { Backend, PageTable, Store } from '../src/backend.ts';
 // Not by openBackend: every file would wait for a self-test, whose pipelines SwiftShader takes a quarter of a minute for.
 import { webGpuBackend } from '../src/webgpu/store.ts';
 import { findGpu } from '../tools/gpu.ts';
+import { ropes } from './inputs.ts';
 import { withoutGpu } from './variables.ts';
 
 export interface Gpu {
@@ -14,6 +15,16 @@ export interface Gpu {
   /** The adapter, in its own words. */
   readonly description: string;
 }
+
+/** The self-test's second cache: where openBackend() is called in a page, what tests of this shape ask for is compiled. */
+export const selfTested = {
+  kvHeads: 2,
+  queryHeads: 6,
+  headDim: 32,
+  keys: 'nsn4',
+  values: 'nsn2',
+  rope: ropes(32)['halves']!
+} as const;
 
 /** A new device with the default limits and no optional feature, or why there is none. */
 export async function openDevice(): Promise<Gpu | string> {

@@ -2,22 +2,22 @@
 import { type GpuTokens, KVCache, openBackend } from 'nsnquant';
 import * as assert from 'uvu/assert';
 import { group } from '../tools/group.ts';
+import { gpu as found } from './backends.ts';
 import { refuses } from './compare.ts';
-import { openDevice, refusesDevice, untested } from './gpu.ts';
+import { refusesDevice, selfTested, untested } from './gpu.ts';
 import { halfBits, rounded } from './half.ts';
 import { keyLike, normal } from './inputs.ts';
 import { ONE_TOKEN } from './tolerance.ts';
-import { gpuRequired } from './variables.ts';
 
 const MAP_READ = 1;
 const STORAGE = 128;
 const COPY_SRC = 4;
 const COPY_DST = 8;
 
-const options = { layers: 1, kvHeads: 2, queryHeads: 6, headDim: 64, capacity: 512, sequences: 2 } as const;
-const width = options.kvHeads * options.headDim;
-const queryWidth = options.queryHeads * options.headDim;
-const gpu = await openDevice();
+const options = { layers: 1, ...selfTested, capacity: 512, sequences: 2 } as const;
+const { headDim } = options;
+const width = options.kvHeads * headDim;
+const queryWidth = options.queryHeads * headDim;
 
 group('GPUBuffers without the webgpu backend', test => {
   test('are refused, and nothing is appended', async () => {
@@ -44,14 +44,8 @@ group('GPUBuffers without the webgpu backend', test => {
 });
 
 group('GPUBuffers', test => {
-  if (typeof gpu === 'string') {
-    if (gpuRequired)
-      test('there is a device', () => {
-        throw new Error(gpu);
-      });
-    else test.skip('everything on a device', gpu);
-    return;
-  }
+  const gpu = found;
+  if (typeof gpu === 'string') return test.skip('everything on a device', gpu);
   const { device } = gpu;
   const backend = untested(gpu);
 
@@ -232,8 +226,8 @@ group('GPUBuffers', test => {
     // One token each: attention gives back its value, once for every query head of the KV head.
     const expected = rounded(keys.slice(0, 2 * width));
     for (let i = 0; i < read.length; i++) {
-      const [n, head, channel] = [Math.floor(i / queryWidth), Math.floor((i % queryWidth) / 192), i % 64];
-      assert.ok(Math.abs(read[i]! - expected[n * width + head * 64 + channel]!) <= ONE_TOKEN * (1 + Math.abs(read[i]!)));
+      const [n, head, channel] = [Math.floor(i / queryWidth), Math.floor((i % queryWidth) / (3 * headDim)), i % headDim];
+      assert.ok(Math.abs(read[i]! - expected[n * width + head * headDim + channel]!) <= ONE_TOKEN * (1 + Math.abs(read[i]!)));
     }
   });
 
@@ -300,7 +294,7 @@ group('GPUBuffers', test => {
     await refuses(
       () => sequence.append(0, good, { ...good, tokens: 1 }),
       RangeError,
-      `"values" expected length ${2 * width} (2 tokens × 2 heads × 64), got ${width}`
+      `"values" expected length ${2 * width} (2 tokens × 2 heads × ${headDim}), got ${width}`
     );
     await refuses(
       () => sequence.append(0, { ...good, format: 'f64' as 'f32' }, good),

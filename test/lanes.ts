@@ -10,8 +10,8 @@ export interface Lane {
   readonly name: string;
   /** The test files that it runs, without `.test.ts`, if not all. */
   readonly files?: readonly string[];
-  /** Test files that run in one process or page: they compile the same shaders, which takes longer than all that is done by them. */
-  readonly together?: readonly string[];
+  /** Lists of test files that run in one process or page: they compile the same shaders, which takes longer than all that is done by them. */
+  readonly together?: readonly (readonly string[])[];
   /** What this lane does not repeat. */
   readonly leaves?: readonly Left[];
   open(): Promise<Runtime>;
@@ -50,12 +50,16 @@ const vulkan = softwareVulkan();
  */
 const fixedByEngine = { backends: ['reference', 'wasm scalar', 'wasm simd128'] } as const;
 
+/** Their shape is the self-test's, or they open backends, which are tested. The last ends with a device that is lost. */
+const onOneDevice = ['choose', 'dispose', 'gpubuffers', 'webgpu'];
+
 export const lanes: readonly Lane[] = [
   {
     ...command('node', process.execPath, sourceMaps, vulkan),
+    together: [onOneDevice],
     // Dawn in Node is Dawn in Chromium: the same compiler of shaders before the same adapter, which takes a second or more for each.
     // Devices, how they are found and lost, buffers and self-tests are tried in both.
-    leaves: [{ to: 'chromium', gpuBut: ['choose', 'dispose', 'gpubuffers', 'webgpu'] }]
+    leaves: [{ to: 'chromium', gpuBut: onOneDevice }]
   },
   // Node 20 validates relaxed SIMD only behind this flag; later versions need no flag and no lane. What differs in that binary is
   // verbs and attention; all the rest runs on it in Deno, in Bun and in Chromium.
@@ -65,7 +69,8 @@ export const lanes: readonly Lane[] = [
           ...command('node-relaxed', process.execPath, [...sourceMaps, '--experimental-wasm-relaxed-simd'], {
             NSN_WITHOUT_WEBGPU: 'the lane node runs it'
           }),
-          files: ['attend', 'choose', 'golden', 'kernels']
+          files: ['attend', 'choose', 'golden', 'kernels'],
+          leaves: [{ to: 'node', ...fixedByEngine }]
         }
       ]
     : []),
@@ -78,6 +83,7 @@ export const lanes: readonly Lane[] = [
       ['run', '--node-modules-dir=manual', '--cached-only', '--no-lock', '--no-prompt', '--allow-read', '--allow-env'],
       vulkan
     ),
+    together: [onOneDevice.filter(name => name !== 'choose')],
     leaves: [
       { to: 'node', ...fixedByEngine, files: ['bounds', 'coding', 'kernels', 'layout', 'magnitudes', 'quality'] },
       // Another compiler of shaders could get arithmetic wrong, which these files have.
@@ -89,7 +95,11 @@ export const lanes: readonly Lane[] = [
     name: 'chromium',
     open: openChromium,
     together: [
-      ...['batch', 'bytes', 'cache', 'damaged', 'evict', 'grow', 'lessons', 'prefixes', 'profiles', 'refusals', 'reorder', 'windows']
+      [
+        ...['attend', 'batch', 'bytes', 'cache', 'damaged', 'evict', 'grow', 'histories', 'lessons', 'masks', 'odd', 'prefixes'],
+        ...['profiles', 'refusals', 'reorder', 'windows']
+      ],
+      onOneDevice
     ],
     leaves: [{ to: 'node', ...fixedByEngine, files: ['coding', 'layout', 'magnitudes', 'quality'] }]
   }

@@ -282,7 +282,7 @@ const around: Record<string, readonly string[]> = {
     'test/tolerance.ts',
     'tools'
   ],
-  test: ['test', 'src', 'tools']
+  test: ['test', 'src', 'tools', 'examples/device.ts']
 };
 
 function mayImport(file: string, target: string): boolean {

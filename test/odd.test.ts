@@ -54,7 +54,9 @@ group('odd tokens that are no errors', test => {
   for (const tested of backends) {
     // One number of rows: a GPU has a pipeline for each.
     const asked = tested.gpu ? 8 : 3;
-    for (const codec of Object.keys(codecs) as CodecName[]) {
+    // On a GPU the one whose numbers are largest, and what others are compiled for; shapes.test.ts has such tokens in every codec.
+    const names: readonly CodecName[] = tested.gpu ? ['nsn1', 'nsn3'] : (Object.keys(codecs) as CodecName[]);
+    for (const codec of names) {
       for (const name of odd) {
         test(`${name} in ${codec} on ${tested.name} decode and attend to finite numbers, learned from or not`, async () => {
           const cache = cacheOn(tested, { layers: 1, keys: codec, values: codec, sinks: 0, capacity: 2 * TOKENS });

@@ -204,10 +204,10 @@ group('prefixes of caches', test => {
     /** Another who asked otherwise, and so learned otherwise. */
     const other = (tokens: number) => {
       const sequence = cache.sequence();
-      const rows = (seed: number): Float32Array => bells(tokens, WIDTH, seed).map((x, i) => x * (1 + (i % 7)));
+      const rows = (seed: number, heads = 1): Float32Array => bells(tokens, heads * WIDTH, seed).map((x, i) => x * (1 + (i % 7)));
       for (const layer of [0, 1]) {
         sequence.append(layer, rows(1), rows(2));
-        sequence.attend(layer, rows(3));
+        sequence.attend(layer, rows(3, base.queryHeads));
       }
       return sequence;
     };

@@ -146,7 +146,7 @@ for (const { name, backend } of backends) {
     test('and balanced ones are not restored for each other', async () => {
       for (const balance of ['learn', profile] as const) {
         const cache = new KVCache(backend, { ...base, balance });
-        const [off, on] = [await talk(plain.sequence(), 0, 10).save(), await talk(cache.sequence(), 0, 10).save()];
+        const [off, on] = [await talk(plain.sequence(), 0, 8).save(), await talk(cache.sequence(), 0, 8).save()];
         await refuses(() => cache.restore(off), RangeError, 'file expected balance on, got off');
         await refuses(() => plain.restore(on), RangeError, 'file expected balance off, got on');
         cache.dispose();

@@ -8,7 +8,7 @@ import { bells, below, random } from './inputs.ts';
 
 export const WIDTH = 32;
 export const SINKS = 4;
-export const base = { layers: 2, kvHeads: 1, queryHeads: 1, headDim: WIDTH, capacity: 2400, sequences: 8 } satisfies CacheOptions;
+export const base = { layers: 2, kvHeads: 1, queryHeads: 2, headDim: WIDTH, capacity: 2400, sequences: 8 } satisfies CacheOptions;
 export const store = { model: 'a model', budget: Infinity };
 /** Tokens of a call. */
 const STEP = 32;
@@ -33,14 +33,18 @@ export function see(sequence: Sequence, ids: readonly number[]): Sequence {
   while (sequence.length < ids.length) {
     const from = sequence.length;
     const to = Math.min(from + STEP - (from % STEP), ids.length);
-    const rows = (what: number): Float32Array => {
-      const x = new Float32Array((to - from) * WIDTH);
-      for (let t = from; t < to; t++) x.set(rowOf(1 + 4 * (ids[t]! * 2048 + t) + what), (t - from) * WIDTH);
+    /** Of every token so many heads. */
+    const rows = (what: number, heads = 1): Float32Array => {
+      const x = new Float32Array((to - from) * heads * WIDTH);
+      for (let row = 0; row < (to - from) * heads; row++) {
+        const t = from + Math.floor(row / heads);
+        x.set(rowOf(1 + 4 * (ids[t]! * 2048 + t) + what + (row % heads)), row * WIDTH);
+      }
       return x;
     };
     for (let layer = 0; layer < layers; layer++) {
       sequence.append(layer, rows(layer), rows(layer + 1));
-      sequence.attend(layer, rows(layer + 2));
+      sequence.attend(layer, rows(layer + 2, base.queryHeads));
     }
   }
   return sequence;

@@ -44,7 +44,7 @@ export async function refusesAndKeeps(
   const { cache, sequence } = filled(tested, 140, more);
   const { sequence: twin } = filled(tested, 140, more);
   const { bytes } = sequence;
-  const outputOf = async (of: Sequence, layer: number) => (await of.attend(layer, queries(3)).read()).slice();
+  const outputOf = async (of: Sequence, layer: number) => (await of.attend(layer, queries(8)).read()).slice();
   const before = [await outputOf(sequence, 0), await outputOf(sequence, 1)];
   const sameOutputs = async (when: string) => {
     for (const layer of [0, 1]) sameAttention(tested, `attention ${when}`, await outputOf(sequence, layer), before[layer]!);

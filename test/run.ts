@@ -50,19 +50,20 @@ interface Result extends Outcome {
 /** About how many seconds a file takes with a software adapter, measured on two cores; those of less than ten are left out. */
 const secondsOf: Readonly<Record<string, Readonly<Record<string, number>>>> = {
   chromium: {
-    ...{ shapes: 100, masks: 70, attend: 60, histories: 60, formats: 45, webgpu: 45, learning: 35, odd: 30, choose: 30, kernels: 30 },
-    ...{ bounds: 25, gpubuffers: 12 },
-    ...{ lessons: 40, windows: 30, grow: 25, evict: 20, cache: 15, damaged: 15, profiles: 15, reorder: 10, refusals: 10 } // in one page
+    ...{ shapes: 80, formats: 35, kernels: 25, learning: 20, bounds: 20 },
+    // In one page each.
+    ...{ attend: 45, lessons: 35, histories: 30, masks: 25, windows: 25, cache: 15, damaged: 10, evict: 10, grow: 10, odd: 10 },
+    ...{ choose: 25, webgpu: 25 }
   },
   node: {
-    ...{ kernels: 85, selftest: 75, examples: 60, webgpu: 40, choose: 35, histories: 30, processes: 30, shapes: 25, bundlers: 25 },
-    ...{ masks: 20, windows: 20, bounds: 20, grow: 20, 'webgpu-null': 20, damaged: 15, magnitudes: 15, types: 12, layout: 12 },
-    ...{ learning: 10, lessons: 10, formats: 10 }
+    ...{ selftest: 70, examples: 60, kernels: 40, choose: 30, webgpu: 30, bundlers: 25, magnitudes: 25, bounds: 25, processes: 20 },
+    ...{ demo: 20, histories: 20, shapes: 20, masks: 20, windows: 20, grow: 20, learning: 20, lessons: 20, 'webgpu-null': 20 },
+    ...{ reader: 15, damaged: 15, types: 12, layout: 12, attend: 10, formats: 10 }
   },
-  deno: { attend: 50, webgpu: 40, formats: 30, learning: 30 },
+  deno: { attend: 40, webgpu: 30, formats: 20, learning: 20 },
   bun: {
-    ...{ kernels: 35, histories: 30, shapes: 25, masks: 20, windows: 20, bounds: 20, grow: 20, damaged: 15, magnitudes: 15 },
-    ...{ layout: 12, learning: 10, lessons: 10, formats: 10 }
+    ...{ kernels: 35, bounds: 20, histories: 15, shapes: 15, magnitudes: 15, learning: 15, masks: 10, windows: 15, lessons: 15 },
+    ...{ layout: 12, grow: 10, damaged: 10, formats: 10 }
   }
 };
 
@@ -77,7 +78,12 @@ refuseUnknown('test/run.ts', Object.keys(secondsOf), laneNames);
 refuseUnknown('test/run.ts', [...Object.values(secondsOf).flatMap(Object.keys), ...slow], fileNames);
 for (const { files = [], together = [], leaves = [] } of lanes) {
   const elsewhere = leaves.flatMap(({ files = [], gpuBut = [] }) => [...files, ...gpuBut]);
-  refuseUnknown('test/lanes.ts', [...files, ...together, ...elsewhere], fileNames);
+  refuseUnknown('test/lanes.ts', [...files, ...together.flat(), ...elsewhere], fileNames);
+  // What is left to others is told a process, not a file.
+  for (const { gpuBut } of leaves) {
+    const mixed = gpuBut && together.find(names => new Set(names.map(name => gpuBut.includes(name))).size > 1);
+    if (mixed) program.error(`"test/lanes.ts" expected ${mixed.join(', ')} together on a GPU, or none of them`);
+  }
   refuseUnknown(
     'test/lanes.ts',
     leaves.map(({ to }) => to),
@@ -150,10 +156,10 @@ function runsOf(lane: Lane): readonly Run[] {
     console.log(`${lane.name} leaves to ${to}: ${what.join(', ')}`);
   }
   const own = filesOf(lane).filter(file => !left.some(({ files }) => files?.includes(shortName(file))));
-  const together = own.filter(file => lane.together?.includes(shortName(file)));
+  const together = (lane.together ?? []).map(names => own.filter(file => names.includes(shortName(file))));
+  const alone = own.filter(file => !together.flat().includes(file)).map(file => [file]);
   const runtime = running.get(lane.name)!;
-  const lists = [...(together.length > 0 ? [together] : []), ...own.filter(file => !together.includes(file)).map(file => [file])];
-  return lists.map(files => ({ lane, runtime, files }));
+  return [...together, ...alone].filter(files => files.length > 0).map(files => ({ lane, runtime, files }));
 }
 
 function secondsOfRun({ lane, files }: Run): number {
@@ -170,11 +176,11 @@ async function perform({ lane, runtime, files }: Run): Promise<Result> {
     else variables['NSN_WITHOUT_WEBGPU'] = `the lane ${to} runs these tests on a GPU`;
   }
   // Others may be reading the bundle of the first alone.
-  const name = files.length > 1 ? `${lane.name}.test.ts` : file;
+  const name = files.length > 1 ? `${lane.name}-${file}` : file;
   if (files.length > 1) await bundle(name, files);
   if (lane.name === 'chromium') await bundleForPage(name);
   const began = performance.now();
-  const outcome = await runtime.run(bundled(name), timeout * 1000, variables);
+  const outcome = await runtime.run(bundled(name), timeout * 1000 * files.length, variables);
   const what = files.length > 1 ? files.map(shortName).join(', ') : file;
   return { ...outcome, lane: lane.name, what, files: files.length, seconds: (performance.now() - began) / 1000 };
 }

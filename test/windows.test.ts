@@ -88,7 +88,7 @@ for (const tested of backends) {
       test(`attention sees all that it should: a window of ${window}, ${JSON.stringify(options)}`, async () => {
         const cache = beside(window, options);
         const sequence = cache.sequence();
-        for (const count of [140, 1, 200, 1, 64, 3, 130, 1]) {
+        for (const count of [140, 1, 200, 1, 64, 8, 130, 1]) {
           extend(sequence, count);
           if (count !== 64) await attendBesidePlain(`${sequence.length} tokens`, sequence, query(cache, count));
         }
@@ -155,10 +155,10 @@ for (const tested of backends) {
       assert.equal(chat.ranges(1), rangesFrom(388, 4, 502));
       assert.equal(fork.ranges(1), rangesFrom(196, 4, 301));
       await attendBesidePlain('chat', chat, query(cache, 1));
-      extend(fork, 5, 700);
-      await attendBesidePlain('fork', fork, query(cache, 5));
+      extend(fork, 8, 700);
+      await attendBesidePlain('fork', fork, query(cache, 8));
       chat.dispose();
-      await attendBesidePlain('fork alone', fork, query(cache, 5));
+      await attendBesidePlain('fork alone', fork, query(cache, 8));
       fork.dispose();
       assert.is(cache.free, base.capacity);
       cache.dispose();
@@ -215,7 +215,7 @@ for (const tested of backends) {
           extend(sequence, 1 + below(next, 90));
           sequence.crop(before - below(next, 64 * recent + 1));
           extend(sequence, 64 * recent + 3);
-          if (round % 3 === 2) await attendBesidePlain(`round ${round}`, sequence, query(cache, 3));
+          if (round % 3 === 2) await attendBesidePlain(`round ${round}`, sequence, query(cache, 8));
         }
         cache.dispose();
       }
@@ -267,8 +267,8 @@ for (const tested of backends) {
       ] as const) {
         const restored = other.restore(file);
         assert.equal(restored.ranges(1), rangesFrom(first, 4, 340));
-        extend(restored, 10);
-        await attendBesidePlain('after', restored, query(cache, 10));
+        extend(restored, 8);
+        await attendBesidePlain('after', restored, query(cache, 8));
         other.dispose();
       }
     });
