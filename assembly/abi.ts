@@ -98,9 +98,8 @@ export class Shape {
   softcap: f32;         // c · log2 e: logits become c·tanh(logit / c); 0: they do not
   slopes: usize;        // f32 [queryHeads]: what a logit loses with a token's distance · log2 e; 0: nothing
   sinkLogits: usize;    // f32 [queryHeads]: logits that denominators count too · log2 e; 0: none
-  tile: usize;          // f32 [the larger of both head dimensions, WINDOW], twice
+  tile: usize;          // f32 [the larger of both head dimensions, WINDOW], twice; or f32 [CHUNK · WINDOW, LANES] (scratch.ts)
   scratch: usize;       // a window's small things (scratch.ts)
-  scores: usize;        // f32 [CHUNK · WINDOW, LANES]
   states: usize;        // records of state.ts, each of LANES query rows
 }
 

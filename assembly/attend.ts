@@ -12,8 +12,8 @@ import { decodedPages } from "./prompt";
 import { rawMix, rawScores, rawWeights, widen } from "./raw";
 import { buildTable, gather, gatherScaled } from "./scores";
 import { combine, meanCoefficients } from "./rope";
-import { callRows, CHUNK, COEF_PAIRS, COEFS, FACTOR, HQ, KEY_S2, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
-  TOUCH_SUM, UNMASKED_TOP } from "./scratch";
+import { callRows, CHUNK, coefPairsOf, coefsOf, FACTOR, hqOf, keyS2Of, MEAN_OUT, O, S1, S2, SCALE, SCORES_BYTES, SHARE, TOP,
+  TOUCH_SUM, UNMASKED_TOP, WINDOW_SCORES } from "./scratch";
 import { HEADROOM, MASKED } from "./softmax";
 import { dOf, init, mOf, normalize, oOf, positionOf, qOf, raise, seesAll, seesSome, slopeOf, stateBytes } from "./state";
 
@@ -124,8 +124,9 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
 
   const scratch = shape.scratch, q = qOf(state, valueDim);
   const s1 = scratch + S1, o = scratch + O, s2Bytes = keys.segmentCount * TILE_ROW, apart = keys.segmentCount > 1;
+  const chunkScores = shape.tile, keyS2 = keyS2Of(shape);
 
-  buildTable(keys, orderOf(item.orders, head, headDim), q, headDim, scratch + HQ);
+  buildTable(keys, orderOf(item.orders, head, headDim), q, headDim, hqOf(shape));
   memory.fill(scratch + MEAN_OUT, 0, valueDim * LANE_ROW);
 
   for (let from = begin; from < end; from += CHUNK) {
@@ -138,9 +139,9 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
             touch(headBlocks(shape, item, from + next, head), keys.bytes + values.bytes, scratch + TOUCH_SUM);
           }
         }
-        const page = headBlocks(shape, item, from + n, head), scores = shape.scores + n * SCORES_BYTES;
+        const page = headBlocks(shape, item, from + n, head), scores = chunkScores + n * SCORES_BYTES;
         if (apart) {
-          const s2 = scratch + KEY_S2 + n * s2Bytes;
+          const s2 = keyS2 + n * s2Bytes;
           if (column == 0) unpackS2(keys, page, s2);
           gatherScaled(page, keys.rowBytes, column, pairs, s2, scores);
         } else {
@@ -152,7 +153,7 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
     for (let lane: usize = 0; lane < LANE_ROW; lane += 4) store<f32>(scratch + TOP + lane, MASKED);
     for (let n: usize = 0; n < chunk; n++) {
       const page = headBlocks(shape, item, from + n, head);
-      const scores = shape.scores + n * SCORES_BYTES;
+      const scores = chunkScores + n * SCORES_BYTES;
       const position = pagePosition(item, from + n);
       const masked = !whole && (biased(shape) || !seesAll(state, state, position, position + <f32>WINDOW, window));
       // Where some are hidden the mask raises TOP: the largest logit may be one of theirs.
@@ -172,12 +173,12 @@ function codedPages(shape: Shape, item: Item, head: usize, state: usize): void {
       unpackS1(values, page, s1);
       unpackS2(values, page, scratch + S2);
       unpackMean(values, page, valueDim, o);
-      softmaxWeights(shape.scores + n * SCORES_BYTES, s1, mOf(state), dOf(state), scratch + SHARE, page, values.rowBytes);
+      softmaxWeights(chunkScores + n * SCORES_BYTES, s1, mOf(state), dOf(state), scratch + SHARE, page, values.rowBytes);
       mixMean(scratch + SHARE, o, valueDim, scratch + MEAN_OUT);
     }
     for (let column: usize = 8; column < values.rowBytes; column += 8) {
       for (let n: usize = 0; n < chunk; n++) {
-        scatterAdd(headBlocks(shape, item, from + n, head) + keys.bytes, values.rowBytes, column, shape.scores + n * SCORES_BYTES);
+        scatterAdd(headBlocks(shape, item, from + n, head) + keys.bytes, values.rowBytes, column, chunkScores + n * SCORES_BYTES);
       }
     }
   }
@@ -211,8 +212,8 @@ export function scoreWindow(shape: Shape, keys: Side, q: usize, block: usize, sc
   unpackS1(keys, block, scratch + S1);
   if (s2) unpackS2(keys, block, s2);
   unpackMean(keys, block, keys.headDim, scratch + O);
-  meanCoefficients(shape, q, scratch + O, scratch + COEFS, scratch + COEF_PAIRS, scratch + SCALE);
-  combine(shape, scratch + COEF_PAIRS, scratch + SCALE, scratch + S1, s2, scores, top);
+  meanCoefficients(shape, q, scratch + O, coefsOf(shape), coefPairsOf(shape), scratch + SCALE);
+  combine(shape, coefPairsOf(shape), scratch + SCALE, scratch + S1, s2, scores, top);
 }
 
 /** Whether any lane's new maximum is out of the old one's headroom. */
@@ -231,15 +232,15 @@ function raiseTop(top: usize, m: usize): void {
 
 /** One state over raw tokens, widened: keys f32 [tokens, headDim], values f32 [tokens, valueDim]. */
 function rawWindow(shape: Shape, position: f32, tokens: usize, window: f32, keys: usize, values: usize, state: usize): void {
-  const valueDim = shape.values.headDim, scratch = shape.scratch, out = oOf(state), after = position + <f32>tokens;
+  const valueDim = shape.values.headDim, scratch = shape.scratch, scores = scratch + WINDOW_SCORES, out = oOf(state), after = position + <f32>tokens;
   if (!seesSome(state, state, position, after, window)) return;
   const masked = biased(shape) || !seesAll(state, state, position, after, window);
   memory.copy(scratch + TOP, mOf(state), LANE_ROW);
-  rawScores(qOf(state, valueDim), keys, tokens, shape.keys.headDim, shape.scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
-  if (masked) maskScores(shape, state, shape.scores, tokens, position, window, scratch + TOP);
+  rawScores(qOf(state, valueDim), keys, tokens, shape.keys.headDim, scores, masked ? scratch + UNMASKED_TOP : scratch + TOP);
+  if (masked) maskScores(shape, state, scores, tokens, position, window, scratch + TOP);
   raise(state, scratch + TOP, scratch + FACTOR, out, valueDim);
-  rawWeights(shape.scores, tokens, mOf(state), dOf(state));
-  rawMix(shape.scores, values, tokens, valueDim, out);
+  rawWeights(scores, tokens, mOf(state), dOf(state));
+  rawMix(scores, values, tokens, valueDim, out);
 }
 
 function addRows(x: usize, y: usize, bytes: usize): void {

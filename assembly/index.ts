@@ -11,7 +11,7 @@ export { decodePage, encodePage } from "./page";
 export { quantize } from "./quantize";
 export { copyRows } from "./rows";
 export { rtn } from "./rtn";
-export { bucketsBegin, callRows, itemBytes, rawBytes, scoresBytes, scratchBytes, shapeBytes, statesBytes, staticEnd, tablesBegin, tablesEnd,
+export { bucketsBegin, callRows, itemBytes, rawBytes, scratchBytes, shapeBytes, statesBytes, staticEnd, tablesBegin, tablesEnd,
   tileBytes } from "./scratch";
 export { addMean, mean } from "./shift";
 export { rowsFromTile, tileFromRows } from "./tile";

@@ -18,7 +18,7 @@ import { decode } from "./decode";
 import { biased, maskScores } from "./mask";
 import { headBlocks, orderOf, pagePosition } from "./page";
 import { rawWeights } from "./raw";
-import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS } from "./scratch";
+import { KEEPS, KEY_SCALES, SCORES_BYTES, STRANDS, TOPS, UNITS, VALUE_SCALES, WEIGHTS, WINDOW_SCORES } from "./scratch";
 import { EXP, exp2, MASKED } from "./softmax";
 import { dOf, integersOf, mOf, oOf, qOf, raise, scaleOf, seesAll, seesSome, stateBytes } from "./state";
 
@@ -38,7 +38,7 @@ const VALUE_BYTES: usize = TILE_ROW / 2;
  */
 export function decodedPages(shape: Shape, item: Item, head: usize, states: usize, end: usize): void {
   const headDim = shape.keys.headDim, valueDim = shape.values.headDim, window = shape.window;
-  const scratch = shape.scratch, bytes = stateBytes(headDim, valueDim);
+  const scratch = shape.scratch, scores = scratch + WINDOW_SCORES, bytes = stateBytes(headDim, valueDim);
   const order = orderOf(item.orders, head, headDim);
   const tile = shape.tile, keys = tile + max<usize>(headDim, valueDim) * TILE_ROW, values = keys + headDim * (TILE_ROW >> 1);
 
@@ -63,19 +63,19 @@ export function decodedPages(shape: Shape, item: Item, head: usize, states: usiz
     for (let state = states; state < end; state += 2 * bytes) {
       const twin = state + bytes;
       if (!seesSome(state, twin, position, after, window)) continue;
-      integerScores(state, twin, keys, headDim, valueDim, shape.scores, scratch);
+      integerScores(state, twin, keys, headDim, valueDim, scores, scratch);
       if (!seesAll(state, twin, position, after, window)) {
-        mixVisible(shape, state, shape.scores, position, tile);
-        mixVisible(shape, twin, shape.scores + SCORES_BYTES, position, tile);
+        mixVisible(shape, state, scores, position, tile);
+        mixVisible(shape, twin, scores + SCORES_BYTES, position, tile);
         continue;
       }
       if (biased(shape)) {
         for (let lane: usize = 0; lane < 2 * LANE_ROW; lane += 4) store<f32>(scratch + TOPS + lane, MASKED);
-        maskScores(shape, state, shape.scores, WINDOW, position, window, scratch + TOPS);
-        maskScores(shape, twin, shape.scores + SCORES_BYTES, WINDOW, position, window, scratch + TOPS + LANE_ROW);
+        maskScores(shape, state, scores, WINDOW, position, window, scratch + TOPS);
+        maskScores(shape, twin, scores + SCORES_BYTES, WINDOW, position, window, scratch + TOPS + LANE_ROW);
       }
-      integerWeights(state, shape.scores, scratch, scratch + WEIGHTS);
-      integerWeights(twin, shape.scores + SCORES_BYTES, scratch + LANE_ROW, scratch + WEIGHTS + WEIGHTS_BYTES);
+      integerWeights(state, scores, scratch, scratch + WEIGHTS);
+      integerWeights(twin, scores + SCORES_BYTES, scratch + LANE_ROW, scratch + WEIGHTS + WEIGHTS_BYTES);
       integerMix(oOf(state), oOf(twin), values, valueDim, scratch);
     }
   }

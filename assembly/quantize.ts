@@ -2,9 +2,9 @@
 // Every build adds in the same order, so all give the same codes.
 
 import { IntLanes, Lanes, VECTOR_BYTES, vabs, vadd, vbits, vdotPairs, vfloor, vgt, vintAbs, vintAdd, vintLargest, vintMax,
-  vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat } from "lanes";
+  vintSplat, vintSub, vmax, vmin, vmul, vpair, vpairSplatAt, vselect, vsplat, vsub } from "lanes";
 import { Codebook, TILE_ROW } from "./abi";
-import { CELL_LISTS, CODED_BOUNDS, CODED_PAIRS, CODED_SCORES } from "./scratch";
+import { CELL_FACTORS, CELL_LISTS, CODED_BOUNDS, CODED_PAIRS, CODED_SCORES } from "./scratch";
 
 /** Bytes of two channels of 128 rounded codewords, i16 [128, 2], and of their half norms, i32 [128]. */
 const ROUNDED_ROW: usize = 512;
@@ -31,9 +31,10 @@ export function quantize(book: Codebook, y: usize, channels: usize, codes: usize
 /**
  * D = 2 and 4 read a grid over the channels' values: each cell lists the codewords that are nearest somewhere in it (found by
  * cells.ts) in groups of four that are scored at once, one group at D = 2 and 1.9 at D = 4. Twice the score is
- * Σ C·(2y − C), which needs no norms.
+ * Σ C·(2y − C), which needs no norms. The grid has the cells of one half: a token in the other is negated, and so is its codeword,
+ * which is the lowest among equals then before it is negated.
  *
- *   grid   u32 [cells^D]   offset of the list << 8 | its groups
+ *   grid   u32 [cells^D / 2]   offset of the list << 8 | its groups
  *   list   u8 [4] codes a group (D = 4); f32 [2, 4] codewords and u8 [4] codes, padded to 48 bytes (D = 2). Ascending.
  *
  * Lanes keep their best to the end: a group's best as a scalar, the better by `select`, is a branch in V8, and 670 ns a row of
@@ -43,7 +44,7 @@ function quantize2(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: 
   cellLists(book, y, 2);
   const grid = book.grid, halfNorms = book.halfNorms;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const y0 = <f32>2 * load<f32>(y + t), y1 = <f32>2 * load<f32>(y + t, TILE_ROW);
+    const factor = load<f32>(CELL_FACTORS + t), y0 = factor * load<f32>(y + t), y1 = factor * load<f32>(y + t, TILE_ROW);
     const entry = load<u32>(CELL_LISTS + t);
     let p = grid + <usize>(entry >> 8), best: f32 = -Infinity, code: usize = 0;
     const end = p + <usize>(entry & 255) * 48;
@@ -71,7 +72,7 @@ function quantize2(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: 
         }
       }
     }
-    store<u8>(codes, <u8>code);
+    store<u8>(codes, <u8>code ^ mirrored(factor));
     store<f32>(yc + t, load<f32>(yc + t) + (best * 0.5 + load<f32>(halfNorms + (code << 2))));
   }
 }
@@ -80,11 +81,11 @@ function quantize4(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: 
   cellLists(book, y, 4);
   const grid = book.grid, words = book.words, halfNorms = book.halfNorms;
   for (let t: usize = 0; t < TILE_ROW; t += 4, codes += rowBytes) {
-    const entry = load<u32>(CELL_LISTS + t);
+    const entry = load<u32>(CELL_LISTS + t), factor = load<f32>(CELL_FACTORS + t);
     const list = grid + <usize>(entry >> 8), end = <usize>(entry & 255) << 2;
     let best: f32, code: usize;
     if (VECTOR_BYTES == 16) {
-      const row_f32x4 = v128Doubled(y + t);
+      const row_f32x4 = v128Times(y + t, f32x4.splat(factor));
       let scores = f32x4.splat(-Infinity), at = i32x4.splat(0);
       for (let group: usize = 0; group < end; group += 4) {
         const more = v128Scores4(list + group, words, row_f32x4);
@@ -100,30 +101,36 @@ function quantize4(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: 
       code = 0;
       for (let p = list; p < list + end; p++) {
         const c = <usize>load<u8>(p), word = words + (c << 4);
-        const score = (term(y + t, word, 0) + term(y + t, word, 1)) + (term(y + t, word, 2) + term(y + t, word, 3));
+        const score = (term(y + t, factor, word, 0) + term(y + t, factor, word, 1))
+          + (term(y + t, factor, word, 2) + term(y + t, factor, word, 3));
         if (score > best) {
           best = score;
           code = c;
         }
       }
     }
-    store<u8>(codes, <u8>code);
+    store<u8>(codes, <u8>code ^ mirrored(factor));
     store<f32>(yc + t, load<f32>(yc + t) + (best * 0.5 + load<f32>(halfNorms + (code << 2))));
   }
 }
 
-/** C·(2y − C) of one channel; v128Terms of four. */
-@inline function term(y: usize, word: usize, k: usize): f32 {
+/** C·(±2y − C) of one channel; v128Terms of four. */
+@inline function term(y: usize, factor: f32, word: usize, k: usize): f32 {
   const c = load<f32>(word + (k << 2));
-  return c * (<f32>2 * load<f32>(y + k * TILE_ROW) - c);
+  return c * (factor * load<f32>(y + k * TILE_ROW) - c);
 }
 
-/** 2y of a token's four channels. */
-@inline function v128Doubled(y: usize): v128 {
+/** 128, which makes a codeword its negation, where a factor is −2; else 0. */
+@inline function mirrored(factor: f32): u8 {
+  return <u8>(reinterpret<u32>(factor) >> 24) & 128;
+}
+
+/** ±2y of a token's four channels. */
+@inline function v128Times(y: usize, factor: v128): v128 {
   const row = v128.load_lane<u32>(
     y, v128.load_lane<u32>(y, v128.load_lane<u32>(y, v128.load32_zero(y), 1, TILE_ROW), 2, 2 * TILE_ROW), 3, 3 * TILE_ROW
   );
-  return f32x4.add(row, row);
+  return f32x4.mul(row, factor);
 }
 
 @inline function v128Scores2(group: usize, y0: v128, y1: v128): v128 {
@@ -161,20 +168,25 @@ function quantize4(book: Codebook, y: usize, codes: usize, rowBytes: usize, yc: 
 }
 
 /**
- * CELL_LISTS[t] = the grid's entry of the cell of token t's channels: digits clamp(floor(y · gridScale + cells/2)), the first channel
- * lowest. All tokens before any list is read: a list's length is then known in time for its loop (450 → 410 ns a row at D = 4).
+ * CELL_LISTS[t] = the grid's entry of the cell of token t's channels, digits clamp(floor(y · gridScale + cells/2)), the first channel
+ * lowest, or of that cell's mirror image; CELL_FACTORS[t] = 2, or −2. All tokens before any list is read: a list's length is then known
+ * in time for its loop (450 → 410 ns a row at D = 4).
  */
 function cellLists(book: Codebook, y: usize, channels: usize): void {
   const scale = vsplat(book.gridScale), half = vsplat(<f32>book.gridCells * 0.5);
   const count = vsplat(<f32>book.gridCells), last = vsplat(<f32>(book.gridCells - 1)), zero = vsplat(0);
-  const magic = vsplat(8388608);   // 2²³: the integer below it becomes the low bits
+  let cells: f32 = 1;
+  for (let k: usize = 0; k < channels; k++) cells *= <f32>book.gridCells;
+  const middle = vsplat((cells - 1) * 0.5), magic = vsplat(8388607.5);   // 2²³ − ½: the integer below it becomes the low bits
   for (let t: usize = 0; t < TILE_ROW; t += VECTOR_BYTES) {
     let cell = zero;
     for (let p = y + t + (channels - 1) * TILE_ROW; p >= y; p -= TILE_ROW) {
       const digit = vmin(last, vmax(zero, vfloor(vadd(vmul(load<Lanes>(p), scale), half))));
       cell = vadd(vmul(cell, count), digit);
     }
-    store<IntLanes>(CELL_LISTS + t, vbits(vadd(cell, magic)));
+    const from = vsub(cell, middle);
+    store<IntLanes>(CELL_LISTS + t, vbits(vadd(vabs(from), magic)));
+    store<Lanes>(CELL_FACTORS + t, vselect(vsplat(-2), vsplat(2), vgt(zero, from)));
   }
   const grid = book.grid;
   for (let t: usize = 0; t < TILE_ROW; t += 4) store<u32>(CELL_LISTS + t, load<u32>(grid + (<usize>load<u16>(CELL_LISTS + t) << 2)));

@@ -1,14 +1,15 @@
 // Memory that kernels scribble in, drawn once: who has which bytes, and in which sizes the host sets them aside.
 //
 //   tables         LUT and BUCKETS in turn, row by row: f32 [256, LANES] each, a row of either for every column of codes.
-//                  Between calls buckets are zero, and the look-up table is nobody's: `quantize` has it while tokens are coded
+//                  Between calls buckets are zero, and the look-up table is nobody's: `quantize` has it while tokens are coded, and
+//                  grids lie in the rest (src/wasm/cells.ts)
 //   Shape.tile     a window's tokens twice:   encode, decode    f32 [headDim, 64], then as much for channels in another order, what
 //                                                               stages leave, and the block of a window that is learned from
 //                                             raw windows       f32 [64, headDim] keys, then f32 [64, valueDim] values
 //                                             prompts           decode's, then i16 [headDim, 64] keys and i16 [valueDim, 64] values
 //                                             headDim of whichever side has more channels
+//                  or a chunk of windows:     looking codes up  f32 [CHUNK · 64, LANES]: logits, then weights
 //   Shape.scratch  a window's small things: below
-//   Shape.scores   f32 [CHUNK · 64, LANES]: logits, then weights
 //   Shape.states   records of state.ts
 //
 // Elsewhere: MEAN_STRANDS, 32 bytes of shift.ts's own.
@@ -47,6 +48,8 @@ export const NEGATED: usize = 128 * LANE_ROW;
 // `quantize`, in the look-up table.
 /** u32 [64]: the cell list of every token, codebooks of 2 and 4 channels. */
 export const CELL_LISTS: usize = LUT;
+/** f32 [64]: 2, or −2 where the list is that of the token's mirror image. */
+export const CELL_FACTORS: usize = CELL_LISTS + TILE_ROW;
 /** i16 [4, 64, 2]: y · 2¹² of eight channels, by pairs. */
 export const CODED_PAIRS: usize = LUT;
 /** f32 [64] */
@@ -72,9 +75,13 @@ const CODED_END: usize = CODED_O + 4 * MAX_HEAD_DIM;
 export const O: usize = AFTER_NORMS;
 const AFTER_MEAN: usize = O + 4 * MAX_HEAD_DIM;
 
+/** f32 [2, 64, LANES]: logits, then weights of a raw window, or of a decoded page for two states. */
+export const WINDOW_SCORES: usize = AFTER_MEAN;
+const AFTER_SCORES: usize = WINDOW_SCORES + 2 * SCORES_BYTES;
+
 // Attention by looking codes up, and over raw windows:
 /** f32 [LANES] each */
-export const SHARE: usize = AFTER_MEAN;
+export const SHARE: usize = AFTER_SCORES;
 export const SCALE: usize = SHARE + LANE_ROW;
 export const TOP: usize = SCALE + LANE_ROW;
 export const FACTOR: usize = TOP + LANE_ROW;
@@ -82,21 +89,32 @@ export const FACTOR: usize = TOP + LANE_ROW;
 export const UNMASKED_TOP: usize = FACTOR + LANE_ROW;
 /** u32: sum of words that are read only so that their cache lines come; were there none, compilers would drop the reads. Never read. */
 export const TOUCH_SUM: usize = UNMASKED_TOP + LANE_ROW;
-/** f32 [valueDim, LANES]: what means add to the output. */
+/** f32 [valueDim, LANES]: what means add to the output. The rest follows it, as large as a layer needs. */
 export const MEAN_OUT: usize = TOUCH_SUM + LANE_ROW;
+
 /** f32 [headDim, LANES]: H·A⁻¹·q. Four more are read where the last column of codes is odd (scores.ts). */
-export const HQ: usize = MEAN_OUT + MAX_HEAD_DIM * LANE_ROW;
-/** f32 [2 (even, odd), 2 · basisPairs, LANES]; there are at most half as many functions as channels, and eight powers. */
-export const COEFS: usize = HQ + MAX_HEAD_DIM * LANE_ROW;
+@inline export function hqOf(shape: Shape): usize {
+  return shape.scratch + MEAN_OUT + shape.values.headDim * LANE_ROW;
+}
+
+/** f32 [2 (even, odd), 2 · basisPairs, LANES] */
+@inline export function coefsOf(shape: Shape): usize {
+  return hqOf(shape) + shape.keys.headDim * LANE_ROW;
+}
+
 /** i16 [2, basisPairs, LANES, 2] */
-export const COEF_PAIRS: usize = COEFS + 2 * (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
+@inline export function coefPairsOf(shape: Shape): usize {
+  return coefsOf(shape) + 4 * shape.basisPairs * LANE_ROW;
+}
+
 /** f32 [CHUNK, segments, 64]: second norms of keys of several segments. */
-export const KEY_S2: usize = COEF_PAIRS + (MAX_HEAD_DIM / 2 + 16) * LANE_ROW;
-const ROW_END: usize = KEY_S2 + CHUNK * MAX_SEGMENTS * TILE_ROW;
+@inline export function keyS2Of(shape: Shape): usize {
+  return coefPairsOf(shape) + 2 * shape.basisPairs * LANE_ROW;
+}
 
 // Attention over decoded pages (prompt.ts):
 /** f32 [64] */
-export const KEY_SCALES: usize = AFTER_MEAN;
+export const KEY_SCALES: usize = AFTER_SCORES;
 /** f32 [valueDim] */
 export const VALUE_SCALES: usize = KEY_SCALES + TILE_ROW;
 /** f32 [LANES] */
@@ -130,19 +148,16 @@ export function tablesEnd(rowBytes: usize): usize {
   return LUT + rowBytes * TABLE_ROW;
 }
 
-/** Of Shape.tile: f32 [2, headDim, WINDOW], headDim the larger of keys' and values'. */
+/** Of Shape.tile, headDim the larger of keys' and values'. */
 export function tileBytes(headDim: usize): usize {
-  return 2 * headDim * TILE_ROW;
+  return max<usize>(2 * headDim * TILE_ROW, CHUNK * SCORES_BYTES);
 }
 
-/** Of Shape.scratch. */
-export function scratchBytes(): usize {
-  return max<usize>(max<usize>(CODED_END, ROW_END), PROMPT_END);
-}
-
-/** Of Shape.scores: f32 [CHUNK · WINDOW, LANES]. */
-export function scoresBytes(): usize {
-  return CHUNK * SCORES_BYTES;
+/** Of Shape.scratch, for layers of these sizes. */
+export function scratchBytes(headDim: usize, valueDim: usize, basisPairs: usize, keySegments: usize): usize {
+  const rows = headDim + valueDim + 6 * basisPairs;
+  const keyS2 = keySegments > 1 ? CHUNK * keySegments * TILE_ROW : 0;
+  return max<usize>(MEAN_OUT + rows * LANE_ROW + keyS2, max<usize>(CODED_END, PROMPT_END));
 }
 
 /** Of Shape.states. */

@@ -8,7 +8,7 @@ import { hadamard } from "./hadamard";
 import { clearBuckets, scatterAdd, reduceBuckets, mixMean } from "./mix";
 import { outOfOrder } from "./order";
 import { buildTable, gather, gatherScaled } from "./scores";
-import { HQ, O, S1, S2 } from "./scratch";
+import { hqOf, O, S1, S2, WINDOW_SCORES } from "./scratch";
 
 /**
  * Logits of up to four queries against one block.
@@ -21,7 +21,7 @@ import { HQ, O, S1, S2 } from "./scratch";
  */
 export function scores(shape: Shape, side: Side, order: usize, q: usize, block: usize, out: usize): void {
   const s2 = shape.scratch + S2, apart = side.segmentCount > 1;
-  buildTable(side, order, q, side.headDim, shape.scratch + HQ);
+  buildTable(side, order, q, side.headDim, hqOf(shape));
   if (apart) unpackS2(side, block, s2);
   for (let column: usize = 0; column < side.rowBytes; column += 8) {
     if (apart) gatherScaled(block, side.rowBytes, column, side.pairNorms + (column << 1), s2, out);
@@ -42,15 +42,15 @@ export function scores(shape: Shape, side: Side, order: usize, q: usize, block: 
  */
 export function mix(shape: Shape, side: Side, order: usize, weights: usize, block: usize, out: usize): void {
   const headDim = side.headDim, scratch = shape.scratch, s1 = scratch + S1, s2 = scratch + S2, o = scratch + O;
-  const share = shape.states, y = order ? scratch + HQ : out;
+  const share = shape.states, y = order ? hqOf(shape) : out;
   unpackS1(side, block, s1);
   unpackS2(side, block, s2);
   unpackMean(side, block, headDim, o);
   memory.fill(y, 0, headDim * LANE_ROW);
   for (let n: usize = 0; n < side.segmentCount; n++) {
     const segment = segmentOf(side, n), rows = y + segment.channel * LANE_ROW;
-    scaleWeights(weights, s1, s2 + n * TILE_ROW, shape.scores, share);
-    for (let column: usize = 0; column < side.rowBytes; column += 8) scatterAdd(block, side.rowBytes, column, shape.scores);
+    scaleWeights(weights, s1, s2 + n * TILE_ROW, scratch + WINDOW_SCORES, share);
+    for (let column: usize = 0; column < side.rowBytes; column += 8) scatterAdd(block, side.rowBytes, column, scratch + WINDOW_SCORES);
     reduceBuckets(segment, rows);
     clearBuckets(side, 0);
     hadamard(rows, segment.channels, LANE_ROW);

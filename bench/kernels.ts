@@ -135,32 +135,36 @@ class Window {
 
   /** x into the tile. */
   load(x: Float32Array): void {
-    const { f32, kernels, input, tile } = this.memory;
-    f32.set(x, input / 4);
-    kernels.tileFromRows(input, WINDOW, this.headDim * 4, this.headDim, tile);
+    const { f32, kernels, call, tile } = this.memory;
+    f32.set(x, call.input / 4);
+    kernels.tileFromRows(call.input, WINDOW, this.headDim * 4, this.headDim, tile);
   }
 
   /** The tile as rows. */
   unload(): Float32Array {
-    const { f32, kernels, output, tile } = this.memory;
+    const { f32, kernels, tile } = this.memory;
+    const { output } = this.memory.call;
     kernels.rowsFromTile(tile, WINDOW, this.headDim * 4, this.headDim, output);
     return f32.slice(output / 4, output / 4 + WINDOW * this.headDim);
   }
 
   /** x [HEADS, width] into the input, the heads of an element side by side. */
   loadLanes(x: Float32Array, width: number): void {
-    const { f32, input } = this.memory;
+    const { f32 } = this.memory;
+    const { input } = this.memory.call;
     for (let i = 0; i < x.length; i++) f32[input / 4 + HEADS * (i % width) + Math.floor(i / width)] = x[i]!;
   }
 
   unloadLanes(width: number): Float32Array {
-    const { f32, output } = this.memory;
+    const { f32 } = this.memory;
+    const { output } = this.memory.call;
     return Float32Array.from({ length: HEADS * width }, (_, i) => f32[output / 4 + HEADS * (i % width) + Math.floor(i / width)]!);
   }
 
   /** Keys and values into a raw window. */
   loadRaw(): void {
-    const { u16, u32, rawAddresses } = this.memory;
+    const { u16, u32 } = this.memory;
+    const { rawAddresses } = this.memory.call;
     const elements = QUARTER * this.headDim;
     for (const [n, at] of this.memory.slot(0).entries()) {
       u16.set(Uint16Array.from(this.keys.subarray(n * elements, (n + 1) * elements), toHalf), at / 2);
@@ -169,9 +173,18 @@ class Window {
     }
   }
 
+  /** The raw window to the page, by grids that are there. */
   encode(): void {
     const { kernels, shapes } = this.memory;
-    kernels.encodePage(shapes[0]!, this.order, this.memory.rawAddresses, this.keysBlock);
+    kernels.encodePage(shapes[0]!, this.order, this.memory.call.rawAddresses, this.keysBlock);
+  }
+
+  /** Keys and values to the page. */
+  encodeAll(): void {
+    this.loadRaw();
+    this.memory.bringGrids();
+    this.encode();
+    this.memory.clearGrids();
   }
 
   decodeKeys(): void {
@@ -236,15 +249,20 @@ function tileVerbs(window: Window): Verb[] {
 /** The nearest codeword in every codebook. */
 function quantizers(window: Window): Verb[] {
   const { headDim, memory, y } = window;
-  const { kernels, u8, books, tile, scratch, output } = memory;
+  const { kernels, u8, books, tile, scratch } = memory;
+  const { output } = memory.call;
   return Object.values(codebooks).map(book => {
     const columns = headDim / book.channels;
     return {
       name: `quantize, ${book.channels} channels`,
       bytes: headDim * 4,
-      prepare: () => window.load(y),
+      prepare() {
+        window.load(y);
+        memory.bringGrids();
+      },
       run: () => kernels.quantize(books.get(book)!, tile, headDim, output, columns, scratch),
       error() {
+        memory.clearGrids();
         const exact = reference.quantize(Float64Array.from(y), reference.codebookQuantizer(book));
         return exact.reduce((sum, code, i) => sum + Number(u8[output + i] !== code), 0) / exact.length;
       }
@@ -255,19 +273,20 @@ function quantizers(window: Window): Verb[] {
 /** Verbs that write or read the codes of a page, of keys where it has both. */
 function pageVerbs(window: Window): Verb[] {
   const { headDim, page, memory, keysBlock, order, keys, values, queries, coding } = window;
-  const { kernels, input, output, shapes, sides } = memory;
-  const encoded = (): void => {
-    window.loadRaw();
-    window.encode();
-  };
+  const { kernels, shapes, sides } = memory;
+  const { input, output } = memory.call;
   return [
     {
       name: 'encode',
       bytes: headDim * 2,
       tokens: 2 * WINDOW,
-      prepare: () => window.loadRaw(),
+      prepare() {
+        window.loadRaw();
+        memory.bringGrids();
+      },
       run: () => window.encode(),
       error() {
+        memory.clearGrids();
         const exact = (x: Float32Array, of: reference.Coding): Float64Array => reference.decode(reference.encode(x, headDim, of), of);
         window.decodeKeys();
         const decodedKeys = window.unload();
@@ -278,7 +297,7 @@ function pageVerbs(window: Window): Verb[] {
     {
       name: 'decode',
       bytes: headDim * 4 + page.keys.bytes / WINDOW,
-      prepare: encoded,
+      prepare: () => window.encodeAll(),
       run: () => window.decodeKeys(),
       error: () => relativeL2(window.unload(), reference.decode(window.coded(keysBlock, page.keys), coding.keys))
     },
@@ -286,7 +305,7 @@ function pageVerbs(window: Window): Verb[] {
       name: 'scores',
       bytes: page.keys.bytes / WINDOW,
       prepare() {
-        encoded();
+        window.encodeAll();
         window.loadLanes(queries, headDim);
       },
       run: () => kernels.scores(shapes[0]!, sides.get(page.keys)!, order, input, keysBlock, output),
@@ -302,14 +321,12 @@ function pageVerbs(window: Window): Verb[] {
 /** The weighted sum of coded values. */
 function mixVerb(window: Window): Verb {
   const { headDim, page, memory, valuesBlock, weights, coding } = window;
-  const { kernels, input, output, shapes, sides } = memory;
+  const { kernels, shapes, sides } = memory;
+  const { input, output } = memory.call;
   return {
     name: 'mix',
     bytes: page.values.bytes / WINDOW,
-    prepare() {
-      window.loadRaw();
-      window.encode();
-    },
+    prepare: () => window.encodeAll(),
     run() {
       window.loadLanes(weights, WINDOW); // mix leaves other numbers there
       kernels.mix(shapes[0]!, sides.get(page.values)!, 0, input, valuesBlock, output);

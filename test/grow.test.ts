@@ -249,4 +249,25 @@ group('bytes of a large cache', test => {
     assert.ok(plan(options).bytes > 100 * cache.bytes);
     cache.dispose();
   });
+
+  test('go from what a prompt was computed in to the tokens that follow', () => {
+    const few = { ...options, layers: 8 };
+    const { keys, values } = rows(few, 2000, 1);
+    const query = bells(512, 576, 3);
+    const bytesAfter = (prompt: number): number => {
+      const cache = new KVCache(simd128.backend, few);
+      const sequence = cache.sequence();
+      for (let t = 0; t < 2000; ) {
+        const tokens = t < prompt ? prompt : 1;
+        for (let layer = 0; layer < few.layers; layer++) {
+          sequence.append(layer, keys.subarray(192 * t, 192 * (t + tokens)), values.subarray(192 * t, 192 * (t + tokens)));
+          if (t % 64 === 0) sequence.attend(layer, query.subarray(0, 576 * tokens));
+        }
+        t += tokens;
+      }
+      return cache.bytes;
+    };
+    // A page of memory more or less: what lies between.
+    atMost('bytes after a prompt', bytesAfter(512), bytesAfter(0) + 65536);
+  });
 });

@@ -259,13 +259,13 @@ export const CODED_ROW = 0.25;
 export const MASS = 1e-5;
 
 /** Bytes of a cache of small heads before its first token: tables of logits, codebooks, grids, and scratch of a call of one token. */
-export const FIRST_BYTES = 0.9 * 2 ** 20;
+export const FIRST_BYTES = 0.5 * 2 ** 20;
 
 /**
  * Bits that 1,000 tokens of 30 layers with three heads of 64 take of all memory: 3.02 of coded pages, 1.15 of sinks, learned balances and
- * the last window of every layer, which is raw, as they are when it is complete; 0.56 of tables and scratch; and what lies between.
+ * the last window of every layer, which is raw, as they are when it is complete; 0.22 of tables and scratch; and what lies between.
  */
-export const THOUSAND_TOKENS_BITS = 4.8;
+export const THOUSAND_TOKENS_BITS = 4.5;
 
 /**
  * A cut model's logits against the whole one's: each is an engine's f32 noise over three layers, whose fusions differ where the graph was

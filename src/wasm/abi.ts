@@ -42,8 +42,7 @@ export interface Kernels extends Record<string, unknown> {
   bucketsBegin(): number;
   tablesEnd(rowBytes: number): number;
   tileBytes(headDim: number): number;
-  scratchBytes(): number;
-  scoresBytes(): number;
+  scratchBytes(headDim: number, valueDim: number, basisPairs: number, keySegments: number): number;
   statesBytes(headDim: number, valueDim: number): number;
   shapeBytes(): number;
   itemBytes(): number;
@@ -122,7 +121,6 @@ export const SHAPE = {
   sinkLogits: 'usize',
   tile: 'usize',
   scratch: 'usize',
-  scores: 'usize',
   states: 'usize'
 } as const satisfies Fields;
 

@@ -1,7 +1,8 @@
 // The grids by which the nearest codeword is found in 2 and 4 dimensions (assembly/cells.ts builds them, assembly/quantize.ts reads
-// them). Kept for the next cache.
+// them). Kept for the next cache, and out of a cache's memory but while tokens are coded.
 
 import type { Codebook } from '../format/codec.ts';
+import { align } from '../format/layout.ts';
 import { kernelsOf } from './instance.ts';
 
 export interface Grid {
@@ -9,19 +10,19 @@ export interface Grid {
   readonly cells: number;
   /** Cells per unit; the grid is centered on 0. */
   readonly scale: number;
-  /** u32 [cells^D]: offset of the list << 8 | its groups; then the groups. */
+  /** u32 [cells^D / 2]: offset of the list << 8 | its groups; then the groups. */
   readonly bytes: Uint8Array;
 }
 
-// One group at D = 2 and 1.9 at D = 4 on Gaussian input: 75 KB and 177 KB. At D = 4, 8 cells take 62 KB and 30 % more time to
-// search, 16 take 402 KB and 10 % less.
+// One group at D = 2 and 1.9 at D = 4 on Gaussian input: 38 KB and 89 KB. At D = 4, 8 cells take 31 KB and 30 % more time to
+// search, 16 take 201 KB and 10 % less.
 const CELLS = { 2: { cells: 64, reach: 3.52 }, 4: { cells: 12, reach: 2.4 } } as const;
 
-// The builder's memory: the codebook, its scratch, then the grid, 256 KiB at most.
-const PAGES = 8;
+// The builder's memory: the codebook, its scratch, then the grid, 108 KiB at most.
+const PAGES = 4;
 const BOOK = 0x10000;
 const BUILD = 0x11000;
-const GRID = 0x35000;
+const GRID = 0x25000;
 
 const built = new Map<number, Grid>();
 
@@ -40,4 +41,30 @@ export function gridOf({ channels, codewords }: Codebook, module: WebAssembly.Mo
   const grid = { cells, scale: cells / (2 * reach), bytes: new Uint8Array(memory.buffer).slice(GRID, GRID + bytes) };
   built.set(channels, grid);
   return grid;
+}
+
+/** Where grids lie in a memory while tokens are coded: one behind the other. */
+export class PlacedGrids {
+  readonly #placed = new Map<Codebook, { readonly grid: Grid; readonly at: number }>();
+  readonly end: number;
+
+  constructor(books: Iterable<Codebook>, module: WebAssembly.Module, begin: number) {
+    let at = begin;
+    for (const book of books) {
+      if (book.channels === 8) continue;
+      const grid = gridOf(book, module);
+      this.#placed.set(book, { grid, at });
+      at += align(grid.bytes.length, 16);
+    }
+    this.end = at;
+  }
+
+  /** A codebook's grid, and its address; undefined where it needs none. */
+  of(book: Codebook): { readonly grid: Grid; readonly at: number } | undefined {
+    return this.#placed.get(book);
+  }
+
+  bring(memory: Uint8Array): void {
+    for (const { grid, at } of this.#placed.values()) memory.set(grid.bytes, at);
+  }
 }

@@ -9,6 +9,8 @@ import { ropeTables, ropeText } from '../rope.ts';
 import type { CacheShape } from '../shape.ts';
 import { type Kernels, SHAPE, struct } from './abi.ts';
 import { Arena } from './arena.ts';
+import { type Call, type CallPlaces, Calls } from './call.ts';
+import { PlacedGrids } from './cells.ts';
 import { kernelsOf, sizesOf } from './instance.ts';
 import { placeCodebook, placeSide } from './sides.ts';
 
@@ -24,20 +26,10 @@ export function recordBytes({ kvHeads, headDim }: Pick<LayerShape, 'kvHeads' | '
 
 /** By how much of itself a memory grows at least: what lies idle is less than that, or 64 KB, and 600 MB are reached in some 1,200 steps. */
 const GROWTH = 1 / 256;
-/** What a call of attend is laid out for at first. */
-const FIRST_CALL: Call = { tokens: 1, pages: 32, raws: 8 };
-
 /** Memory that is asked for, and who has it then. */
 interface Want {
   readonly bytes: number;
   readonly grant: (at: number) => unknown;
-}
-
-/** A call of attend: its query tokens; pages and raw runs of all its sequences. */
-interface Call {
-  readonly tokens: number;
-  readonly pages: number;
-  readonly raws: number;
 }
 
 /**
@@ -57,8 +49,6 @@ export class WasmMemory {
   readonly sides: ReadonlyMap<BlockLayout, number>;
   readonly tile: number;
   readonly scratch: number;
-  /** Query tokens of one call of attend at most. */
-  readonly callTokens: number;
   /**
    * Where tokens lie on their way between slots or pages and arrays: a window's keys and values in f32, and one of both once more. It is
    * the tables' memory, so that what was there must be cleared (`clearWindow`).
@@ -66,32 +56,30 @@ export class WasmMemory {
   readonly window: number;
   /** Where a window's keys or values are made into rows of another type or order. */
   readonly windowRows: number;
-  // What a call of attend is laid out in. Whatever its size, `output` holds energies of a layer.
-  input = 0;
-  output = 0;
-  denominators = 0;
-  items = 0;
-  pageAddresses = 0;
-  pagePositions = 0;
-  rawRecords = 0;
-  rawAddresses = 0;
+  /** Where a call of attend is laid out. */
+  call!: CallPlaces;
   readonly #windowEnd: number;
+  readonly #grids: PlacedGrids;
   readonly #shape: CacheShape;
   readonly #memory: WebAssembly.Memory;
   #arena: Arena;
-  #call: Call = { tokens: 0, pages: 0, raws: 0 };
+  readonly #calls: Calls;
+  /** The last call. */
+  #asked: Call = { tokens: 0, pages: 0, raws: 0 };
+  /** What there is room for, and where, in how many bytes. */
+  #room!: Call;
   #callAt = 0;
   #callBytes = 0;
   /** Addresses by number; of a slot one for every quarter that it has, of sinks one. */
   readonly #slots = new Map<number, readonly number[]>();
-  /** How many tokens slots are to hold. */
-  readonly #fills = new Map<number, number>();
+  /** Slots that have more quarters than they need, from the next grant on: how many those are. */
+  readonly #spare = new Map<number, number>();
   readonly #pages: readonly number[][];
   readonly #records: readonly number[][];
 
   /** @param more  codebooks that are used besides those of the shape */
   constructor(module: WebAssembly.Module, shape: CacheShape, more: readonly Codebook[] = []) {
-    const { layers, sequences } = shape;
+    const { layers } = shape;
     this.#shape = shape;
     this.#pages = layers.map(() => []);
     this.#records = layers.map(() => []);
@@ -104,7 +92,10 @@ export class WasmMemory {
     this.window = sizes.tablesBegin();
     this.windowRows = this.window + most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * (headDim + valueDim));
     this.#windowEnd = this.windowRows + most(({ kvHeads, headDim, valueDim }) => 4 * WINDOW * kvHeads * Math.max(headDim, valueDim));
-    const arena = new Arena(Math.max(sizes.tablesEnd(Math.max(...blocks.map(block => block.rowBytes))), this.#windowEnd));
+    const used = new Set([...stages.map(stage => stage.codebook), ...more]);
+    this.#grids = new PlacedGrids(used, module, sizes.bucketsBegin());
+    const tablesEnd = sizes.tablesEnd(Math.max(...blocks.map(block => block.rowBytes)));
+    const arena = new Arena(Math.max(tablesEnd, this.#windowEnd, this.#grids.end));
     this.#arena = arena;
     const unused = align(sizes.staticEnd(), 16); // an arena deals in whole 16 bytes
     arena.give(unused, sizes.tablesBegin() - unused);
@@ -114,8 +105,7 @@ export class WasmMemory {
       constants.push({ at, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) });
       return at;
     };
-    const used = new Set([...stages.map(stage => stage.codebook), ...more]);
-    const books = new Map([...used].map(book => [book, placeCodebook(book, module, constant)]));
+    const books = new Map([...used].map(book => [book, placeCodebook(book, this.#grids, constant)]));
     this.books = new Map([...books].map(([book, { at }]) => [book, at]));
     const sides = new Map<string, number>();
     this.sides = new Map(
@@ -137,10 +127,12 @@ export class WasmMemory {
       })
     );
 
-    this.tile = arena.take(most(({ headDim, valueDim }) => sizes.tileBytes(Math.max(headDim, valueDim))));
-    this.scratch = arena.take(sizes.scratchBytes());
-    const scores = arena.take(sizes.scoresBytes());
-    this.callTokens = Math.max(Math.floor(sizes.callRows() / most(({ queryHeads, kvHeads }) => queryHeads / kvHeads)), sequences);
+    const basisPairs = Math.max(...[...tablesOf.values()].map(tables => tables.basisPairs));
+    const keySegments = most(({ page }) => page.keys.segments.length);
+    const [headDim, valueDim] = [most(layer => layer.headDim), most(layer => layer.valueDim)];
+    this.tile = arena.take(sizes.tileBytes(Math.max(headDim, valueDim)));
+    this.scratch = arena.take(sizes.scratchBytes(headDim, valueDim, basisPairs, keySegments));
+    this.#calls = new Calls(shape, sizes);
     const inBits = (logits: Float32Array | undefined): number => (logits ? constant(logits.map(x => x * Math.LOG2E)) : 0);
     this.shapes = layers.map(({ kvHeads, queryHeads, rope, window, softcap, slopes, sinkLogits, page }) => {
       const tables = tablesOf.get(ropeText(rope))!;
@@ -167,13 +159,12 @@ export class WasmMemory {
           sinkLogits: inBits(sinkLogits),
           tile: this.tile,
           scratch: this.scratch,
-          scores,
           states: 0
         })
       );
     });
 
-    const all = this.#bytesAtCapacity(sizes);
+    const all = this.#bytesAtCapacity();
     if (all > MEMORY_LIMIT) {
       throw new BackendError(
         'wasm',
@@ -189,16 +180,25 @@ export class WasmMemory {
     this.#refresh();
     for (const { at, bytes } of constants) this.u8.set(bytes, at);
     if (shape.reserve) this.reserve(everything(shape));
-    this.prepareCall(shape.reserve ? this.#largestCall : FIRST_CALL);
+    const call = shape.reserve ? this.#calls.largest : this.#calls.first;
+    const grown = this.#arena.copy();
+    const at = grown.take(this.#calls.bytes(call));
+    this.#growTo(grown);
+    this.#layOut(call, at);
   }
 
   get bytes(): number {
     return this.#memory.buffer.byteLength;
   }
 
+  /** Query tokens of one call of attend at most. */
+  get callTokens(): number {
+    return this.#calls.tokens;
+  }
+
   /** Query tokens that `input` and `output` hold now. */
   get roomTokens(): number {
-    return this.#call.tokens;
+    return this.#room.tokens;
   }
 
   page(layer: number, page: number): number {
@@ -234,40 +234,56 @@ export class WasmMemory {
         if (heads.page.keys.balanced) want(this.#records[layer]!, sequence, recordBytes(heads));
       });
     }
-    if (wants.length > 0) this.#grant(wants, () => this.#spare(slots, idle()));
-    for (const [slot, tokens] of slots) this.#fills.set(slot, tokens);
+    if (wants.length > 0)
+      this.#grant(
+        wants,
+        [...this.#spare].filter(([slot]) => !slots.has(slot)),
+        idle
+      );
+    for (const [slot, tokens] of slots) {
+      const quarters = Math.ceil(tokens / QUARTER);
+      if (slot < rawSlots && this.slot(slot).length > quarters) this.#spare.set(slot, quarters);
+      else this.#spare.delete(slot);
+    }
   }
 
-  /** @param spare  quarters that are given up where memory would have to grow: how many each slot keeps */
-  #grant(wants: readonly Want[], spare: () => ReadonlyMap<number, number>): void {
-    let kept: ReadonlyMap<number, number> = new Map();
-    let arena = this.#arena.copy();
+  /**
+   * What slots have to spare goes first, so that pages come to lie beside each other, and raw windows in the rest: kept until memory would
+   * have to grow, it left 4 % of a memory in gaps. Where it would grow all the same, idle slots give what they have, and the room for
+   * calls what the last one did not need.
+   */
+  #grant(wants: readonly Want[], spare: readonly (readonly [slot: number, quarters: number])[], idle: () => readonly number[]): void {
+    const without = (given: typeof spare): Arena => {
+      const arena = this.#arena.copy();
+      for (const [slot, quarters] of given) for (const at of this.slot(slot).slice(quarters)) arena.give(at, this.#quarterBytes);
+      return arena;
+    };
+    const room = this.#calls.grown(this.#calls.first, this.#asked);
+    const smaller = this.#calls.bytes(room) < this.#callBytes;
+    let callAt: number | undefined;
+    let given = spare;
+    let arena = without(given);
     let places = wants.map(({ bytes }) => arena.take(bytes));
-    if (arena.end > this.bytes) {
-      kept = spare();
-      arena = this.#arena.copy();
-      for (const [slot, quarters] of kept) for (const at of this.slot(slot).slice(quarters)) arena.give(at, this.#quarterBytes);
+    if (arena.end > this.bytes && !this.#shape.reserve) {
+      const unused = new Set(idle().filter(slot => this.#slots.has(slot)));
+      given = [...spare.filter(([slot]) => !unused.has(slot)), ...[...unused].map(slot => [slot, 0] as const)];
+      arena = without(given);
+      if (smaller) arena.give(this.#callAt, this.#callBytes);
       places = wants.map(({ bytes }) => arena.take(bytes));
+      if (smaller) callAt = arena.take(this.#calls.bytes(room));
     }
     const unused = this.#arena.end;
     this.#growTo(arena);
-    for (const [slot, quarters] of kept) this.#slots.set(slot, this.slot(slot).slice(0, quarters));
+    if (callAt !== undefined) this.#layOut(room, callAt);
+    for (const [slot, quarters] of given) {
+      this.#slots.set(slot, this.slot(slot).slice(0, quarters));
+      this.#spare.delete(slot);
+    }
     wants.forEach(({ bytes, grant }, n) => {
       const at = places[n]!;
       if (at < unused) this.u8.fill(0, at, at + bytes); // encoders write no padding, which is 0
       grant(at);
     });
-  }
-
-  /** Slots that have more quarters than they need, and how many those are: none of idle ones, and none but `growing` need more. */
-  #spare(growing: ReadonlyMap<number, number>, idle: readonly number[]): Map<number, number> {
-    const spare = new Map<number, number>();
-    for (const slot of idle) if (this.#slots.has(slot)) spare.set(slot, 0);
-    for (const [slot, tokens] of this.#fills) {
-      const quarters = Math.ceil(tokens / QUARTER);
-      if (!growing.has(slot) && !spare.has(slot) && this.slot(slot).length > quarters) spare.set(slot, quarters);
-    }
-    return spare;
   }
 
   /** Tokens of a slot that lie together, as in a raw page of so many. */
@@ -289,79 +305,45 @@ export class WasmMemory {
     if (this.window + bytes > this.kernels.bucketsBegin()) this.u8.fill(0, this.kernels.bucketsBegin(), this.window + bytes);
   }
 
+  /** Grids are where codebooks say, until `clearGrids`: what codes tokens reads them. They lie in the tables' memory. */
+  bringGrids(): void {
+    this.#grids.bring(this.u8);
+  }
+
+  clearGrids(): void {
+    this.clearWindow(this.#grids.end - this.window);
+  }
+
   /** Room for a call of attend, whose tokens may be more than `callTokens`; or a BackendError. */
-  prepareCall({ tokens, pages, raws }: Call): void {
-    const { tokens: roomTokens, pages: roomPages, raws: roomRaws } = this.#call;
-    const least = Math.min(tokens, this.callTokens);
-    if (least <= roomTokens && pages <= roomPages && raws <= roomRaws) return;
-    const most = this.#largestCall;
-    const larger = (need: number, room: number, most: number): number =>
-      need <= room ? room : Math.min(2 ** Math.ceil(Math.log2(need)), most);
-    const call = {
-      tokens: larger(least, roomTokens, most.tokens),
-      pages: larger(pages, roomPages, most.pages),
-      raws: larger(raws, roomRaws, most.raws)
-    };
+  prepareCall(call: Call): void {
+    this.#asked = call;
+    const room = this.#calls.grown(this.#room, call);
+    if (room === this.#room) return;
     const arena = this.#arena.copy();
-    if (this.#callBytes > 0) arena.give(this.#callAt, this.#callBytes);
-    const parts = this.#callParts(this.kernels, call);
-    const bytes = parts.reduce((sum, part) => sum + align(part, 16), 0);
-    let at = arena.take(bytes);
+    arena.give(this.#callAt, this.#callBytes);
+    const at = arena.take(this.#calls.bytes(room));
     this.#growTo(arena);
-    this.#call = call;
+    this.#layOut(room, at);
+  }
+
+  #layOut(room: Call, at: number): void {
+    this.#room = room;
     this.#callAt = at;
-    this.#callBytes = bytes;
-    const next = (part: number): number => {
-      at += align(part, 16);
-      return at - align(part, 16);
-    };
-    this.input = next(parts[0]!);
-    this.output = next(parts[1]!);
-    this.denominators = next(parts[2]!);
-    this.items = next(parts[3]!);
-    const states = next(parts[4]!);
-    this.pageAddresses = next(parts[5]!);
-    this.pagePositions = next(parts[6]!);
-    this.rawRecords = next(parts[7]!);
-    this.rawAddresses = next(parts[8]!);
-    for (const shape of this.shapes) this.u32[shape / 4 + Object.keys(SHAPE).indexOf('states')] = states;
-  }
-
-  /** A call of all sequences with all that they can hold. */
-  get #largestCall(): Call {
-    const { sequences, pageCounts, rawSlots } = this.#shape;
-    return { tokens: this.callTokens, pages: sequences * Math.max(...pageCounts), raws: rawSlots + sequences };
-  }
-
-  /** Bytes of a call's parts, in the order of `prepareCall`. */
-  #callParts(sizes: Kernels, { tokens, pages, raws }: Call): number[] {
-    const { layers } = this.#shape;
-    const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
-    // Input or output holds queries or results: what the one is made into lies in the other.
-    const callBytes = 4 * tokens * most(({ queryHeads, headDim, valueDim }) => queryHeads * Math.max(headDim, valueDim));
-    // An even number of states: those of a prompt go by twos.
-    const rows = Math.min(sizes.callRows(), align(tokens * most(({ queryHeads, kvHeads }) => queryHeads / kvHeads), 8));
-    return [
-      callBytes,
-      callBytes,
-      8 * tokens * most(({ queryHeads }) => queryHeads),
-      sizes.itemBytes() * tokens,
-      (most(({ headDim, valueDim }) => sizes.statesBytes(headDim, valueDim)) * rows) / sizes.callRows(),
-      4 * pages,
-      4 * pages,
-      sizes.rawBytes() * raws,
-      4 * (WINDOW / QUARTER) * raws
-    ];
+    this.#callBytes = this.#calls.bytes(room);
+    this.call = this.#calls.places(room, at);
+    for (const shape of this.shapes) this.u32[shape / 4 + Object.keys(SHAPE).indexOf('states')] = this.call.states;
   }
 
   /** All that it may ever need. */
-  #bytesAtCapacity(sizes: Kernels): number {
+  #bytesAtCapacity(): number {
     const { layers, sequences, pageCounts, rawSlots, rawSlotBytes, sinkSlots, sinkBytes } = this.#shape;
-    const call = this.#callParts(sizes, this.#largestCall).reduce((sum, part) => sum + align(part, 16), 0);
     const perLayer = (heads: LayerShape, layer: number): number =>
       pageCounts[layer]! * align(heads.page.bytes, 16) + (heads.page.keys.balanced ? sequences * recordBytes(heads) : 0);
     const raw = rawSlots * rawSlotBytes + sinkSlots * align(sinkBytes, 16);
-    return layers.reduce((sum, heads, layer) => sum + perLayer(heads, layer), this.#arena.end + call + raw);
+    return layers.reduce(
+      (sum, heads, layer) => sum + perLayer(heads, layer),
+      this.#arena.end + this.#calls.bytes(this.#calls.largest) + raw
+    );
   }
 
   /** Grows to what an arena takes, which then is the memory's. */

@@ -68,7 +68,7 @@ export function eachRun(
 /** Writes down where what a slot has lies, as the nth list of a call; the list's address. */
 export function addressesOf(memory: WasmMemory, slot: number, n = 0): number {
   const addresses = memory.slot(slot);
-  const at = memory.rawAddresses + 16 * n;
+  const at = memory.call.rawAddresses + 16 * n;
   for (let i = 0; i < addresses.length; i++) memory.u32[at / 4 + i] = addresses[i]!;
   return at;
 }

@@ -3,7 +3,7 @@
 import { type Codebook, halfNormsOf } from '../format/codec.ts';
 import { type BlockLayout, WINDOW } from '../format/layout.ts';
 import { CODEBOOK, SEGMENT, SIDE, STAGE, struct } from './abi.ts';
-import { gridOf } from './cells.ts';
+import type { PlacedGrids } from './cells.ts';
 import { marginOf, roundedOf } from './tables.ts';
 
 /** Sets aside memory that will hold this data; its address. */
@@ -17,8 +17,8 @@ export interface PlacedCodebook {
   readonly words: number;
 }
 
-export function placeCodebook(book: Codebook, module: WebAssembly.Module, constant: Constant): PlacedCodebook {
-  const grid = book.channels === 8 ? undefined : gridOf(book, module);
+export function placeCodebook(book: Codebook, grids: PlacedGrids, constant: Constant): PlacedCodebook {
+  const { grid, at: gridAt = 0 } = grids.of(book) ?? {};
   const words = constant(book.codewords);
   const at = constant(
     struct(CODEBOOK, {
@@ -27,7 +27,7 @@ export function placeCodebook(book: Codebook, module: WebAssembly.Module, consta
       halfNorms: constant(halfNormsOf(book)),
       rounded: grid ? 0 : constant(roundedOf(book)),
       margin: grid ? 0 : marginOf(book),
-      grid: grid ? constant(grid.bytes) : 0,
+      grid: gridAt,
       gridCells: grid?.cells ?? 0,
       gridScale: grid?.scale ?? 0
     })

@@ -102,15 +102,13 @@ export class WasmStore implements Store {
   }
 
   encode(layer: number, slots: readonly number[], pages: readonly number[], sequences: readonly number[]): void {
+    this.#memory.bringGrids();
     for (let n = 0; n < slots.length; n++) {
       const orders = this.#orders(layer, sequences[n]!);
-      this.#memory.kernels.encodePage(
-        this.#layer(layer),
-        orders,
-        addressesOf(this.#memory, slots[n]!),
-        this.#memory.page(layer, pages[n]!)
-      );
+      const raw = addressesOf(this.#memory, slots[n]!);
+      this.#memory.kernels.encodePage(this.#layer(layer), orders, raw, this.#memory.page(layer, pages[n]!));
     }
+    this.#memory.clearGrids();
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
@@ -121,20 +119,21 @@ export class WasmStore implements Store {
   }
 
   addEnergies(layer: number, sequence: number, query: Data, layout: Layout, first: number, count: number): void {
-    const { kernels, input, roomTokens } = this.#memory;
+    const { kernels, call, roomTokens } = this.#memory;
     const { queryHeads, headDim } = this.#shape.layers[layer]!;
     const rows = { layout, tokens: query.length / (queryHeads * headDim), heads: queryHeads };
     const energies = this.#learned(layer, sequence).energies.byteOffset;
     for (let from = first; from < first + count; from += roomTokens) {
       const tokens = Math.min(roomTokens, first + count - from);
-      this.#loadQueries(query, rows, headDim, from, tokens, input);
-      kernels.addQueryEnergies(this.#layer(layer), input, tokens, energies);
+      this.#loadQueries(query, rows, headDim, from, tokens, call.input);
+      kernels.addQueryEnergies(this.#layer(layer), call.input, tokens, energies);
     }
   }
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
     const { kvHeads, headDim } = this.#shape.layers[layer]!;
-    const { kernels, f32, output } = this.#memory;
+    const { kernels, f32, call } = this.#memory;
+    const { output } = call;
     const learned = this.#learned(layer, sequence);
     const keys = f32.subarray(output / 4, output / 4 + learned.energies.length).fill(0);
     for (const slot of slots) kernels.addKeyEnergies(this.#layer(layer), addressesOf(this.#memory, slot), output);
@@ -221,7 +220,8 @@ export class WasmStore implements Store {
       pages: tables.reduce((sum, { pageCount }) => sum + pageCount, 0),
       raws: tables.reduce((sum, { rawCount }) => sum + 1 + rawCount, 0)
     });
-    const { callTokens, input, items, kernels } = this.#memory;
+    const { callTokens, kernels } = this.#memory;
+    const { input, items } = this.#memory.call;
     const rowsPerToken = queryHeads / kvHeads;
     const { keys, values } = page;
     const call: Call = { items: 0, tokens: 0, pages: 0, raws: 0 };
@@ -266,9 +266,9 @@ export class WasmStore implements Store {
     const firstRow = call.tokens * queryHeads;
     const sinkTokens = Math.min(table.length, sinks);
     const rawBytes = this.#memory.kernels.rawBytes();
-    const rawRecords = this.#memory.rawRecords + rawBytes * call.raws;
-    const pageAddresses = this.#memory.pageAddresses + 4 * call.pages;
-    const pagePositions = this.#memory.pagePositions + 4 * call.pages;
+    const rawRecords = this.#memory.call.rawRecords + rawBytes * call.raws;
+    const pageAddresses = this.#memory.call.pageAddresses + 4 * call.pages;
+    const pagePositions = this.#memory.call.pagePositions + 4 * call.pages;
     const words = this.#memory.u32;
 
     for (let i = 0; i < table.pageCount; i++) {
@@ -280,18 +280,18 @@ export class WasmStore implements Store {
       const number = call.raws + rawCount++;
       const addresses = addressesOf(this.#memory, slot, number);
       const run = { addresses, capacity: this.#memory.together(slot), tokens, position, kept: Number(kept) };
-      writeStruct(this.#memory, (this.#memory.rawRecords + rawBytes * number) / 4, RAW, run);
+      writeStruct(this.#memory, (this.#memory.call.rawRecords + rawBytes * number) / 4, RAW, run);
     };
     if (sinkTokens > 0) addRaw(table.sinkSlot, sinkTokens, 0, keepSinks);
     for (let i = 0; i < table.rawCount; i++) {
       const at = sinks + WINDOW * (table.coded + i);
       addRaw(table.raws[i]!, Math.min(WINDOW, table.length - at), at, false);
     }
-    const item = (this.#memory.items + this.#memory.kernels.itemBytes() * call.items) / 4;
+    const item = (this.#memory.call.items + this.#memory.kernels.itemBytes() * call.items) / 4;
     writeStruct(this.#memory, item, ITEM, {
-      queries: this.#memory.input + 4 * firstRow * headDim,
-      out: this.#memory.output + 4 * firstRow * valueDim,
-      denominators: this.#memory.denominators + 8 * firstRow,
+      queries: this.#memory.call.input + 4 * firstRow * headDim,
+      out: this.#memory.call.output + 4 * firstRow * valueDim,
+      denominators: this.#memory.call.denominators + 8 * firstRow,
       tokens,
       position,
       pages: pageAddresses,
@@ -323,14 +323,15 @@ export class WasmStore implements Store {
     const { heads } = rows;
     if (isPlain(query, rows.layout, tokens)) load(this.#memory, query, rows, headDim, from, tokens, address);
     else {
-      const staged = load(this.#memory, query, rows, headDim, from, tokens, this.#memory.output);
+      const staged = load(this.#memory, query, rows, headDim, from, tokens, this.#memory.call.output);
       copyRows(this.#memory, staged, arrayAt(address, false, { layout: 'tokens-first', tokens, heads }, headDim), tokens, heads, headDim);
     }
   }
 
   /** What a part of a call came to, into the arrays it is asked for in. */
   #saveResults({ rows, from, tokens, firstRow, toRow }: Part, valueDim: number, out: Data, lse: Float32Array | undefined): void {
-    const { f32, input, output, denominators } = this.#memory;
+    const { f32 } = this.#memory;
+    const { input, output, denominators } = this.#memory.call;
     const { heads } = rows;
     const results = arrayAt(output + 4 * firstRow * valueDim, false, { layout: 'tokens-first', tokens, heads }, valueDim);
     // Over the queries, where they must be others: those of this call have been answered.

@@ -13,7 +13,8 @@ const LANES = 4;
 export function wasmVerbs(module: WebAssembly.Module, variant: string, { headDim, layout, balance, cache }: VerbsShape): Verbs {
   const { s1, scales, o, meanBits, bytes } = layout;
   const memory = new WasmMemory(module, cache, Object.values(codebooks));
-  const { kernels, shapes, sides, books, tile, scratch, input, output, u8, f32 } = memory;
+  const { kernels, shapes, sides, books, tile, scratch, u8, f32 } = memory;
+  const { input, output } = memory.call;
   const layer = shapes[0]!;
   const side = sides.get(layout)!;
   const block = memory.page(0, 0);
@@ -73,13 +74,17 @@ export function wasmVerbs(module: WebAssembly.Module, variant: string, { headDim
     quantize: (y, channels) => {
       load(y);
       const perRow = headDim / channels;
+      memory.bringGrids();
       kernels.quantize(books.get(codebooks[channels])!, tile, headDim, output, perRow, scratch);
+      memory.clearGrids();
       return u8.slice(output, output + WINDOW * perRow);
     },
     encode: x => {
       load(x);
       u8.fill(0, block, block + bytes);
+      memory.bringGrids();
       kernels.encode(layer, side, order, tile, block, true);
+      memory.clearGrids();
       return u8.slice(block, block + bytes);
     },
     decode: coded => {
