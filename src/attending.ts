@@ -41,6 +41,7 @@ export function attend<Out extends Target>(
     checkApart({ name: 'lse', data: lse, length: rows }, [results, ...asked]);
   }
   const tables = batch.map(({ layers }) => layers[layer]!);
+  /** Counts queries before the result may be written over them, and not before it is sure to be. */
   const learnFrom = (): void =>
     batch.forEach((sequence, n) => {
       const { from, to } = sequence.uncounted(layer, counts[n]!);
@@ -48,12 +49,7 @@ export function attend<Out extends Target>(
       store.addEnergies(layer, sequence.number, queries[n]!, layout, from - (tables[n]!.length - counts[n]!), to - from);
       sequence.count(layer, to);
     });
-  // Queries count once they were attended with, unless the result may be written over them.
-  const over = queries.some(query => query.buffer === out.buffer);
-  if (over) learnFrom();
-  const output = store.attend(layer, tables, queries, layout, scale, out, lse);
-  if (!over) learnFrom();
-  return output as Output<Results<Out>>;
+  return store.attend(layer, tables, queries, layout, scale, out, lse, learnFrom) as Output<Results<Out>>;
 }
 
 /** Refuses queries of so many newest tokens where not all that they see is held. */

@@ -240,7 +240,8 @@ export function everything({ pageCounts, rawSlots, sequences }: CacheShape): Nee
 
 /**
  * @internal A cache's memory: up to `shape.pageCounts` pages of the layers, and raw slots: up to `shape.rawSlots` of 64 tokens,
- * then `shape.sinkSlots` of `shape.sinks` tokens.
+ * then `shape.sinkSlots` of `shape.sinks` tokens. Only `reserve` and `attend` can be refused memory: all other verbs work on what was
+ * reserved, so that whoever reserves before anything changes need undo nothing.
  */
 export interface Store {
   /** Every byte allocated. */
@@ -287,8 +288,10 @@ export interface Store {
    * Attention of the newest queries of every sequence: queries[n] is [tokens, queryHeads, headDim], its last token at the table's last
    * position. Heads first are queries, and what every sequence has of results.
    *
-   * @param out  [all tokens, queryHeads, valueDim]
-   * @param lse  f32 [all tokens, queryHeads]: natural logarithms of the softmax's denominators
+   * @param out      [all tokens, queryHeads, valueDim]
+   * @param lse      f32 [all tokens, queryHeads]: natural logarithms of the softmax's denominators
+   * @param granted  is called when there is memory for the call, before results are written, which may be over queries
+   * @throws {BackendError} if there is none
    */
   attend(
     layer: number,
@@ -297,7 +300,8 @@ export interface Store {
     layout: Layout,
     scale: number,
     out: Target,
-    lse?: Target
+    lse?: Target,
+    granted?: () => void
   ): Output<Data>;
   dispose(): void;
 }

@@ -23,11 +23,10 @@ export class Branching {
     const fork = new PageTables(this.#pool);
     try {
       const slots = slotsOf(tables, this.#pool.shape);
-      store.reserve({ sequences: [fork.number], idle: () => this.#pool.slots.idle(slots.length) });
-      this.#sealing.seal(store, this.#sealing.waiting(tables), slots);
+      const places = this.#sealing.withRoom(this.#sealing.waiting(tables), () => slots.length);
+      this.#sealing.seal(store, places, { slots, sequences: [fork.number] });
       this.#copy(store, tables, fork);
     } catch (error) {
-      this.#sealing.forget(fork);
       fork.release();
       throw error;
     }
@@ -52,7 +51,8 @@ export class Branching {
     const slots = Math.max(0, sumOf(copied, tables => slotsOf(tables, this.#pool.shape).length) - reused.length);
     const waiting = [...new Set(copied)].flatMap(tables => this.#sealing.waiting(tables));
     const growing = reused.map(slot => [slot, WINDOW] as const);
-    this.#sealing.seal(store, waiting, new Array<number>(slots).fill(WINDOW), { gone: unused, growing });
+    const places = this.#sealing.withRoom(waiting, () => slots, { gone: unused });
+    this.#sealing.seal(store, places, { slots: new Array<number>(slots).fill(WINDOW), growing });
     const next = parents.map(parent => batch[parent]!);
     for (const tables of unused) {
       this.#sealing.forget(tables);

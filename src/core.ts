@@ -11,7 +11,7 @@ import { cutting, growing, slotsFor } from './filling.ts';
 import type { Data } from './format/half.ts';
 import { WINDOW } from './format/layout.ts';
 import { checkCrop, rangesOf } from './gone.ts';
-import type { Metadata } from './header.ts';
+import { type Metadata, windowsOf } from './header.ts';
 import { checkInput, checkQuery, type Input, type Results, type Target, wholeTokens } from './input.ts';
 import type { LayerShape } from './layer.ts';
 import { attentionMass, type Mass } from './mass.ts';
@@ -29,8 +29,8 @@ import {
 } from './options.ts';
 import { PageTables } from './pagetable.ts';
 import { Pool } from './pool.ts';
-import { Sealing } from './sealing.ts';
-import { balanceBytes, baseSlots, type CacheShape, ofLayer, windowsBehind } from './shape.ts';
+import { isAmong, type Place, Sealing, type Use } from './sealing.ts';
+import { balanceBytes, baseSlots, type CacheShape, ofLayer, sealable, windowsBehind } from './shape.ts';
 
 /** @internal What messages call the nth array of a list: a batch's are numbered, and one that came alone is called by its own name. */
 export type NameOf = (list: 'keys' | 'values' | 'queries', n: number) => string;
@@ -74,12 +74,7 @@ export class Core {
 
   /** An empty sequence. */
   open(): PageTables {
-    this.checkOpen();
-    const tables = new PageTables(this.#pool);
-    return this.#orRelease(tables, () => {
-      this.store().reserve({ sequences: [tables.number], idle: () => this.#pool.slots.idle(0) });
-      this.shape.layers.forEach((_, layer) => this.#forget(tables, layer));
-    });
+    return this.#opened({}, () => {});
   }
 
   /** A sequence of what a file holds. */
@@ -89,12 +84,12 @@ export class Core {
     const layers = found.map((contents, layer) => withoutBehind(contents, windowsBehind(this.shape, layer, length)));
     const held = layers.map(({ windows, coded }) => length - WINDOW * (coded - windows.length));
     held.forEach((tokens, layer) => this.#pool.checkRoom(layer, tokens));
-    const tables = this.open();
     // Where the file's cache had still to learn and this one has not, a window more is raw than this one reserves: it is coded at once.
     const most = baseSlots(this.shape);
     const slots = sumOf(layers, ({ raws }) => Math.min(raws.length, most)) + Number(layers.some(({ raws }) => raws.length > most));
-    return this.#orRelease(tables, () => {
-      this.#sealing.seal(store, [], new Array<number>(slots).fill(WINDOW), { pages: layers.map(({ pages }) => pages.length) });
+    const complete = Math.floor(windowsOf(length, this.shape.sinks));
+    const pages = layers.map(({ pages, coded }) => pages.length + sealable(this.shape, complete, coded));
+    return this.#opened({ slots: new Array<number>(slots).fill(WINDOW), pages }, tables =>
       layers.forEach(({ pages, windows, coded, dropped, whole, raws, sinks, balance, energies, counted }, layer) => {
         tables.fill(layer, windows, raws.length, { length, coded, dropped, whole });
         const table = tables.layers[layer]!;
@@ -107,8 +102,8 @@ export class Core {
           tables.count(layer, counted);
         }
         this.#sealing.seal(store, [{ tables, layer }]);
-      });
-    });
+      })
+    );
   }
 
   /** Appends to a layer of every sequence. */
@@ -145,23 +140,25 @@ export class Core {
     // layer have attended to theirs, unless the caller goes through layers in another order for each: where memory is short, such a
     // prompt is read coded. This bounds the raw memory that prompts need, to one layer's tokens.
     const takeBack = batch.map(tables => tables.pass(layer));
-    try {
-      this.#sealing.seal(store, waiting, slots, { newest: layer, growing: more });
-    } catch (error) {
-      for (const undo of takeBack) undo();
-      throw error;
-    }
+    orUndo(
+      () => takeBack.forEach(undo => undo()),
+      () => {
+        const places = this.#sealing.withRoom(waiting, () => slots.length, { newest: layer });
+        this.#sealing.seal(store, places, { slots, growing: more });
+      }
+    );
     for (const tables of batch) tables.drop(layer); // not before: where memory is refused, pages stay
     const before = batch.map(tables => tables.layers[layer]!.length);
-    try {
-      store.write(
-        layer,
-        batch.map((tables, n) => ({ keys: keys[n]!, values: values[n]!, layout, runs: tables.extend(layer, counts[n]!) }))
-      );
-    } catch (error) {
-      batch.forEach((tables, n) => tables.crop(layer, before[n]!));
-      throw error;
-    }
+    orUndo(
+      () => batch.forEach((tables, n) => tables.crop(layer, before[n]!)),
+      () => {
+        const runs = batch.map((tables, n) => tables.extend(layer, counts[n]!));
+        store.write(
+          layer,
+          runs.map((runs, n) => ({ keys: keys[n]!, values: values[n]!, layout, runs }))
+        );
+      }
+    );
     for (const tables of batch) this.#sealing.appended(tables, layer);
   }
 
@@ -224,17 +221,15 @@ export class Core {
       checkCrop(this.shape, layer, table, length);
       this.#pool.checkRoom(layer, Math.max(0, tables.cropCost(layer, length)));
     });
-    const { slots, growing } = cutting(tables, length);
-    tables.asked(length); // what it sees is not to go while room is made
-    this.#sealing.seal(store, [], slots, { spared: tables, growing });
+    const room = (places: readonly Place[]) => cutting(tables, length, layer => isAmong(places, tables, layer));
+    const places = this.#sealing.withRoom([], all => room(all).slots.length, { spared: tables });
+    // What it sees is not to go while room is made.
+    orUndo(tables.ask(length), () => this.#sealing.seal(store, places, room(places)));
     tables.layers.forEach((_, layer) => {
       const cut = tables.cutPage(layer, length);
-      if (cut) {
-        // Layers before, and what was sealed for room, may have given back another slot than was counted on: memory is moved to it.
-        store.reserve({ slots: new Map([[cut.slot, WINDOW]]), idle: () => this.#pool.slots.idle(1) });
-        store.decode(layer, cut.page, cut.slot, tables.number);
-      }
-      const { coded } = tables.layers[layer]!;
+      if (cut) store.decode(layer, cut.page, cut.slot, tables.number);
+    });
+    tables.layers.forEach(({ coded }, layer) => {
       tables.crop(layer, length);
       // What was learned goes with the first coded window, and what was counted with the first token.
       if (tables.layers[layer]!.coded === 0 && (coded > 0 || length === 0)) this.#forget(tables, layer);
@@ -330,21 +325,36 @@ export class Core {
     return this.shape.layers[layer]!;
   }
 
+  /** A new sequence once there is room for what it is filled with; where something throws, nothing is left of it. */
+  #opened(use: Use, fill: (tables: PageTables) => void): PageTables {
+    const store = this.store();
+    const tables = new PageTables(this.#pool);
+    return orUndo(
+      () => this.release(tables),
+      () => {
+        const places = this.#sealing.withRoom([], () => use.slots?.length ?? 0);
+        this.#sealing.seal(store, places, { ...use, sequences: [tables.number] });
+        this.shape.layers.forEach((_, layer) => this.#forget(tables, layer));
+        fill(tables);
+        return tables;
+      }
+    );
+  }
+
   /** A layer of a sequence has learned nothing, or what the cache was told. */
   #forget(tables: PageTables, layer: number): void {
     const { balance, layers } = this.shape;
     if (balance === 'learn') this.store().setEnergies(layer, tables.number);
     else if (balance !== 'off') this.store().setBalance(layer, tables.number, ofLayer(balance, layers, layer));
   }
+}
 
-  /** A new sequence once `fill` has filled it; where that throws, nothing is left of it. */
-  #orRelease(tables: PageTables, fill: () => void): PageTables {
-    try {
-      fill();
-    } catch (error) {
-      this.release(tables);
-      throw error;
-    }
-    return tables;
+/** Runs what may be refused, and takes back then what was changed for it. */
+function orUndo<T>(undo: () => void, run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    undo();
+    throw error;
   }
 }

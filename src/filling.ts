@@ -28,12 +28,23 @@ export function staying(tables: PageTables, layer: number, sinks: number): reado
   return windowsOf(length - sinks - WINDOW * (coded + tables.completeWindows(layer)));
 }
 
-/** What a cut through pages is decoded into: in layers without a raw window another slot, in others the first that they have. */
-export function cutting(tables: PageTables, length: number): { readonly slots: readonly number[]; readonly growing: readonly Fill[] } {
-  const cut = tables.layers.filter((_, layer) => tables.cuts(layer, length));
+/**
+ * What a cut through pages is decoded into: in layers without a raw window another slot, in others the first that they have.
+ *
+ * @param sealed  whether what is complete in a layer is coded before
+ */
+export function cutting(
+  tables: PageTables,
+  length: number,
+  sealed: (layer: number) => boolean
+): { readonly slots: readonly number[]; readonly growing: readonly Fill[] } {
+  const first = tables.layers.flatMap(({ raws, rawCount }, layer) => {
+    const complete = sealed(layer) ? tables.completeWindows(layer) : 0;
+    return tables.cuts(layer, length, complete) ? [complete < rawCount ? raws[complete]! : undefined] : [];
+  });
   return {
-    slots: cut.flatMap(({ rawCount }) => (rawCount === 0 ? [WINDOW] : [])),
-    growing: cut.flatMap(({ raws, rawCount }): Fill[] => (rawCount > 0 ? [[raws[0]!, WINDOW]] : []))
+    slots: first.flatMap(slot => (slot === undefined ? [WINDOW] : [])),
+    growing: first.flatMap(slot => (slot === undefined ? [] : [[slot, WINDOW] as const]))
   };
 }
 

@@ -7,7 +7,7 @@ import { WINDOW } from './format/layout.ts';
 import { type Gone, wholeBefore } from './gone.ts';
 import { CAPACITY_MOST } from './layer.ts';
 import type { Pool } from './pool.ts';
-import { LEARNED_WINDOWS, windowsBehind } from './shape.ts';
+import { LEARNED_WINDOWS, sealable, windowsBehind } from './shape.ts';
 
 /** One layer of one sequence: what a backend reads, and this file alone changes; and what is known of its queries. */
 interface LayerTable extends PageTable, Gone {
@@ -113,9 +113,7 @@ export class PageTables {
   /** How many slots `completeSlots` gives. */
   completeWindows(layer: number): number {
     const { length, coded } = this.#tables[layer]!;
-    const whole = this.#wholeWindows(length);
-    if (this.learns(layer) && whole < LEARNED_WINDOWS) return 0;
-    return Math.max(0, whole - this.#pool.shape.recent - coded);
+    return sealable(this.#pool.shape, this.#wholeWindows(length), coded);
   }
 
   /** Whether these are more than tokens that come one by one complete. */
@@ -206,9 +204,13 @@ export class PageTables {
     table.dropped = Math.max(table.dropped, behind);
   }
 
-  /** Queries from this position on may come. */
-  asked(position: number): void {
+  /** Queries from this position on may come. What takes that back. */
+  ask(position: number): () => void {
+    const before = this.#tables.map(({ oldest }) => oldest);
     for (const table of this.#tables) table.oldest = Math.min(table.oldest, position);
+    return () => {
+      for (const [layer, table] of this.#tables.entries()) table.oldest = before[layer]!;
+    };
   }
 
   /** Whether `evict` has something to give back once complete windows are coded. */
@@ -274,19 +276,19 @@ export class PageTables {
     return more;
   }
 
-  /** Whether a cut to `length` goes through a window that was coded. */
-  cuts(layer: number, length: number): boolean {
+  /** Whether a cut to `length` goes through a window that is coded, once `more` are. */
+  cuts(layer: number, length: number, more = 0): boolean {
     const keep = this.#wholeWindows(length);
-    return keep < this.#tables[layer]!.coded && length > this.#pool.shape.sinks + keep * WINDOW;
+    return keep < this.#tables[layer]!.coded + more && length > this.#pool.shape.sinks + keep * WINDOW;
   }
 
-  /** The page that a cut to `length` goes through, and the slot that its tokens are to be decoded into; or none. */
+  /** The page that a cut to `length` goes through, and the slot that its tokens are to be decoded into, which the layer has from now on. */
   cutPage(layer: number, length: number): { readonly page: number; readonly slot: number } | undefined {
     if (!this.cuts(layer, length)) return undefined;
     const table = this.#tables[layer]!;
     const n = table.windows.subarray(0, table.pageCount).indexOf(this.#wholeWindows(length));
-    // All raw windows lie beyond the cut, so that a slot of theirs will do; else crop() takes the next free one.
-    return { page: table.pages[n]!, slot: table.rawCount > 0 ? table.raws[0]! : this.#pool.slots.next(1)[0]! };
+    if (table.rawCount === 0) this.#addSlots(table, 1);
+    return { page: table.pages[n]!, slot: table.raws[0]! }; // all raw windows lie beyond the cut
   }
 
   /** Forgets a layer's tokens from `length` on. A page that is cut has been decoded by now, as `cutPage` said. */
@@ -296,7 +298,6 @@ export class PageTables {
     const before = this.rawTokens(layer);
     const keep = Math.min(this.#wholeWindows(length), table.coded);
     const raws = Math.ceil(Math.max(0, length - sinks) / WINDOW) - keep;
-    this.#addSlots(table, Math.max(0, raws - table.rawCount));
     this.#removePages(layer, window => window >= keep);
     while (table.rawCount > raws) this.#pool.slots.release(table.raws[--table.rawCount]!);
     table.length = length;

@@ -2,6 +2,7 @@
 
 import type { Store } from './backend.ts';
 import type { Fill } from './filling.ts';
+import { WINDOW } from './format/layout.ts';
 import type { PageTables } from './pagetable.ts';
 import type { Pool } from './pool.ts';
 import { baseSlots, type CacheShape } from './shape.ts';
@@ -10,6 +11,18 @@ import { baseSlots, type CacheShape } from './shape.ts';
 export interface Place {
   readonly tables: PageTables;
   readonly layer: number;
+}
+
+/** What a call uses besides the pages of what it codes. */
+export interface Use {
+  /** Raw slots that are taken next: how many tokens each is to hold. */
+  readonly slots?: readonly number[];
+  /** Others that are to hold more. */
+  readonly growing?: readonly Fill[];
+  /** More pages of every layer. */
+  readonly pages?: readonly number[];
+  /** Numbers of sequences. */
+  readonly sequences?: readonly number[];
 }
 
 export class Sealing {
@@ -59,12 +72,10 @@ export class Sealing {
   }
 
   /**
-   * Codes the complete windows at these places, those of one layer in one go, once there is memory for their pages, for raw slots that are
-   * to hold so many tokens each (`slots`), for more tokens in others (`growing`), and for `pages` more of every layer. If fewer raw slots
-   * than that would be free then, complete windows of all layers but the cache's newest are coded too, as far as needed: first those in
-   * layers that their sequence is through with, and these also where sequences hold more slots than they need (`#fewSlots`), or a prompt
-   * has left several; then those in its own newest layer, last those of the sequence `spared`, and none of the sequences `gone`, which
-   * are about to be cleared. What no query will see again is not coded.
+   * These places and, where fewer raw slots than `count` would be free once what is complete there is coded, others to code: of all layers
+   * but the cache's newest, as far as needed. First those in layers that their sequence is through with, and these also where sequences
+   * hold more slots than they need (`#fewSlots`), or a prompt has left several; then those in its own newest layer, last those of the
+   * sequence `spared`, and none of the sequences `gone`, which are about to be cleared.
    *
    * There are always enough. Once complete windows that may be coded are raw in the newest layer alone, a sequence holds at most
    * B = baseSlots() windows in any other: one that is partial, and `recent` complete ones, or while the layer has still to learn as many
@@ -74,45 +85,42 @@ export class Sealing {
    * raw slots. A fork is one of the S and holds B windows a layer, as its original does once that is coded; so does what is restored,
    * but for one more that a layer holds for a moment, for which the S-th of that minimum has room. A cut leaves one raw window in the
    * place of pages, where there is none.
+   *
+   * @param count  may depend on what is coded
    */
-  seal(
-    store: Store,
+  withRoom(
     places: readonly Place[],
-    slots: readonly number[] = [],
-    {
-      newest = this.newest,
-      spared,
-      gone = [],
-      growing = [],
-      pages = []
-    }: {
-      newest?: number;
-      spared?: PageTables;
-      gone?: readonly PageTables[];
-      growing?: readonly Fill[];
-      pages?: readonly number[];
-    } = {}
-  ): void {
+    count: (all: readonly Place[]) => number,
+    { newest = this.newest, spared, gone = [] }: { newest?: number; spared?: PageTables; gone?: readonly PageTables[] } = {}
+  ): readonly Place[] {
+    let all = places;
     const others = (rank: number): Place[] =>
       this.#pending.flatMap((waiting, layer) =>
         [...waiting]
           .filter(tables => layer !== newest && rank === (tables === spared ? 2 : Number(layer === tables.newest)))
-          .filter(tables => !gone.includes(tables) && !all.some(place => place.tables === tables && place.layer === layer))
+          .filter(tables => !gone.includes(tables) && !isAmong(all, tables, layer))
           .map(tables => ({ tables, layer }))
       );
-    let all = places;
-    if (slots.length > 0 && !this.#pool.shape.reserve)
-      all = [...all, ...others(0).filter(({ tables, layer }) => tables.leftByPrompt(layer))];
+    if (count(all) === 0) return all;
+    if (!this.#pool.shape.reserve) all = [...all, ...others(0).filter(({ tables, layer }) => tables.leftByPrompt(layer))];
     const freed = (): number => all.reduce((sum, { tables, layer }) => sum + tables.completeWindows(layer), 0);
-    const free = (): number => this.#pool.slots.size + freed();
-    const many = (): boolean => slots.length > 0 && this.#pool.slots.held - freed() > this.#fewSlots;
-    for (let rank = 0; rank <= 2 && (free() < slots.length || (rank === 0 && many())); rank++) all = [...all, ...others(rank)];
-    if (free() < slots.length) throw new Error('too few raw slots: reservations are wrong');
-    if (all.length === 0 && slots.length === 0 && growing.length === 0 && pages.length === 0) return;
-    const complete = all.map(({ tables, layer }) => ({ slots: tables.completeSlots(layer), behind: tables.completeBehind(layer) }));
+    const tooFew = (): boolean => this.#pool.slots.size + freed() < count(all);
+    const many = (): boolean => this.#pool.slots.held - freed() > this.#fewSlots;
+    for (let rank = 0; rank <= 2 && (tooFew() || (rank === 0 && many())); rank++) all = [...all, ...others(rank)];
+    if (tooFew()) throw new Error('too few raw slots: reservations are wrong');
+    return all;
+  }
+
+  /**
+   * Codes the complete windows at these places, those of one layer in one go, once there is memory for their pages and for all else that
+   * is to be used. What no query will see again is not coded. Nothing has changed where memory is refused.
+   */
+  seal(store: Store, places: readonly Place[], { slots = [], growing = [], pages = [], sequences = [] }: Use = {}): void {
+    if ([places, slots, growing, pages, sequences].every(list => list.length === 0)) return;
+    const complete = places.map(({ tables, layer }) => ({ slots: tables.completeSlots(layer), behind: tables.completeBehind(layer) }));
     const layers = new Map(
-      Array.from(new Set(all.map(place => place.layer)), layer => {
-        return [layer, all.flatMap((place, n) => (place.layer === layer ? [{ tables: place.tables, ...complete[n]! }] : []))];
+      Array.from(new Set(places.map(place => place.layer)), layer => {
+        return [layer, places.flatMap((place, n) => (place.layer === layer ? [{ tables: place.tables, ...complete[n]! }] : []))];
       })
     );
     const needed = pages.slice();
@@ -120,10 +128,12 @@ export class Sealing {
       needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
     }
     const returned = complete.flatMap(({ slots }) => slots);
-    const taken = this.#pool.slots.next(slots.length, returned);
+    const taken = this.#pool.slots.next(slots.length, returned).map((slot, n): Fill => [slot, slots[n]!]);
+    const again = taken.filter(([slot]) => returned.includes(slot)); // they hold whole windows until these are coded
     store.reserve({
       pages: new Map(needed.flatMap((count, layer) => (count > 0 ? [[layer, this.#pool.nextPages(layer, count)]] : []))),
-      slots: new Map([...growing, ...taken.map((slot, n) => [slot, slots[n]!] as const)]),
+      slots: new Map([...growing, ...taken, ...again.map(([slot]): Fill => [slot, WINDOW])]),
+      sequences,
       idle: () => this.#pool.slots.idle(Math.max(0, slots.length - returned.length))
     });
     for (const [layer, there] of layers) {
@@ -140,9 +150,14 @@ export class Sealing {
         coded.map(({ sequence }) => sequence)
       );
     }
-    all.forEach(({ tables, layer }, n) => {
+    places.forEach(({ tables, layer }, n) => {
       tables.seal(layer, complete[n]!.slots.length, complete[n]!.behind);
       this.#pending[layer]!.delete(tables);
     });
+    if (again.length > 0) store.reserve({ slots: new Map(again) });
   }
+}
+
+export function isAmong(places: readonly Place[], tables: PageTables, layer: number): boolean {
+  return places.some(place => place.tables === tables && place.layer === layer);
 }

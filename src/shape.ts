@@ -155,6 +155,12 @@ export function completeRaw(learns: boolean, recent: number): number {
   return learns ? Math.max(recent, LEARNED_WINDOWS - 1) : recent;
 }
 
+/** @internal How many of a layer's complete windows, of which `coded` are, may be coded besides. */
+export function sealable({ balance, recent }: Pick<CacheShape, 'balance' | 'recent'>, complete: number, coded: number): number {
+  const learns = balance === 'learn' && coded === 0;
+  return learns && complete < LEARNED_WINDOWS ? 0 : Math.max(0, complete - recent - coded);
+}
+
 /** @internal Raw windows that a layer of a sequence may need whatever happens: those that are not to be sealed, and one that is partial. */
 export function baseSlots({ balance, recent }: Pick<CacheShape, 'balance' | 'recent'>): number {
   return 1 + completeRaw(balance === 'learn', recent);

@@ -1,11 +1,13 @@
 // Memory that grows: what is taken when, that it is taken again, and what a refusal leaves.
 
-import { BackendError, type CacheOptions, KVCache, plan, type Sequence } from 'nsnquant';
+import { BackendError, type CacheOptions, type CacheShape, KVCache, plan, type Sequence } from 'nsnquant';
 import * as assert from 'uvu/assert';
+import type { Backend } from '../src/backend.ts';
 import { group } from '../tools/group.ts';
 import { sameAttention } from './attention.ts';
 import { backends } from './backends.ts';
 import { atMost, sameBits } from './compare.ts';
+import { Granted } from './granted.ts';
 import { bells, keyLike, ropes } from './inputs.ts';
 import { FIRST_BYTES, THOUSAND_TOKENS_BITS } from './tolerance.ts';
 import { simd128, type Tested, wasm } from './verbs.ts';
@@ -30,7 +32,7 @@ const rows = ({ kvHeads = 0, headDim = 0 }: CacheOptions, tokens: number, seed: 
 });
 
 /** A cache's calls, each by name, of which every one may grow. */
-function calls(options: CacheOptions) {
+function calls(options: CacheOptions, cut = 200) {
   const state: { cache?: KVCache; chat?: Sequence; other?: Sequence; fork?: Sequence; file?: Uint8Array; restored?: Sequence } = {};
   const layers = [0, 1, 2];
   const append = (sequences: readonly Sequence[], layer: number, tokens: number, seed: number) => {
@@ -45,8 +47,21 @@ function calls(options: CacheOptions) {
   };
   steps.push(['open', () => (state.chat = state.cache!.sequence())]);
   appends('a question', () => [state.chat!], 100, 80);
+  steps.push([
+    'attend over the query',
+    () => {
+      const query = queries(90);
+      return state.chat!.attend(1, query, { out: query }).read();
+    }
+  ]);
   steps.push(['fork at once', () => (state.fork = state.chat!.fork())]);
-  steps.push(['dispose', () => state.fork!.dispose()]);
+  steps.push([
+    'dispose',
+    () => {
+      state.fork!.dispose();
+      delete state.fork;
+    }
+  ]);
   appends('a prompt', () => [state.chat!], 280, 1);
   steps.push(['attend', () => state.chat!.attend(0, queries(40)).read()]);
   steps.push(['seal', () => state.chat!.seal()]);
@@ -59,9 +74,11 @@ function calls(options: CacheOptions) {
   steps.push(['seal another', () => state.other!.seal()]);
   steps.push(['crop', () => state.other!.crop(333)]);
   steps.push(['seal before a cut', () => state.chat!.seal()]);
-  steps.push(['cut', () => state.chat!.crop(200)]);
+  steps.push(['cut', () => state.chat!.crop(cut)]);
   steps.push(['restore', () => (state.restored = state.cache!.restore(state.file!))]);
   appends('to all', () => [state.chat!, state.other!, state.fork!, state.restored!], 70, 60);
+  steps.push(['reorder', () => state.cache!.reorder([state.chat!, state.other!, state.fork!], [1, 1, 2])]);
+  steps.push(['evict', () => state.fork!.evict({ from: 128, to: 512, layer: 0 })]);
   return { state, steps };
 }
 
@@ -85,7 +102,7 @@ async function refusingToGrow(run: () => unknown): Promise<{ asked: number; erro
 }
 
 const sequencesOf = ({ state: { chat, other, fork, restored } }: ReturnType<typeof calls>) =>
-  [chat, other, other && fork, restored].filter((sequence): sequence is Sequence => sequence !== undefined); // the first fork is gone
+  [chat, other, fork, restored].filter(sequence => sequence !== undefined);
 
 for (const tested of backends) {
   group(`growing on ${tested.name}`, test => {
@@ -220,13 +237,97 @@ for (const { name, backend } of wasm) {
         await twin.steps[n]![1]();
       }
       console.log(`refused: ${[...names].join(', ')}`);
-      for (const call of ['open', 'append a prompt', 'append a batch', 'append to all', 'fork at once', 'attend', 'restore'])
+      for (const call of ['open', 'append a prompt', 'append a batch', 'append to all', 'fork at once', 'attend over the query', 'restore'])
         assert.ok(names.has(call), call);
       const twins = sequencesOf(twin);
       for (const [n, sequence] of sequencesOf(refused).entries()) sameBits(`file of ${n}`, await sequence.save(), await twins[n]!.save());
     });
   });
 }
+
+/** All that can be seen of a cache and its sequences. */
+async function seen(cache: KVCache, sequences: readonly Sequence[]) {
+  const parts = sequences.map(async sequence => {
+    const { length, bytes, sealed } = sequence;
+    const layers = sequence.shape.layers.map(async (_, layer) => ({ ranges: sequence.ranges(layer), ...(await sequence.decode(layer)) }));
+    return { length, bytes, sealed, layers: await Promise.all(layers) };
+  });
+  return { free: cache.free, sequences: await Promise.all(parts) };
+}
+
+group('a store that is short of memory', test => {
+  const open = (options: CacheOptions) => {
+    const inside = simd128.backend as Backend;
+    let granted!: Granted;
+    const createStore = (shape: CacheShape) => {
+      granted = new Granted(shape);
+      return granted.watch(inside.createStore(shape));
+    };
+    return { cache: new KVCache({ ...inside, createStore } as Backend, options), granted };
+  };
+  /** Refuses a call the memory that it asks for first, then what it asks for next, and so on until it is through: how often. */
+  const refusals = async ({ cache, granted }: ReturnType<typeof open>, sequences: () => Sequence[], what: string, run: () => unknown) => {
+    for (let left = 0; ; left++) {
+      const [before, { bytes }] = [await seen(cache, sequences()), cache];
+      granted.left = left;
+      try {
+        await run();
+        return left;
+      } catch (error) {
+        assert.instance(error, BackendError, what);
+      } finally {
+        granted.left = Infinity;
+      }
+      assert.equal(await seen(cache, sequences()), before, what);
+      assert.is(cache.bytes, bytes, what);
+    }
+  };
+  const sliding = { ...shape, layers: [{}, { window: 100 }, {}], recent: 1, balance: 'off', sinks: 4 } satisfies CacheOptions;
+  for (const [what, options, cut] of [
+    ['layers that learn', shape, 200],
+    ['a sliding window, recent windows, plain keys', sliding, 620]
+  ] as const) {
+    test(`is refused it whenever a call asks, and all is as it was: ${what}`, async () => {
+      const [short, refused, twin] = [open(options), calls(options, cut), calls(options, cut)];
+      refused.state.cache = short.cache;
+      twin.state.cache = new KVCache(simd128.backend, options);
+      const names = new Set<string>();
+      for (const [n, [name, run]] of refused.steps.entries()) {
+        if ((await refusals(short, () => sequencesOf(refused), name, run)) > 0) names.add(name);
+        await twin.steps[n]![1]();
+        assert.equal(await seen(short.cache, sequencesOf(refused)), await seen(twin.state.cache, sequencesOf(twin)), name);
+      }
+      console.log(`refused: ${[...names].join(', ')}`);
+      for (const name of ['open', 'append a prompt', 'attend over the query', 'fork', 'seal', 'evict', 'reorder', 'restore'])
+        assert.ok(names.has(name), name);
+      const twins = sequencesOf(twin);
+      for (const [n, sequence] of sequencesOf(refused).entries()) sameBits(`file of ${n}`, await sequence.save(), await twins[n]!.save());
+    });
+  }
+
+  test('a crop that needs raw slots in several layers crops none where there is no memory for one', async () => {
+    const options = { ...shape, sinks: 0, balance: 'off' } satisfies CacheOptions;
+    const short = open(options);
+    const [sequence, other] = [short.cache.sequence(), short.cache.sequence()];
+    const append = (to: Sequence, layer: number, tokens: number) => {
+      const { keys, values } = rows(options, tokens, layer + 1);
+      to.append(layer, keys, values);
+    };
+    for (const layer of [0, 1, 2]) append(sequence, layer, 64);
+    sequence.seal();
+    for (const layer of [0, 1]) append(other, layer, 10);
+    append(sequence, 0, 74);
+    assert.ok(
+      (await refusals(
+        short,
+        () => [sequence, other],
+        'crop',
+        () => sequence.crop(60)
+      )) > 0
+    );
+    for (const layer of [0, 1, 2]) assert.equal(sequence.ranges(layer), [{ from: 0, to: 60 }]);
+  });
+});
 
 group('bytes of a large cache', test => {
   const options = { layers: 30, kvHeads: 3, queryHeads: 9, headDim: 64, rope: ropes(64)['halves']!, capacity: 131072 };

@@ -18,6 +18,7 @@ import { pairsOf } from './brute.ts';
 import { allFinite, atMost, relativeL2, sameBits, withinFloatRule } from './compare.ts';
 import { learnedFrom } from './encoded.ts';
 import { altered } from './gpu.ts';
+import { Granted } from './granted.ts';
 import { halfBits, rounded } from './half.ts';
 import { below, normal, random } from './inputs.ts';
 import { mistakesIn } from './mistakes.ts';
@@ -40,7 +41,6 @@ const base = {
 
 /** Verbs that a backend may refuse in the middle of a call, as one does that has run out of memory. */
 const VERBS = [
-  'reserve',
   'write',
   'learn',
   'encode',
@@ -54,7 +54,7 @@ const VERBS = [
   'attend',
   'addEnergies'
 ] as const;
-type Verb = (typeof VERBS)[number];
+type Verb = 'reserve' | (typeof VERBS)[number];
 
 interface Pair {
   readonly sequence: Sequence;
@@ -78,6 +78,7 @@ export class History {
   #threw = false;
   #at = 0;
   #store!: Store;
+  #granted!: Granted;
   /** The verb that is to throw when it is next called. */
   #breaks: Verb | undefined;
   #attended: readonly PageTable[] = [];
@@ -88,8 +89,12 @@ export class History {
     this.#next = random(seed);
     this.#gpu = gpu;
     const inside = backend as Backend;
-    const watched: Backend = { ...inside, createStore: shape => this.#watched((this.#store = inside.createStore(shape))) };
-    this.cache = new KVCache(watched, this.#options);
+    const watch = (shape: CacheShape) => {
+      this.#granted = new Granted(shape);
+      this.#store = inside.createStore(shape);
+      return this.#watched(this.#granted.watch(this.#store));
+    };
+    this.cache = new KVCache({ ...inside, createStore: watch } as Backend, this.#options);
     this.#other = new KVCache(backend, this.#options);
     this.#foreign = this.#other.sequence();
     this.#model = new ModelCache(this.cache.shape);
@@ -146,15 +151,18 @@ export class History {
    */
   async #call(verbs: readonly Verb[], refusal: string | undefined, run: () => unknown): Promise<'done' | 'refused' | 'broken'> {
     const verb = this.#next() < 0.1 ? this.#pick(verbs) : undefined;
-    this.#breaks = verb;
+    // Memory that is wanted a second time is refused as it is the first.
+    if (verb === 'reserve') this.#granted.left = this.#below(2);
+    else this.#breaks = verb;
     let error: unknown;
     try {
       await run();
     } catch (thrown) {
       error = thrown;
     }
-    const broken = verb !== undefined && this.#breaks === undefined;
+    const broken = verb === 'reserve' ? this.#granted.left < 0 : verb !== undefined && this.#breaks === undefined;
     this.#breaks = undefined;
+    this.#granted.left = Infinity;
     if (broken) assert.instance(error, BackendError);
     else if (refusal === undefined && error !== undefined) throw error;
     else if (refusal !== undefined) {
@@ -383,7 +391,7 @@ export class History {
       ['reserve', 'setPage', 'setSlot', 'setBalance', 'setEnergies', 'encode', 'learn'],
       this.#model.overflows(layer => model.positions(layer).length) ?? this.#model.full,
       () => {
-        filling = ![this.#opening, 'reserve', 'encode', 'learn', undefined].includes(this.#breaks);
+        filling = !['reserve', 'encode', 'learn', undefined].includes(this.#breaks);
         sequence = this.cache.restore(file);
       }
     );

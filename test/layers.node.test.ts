@@ -39,7 +39,7 @@ const allowed: Record<string, readonly string[]> = {
   pool: ['format', 'shape'],
   pagetable: ['backend', 'check', 'format', 'gone', 'layer', 'pool', 'shape'],
   filling: ['format', 'pagetable'],
-  sealing: ['backend', 'filling', 'pagetable', 'pool', 'shape'],
+  sealing: ['backend', 'filling', 'format', 'pagetable', 'pool', 'shape'],
   mass: ['backend', 'format', 'shape'],
   options: ['backend', 'check', 'input', 'rows'],
   attending: ['backend', 'check', 'gone', 'input', 'options', 'pagetable', 'rows', 'shape'],

@@ -238,8 +238,10 @@ class ReferenceStore implements Store {
     layout: Layout,
     scale: number,
     out: Data,
-    lse?: Float32Array
+    lse?: Float32Array,
+    granted?: () => void
   ): Output<Data> {
+    granted?.();
     const { kvHeads, queryHeads, headDim, valueDim, window, keepSinks, softcap, slopes, sinkLogits } = this.#shape.layers[layer]!;
     const sinks = keepSinks ? this.#shape.sinks : 0;
     const words = wordsOf(out);

@@ -212,7 +212,8 @@ export class WasmStore implements Store {
     layout: Layout,
     scale: number,
     out: Data,
-    lse?: Float32Array
+    lse?: Float32Array,
+    granted?: () => void
   ): Output<Data> {
     const { queryHeads, kvHeads, headDim, valueDim, page } = this.#shape.layers[layer]!;
     this.#memory.prepareCall({
@@ -220,6 +221,7 @@ export class WasmStore implements Store {
       pages: tables.reduce((sum, { pageCount }) => sum + pageCount, 0),
       raws: tables.reduce((sum, { rawCount }) => sum + 1 + rawCount, 0)
     });
+    granted?.();
     const { callTokens, kernels } = this.#memory;
     const { input, items } = this.#memory.call;
     const rowsPerToken = queryHeads / kvHeads;

@@ -205,8 +205,10 @@ class WebGpuStore implements Store {
     layout: Layout,
     scale: number,
     out: Target,
-    lse?: Target
+    lse?: Target,
+    granted?: () => void
   ): Output<Data> {
+    granted?.(); // a device refuses later
     return this.#attending.attend(layer, tables, queries, layout, scale, out, lse);
   }
 
