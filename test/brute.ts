@@ -3,7 +3,7 @@
 
 import type { Rope } from 'nsnquant';
 import { type Codebook, codebooks } from 'nsnquant/reference';
-import { array, dot, f64, type Numbers, type Round } from './brute-attention.ts';
+import { add, array, dot, f64, type Numbers, type Round } from './brute-attention.ts';
 import { nearestHalf } from './half.ts';
 import { type Block, groupValues, meanOf, normsOf, type Segment } from './pages.ts';
 import { LEAST_SHARE } from './tolerance.ts';
@@ -53,9 +53,7 @@ export function hadamard(x: Numbers, channels: number, round: Round): Float64Arr
 export function norms(x: Numbers, headDim: number, round: Round): Float64Array {
   const out = array(x.length / headDim);
   for (let t = 0; t < out.length; t++) {
-    let sum = 0;
-    for (let i = t * headDim; i < (t + 1) * headDim; i++) sum = round(sum + round(x[i]! * x[i]!));
-    out[t] = round(Math.sqrt(round(sum / headDim)));
+    out[t] = round(Math.sqrt(round(dot(x, t * headDim, x, t * headDim, headDim, round) / headDim)));
   }
   return out;
 }
@@ -250,10 +248,7 @@ export function mix(weights: Numbers, tokens: Numbers, headDim: number, round: R
   const count = tokens.length / headDim;
   const out = array((weights.length / count) * headDim);
   for (let at = 0; at < weights.length; at++) {
-    const base = Math.floor(at / count) * headDim;
-    for (let i = 0; i < headDim; i++) {
-      out[base + i] = round(out[base + i]! + round(weights[at]! * tokens[(at % count) * headDim + i]!));
-    }
+    add(out, Math.floor(at / count) * headDim, weights[at]!, tokens, (at % count) * headDim, headDim, round);
   }
   return out;
 }
