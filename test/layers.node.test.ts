@@ -282,7 +282,9 @@ const around: Record<string, readonly string[]> = {
     'test/tolerance.ts',
     'tools'
   ],
-  test: ['test', 'src', 'tools', 'examples/device.ts']
+  test: ['test', 'src', 'tools', 'examples/device.ts'],
+  // A model for the engine's example.
+  'test/engines.node.test.ts': ['test', 'tools', 'engines/onnx/test/exports.ts']
 };
 
 function mayImport(file: string, target: string): boolean {

@@ -71,7 +71,7 @@ const secondsOf: Readonly<Record<string, Readonly<Record<string, number>>>> = {
  * Left out by --quick where they are not named: other people's tools, a dozen processes, and every pair of codecs at every head dimension, half a
  * minute of what kernels and attend say of fewer.
  */
-const slow = ['bundlers', 'processes', 'shapes', 'types'];
+const slow = ['bundlers', 'engines', 'processes', 'shapes', 'types'];
 const files = testFiles.filter(name => file?.includes(shortName(name)) ?? !(quick && slow.includes(shortName(name))));
 // A file that was renamed would lose its place in silence.
 refuseUnknown('test/run.ts', Object.keys(secondsOf), laneNames);
