@@ -68,7 +68,8 @@ export class Branching {
   /** Refuses copies of what these hold raw where that has no room, once others were cleared. */
   #checkRoom(copied: readonly PageTables[], cleared: readonly PageTables[]): void {
     this.#pool.held.forEach((_, layer) => {
-      const more = sumOf(copied, tables => tables.rawTokens(layer) - WINDOW * tables.completeWindows(layer));
+      const behind = sumOf([...new Set(copied)], tables => tables.completeBehind(layer)); // windows that go once they are sealed
+      const more = sumOf(copied, tables => tables.rawTokens(layer) - WINDOW * tables.completeWindows(layer)) - WINDOW * behind;
       const pages = cleared.map(({ layers }) => layers[layer]!.pages.subarray(0, layers[layer]!.pageCount));
       const less = sumOf(cleared, tables => tables.rawTokens(layer)) + WINDOW * this.#pool.freed(layer, pages);
       if (more > less) this.#pool.checkRoom(layer, more - less);

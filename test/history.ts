@@ -290,7 +290,7 @@ export class History {
     let copying = false;
     const outcome = await this.#call(
       ['reserve', 'copySlot', 'copyBalance', 'encode', 'learn'],
-      this.#model.overflows(layer => model.copiedTokens(layer)) ?? this.#model.full,
+      this.#model.overflows(layer => model.copiedTokens(layer) - model.passedTokens(layer)) ?? this.#model.full,
       () => {
         copying = this.#breaks === 'copySlot' || this.#breaks === 'copyBalance';
         fork = sequence.fork();

@@ -55,7 +55,8 @@ export class ModelCache {
     const stay = [...this.open].filter(sequence => !gone.includes(sequence));
     const refusal = this.overflows(layer => {
       const copies = copied.reduce((sum, parent) => sum + parent.copiedTokens(layer), 0);
-      return copies + this.held(layer, stay) - this.held(layer);
+      const passed = [...new Set(copied)].reduce((sum, parent) => sum + parent.passedTokens(layer), 0);
+      return copies - passed + this.held(layer, stay) - this.held(layer);
     });
     const run = () => {
       for (const parent of copied) parent.sealAll();

@@ -294,6 +294,12 @@ export class ModelSequence {
     return this.layers[layer]!.tokens.length - 64 * this.sealedWindows(layer);
   }
 
+  /** Tokens of windows that go without being coded once what waits is. */
+  passedTokens(layer: number): number {
+    const { windows, oldest } = this.layers[layer]!;
+    return 64 * Math.max(0, Math.min(this.sealedWindows(layer), this.#behind(layer, oldest)) - windows.length);
+  }
+
   /** Windows that the first `length` tokens fill. */
   whole(length: number): number {
     return this.#whole(length, Math.floor);
