@@ -87,12 +87,23 @@ export function pastSizes(node: Node, { ports }: Surroundings, name: string, pas
 const PASSING = new Set(['Reshape', 'Transpose', 'Identity', 'Cast', 'Squeeze', 'Unsqueeze']);
 
 /** The tables of the node that rotates a value, looked for behind nodes that leave its numbers as they are. */
-export function rotaryOf(value: string, { producers }: Surroundings): Rotary | undefined {
+export function rotaryOf(value: string, around: Surroundings): Rotary | undefined {
+  const { producers } = around;
   let node = producers.get(value);
   while (node && PASSING.has(node.op)) node = producers.get(node.inputs[0]!);
   if (node?.op !== 'RotaryEmbedding') return undefined;
   const [cos, sin] = node.domain === '' ? node.inputs.slice(1, 3) : node.inputs.slice(2, 4);
+  checkUnchosen(node, cos!, around);
   return { cos: cos!, sin: sin!, interleaved: numberOf(node, 'interleaved', 0) === 1 };
+}
+
+/** Tables that are chosen by a call's length turn keys of one conversation by two sets of angles, and all rows of a batch by the longest. */
+export function checkUnchosen(node: Node, table: string, { producers }: Surroundings): void {
+  const maker = producers.get(table);
+  if (maker?.op !== 'If') return;
+  throw new RangeError(
+    `"${title(node)}" expected one table of cosines and one of sines, got ${title(maker)}, which chooses among several (LongRoPE)`
+  );
 }
 
 export function checkKnown(node: Node, { inputs, attributes }: Operator): void {

@@ -140,6 +140,9 @@ function withoutAttentions(graph: Graph) {
   const shapes: Node[] = [];
   const rows = new Map<string, Tensor>();
   const counts = new Map<string, number>();
+  if (ports.has('use_cache_branch')) {
+    throw new RangeError('"model" expected a decoder with a past, got one merged with one without a past, by the input use_cache_branch');
+  }
   for (const name of graph.nodes.flatMap(uses)) counts.set(name, (counts.get(name) ?? 0) + 1);
   const added = new Set<string>();
   // Rows of a table are taken once, however many attentions ask for them.
@@ -163,8 +166,7 @@ function withoutAttentions(graph: Graph) {
     }
   }
   if (attentions.length === 0) {
-    const nested = graph.nodes.find(({ op }) => op === 'If' || op === 'Loop');
-    const got = nested ? `the nested graphs of ${title(nested)}` : `${graph.nodes.length} nodes without one`;
+    const got = `${graph.nodes.length} nodes without one`;
     throw new RangeError(`"model" expected GroupQueryAttention, MultiHeadAttention or Attention in its graph, got ${got}`);
   }
   const layers = new Map(attentions.flatMap(({ pasts }, layer) => pasts.map(past => [past, layer] as const)));

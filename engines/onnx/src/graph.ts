@@ -25,6 +25,8 @@ export interface Node {
   readonly attributes: ReadonlyMap<string, Attribute>;
   /** Values that its graphs take from around it. */
   readonly captured: readonly string[];
+  /** Operators of its graphs, and of theirs. */
+  readonly nested: readonly string[];
   /** Its message, as it goes into another file. */
   readonly bytes: Uint8Array;
 }
@@ -125,6 +127,7 @@ function node(bytes: Uint8Array): Node {
   const parts = { op: '', domain: '', name: '', inputs: [] as string[], outputs: [] as string[] };
   const attributes = new Map<string, Attribute>();
   const captured: string[] = [];
+  const nested: string[] = [];
   for (const { number, bytes: field } of fields(bytes)) {
     if (number === 1) parts.inputs.push(utf8.decode(field));
     else if (number === 2) parts.outputs.push(utf8.decode(field));
@@ -134,10 +137,14 @@ function node(bytes: Uint8Array): Node {
     else if (number === 5) {
       const { name, value, graphs } = attribute(field);
       attributes.set(name, value);
-      for (const graph of graphs) captured.push(...freeNames(graph));
+      for (const graph of graphs) {
+        const { free, operators } = readNested(graph);
+        captured.push(...free);
+        nested.push(...operators);
+      }
     }
   }
-  return { ...parts, attributes, captured, bytes };
+  return { ...parts, attributes, captured, nested, bytes };
 }
 
 function attribute(bytes: Uint8Array): { readonly name: string; readonly value: Attribute; readonly graphs: readonly Uint8Array[] } {
@@ -158,21 +165,23 @@ function attribute(bytes: Uint8Array): { readonly name: string; readonly value: 
   return { name, value: list.length > 0 ? list : (graphs[0] ?? value), graphs };
 }
 
-/** What nodes of a nested graph read and none of them, nor an input or a tensor of it, gives. */
-function freeNames(graph: Uint8Array): string[] {
+/** What nodes of a nested graph read and none of them, nor an input or a tensor of it, gives; and what operators they are. */
+function readNested(graph: Uint8Array): { readonly free: readonly string[]; readonly operators: readonly string[] } {
   const own = new Set<string>();
   const used: string[] = [];
+  const operators: string[] = [];
   for (const { number, bytes } of fields(graph)) {
     if (number === 5) own.add(textField(bytes, 8));
     else if (number === 11) own.add(textField(bytes, 1));
     else if (number === 12) used.push(textField(bytes, 1));
     else if (number === 1) {
-      const { inputs, outputs, captured } = node(bytes);
+      const { op, inputs, outputs, captured, nested } = node(bytes);
+      operators.push(op, ...nested);
       used.push(...inputs, ...captured);
       for (const output of outputs) own.add(output);
     }
   }
-  return [...new Set(used)].filter(name => name !== '' && !own.has(name));
+  return { free: [...new Set(used)].filter(name => name !== '' && !own.has(name)), operators };
 }
 
 function smallTensor(message: Uint8Array): Tensor {
@@ -277,7 +286,17 @@ export function makeNode(
     ...Object.entries(attributes).flatMap(([name, value]) => encode(name, value)),
     ...text(7, domain)
   ]);
-  return { op, domain, name: outputs[0]!, inputs, outputs, attributes: new Map(Object.entries(attributes)), captured: [], bytes };
+  return {
+    op,
+    domain,
+    name: outputs[0]!,
+    inputs,
+    outputs,
+    attributes: new Map(Object.entries(attributes)),
+    captured: [],
+    nested: [],
+    bytes
+  };
 }
 
 /** A node with other inputs. All fields of its message have a length. */

@@ -3,6 +3,7 @@
 import {
   type Attention,
   checkKnown,
+  checkUnchosen,
   namesOf,
   numberOf,
   type Operator,
@@ -21,6 +22,8 @@ const MIXING = /Attention|^(\w*Conv\w*|LSTM|GRU|RNN)$/;
 export function readAttention(node: Node, around: Surroundings): Attention | undefined {
   const operator = operators[`${node.domain}:${node.op}`];
   if (!operator) {
+    const nested = node.nested.find(op => MIXING.test(op));
+    if (nested) throw new RangeError(`"${title(node)}" expected ${nested} beside it, got it in a nested graph`);
     if (!MIXING.test(node.op)) return undefined;
     throw new RangeError(`"${title(node)}" expected ${KNOWN.join(', ')} where tokens are mixed, got another operator`);
   }
@@ -80,6 +83,7 @@ const groupQuery: Operator = {
     if (numberOf(node, 'do_rotary', 0) === 1) {
       const interleaved = numberOf(node, 'rotary_interleaved', 0);
       const pairs = around.graph.tensors.get(cos)?.shape[1];
+      checkUnchosen(node, cos, around);
       if (pairs === undefined) {
         throw new RangeError(`"${title(node)}" expected a constant as cos_cache, got ${around.producers.get(cos)?.op ?? (cos || 'none')}`);
       }

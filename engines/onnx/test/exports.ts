@@ -1,6 +1,6 @@
 // Decoders as exporters write them, tiny and of seeded weights: their nodes, names and types, and what a real file has around them.
 import { integer, join, message, type Pieces, text } from '../src/protobuf.ts';
-import { FLOAT, FLOAT16, INT64, MICROSOFT, UINT8, type Value, Writer, type WriterOptions } from './writer.ts';
+import { BOOL, FLOAT, FLOAT16, INT64, MICROSOFT, UINT8, type Value, Writer, type WriterOptions } from './writer.ts';
 
 export interface DecoderOptions extends WriterOptions {
   readonly layers?: number;
@@ -26,6 +26,8 @@ export interface DecoderOptions extends WriterOptions {
   readonly mixing?: string;
   /** The head is the embedding. */
   readonly tied?: boolean;
+  /** In branches of an If: the whole decoder, or which tables rotate. */
+  readonly branches?: 'decoder' | 'merged decoder' | 'tables';
 }
 
 export interface Exported {
@@ -70,17 +72,25 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
   head(writer, options.keeps ? kept(writer, normed) : normed, options);
   const pasts = Array.from({ length: layers }, (_, n) => ['key', 'value'].map(side => `${n}.${side}`)).flat();
   const past = (tokens: string) => ['batch_size', kvHeadsOf(options), tokens, HEAD_DIM];
+  const outputs = [
+    ...port(12, 'logits', type, ['batch_size', 'tokens', VOCABULARY]),
+    ...pasts.flatMap(name => port(12, `present.${name}`, type, past('total')))
+  ];
+  if (options.branches?.endsWith('decoder')) {
+    const branch = [...writer.nodes.splice(0).flatMap(node => message(1, node)), ...text(2, 'branch'), ...outputs];
+    branchesOf(writer, branch, ['logits', ...pasts.map(name => `present.${name}`)], options);
+  }
   const graph = [
     ...writer.nodes.flatMap(node => message(1, node)),
     ...text(2, 'decoder'),
     ...writer.initializers.flatMap(tensor => message(5, tensor)),
+    ...(options.branches ? port(11, options.branches === 'merged decoder' ? 'use_cache_branch' : 'chosen', BOOL, [1]) : []),
     ...port(11, 'input_ids', INT64, ['batch_size', 'tokens']),
     ...(options.keeps ? port(11, 'num_logits_to_keep', INT64, []) : []),
     ...port(11, 'attention_mask', INT64, ['batch_size', 'total']),
     ...(rotatesBefore(options) ? port(11, 'position_ids', INT64, ['batch_size', 'tokens']) : []),
     ...pasts.flatMap(name => port(11, `past_key_values.${name}`, type, past('past'))),
-    ...port(12, 'logits', type, ['batch_size', 'tokens', VOCABULARY]),
-    ...pasts.flatMap(name => port(12, `present.${name}`, type, past('total')))
+    ...outputs
   ];
   const opset = (domain: string, version: number) => message(8, [...text(1, domain), ...integer(2, version)]);
   const standard = attention === 'Attention' ? 23 : 18;
@@ -91,6 +101,12 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     ...opset(MICROSOFT, 1)
   ]);
   return { model, weights: join(writer.external), layers, kvHeads: kvHeadsOf(options), half };
+}
+
+/** An If of two branches that are the same. */
+function branchesOf(writer: Writer, branch: Pieces, outputs: readonly string[], { branches }: DecoderOptions): void {
+  const chosen = branches === 'merged decoder' ? 'use_cache_branch' : 'chosen';
+  writer.node('If', [chosen], outputs, { then_branch: { graph: branch }, else_branch: { graph: branch } });
 }
 
 /** MultiHeadAttention has as many heads of keys and values as of queries. */
@@ -155,7 +171,8 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
   const name = `layers.${layer}`;
   const kvHeads = kvHeadsOf(options);
   const widths = { q: QUERY_HEADS * HEAD_DIM, k: kvHeads * HEAD_DIM, v: kvHeads * HEAD_DIM };
-  const tables = rotation(writer, base(layer), options.pairs);
+  const constants = rotation(writer, base(layer), options.pairs);
+  const tables = options.branches === 'tables' ? chosenTables(writer, name, constants, options) : constants;
   let parts: string[];
   if (packed) parts = [writer.linear(`${name}.qkv_proj`, input, HIDDEN, widths.q + widths.k + widths.v), '', ''];
   else
@@ -254,6 +271,15 @@ function rotation(writer: Writer, base: number, pairs = HEAD_DIM / 2): readonly 
     of.set(base, tables);
   }
   return tables;
+}
+
+/** What an If chooses of tables. */
+function chosenTables(writer: Writer, name: string, tables: readonly string[], options: DecoderOptions): readonly string[] {
+  const names = tables.map(table => `${name}.${table}`);
+  const nodes = tables.flatMap((table, n) => message(1, [...text(1, table), ...text(2, names[n]!), ...text(4, 'Identity')]));
+  const outputs = names.flatMap(name => port(12, name, options.half ? FLOAT16 : FLOAT, ['positions', 'pairs']));
+  branchesOf(writer, [...nodes, ...text(2, 'branch'), ...outputs], names, options);
+  return names;
 }
 
 function norm(writer: Writer, name: string, input: string): string {

@@ -114,6 +114,20 @@ group('openOnnx', test => {
       await refused({ attention: 'MultiHeadAttention', mask: 'later, by degrees' }),
       `"${multiHead}" expected a mask of 0 and −∞, got -3 for token 1 in the sight of token 0`
     );
+    assert.is(
+      await refused({ branches: 'merged decoder' }),
+      '"model" expected a decoder with a past, got one merged with one without a past, by the input use_cache_branch'
+    );
+    assert.is(await refused({ branches: 'decoder' }), '"If /logits/If" expected GroupQueryAttention beside it, got it in a nested graph');
+    for (const [headNorms, rotating] of [
+      [false, node],
+      [true, 'RotaryEmbedding /layers.0.k_rotated/RotaryEmbedding']
+    ] as const) {
+      assert.is(
+        await refused({ branches: 'tables', headNorms }),
+        `"${rotating}" expected one table of cosines and one of sines, got If /layers.0.cos_cache.10000/If, which chooses among several (LongRoPE)`
+      );
+    }
   });
 
   test('options that are unknown or wrong are refused', async () => {

@@ -3,7 +3,7 @@ import { random } from '../../../tools/numbers.ts';
 import { float, integer, message, type Pieces, text } from '../src/protobuf.ts';
 
 /** A number is an integer; floats are told apart. */
-export type Value = number | readonly number[] | string | { readonly float: number };
+export type Value = number | readonly number[] | string | { readonly float: number } | { readonly graph: Pieces };
 
 export interface WriterOptions {
   readonly biases?: boolean;
@@ -19,6 +19,7 @@ export interface WriterOptions {
 export const FLOAT = 1;
 export const UINT8 = 2;
 export const INT64 = 7;
+export const BOOL = 9;
 export const FLOAT16 = 10;
 export const MICROSOFT = 'com.microsoft';
 
@@ -123,6 +124,7 @@ function normals(length: number, seed: number): Float32Array {
 function attribute(value: Value): Pieces {
   if (typeof value === 'number') return [...integer(3, value), ...integer(20, 2)];
   if (typeof value === 'string') return [...text(4, value), ...integer(20, 3)];
+  if ('graph' in value) return [...message(6, value.graph), ...integer(20, 5)];
   if ('float' in value) return [...float(2, value.float), ...integer(20, 1)];
   return [...value.flatMap(item => integer(8, item)), ...integer(20, 7)];
 }
