@@ -1,11 +1,14 @@
 // Bundles the page into dist/: page, worker, ONNX Runtime's WebAssembly. Everything comes from node_modules, nothing from elsewhere.
 import { cp, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type BuildOptions, build } from 'esbuild';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 export const dist = join(here, 'dist');
+/** The ONNX Runtime that transformers.js brings, of a version of its own. */
+const runtime = dirname(createRequire(fileURLToPath(import.meta.resolve('@huggingface/transformers'))).resolve('onnxruntime-web/webgpu'));
 
 /** What page and tests have in common. */
 export const common: BuildOptions = {
@@ -31,4 +34,6 @@ export async function buildPage(): Promise<void> {
     loader: { '.wasm': 'file' }
   });
   await cp(join(here, 'src/index.html'), join(dist, 'index.html'));
+  for (const name of ['ort-wasm-simd-threaded.asyncify.mjs', 'ort-wasm-simd-threaded.asyncify.wasm'])
+    await cp(join(runtime, name), join(dist, 'transformers', name));
 }

@@ -23,23 +23,32 @@ export function modelsAtHand(): string[] {
     .map(name => join(MODEL_FOLDER, name));
 }
 
-/** Serves dist/ and the files of `models`, and no other file. */
+/** Bytes of a file; of a folder, with the paths of its files. */
+function offerOf(path: string): { bytes: number; files?: string[] } {
+  if (statSync(path).isFile()) return { bytes: statSync(path).size };
+  const files = readdirSync(path, { recursive: true, encoding: 'utf8' }).filter(file => statSync(join(path, file)).isFile());
+  const bytes = files.reduce((sum, file) => sum + statSync(join(path, file)).size, 0);
+  return { bytes, files: files.map(file => file.replaceAll('\\', '/')) };
+}
+
+/** Serves dist/, the files of `models` and those in its folders, and no other file. */
 export async function serve(models: readonly string[], port: number): Promise<{ origin: string; server: Server }> {
   const headers = (response: { setHeader(name: string, value: string): unknown }): void => {
     response.setHeader('content-security-policy', POLICY);
     response.setHeader('cache-control', 'no-cache');
   };
   const page = sirv(dist, { setHeaders: headers });
-  const offers = models.map((path, i) => ({ name: basename(path), bytes: statSync(path).size, url: `models/${i}` }));
+  const offers = models.map((path, i) => ({ name: basename(path), url: `models/${i}`, ...offerOf(path) }));
   const server = createServer((request, response) => {
     const notFound = (): void => {
       response.writeHead(404).end();
     };
     const { pathname } = new URL(request.url!, 'http://localhost');
-    const path = models[Number(pathname.match(/^\/models\/(\d+)$/)?.[1])];
+    const [, number, inside] = pathname.match(/^\/models\/(\d+)(\/.+)?$/) ?? [];
+    const path = models[Number(number)];
     if (path !== undefined) {
-      request.url = `/${encodeURIComponent(basename(path))}`;
-      sirv(dirname(path), { dev: true, setHeaders: headers })(request, response, notFound);
+      request.url = inside ?? `/${encodeURIComponent(basename(path))}`;
+      sirv(inside ? path : dirname(path), { dev: true, setHeaders: headers })(request, response, notFound);
     } else if (pathname === '/models.json') {
       response.writeHead(200, { 'content-type': 'application/json', 'cache-control': 'no-cache' }).end(JSON.stringify(offers));
     } else {
@@ -54,10 +63,10 @@ async function main(): Promise<void> {
   const command = new Command('page')
     .description('A chat in the browser over a quantized cache.')
     .option(
-      '--model <file...>',
-      'GGUF files to offer (default: those beside the repository)',
+      '--model <path...>',
+      'GGUF files, or folders of transformers.js models, to offer (default: the GGUF files beside the repository)',
       (file: string, before: string[] | undefined) => {
-        if (!existsSync(file) || !statSync(file).isFile()) throw new InvalidArgumentError('expected a file');
+        if (!existsSync(file)) throw new InvalidArgumentError('expected a file or a folder');
         return [...(before ?? []), resolve(file)];
       }
     )

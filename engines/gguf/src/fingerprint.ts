@@ -3,7 +3,14 @@ import { InputError, type Source } from './source.ts';
 
 const PIECE = 2 ** 24;
 
-/** SHA-256, hexadecimal, of the SHA-256s of pieces of 16 MiB of every file, one after another. Two models of one shape may differ anywhere. */
+/**
+ * SHA-256, hexadecimal, of the SHA-256s of pieces of 16 MiB of every file, one after another. Two models of one shape may differ anywhere.
+ *
+ * @throws {InputError} where crypto.subtle is missing
+ *
+ * @example
+ * const mark = await fingerprint([blobSource(new Blob(['weights']), 'model')]); // 64 digits
+ */
 export async function fingerprint(sources: readonly Source[]): Promise<string> {
   const { subtle } = globalThis.crypto ?? {};
   if (!subtle) throw new InputError('crypto.subtle expected object (pages need https or localhost), got undefined');

@@ -20,16 +20,27 @@ export interface ModelMark {
   readonly fingerprint: string;
 }
 
-/** A cache means nothing to other weights, which it cannot see: so a saved one names its model. */
+/**
+ * What `Sequence.save({ metadata })` keeps of a conversation. A cache means nothing to other weights, which it cannot see: so a saved one
+ * names its model.
+ *
+ * @example
+ * const metadata = toMetadata({ messages: [], tokens: [] }, { name: 'tiny', fingerprint: '00' });
+ */
 export function toMetadata({ messages, tokens }: Transcript, { name, fingerprint }: ModelMark): Record<string, string> {
   return { model: name, fingerprint, messages: JSON.stringify(messages), tokens: JSON.stringify(tokens) };
 }
 
 /**
- * The transcript in a saved conversation's file.
+ * The transcript in a saved conversation's file: what `toMetadata` made of it.
  *
  * @throws {RangeError} if this is no file of a sequence
  * @throws {InputError} if it is none of a conversation, or of one with another model
+ *
+ * @example
+ * const chat = await Chat.open(model);
+ * const mark = { name: model.config.name, fingerprint: await model.fingerprint() };
+ * const { messages } = readTranscript(await chat.save(), mark);
  */
 export function readTranscript(bytes: Uint8Array, model: ModelMark): Transcript {
   const { metadata, length } = inspect(bytes);

@@ -15,7 +15,7 @@ const model = join(folder, 'model.gguf');
 writeFileSync(model, tinyGguf({ metadata: { 'llama.context_length': 1024 } }));
 
 const given = `import * as runtime from 'onnxruntime-node';
-import { Chat, openGguf } from '@nsnquant/gguf';
+import { blobSource, Chat, fingerprint, openGguf, readTranscript, toMetadata } from '@nsnquant/gguf';
 const file = ${JSON.stringify(model)};
 `;
 const docstrings = readdirSync(join(root, 'src')).flatMap(name =>

@@ -1,18 +1,11 @@
 // The worker's side: a model, a cache, one conversation. Knows nothing of the page; what it refuses it refuses in a sentence.
 
-import { Chat, type ChatOptions, type Ending, InputError, type Message, type Model, openGguf, type Transcript } from '@nsnquant/gguf';
+import { type ChatOptions, type Ending, InputError, type Message, type Transcript } from '@nsnquant/gguf';
 import { type Backend, BackendError, type CodecName, openBackend, plan } from 'nsnquant';
-import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm';
-import { env, InferenceSession, Tensor } from 'onnxruntime-web/wasm';
-import { NsnCache } from '../../../bench/llm/caches/nsn.ts';
+import type { ChatCache, ChatModel, Held, ModelFacts, Talk } from './chat-model.ts';
 import { findKept, forget, keep } from './kept.ts';
 import { type Chosen, openSource } from './sources.ts';
 
-env.wasm.wasmPaths = { wasm: new URL(wasm, import.meta.url).href };
-env.wasm.numThreads = 1; // more would need cross-origin isolation
-
-/** A WebAssembly memory ends at 4 GiB, and a matrix is there up to four times while it is read. */
-const WEIGHT_BYTES = 3 * 2 ** 30;
 /** Tokens of one call while a prompt is read: a window, so that the page hears of it and can stop it often. */
 const MAX_APPEND = 64;
 
@@ -31,15 +24,6 @@ export interface AskOptions {
   readonly maxAnswer: number;
 }
 
-/** What an opened model is. */
-export interface ModelFacts {
-  readonly layers: number;
-  readonly queryHeads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly context: number;
-}
-
 /** What a cache is, before anything is in it. */
 export interface CacheFacts {
   /** The backend's variant, and why it was picked. */
@@ -53,12 +37,6 @@ export interface CacheFacts {
   readonly f16BytesPerToken: number;
   /** Tokens of the conversation, which the cache has yet to read. */
   readonly unread: number;
-}
-
-/** What the cache holds, at one moment. */
-export interface Held {
-  readonly tokens: number;
-  readonly bytes: number;
 }
 
 /** A conversation that was kept and goes on. */
@@ -82,34 +60,19 @@ export type Report =
       readonly text: string;
       readonly tokens: number;
       readonly ms: number;
-      readonly attentionMs: number;
+      /** Where the engine lets it be seen. */
+      readonly attentionMs: number | undefined;
       readonly held: Held;
     };
 
 export type Listen<T> = (event: T) => unknown;
 
-/** nsnquant's cache with a stopwatch at its attention. */
-class PageCache extends NsnCache {
-  attentionMs = 0;
-
-  override async attend(layer: number, query: Float32Array): Promise<Float32Array> {
-    const begin = performance.now();
-    const out = await super.attend(layer, query);
-    this.attentionMs += performance.now() - begin;
-    return out;
-  }
-
-  get held(): Held {
-    return { tokens: this.length, bytes: this.length === 0 ? 0 : this.bytes };
-  }
-}
-
 const NOTHING: Transcript = { messages: [], tokens: [] };
 
 export class Conversation {
   readonly #backends = new Map<Attention, Backend>();
-  #model: Model | undefined;
-  #cache: PageCache | undefined;
+  #model: ChatModel | undefined;
+  #cache: ChatCache | undefined;
   #settings: Settings | undefined;
   #transcript = NOTHING;
   /** Tokens that the transcript was when it was last read. */
@@ -121,10 +84,10 @@ export class Conversation {
 
   /** Opens a model; one conversation opens one. `loaded` hears 0 to 1. */
   async open(chosen: Chosen, loaded: Listen<number>): Promise<ModelFacts> {
-    const source = await openSource(chosen, loaded);
-    this.#model = await openGguf(source, { runtime: { InferenceSession, Tensor }, weightBytes: WEIGHT_BYTES, progress: loaded });
-    const { layers, queryHeads, kvHeads, headDim, context } = this.#model.config;
-    return { layers, queryHeads, kvHeads, headDim, context };
+    // Each engine has an ONNX Runtime of its own: the one that is not used is not loaded.
+    if ('files' in chosen) this.#model = await (await import('./folder-model.ts')).openFolderModel(chosen);
+    else this.#model = await (await import('./gguf-model.ts')).openGgufModel(await openSource(chosen, loaded), loaded);
+    return this.#model.facts;
   }
 
   /**
@@ -137,22 +100,27 @@ export class Conversation {
   }
 
   async #configure(settings: Settings): Promise<CacheFacts> {
-    const { config } = this.#opened();
+    const model = this.#opened();
     let backend = this.#backends.get(settings.attention);
     if (!backend) {
       backend = await openBackend({ prefer: settings.attention });
       this.#backends.set(settings.attention, backend);
     }
     const { keys, values } = settings;
-    const capacity = Math.min(settings.capacity, config.context);
+    const capacity = Math.min(settings.capacity, model.facts.context);
     const options = { keys, values, capacity, maxAppend: Math.min(MAX_APPEND, capacity), sinks: 4, recent: 0, balance: 'learn' } as const;
-    const cache = new PageCache(backend, config, { ...options, rope: true });
-    await cache.cache.ready;
+    const cache = await model.open(backend, options);
     this.#cache?.dispose();
     this.#cache = cache;
     this.#settings = settings;
     this.#transcript = { ...this.#transcript, tokens: [] };
-    const { bytesPerToken, bitsPerElement, f16BytesPerToken } = plan({ layers: config.attention, ...options });
+    const layers = cache.cache.shape.layers.map(({ queryHeads, kvHeads, headDim, valueDim }) => ({
+      queryHeads,
+      kvHeads,
+      headDim,
+      valueDim
+    }));
+    const { bytesPerToken, bitsPerElement, f16BytesPerToken } = plan({ layers, ...options });
     return {
       variant: backend.variant,
       reason: backend.reason,
@@ -189,13 +157,13 @@ export class Conversation {
       const pieces = chat.ask(question, {
         signal: this.#stop.signal,
         reading: (done, total) => {
-          tokensBefore = cache.length;
+          tokensBefore = cache.held.tokens;
           this.#readMsPerToken = (performance.now() - begin) / done;
           return listen({ kind: 'reading', done, total, ms: sinceLast(), held: cache.held });
         }
       });
       for (;;) {
-        cache.attentionMs = 0;
+        const attentionBefore = cache.attentionMs;
         const { done, value } = await pieces.next();
         if (done) return value;
         const { held } = cache;
@@ -205,7 +173,7 @@ export class Conversation {
           text: value,
           tokens: held.tokens - tokensBefore,
           ms: sinceLast(),
-          attentionMs: cache.attentionMs,
+          attentionMs: cache.attentionMs && cache.attentionMs - attentionBefore!,
           held
         });
         before = performance.now();
@@ -298,7 +266,7 @@ export class Conversation {
   /** Forgets the conversation, and what this browser keeps. */
   restart(): Promise<void> {
     return this.#alone(async () => {
-      this.#cache?.crop(0);
+      this.#cache?.clear();
       this.#transcript = NOTHING;
       this.#length = 0;
       await forget();
@@ -306,8 +274,8 @@ export class Conversation {
   }
 
   /** The conversation as it stands, over the cache that is in use. */
-  #chat(options: ChatOptions = {}): Chat {
-    const chat = new Chat(this.#opened(), this.#cache!, { maxAppend: MAX_APPEND, ...options });
+  #chat(options: ChatOptions = {}): Talk {
+    const chat = this.#cache!.talk({ maxAppend: MAX_APPEND, ...options });
     chat.resume(this.#transcript);
     return chat;
   }
@@ -323,7 +291,7 @@ export class Conversation {
     }
   }
 
-  #opened(): Model {
+  #opened(): ChatModel {
     if (!this.#model) throw new Error('conversation expected open, got one without a model');
     return this.#model;
   }

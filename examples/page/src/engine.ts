@@ -2,7 +2,8 @@
 
 import type { Ending } from '@nsnquant/gguf';
 import { proxy, type Remote, wrap } from 'comlink';
-import type { AskOptions, CacheFacts, Conversation, Listen, ModelFacts, Report, Resumed, Settings } from './conversation.ts';
+import type { ModelFacts } from './chat-model.ts';
+import type { AskOptions, CacheFacts, Conversation, Listen, Report, Resumed, Settings } from './conversation.ts';
 import type { Chosen } from './sources.ts';
 
 /** The page itself ended the worker. */

@@ -1,9 +1,10 @@
 // The page: a model is chosen, questions are asked, settings change. Never computes; that is the worker's.
 
-import type { CacheFacts, Held, Report, Settings } from './conversation.ts';
+import type { Held } from './chat-model.ts';
+import type { CacheFacts, Report, Settings } from './conversation.ts';
 import { Ended, Engine } from './engine.ts';
 import { Plots } from './plots.ts';
-import { type Chosen, type Offer, readText } from './sources.ts';
+import { type Chosen, droppedFolder, folderOf, readText } from './sources.ts';
 import { findGpu, missingWebAssembly } from './support.ts';
 import { count, duration, mebibytes, rate, sentence } from './text.ts';
 import * as view from './view.ts';
@@ -26,7 +27,7 @@ async function load(chosen: Chosen): Promise<void> {
   engine = opening;
   view.complain(undefined);
   view.setState('loading');
-  view.setLoading(chosen.name, undefined, 'Reading the header');
+  view.setLoading(chosen.name, undefined, 'files' in chosen ? 'Reading the folder' : 'Reading the header');
   try {
     const model = await opening.open(chosen, share => {
       view.setLoading(chosen.name, share, `Preparing the weights, ${Math.floor(share * 100)} %`);
@@ -163,8 +164,9 @@ async function ask(question: string): Promise<void> {
     if (report.tokens === 0) return;
     tokens += report.tokens;
     ms += report.ms;
-    attentionMs += report.attentionMs;
-    view.showSpeed(`${rate(tokens, ms)}/s`, `attention ${Math.round((100 * attentionMs) / ms)} %, ${promptRate}`);
+    attentionMs += report.attentionMs ?? NaN;
+    const attention = Number.isNaN(attentionMs) ? '' : `attention ${Math.round((100 * attentionMs) / ms)} %, `;
+    view.showSpeed(`${rate(tokens, ms)}/s`, attention + promptRate);
     plots.add(held, report.ms / report.tokens);
   };
   view.setStatus('Reading');
@@ -262,9 +264,22 @@ async function restart(): Promise<void> {
   elements.question.focus();
 }
 
+/** A line of models.json: a GGUF file, or a folder with the paths of its files. */
+interface Offered {
+  readonly name: string;
+  readonly bytes: number;
+  readonly url: string;
+  readonly files?: readonly string[];
+}
+
+function offeredAt({ name, url, files }: Offered): Chosen {
+  const at = (path: string): string => new URL(path, location.href).href;
+  return files ? { name, files: Object.fromEntries(files.map(path => [path, at(`${url}/${path}`)])) } : { name, url: at(url) };
+}
+
 async function listOffers(): Promise<void> {
   const offers = await fetch('models.json')
-    .then(response => (response.ok ? (response.json() as Promise<(Offer & { bytes: number })[]>) : []))
+    .then(response => (response.ok ? (response.json() as Promise<Offered[]>) : []))
     .catch(() => []); // a server that offers nothing: the page works with files alone
   elements.offers.replaceChildren(
     ...offers.map(offer => {
@@ -274,7 +289,7 @@ async function listOffers(): Promise<void> {
       button.type = 'button';
       size.textContent = mebibytes(offer.bytes);
       button.append(offer.name, size);
-      button.addEventListener('click', () => load({ name: offer.name, url: new URL(offer.url, location.href).href }));
+      button.addEventListener('click', () => load(offeredAt(offer)));
       item.append(button);
       return item;
     })
@@ -287,6 +302,11 @@ function listen(): void {
     const [file] = elements.file.files!;
     elements.file.value = ''; // the same file can be chosen again
     if (file) load(file);
+  });
+  elements.folder.addEventListener('change', () => {
+    const files = [...elements.folder.files!];
+    elements.folder.value = '';
+    if (files.length > 0) load(folderOf(files));
   });
   elements.document.addEventListener('change', () => {
     const [file] = elements.document.files!;
@@ -306,7 +326,9 @@ function listen(): void {
   addEventListener('drop', event => {
     drag(event, -over);
     const [file] = event.dataTransfer?.files ?? [];
-    if (file) take(file);
+    const entry = event.dataTransfer?.items[0]?.webkitGetAsEntry(); // gone once the event is over
+    if (entry?.isDirectory) droppedFolder(entry as FileSystemDirectoryEntry).then(load, error => view.complain(sentence(error)));
+    else if (file) take(file);
   });
   elements.cancel.addEventListener('click', close);
   elements.change.addEventListener('click', close);

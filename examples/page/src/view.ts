@@ -2,7 +2,8 @@
 
 import type { Ending, Message } from '@nsnquant/gguf';
 import { type CodecName, codecs } from 'nsnquant';
-import type { Attention, CacheFacts, Held, ModelFacts, Settings } from './conversation.ts';
+import type { Held, ModelFacts } from './chat-model.ts';
+import type { Attention, CacheFacts, Settings } from './conversation.ts';
 import type { Gpu } from './support.ts';
 import { count, duration, mebibytes, rate } from './text.ts';
 
@@ -18,6 +19,7 @@ const find = <T extends HTMLElement>(id: string): T => document.getElementById(i
 
 export const elements = {
   file: find<HTMLInputElement>('file'),
+  folder: find<HTMLInputElement>('folder'),
   document: find<HTMLInputElement>('document'),
   change: find<HTMLButtonElement>('change'),
   cancel: find<HTMLButtonElement>('cancel'),
@@ -60,6 +62,7 @@ export function setState(state: State): void {
   elements.restart.disabled = state !== 'ready';
   elements.send.disabled = state !== 'ready';
   elements.file.disabled = state === 'blocked';
+  elements.folder.disabled = state === 'blocked';
 }
 
 /** A sentence that stays until it is dismissed or the next action begins. */
@@ -87,9 +90,10 @@ export function showCurtain(shown: boolean): void {
 export function showModel(file: string, facts: ModelFacts | undefined): void {
   document.querySelector<HTMLElement>('.model')!.hidden = !facts;
   if (!facts) return;
-  const { layers, queryHeads, kvHeads, headDim, context } = facts;
+  const { layers, queryHeads, kvHeads, headDim, context, weights } = facts;
   find('model-name').textContent = file.replace(/\.gguf$/i, '');
-  find('model-facts').textContent = `${count(layers, 'layer')} · ${count(queryHeads, 'query head')} on ${count(kvHeads)} × ${headDim}`;
+  find('model-facts').textContent =
+    `${count(layers, 'layer')} · ${count(queryHeads, 'query head')} on ${count(kvHeads)} × ${headDim}${weights && ` · ${weights}`}`;
   const rooms = [1024, 2048, 4096, 8192, 16_384, MOST_ROOM].filter(tokens => tokens < context);
   if (context <= MOST_ROOM) rooms.push(context);
   elements.capacity.replaceChildren(...rooms.map(tokens => new Option(count(tokens), String(tokens))));
