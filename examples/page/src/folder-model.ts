@@ -151,7 +151,12 @@ class FolderModel implements ChatModel {
     const { file, data } = this.#weights;
     const compressed = await compress(model, { ...choice, source: file, externalData: data, backend, provider: 'cpu', sequences: 2 }); // one is a saved one that is loaded
     this.#whole = undefined;
-    await compressed.cache.ready;
+    try {
+      await compressed.cache.ready;
+    } catch (error) {
+      await model.dispose();
+      throw error;
+    }
     return new FolderCache(this, model, compressed);
   }
 

@@ -274,7 +274,9 @@ interface Offered {
 
 function offeredAt({ name, url, files }: Offered): Chosen {
   const at = (path: string): string => new URL(path, location.href).href;
-  return files ? { name, files: Object.fromEntries(files.map(path => [path, at(`${url}/${path}`)])) } : { name, url: at(url) };
+  return files
+    ? { name, files: Object.fromEntries(files.map(path => [path, at(`${url}/${path.split('/').map(encodeURIComponent).join('/')}`)])) }
+    : { name, url: at(url) };
 }
 
 async function listOffers(): Promise<void> {
