@@ -269,8 +269,10 @@ const around: Record<string, readonly string[]> = {
   'engines/gguf': ['engines/gguf', 'tools'],
   // People copy from here: what an example needs must come with the package, or be small.
   examples: ['examples', 'tools'],
-  // The cache that the engine is given has no package of its own yet.
-  'examples/page': ['examples/page', 'bench/llm/caches/nsn.ts', 'tools'],
+  // The cache that the engine is given has no package of its own yet, nor has what counts its codebooks.
+  'examples/page': ['examples/page', 'bench/bytes.ts', 'bench/llm/caches/nsn.ts', 'tools'],
+  // A model folder as that engine's tests write it.
+  'examples/page/test': ['examples/page', 'bench/llm/caches/nsn.ts', 'engines/onnx/test/folder.ts', 'tools'],
   // It measures as the benchmark does, and checks as the tests do.
   'examples/measure': [
     'examples/measure',
@@ -315,6 +317,7 @@ group('around src/', test => {
       ['examples/device.ts', 'src/index.ts', false],
       ['examples/page/src/conversation.ts', 'bench/llm/caches/nsn.ts', true],
       ['examples/page/src/main.ts', 'bench/llm/chat.ts', false],
+      ['examples/page/src/main.ts', 'engines/onnx/test/folder.ts', false],
       ['examples/measure/src/a.ts', 'bench/data.ts', true],
       ['examples/measure/src/a.ts', 'bench/llm/stats.ts', false],
       ['tools/gpu.ts', 'src/index.ts', false],
