@@ -163,8 +163,8 @@ export class PageTables {
     for (let n = 0; n < count; n++) {
       if (n >= behind) this.#addPage(table, this.#pool.allocatePage(layer), table.coded);
       table.coded++;
-      this.#pool.slots.release(table.raws[n]!);
     }
+    for (let n = count - 1; n >= 0; n--) this.#pool.slots.release(table.raws[n]!); // the oldest is taken next
     table.raws.copyWithin(0, count, table.rawCount);
     table.rawCount -= count;
     this.#pool.held[layer]! -= behind * WINDOW;

@@ -127,7 +127,8 @@ export class Sealing {
     for (const [layer, there] of layers) {
       needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
     }
-    const returned = complete.flatMap(({ slots }) => slots);
+    // The oldest last, so that it is taken next and others fall idle: a store may give up their memory.
+    const returned = complete.flatMap(({ slots }) => slots.toReversed());
     const taken = this.#pool.slots.next(slots.length, returned).map((slot, n): Fill => [slot, slots[n]!]);
     const again = taken.filter(([slot]) => returned.includes(slot)); // they hold whole windows until these are coded
     store.reserve({

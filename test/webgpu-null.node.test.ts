@@ -5,7 +5,9 @@ import { codecs as all, type CacheOptions, type CodecName, KVCache } from 'nsnqu
 import * as assert from 'uvu/assert';
 import { dawn } from '../tools/gpu.ts';
 import { group } from '../tools/group.ts';
+import { atMost } from './compare.ts';
 import { altered, untested } from './gpu.ts';
+import { THOUSAND_TOKENS_GPU_BITS } from './tolerance.ts';
 import { gpuRequired, withoutGpu } from './variables.ts';
 
 const names = Object.keys(all) as CodecName[];
@@ -122,6 +124,22 @@ group('webgpu on the null backend', test => {
     const one = await compiledFor(1);
     assert.ok(one > 0);
     assert.is(await compiledFor(30), one);
+  });
+
+  test('at 1,000 tokens a cache has given up the raw windows that it learned from', () => {
+    const [layers, kvHeads, headDim] = [30, 3, 64];
+    const cache = new KVCache(backend, { layers, kvHeads, queryHeads: 9, headDim, capacity: 131072 });
+    const sequence = cache.sequence();
+    // No call crosses from a window into the next, as tokens one by one do not.
+    for (const tokens of [4, ...new Array<number>(62).fill(16), 4]) {
+      const step = new Float32Array(tokens * kvHeads * headDim);
+      for (let layer = 0; layer < layers; layer++) sequence.append(layer, step, step);
+    }
+    assert.is(sequence.length, 1000);
+    const bits = (8 * cache.bytes) / (1000 * layers * 2 * kvHeads * headDim);
+    console.log(`${bits.toFixed(2)} bits an element`);
+    atMost('bits an element', bits, THOUSAND_TOKENS_GPU_BITS);
+    cache.dispose();
   });
 
   test('none was left out', () => {

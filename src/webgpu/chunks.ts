@@ -1,5 +1,5 @@
 // Things of one or more sizes in GPU buffers that can be bound, none of them straddling two. A buffer is made when something in it is
-// first needed, and nothing ever moves. Numbers only: it never sees a byte.
+// first needed, and nothing in it ever moves. Numbers only: it never sees a byte.
 
 import { BackendError } from '../backend.ts';
 
@@ -16,6 +16,8 @@ export class Arena {
   /** Bytes from the beginning of the thing's chunk. */
   readonly offsetOf: Float64Array;
   readonly #sizes: number[] = [];
+  /** Whether memory was asked for this thing since it was last idle. */
+  readonly #used: Uint8Array;
   readonly #create: (bytes: number) => GPUBuffer;
 
   /**
@@ -28,6 +30,7 @@ export class Arena {
     this.#create = create;
     this.chunkOf = new Uint32Array(order.length);
     this.offsetOf = new Float64Array(order.length);
+    this.#used = new Uint8Array(order.length);
     let total = 0;
     let used = 0;
     let room = 0;
@@ -57,7 +60,22 @@ export class Arena {
     for (const thing of things) {
       const chunk = this.chunkOf[thing]!;
       this.chunks[chunk] ??= this.#create(this.#sizes[chunk]!);
+      this.#used[thing] = 1;
     }
+  }
+
+  /** Gives up the chunks that hold nothing else than idle things, and what was never needed. */
+  release(idle: readonly number[]): GPUBuffer[] {
+    for (const thing of idle) this.#used[thing] = 0;
+    const unused = new Set(this.chunks.keys());
+    this.#used.forEach((used, thing) => {
+      if (used) unused.delete(this.chunkOf[thing]!);
+    });
+    return [...unused].flatMap(chunk => {
+      const buffer = this.chunks[chunk];
+      this.chunks[chunk] = undefined;
+      return buffer ?? [];
+    });
   }
 
   /** The chunk of a thing that there is memory for. */

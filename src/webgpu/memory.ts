@@ -151,13 +151,19 @@ export class Memory {
     }
   }
 
-  /** Memory for all of this, which the device may yet refuse. */
+  /** Memory for all of this, which the device may yet refuse; buffers of raw slots that are all idle give place to it. */
   reserve(needs: Needs): void {
     const wants = this.#wants(needs);
-    if (wants.every(([arena, things]) => arena.has(things))) return;
-    this.#grow(() => {
+    const reserve = (): void => {
       for (const [arena, things] of wants) arena.reserve(things);
-    });
+    };
+    if (wants.every(([arena, things]) => arena.has(things))) reserve();
+    else {
+      this.#grow(() => {
+        for (const buffer of this.slots.release(needs.idle?.() ?? [])) this.#giveUp(buffer);
+        reserve();
+      });
+    }
   }
 
   /** Room for so many bytes of a call each; what a larger buffer takes the place of is lost. */
@@ -168,11 +174,15 @@ export class Memory {
       for (const [room, bytes] of small) {
         const { buffer } = room;
         room.buffer = this.#create(room.label, Math.min(2 ** Math.ceil(Math.log2(bytes)), room.most));
-        this.bytes -= buffer.size;
-        this.#buffers.delete(buffer);
-        buffer.destroy(); // once what is queued has been done with it
+        this.#giveUp(buffer);
       }
     });
+  }
+
+  #giveUp(buffer: GPUBuffer): void {
+    this.bytes -= buffer.size;
+    this.#buffers.delete(buffer);
+    buffer.destroy(); // once what is queued has been done with it
   }
 
   /** Makes room to stage so many tokens, or as many as there may be room for at once, a window at least: how many there is for. */
