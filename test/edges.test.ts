@@ -77,8 +77,8 @@ for (const [what, options] of Object.entries(shapes)) {
   });
 }
 
-function refusesOneMore(sequence: Sequence, held: number): Promise<void> {
-  return refuses(
+async function refusesOneMore(sequence: Sequence, held: number): Promise<void> {
+  await refuses(
     () => append(sequence, 1),
     RangeError,
     `"capacity" expected at most ${held} tokens, got ${held + 1} (${held} held + 1 more)`
