@@ -66,10 +66,8 @@ export class WasmMemory {
   readonly #calls: Calls;
   /** The last call. */
   #asked: Call = { tokens: 0, pages: 0, raws: 0 };
-  /** What there is room for, and where, in how many bytes. */
+  /** What there is room for. */
   #room!: Call;
-  #callAt = 0;
-  #callBytes = 0;
   /** Addresses by number; of a slot one for every quarter that it has, of sinks one. */
   readonly #slots = new Map<number, readonly number[]>();
   /** Slots that have more quarters than they need, from the next grant on: how many those are. */
@@ -258,9 +256,7 @@ export class WasmMemory {
       for (const [slot, quarters] of given) for (const at of this.slot(slot).slice(quarters)) arena.give(at, this.#quarterBytes);
       return arena;
     };
-    const room = this.#calls.grown(this.#calls.first, this.#asked);
-    const smaller = this.#calls.bytes(room) < this.#callBytes;
-    let callAt: number | undefined;
+    let smaller: { readonly room: Call; readonly at: number } | undefined;
     let given = spare;
     let arena = without(given);
     let places = wants.map(({ bytes }) => arena.take(bytes));
@@ -268,13 +264,15 @@ export class WasmMemory {
       const unused = new Set(idle().filter(slot => this.#slots.has(slot)));
       given = [...spare.filter(([slot]) => !unused.has(slot)), ...[...unused].map(slot => [slot, 0] as const)];
       arena = without(given);
-      if (smaller) arena.give(this.#callAt, this.#callBytes);
+      const room = this.#calls.grown(this.#calls.first, this.#asked);
+      const less = this.#calls.bytes(room) < this.#calls.bytes(this.#room);
+      if (less) this.#giveRoom(arena);
       places = wants.map(({ bytes }) => arena.take(bytes));
-      if (smaller) callAt = arena.take(this.#calls.bytes(room));
+      if (less) smaller = { room, at: arena.take(this.#calls.bytes(room)) };
     }
     const unused = this.#arena.end;
     this.#growTo(arena);
-    if (callAt !== undefined) this.#layOut(room, callAt);
+    if (smaller) this.#layOut(smaller.room, smaller.at);
     for (const [slot, quarters] of given) {
       this.#slots.set(slot, this.slot(slot).slice(0, quarters));
       this.#spare.delete(slot);
@@ -320,16 +318,18 @@ export class WasmMemory {
     const room = this.#calls.grown(this.#room, call);
     if (room === this.#room) return;
     const arena = this.#arena.copy();
-    arena.give(this.#callAt, this.#callBytes);
+    this.#giveRoom(arena);
     const at = arena.take(this.#calls.bytes(room));
     this.#growTo(arena);
     this.#layOut(room, at);
   }
 
+  #giveRoom(arena: Arena): void {
+    arena.give(this.call.input, this.#calls.bytes(this.#room)); // a room begins with the input
+  }
+
   #layOut(room: Call, at: number): void {
     this.#room = room;
-    this.#callAt = at;
-    this.#callBytes = this.#calls.bytes(room);
     this.call = this.#calls.places(room, at);
     for (const shape of this.shapes) this.u32[shape / 4 + Object.keys(SHAPE).indexOf('states')] = this.call.states;
   }
