@@ -104,6 +104,14 @@ async function refusingToGrow(run: () => unknown): Promise<{ asked: number; erro
 const sequencesOf = ({ state: { chat, other, fork, restored } }: ReturnType<typeof calls>) =>
   [chat, other, fork, restored].filter(sequence => sequence !== undefined);
 
+/** Appends tokens of a layer's own, the same at every call. */
+function appender(options: Parameters<typeof rows>[0]) {
+  return (to: Sequence, layer: number, tokens: number): void => {
+    const { keys, values } = rows(options, tokens, layer + 1);
+    to.append(layer, keys, values);
+  };
+}
+
 for (const tested of backends) {
   group(`growing on ${tested.name}`, test => {
     test('a cache that grows in the middle of everything is what one is that took all at once', async () => {
@@ -144,10 +152,7 @@ for (const tested of backends) {
       const [cropped, whole] = [true, false].map(layersDiffer => {
         const cache = new KVCache(tested.backend, options);
         const [sequence, other] = [cache.sequence(), cache.sequence()];
-        const append = (to: Sequence, layer: number, tokens: number) => {
-          const { keys, values } = rows(options, tokens, layer + 1);
-          to.append(layer, keys, values);
-        };
+        const append = appender(options);
         for (const layer of [0, 1, 2]) append(sequence, layer, 64);
         sequence.seal();
         // Others take two of the three slots that are free now, so that of two more windows the second is the first in its slot: of that
@@ -309,10 +314,7 @@ group('a store that is short of memory', test => {
     const options = { ...shape, sinks: 0, balance: 'off' } satisfies CacheOptions;
     const short = open(options);
     const [sequence, other] = [short.cache.sequence(), short.cache.sequence()];
-    const append = (to: Sequence, layer: number, tokens: number) => {
-      const { keys, values } = rows(options, tokens, layer + 1);
-      to.append(layer, keys, values);
-    };
+    const append = appender(options);
     for (const layer of [0, 1, 2]) append(sequence, layer, 64);
     sequence.seal();
     for (const layer of [0, 1]) append(other, layer, 10);
