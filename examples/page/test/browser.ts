@@ -132,6 +132,19 @@ export class Driver {
     return (await this.page.textContent(selector)) ?? '';
   }
 
+  /** Stops the next answer once it has so many letters: by the page itself, as on a busy machine it may end before this process is heard. */
+  async stopNextAnswer(letters: number): Promise<void> {
+    await this.page.evaluate(letters => {
+      const log = document.getElementById('log')!;
+      const observer = new MutationObserver(() => {
+        if ((log.querySelector('li:last-child.open p')?.textContent.length ?? 0) < letters) return;
+        observer.disconnect();
+        document.getElementById('stop')!.click();
+      });
+      observer.observe(log, { childList: true, subtree: true, characterData: true });
+    }, letters);
+  }
+
   /** Lengths of the newest answer at every change from now on; stops when asked for. */
   async watchAnswer(): Promise<() => Promise<number[]>> {
     await this.page.evaluate(() => {

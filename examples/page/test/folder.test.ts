@@ -34,16 +34,7 @@ group('model folder', test => {
         /^\d+ tokens read · 20 tokens, [\d.]+ a second · nsn3\/nsn3, WebAssembly/
       );
 
-      // By the page itself: on a busy machine the answer may end before this process is heard.
-      await driver.page.evaluate(() => {
-        const log = document.getElementById('log')!;
-        const observer = new MutationObserver(() => {
-          if ((log.querySelector('li:last-child.open p')?.textContent.length ?? 0) < 5) return;
-          observer.disconnect();
-          document.getElementById('stop')!.click();
-        });
-        observer.observe(log, { childList: true, subtree: true, characterData: true });
-      });
+      await driver.stopNextAnswer(5);
       await driver.send(QUESTIONS[1], 300);
       await driver.settled();
       const facts = await driver.text('#log li:last-child small');

@@ -50,16 +50,7 @@ group('conversation', test => {
     withPage(async driver => {
       await driver.load(model);
       const lengths = await driver.watchAnswer();
-      // By the page itself: on a busy machine the answer may end before this process is heard.
-      await driver.page.evaluate(() => {
-        const log = document.getElementById('log')!;
-        const observer = new MutationObserver(() => {
-          if ((log.querySelector('li:last-child.open p')?.textContent.length ?? 0) < 5) return;
-          observer.disconnect();
-          document.getElementById('stop')!.click();
-        });
-        observer.observe(log, { childList: true, subtree: true, characterData: true });
-      });
+      await driver.stopNextAnswer(5);
       await driver.send(QUESTIONS[0], 400);
       await driver.settled();
       assert.match(await driver.text('#log li:last-child small'), /stopped$/);
