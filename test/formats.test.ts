@@ -232,7 +232,7 @@ group('types and layouts', test => {
   for (const kvHeads of [3, 7, 11, 49]) {
     test(`runs of a prompt, heads first, are staged where their channels begin: ${kvHeads} KV heads`, () => {
       const [headDim, valueDim, tokens] = [40, 32, 511];
-      const room = { buffer: {} as GPUBuffer, label: '', most: 0 };
+      const room = { buffer: {} as GPUBuffer, label: '', most: 0, asked: 0 };
       const memory = { staged: [room, room], stage: () => tokens } as const;
       const queue = { writeBuffer: () => {} } as unknown as GPUQueue;
       const staging = new Staging(queue, cacheShape({ layers: 1, kvHeads, queryHeads: kvHeads, headDim, capacity: tokens }), memory);

@@ -5,7 +5,7 @@ import { Command } from 'commander';
 import { toMarkdown } from '../table.ts';
 import { type Method, methodName, openCache, parseMethods } from './caches/methods.ts';
 import { Compare, longestChunk, measure, rawLogits, sequenceOf } from './evaluate.ts';
-import { findModel, readText, runtime, textNames } from './node.ts';
+import { readText, runtime, textNames } from './node.ts';
 import {
   balanceOption,
   type CommonOptions,
@@ -107,7 +107,7 @@ await run(async () => {
   const profile = opened.profile && Buffer.from(opened.profile).toString('base64');
   const key: Key = (text, sequence, method) =>
     `${text} ${sequence * stride} ${tokens} ${methodName(method)} ${name} ${variant} ${method.options.balance ? profile : ''}`;
-  const state = new State(fingerprint(await findModel(options.model)));
+  const state = new State(fingerprint(await opened.model.fingerprint()));
   // All of it before anything is measured: a run that is stopped must leave nothing older than itself for the next to take.
   if (options.fresh) {
     for (const text of texts) for (let n = 0; n < sequences; n++) for (const method of methods) state.forget(key(text, n, method));

@@ -1,6 +1,6 @@
 // What was measured so far, so that a long run can be stopped and go on. Nothing measured by other code or another model is taken.
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { TokenStats } from './stats.ts';
@@ -14,8 +14,8 @@ export interface Measurement {
 const here = dirname(fileURLToPath(import.meta.url));
 const FOLDER = join(here, '.state');
 
-/** A checksum of all code that measurements depend on, and of what the model file is told by. */
-export function fingerprint(modelFile: string): string {
+/** A checksum of all code that measurements depend on, and of the model's own. */
+export function fingerprint(model: string): string {
   const hash = createHash('sha256');
   const library = dirname(fileURLToPath(import.meta.resolve('nsnquant')));
   const engine = dirname(fileURLToPath(import.meta.resolve('@nsnquant/gguf')));
@@ -26,8 +26,7 @@ export function fingerprint(modelFile: string): string {
     join(here, '../bytes.ts')
   ];
   for (const file of files) hash.update(readFileSync(file));
-  const { size, mtimeMs } = statSync(modelFile);
-  return hash.update(`${size} ${mtimeMs}`).digest('hex');
+  return hash.update(model).digest('hex');
 }
 
 function filesOf(folder: string): string[] {

@@ -129,12 +129,13 @@ export class Attending {
     const { programs, limits, pages } = at;
     const { quads, splits, tiles, partialBytes } = schedule.draw(shape, requests, call, limits, n => offsets.orderOf(layer, n));
     memory.enlarge([partials, partialBytes], [at.schedule, 4 * schedule.length]);
-    if (4 * at.sent.length !== at.schedule.buffer.size) at.sent = new Uint32Array(at.schedule.buffer.size / 4);
+    const { buffer } = at.schedule;
+    if (at.sent?.buffer !== buffer) at.sent = { buffer, words: new Uint32Array(buffer.size / 4) };
     // Pages change once in 64 tokens: only what differs is sent, the front, places of pages and numbers of windows apart.
     const { front, used, pages: places, windows, pageCount } = schedule;
-    this.#send(at, front, used, 0);
-    this.#send(at, places, pageCount, front.length);
-    this.#send(at, windows, pageCount, front.length + places.length);
+    this.#send(at.sent, front, used, 0);
+    this.#send(at.sent, places, pageCount, front.length);
+    this.#send(at.sent, windows, pageCount, front.length + places.length);
     this.#device.submit(encoder => {
       for (const copy of copies) copy(encoder);
       const pass = encoder.beginComputePass({ label: 'attend' });
@@ -142,25 +143,25 @@ export class Attending {
       splits.forEach((count, pair) => {
         if (count === 0) return;
         const chunks = [...memory.chunkPair(pages, pair), ...memory.chunkPair(slots, pair)];
-        const buffers = [...chunks, constants, at.schedule.buffer, queries.buffer, partials.buffer, params[pair]!];
+        const buffers = [...chunks, constants, buffer, queries.buffer, partials.buffer, params[pair]!];
         pass.setBindGroup(0, memory.bind('attend', buffers, layer, pair));
         dispatch(pass, count, kvHeads);
       });
       pass.setPipeline(this.#device.pipeline(programs.merge));
-      pass.setBindGroup(0, memory.bind('merge', [at.schedule.buffer, partials.buffer, constants, output.buffer, lse.buffer], layer));
+      pass.setBindGroup(0, memory.bind('merge', [buffer, partials.buffer, constants, output.buffer, lse.buffer], layer));
       dispatch(pass, tiles, kvHeads);
       pass.end();
       finish(encoder);
     });
   }
 
-  /** The first words of one of a schedule's lists into a layer's buffer, from word `at` on, but those that it holds. */
-  #send({ schedule, sent }: Layer, words: Uint32Array, count: number, at: number): void {
+  /** The first words of one of a schedule's lists into a buffer, from word `at` on, but those that it holds. */
+  #send({ buffer, words: sent }: NonNullable<Layer['sent']>, words: Uint32Array, count: number, at: number): void {
     let [from, to] = [0, count];
     while (from < to && words[from] === sent[at + from]) from++;
     while (to > from && words[to - 1] === sent[at + to - 1]) to--;
     if (from === to) return;
     sent.set(words.subarray(from, to), at + from);
-    this.#device.gpu.queue.writeBuffer(schedule.buffer, 4 * (at + from), sent, at + from, to - from);
+    this.#device.gpu.queue.writeBuffer(buffer, 4 * (at + from), sent, at + from, to - from);
   }
 }

@@ -23,10 +23,18 @@ export class Arena {
   /**
    * @param order    of things, by which of them is needed first
    * @param bytesOf  a thing has
-   * @param first    bytes of the first chunk; every other is as large as all before it, so that there are few
+   * @param first    bytes of the first chunk
+   * @param growth   bytes of every other, as a share of all before it: the less, the more chunks there are, and the less lies idle
    * @param limit    bytes of a chunk at most
    */
-  constructor(order: Uint32Array, bytesOf: (thing: number) => number, first: number, limit: number, create: (bytes: number) => GPUBuffer) {
+  constructor(
+    order: Uint32Array,
+    bytesOf: (thing: number) => number,
+    first: number,
+    growth: number,
+    limit: number,
+    create: (bytes: number) => GPUBuffer
+  ) {
     this.#create = create;
     this.chunkOf = new Uint32Array(order.length);
     this.offsetOf = new Float64Array(order.length);
@@ -38,7 +46,7 @@ export class Arena {
       const bytes = bytesOf(thing);
       checkLimit('one page', bytes, limit);
       if (used + bytes > room) {
-        room = Math.min(Math.max(first, total, bytes), limit);
+        room = Math.min(Math.max(total === 0 ? first : growth * total, bytes), limit);
         used = 0;
         this.chunks.push(undefined);
       }

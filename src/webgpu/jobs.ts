@@ -4,7 +4,7 @@ import type { Device, Program } from './device.ts';
 import { fieldsOf, type Struct, structWords } from './structs.ts';
 
 /** Jobs that one dispatch does at most. */
-export const JOBS = 1024;
+export const JOBS = 256;
 /** Bytes of the largest job. */
 const JOB_BYTES = 4 * fieldsOf('WriteJob').length;
 /** Bytes of the list. */

@@ -42,10 +42,11 @@ export class Learning {
 
   learn(layer: number, sequence: number, slots: readonly number[]): void {
     const { kvHeads, page } = this.#shape.layers[layer]!;
-    const { slots: raw, scratch, constants, offsets, layers } = this.#memory;
+    const { slots: raw, constants, offsets, layers } = this.#memory;
     const { keys, learn } = layers[layer]!.programs.learning!;
     const headWords = page.keys.bytes / 4;
     const windowWords = kvHeads * headWords;
+    const scratch = this.#memory.scratchFor(4 * slots.length * windowWords);
     for (const [chunk, , numbers] of groups(slots.length, n => [raw.chunkOf[slots[n]!]!, 0])) {
       this.#jobs.set(
         'EncodeJob',
@@ -73,9 +74,10 @@ export class Learning {
   }
 
   copy(layer: number, from: number, to: number): void {
-    const { scratch } = this.#memory;
+    const ranges = [(sequence: number) => this.order(layer, sequence), (sequence: number) => this.energies(layer, sequence)];
+    const scratch = this.#memory.scratchFor(Math.max(...ranges.map(rangeOf => rangeOf(from)[2])));
     this.#device.submit(encoder => {
-      for (const rangeOf of [(sequence: number) => this.order(layer, sequence), (sequence: number) => this.energies(layer, sequence)]) {
+      for (const rangeOf of ranges) {
         const [buffer, source, bytes] = rangeOf(from);
         const [, target] = rangeOf(to);
         encoder.copyBufferToBuffer(buffer, source, scratch, 0, bytes);

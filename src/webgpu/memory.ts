@@ -1,6 +1,6 @@
 // Every buffer of a cache, and what shaders bind of them. Pages and raw slots lie in chunks, which are made as they are needed and no
-// larger than the device can bind; what a call has on its way lies in buffers that grow with the largest call. A device may refuse
-// memory later than it is asked for it: nothing of the cache can be trusted then.
+// larger than the device can bind; what a call has on its way lies in buffers that grow with the largest call, and shrink again when
+// pages need memory. A device may refuse memory later than it is asked for it: nothing of the cache can be trusted then.
 
 import { BackendError, everything, type Needs } from '../backend.ts';
 import { blockOffset, rawBytes, WINDOW } from '../format/layout.ts';
@@ -20,20 +20,24 @@ const STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
 const STAGED_BYTES = 2 ** 22;
 /** Bytes of pages and raw slots that a device is asked for at most: where those of more lie would itself take gigabytes. */
 const MOST_BYTES = 2 ** 38;
-/** Pages of a layer's first chunk. */
-const FIRST_PAGES = 8;
-/** Bytes of the first raw slots at least: less would only be more chunks. */
+/** Pages of a layer's first chunk, and what every other adds to them: of 128 pages, 163 in eight chunks. Doubling takes 136 to 256 in six. */
+const FIRST_PAGES = 10;
+const PAGES_GROWTH = 0.5;
+/** Bytes of the first raw slots at least: less would only be more chunks. There are few, so that chunks double. */
 const FIRST_BYTES = 2 ** 18;
+const SLOTS_GROWTH = 1;
 
 /** Elements of a token, of all KV heads. */
 export type PerToken = readonly [keys: number, values: number];
 
-/** A buffer for what a call has on its way, as large as that of the largest yet. */
+/** A buffer for what a call has on its way, as large as that of the largest since pages or raw slots last took memory. */
 export interface Room {
   readonly label: string;
   /** Bytes that it ever needs. */
   readonly most: number;
   buffer: GPUBuffer;
+  /** Bytes that calls asked for since then. */
+  asked: number;
 }
 
 export interface Layer {
@@ -47,8 +51,8 @@ export interface Layer {
   /** Where the energies of its queries begin, in bytes. */
   readonly energies: number;
   readonly schedule: Room;
-  /** What `schedule` holds, so that only what changed is sent. */
-  sent: Uint32Array<ArrayBuffer>;
+  /** What a buffer of `schedule` holds, so that only what changed is sent. */
+  sent?: { readonly buffer: GPUBuffer; readonly words: Uint32Array<ArrayBuffer> };
 }
 
 export class Memory {
@@ -65,7 +69,7 @@ export class Memory {
   readonly staged: readonly [keys: Room, values: Room];
   readonly jobs: GPUBuffer;
   /** As large as a raw slot: what is copied within a buffer goes by way of it, and what learning needs for a moment. */
-  readonly scratch: GPUBuffer;
+  readonly scratch: Room;
   readonly queries: Room;
   readonly output: Room;
   /** f32 [tokens, queryHeads] */
@@ -78,6 +82,7 @@ export class Memory {
   readonly #shape: CacheShape;
   readonly #limit: number;
   readonly #refuse: (message: string, error: GPUError) => void;
+  readonly #rooms: Room[] = [];
   readonly #buffers = new Set<GPUBuffer>();
   readonly #bindings = new Map<string, GPUBindGroup>();
 
@@ -107,10 +112,10 @@ export class Memory {
     const most = (countOf: (layer: LayerShape) => number): number => Math.max(...layers.map(countOf));
     try {
       const firstSlots = Math.max(layers.length * (rawSlotBytes + sinkBytes), FIRST_BYTES);
-      this.slots = this.#arena('raw slots', slotOrder(shape), slot => slotBytes(shape, slot), firstSlots);
+      this.slots = this.#arena('raw slots', slotOrder(shape), slot => slotBytes(shape, slot), firstSlots, SLOTS_GROWTH);
       const arenas = layers.map(({ page: { bytes } }, n) => {
         const order = Uint32Array.from({ length: shape.pageCounts[n]! }, (_, page) => page);
-        return this.#arena('pages', order, () => bytes, FIRST_PAGES * bytes);
+        return this.#arena('pages', order, () => bytes, FIRST_PAGES * bytes, PAGES_GROWTH);
       });
 
       this.offsets = new Constants(shape);
@@ -125,9 +130,9 @@ export class Memory {
       if (layers[0]!.page.keys.balanced) this.energies = this.#create('energies', energyBytes);
       const perToken = 4 * most(({ kvHeads, headDim, valueDim }) => kvHeads * Math.max(headDim, valueDim));
       const staged = perToken * Math.max(WINDOW, Math.floor(Math.min(STAGED_BYTES, this.#limit) / perToken));
-      this.staged = [this.#room('staged keys', staged, perToken * WINDOW), this.#room('staged values', staged, perToken * WINDOW)];
+      this.staged = [this.#room('staged keys', staged), this.#room('staged values', staged)];
       this.jobs = this.#create('jobs', LIST_BYTES);
-      this.scratch = this.#create('scratch', Math.max(rawSlotBytes, sinkBytes));
+      this.scratch = this.#room('scratch', Math.max(rawSlotBytes, sinkBytes));
 
       // Of a layer's chunks and of those of raw slots, two of each are bound at a time.
       const pairs = ({ chunks }: Arena): number => Math.max(1, Math.ceil(chunks.length / 2));
@@ -151,7 +156,10 @@ export class Memory {
     }
   }
 
-  /** Memory for all of this, which the device may yet refuse; buffers of raw slots that are all idle give place to it. */
+  /**
+   * Memory for all of this, which the device may yet refuse. Buffers of raw slots that are all idle give place to it, and rooms for more
+   * than calls asked for of late: a prompt's, once tokens come one by one.
+   */
   reserve(needs: Needs): void {
     const wants = this.#wants(needs);
     const reserve = (): void => {
@@ -161,6 +169,10 @@ export class Memory {
     else {
       this.#grow(() => {
         for (const buffer of this.slots.release(needs.idle?.() ?? [])) this.#giveUp(buffer);
+        for (const room of this.#rooms) {
+          if (roomFor(room, room.asked) < room.buffer.size) this.#resize(room, room.asked);
+          room.asked = 0;
+        }
         reserve();
       });
     }
@@ -168,15 +180,17 @@ export class Memory {
 
   /** Room for so many bytes of a call each; what a larger buffer takes the place of is lost. */
   enlarge(...rooms: readonly (readonly [room: Room, bytes: number])[]): void {
+    for (const [room, bytes] of rooms) room.asked = Math.max(room.asked, bytes);
     const small = rooms.filter(([{ buffer }, bytes]) => buffer.size < bytes);
     if (small.length === 0) return;
     this.#grow(() => {
-      for (const [room, bytes] of small) {
-        const { buffer } = room;
-        room.buffer = this.#create(room.label, Math.min(2 ** Math.ceil(Math.log2(bytes)), room.most));
-        this.#giveUp(buffer);
-      }
+      for (const [room, bytes] of small) this.#resize(room, bytes);
     });
+  }
+
+  #resize(room: Room, bytes: number): void {
+    this.#giveUp(room.buffer);
+    room.buffer = this.#create(room.label, roomFor(room, bytes));
   }
 
   #giveUp(buffer: GPUBuffer): void {
@@ -191,6 +205,12 @@ export class Memory {
     const bytes = Math.min(tokens * tokenBytes, this.staged[0].most);
     this.enlarge([this.staged[0], bytes], [this.staged[1], bytes]);
     return Math.floor(this.staged[0].buffer.size / tokenBytes);
+  }
+
+  /** So many bytes for what no call needs any more when it returns. */
+  scratchFor(bytes: number): GPUBuffer {
+    this.enlarge([this.scratch, bytes]);
+    return this.scratch.buffer;
   }
 
   /** Bindings of a shader, which these numbers stand for until memory grows. */
@@ -252,7 +272,7 @@ export class Memory {
   }
 
   #create(label: string, bytes: number, usage: number = STORAGE): GPUBuffer {
-    const size = Math.ceil(bytes / 16) * 16;
+    const size = Math.max(16, Math.ceil(bytes / 16) * 16);
     checkLimit(label, size, this.#limit);
     const buffer = this.#device.gpu.createBuffer({ label, size, usage });
     this.bytes += size;
@@ -260,13 +280,15 @@ export class Memory {
     return buffer;
   }
 
-  #room(label: string, most: number, first = 16): Room {
+  #room(label: string, most: number): Room {
     checkLimit(label, most, this.#limit);
-    return { label, most, buffer: this.#create(label, this.#shape.reserve ? most : first) };
+    const room = { label, most, buffer: this.#create(label, this.#shape.reserve ? most : 0), asked: 0 };
+    this.#rooms.push(room);
+    return room;
   }
 
-  #arena(label: string, order: Uint32Array, bytesOf: (thing: number) => number, first: number): Arena {
-    return new Arena(order, bytesOf, first, this.#limit, bytes => this.#create(label, bytes));
+  #arena(label: string, order: Uint32Array, bytesOf: (thing: number) => number, first: number, growth: number): Arena {
+    return new Arena(order, bytesOf, first, growth, this.#limit, bytes => this.#create(label, bytes));
   }
 
   #layer(layer: number, pages: Arena, energies: number, mostScheduled: number): Layer {
@@ -287,10 +309,14 @@ export class Memory {
       headWords: (page.keys.bytes + page.values.bytes) / 4,
       blocks: [blockOffset(page, 0, 'keys') / 4, blockOffset(page, 0, 'values') / 4],
       energies,
-      schedule: this.#room('schedule', mostScheduled),
-      sent: new Uint32Array()
+      schedule: this.#room('schedule', mostScheduled)
     };
   }
+}
+
+/** Bytes of a room's buffer for so many: few sizes, so that a call that is a little larger finds room. */
+function roomFor({ most }: Room, bytes: number): number {
+  return Math.min(2 ** Math.ceil(Math.log2(Math.max(bytes, 16))), most);
 }
 
 /** Raw slots in the order in which they are needed: of every sequence its sinks, and a window of every layer. */

@@ -108,9 +108,10 @@ class WebGpuStore implements Store {
     const [source, sourceOffset, bytes] = this.#memory.slotRange(from);
     const [target, targetOffset] = this.#memory.slotRange(to);
     // By way of another buffer: one cannot be copied into itself.
+    const scratch = this.#memory.scratchFor(bytes);
     this.#device.submit(encoder => {
-      encoder.copyBufferToBuffer(source, sourceOffset, this.#memory.scratch, 0, bytes);
-      encoder.copyBufferToBuffer(this.#memory.scratch, 0, target, targetOffset, bytes);
+      encoder.copyBufferToBuffer(source, sourceOffset, scratch, 0, bytes);
+      encoder.copyBufferToBuffer(scratch, 0, target, targetOffset, bytes);
     });
   }
 
@@ -148,6 +149,7 @@ class WebGpuStore implements Store {
   }
 
   decode(layer: number, page: number, slot: number, sequence: number): void {
+    this.#memory.stage(WINDOW, this.#perToken(layer));
     for (const side of [0, 1] as const) this.#decoding.decodePages(layer, [page], sequence, side, this.#memory.staged[side].buffer);
     this.#dispatchWrite(layer, [{ slot, job: decodedWindow(this.#shape.layers[layer]!.kvHeads) }]);
   }
