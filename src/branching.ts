@@ -46,13 +46,11 @@ export class Branching {
     const unused = batch.filter((_, n) => !heirs.has(n));
     const copied = others.map(({ parent }) => parent);
     this.#checkRoom(copied, unused);
-    // In the order of these lists slots change hands; each may come to hold a whole window.
-    const reused = unused.flatMap(({ layers }) => layers.flatMap(({ raws, rawCount }) => [...raws.subarray(0, rawCount)]));
-    const slots = Math.max(0, sumOf(copied, tables => slotsOf(tables, this.#pool.shape).length) - reused.length);
+    const freed = unused.flatMap(({ layers }) => layers.flatMap(({ raws, rawCount }) => [...raws.subarray(0, rawCount)]));
+    const slots = copied.flatMap(tables => slotsOf(tables, this.#pool.shape));
     const waiting = [...new Set(copied)].flatMap(tables => this.#sealing.waiting(tables));
-    const growing = reused.map(slot => [slot, WINDOW] as const);
-    const places = this.#sealing.withRoom(waiting, () => slots, { gone: unused });
-    this.#sealing.seal(store, places, { slots: new Array<number>(slots).fill(WINDOW), growing });
+    const places = this.#sealing.withRoom(waiting, () => Math.max(0, slots.length - freed.length), { gone: unused });
+    this.#sealing.seal(store, places, { slots, freed });
     const next = parents.map(parent => batch[parent]!);
     for (const tables of unused) {
       this.#sealing.forget(tables);

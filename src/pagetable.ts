@@ -164,7 +164,7 @@ export class PageTables {
       if (n >= behind) this.#addPage(table, this.#pool.allocatePage(layer), table.coded);
       table.coded++;
     }
-    for (let n = count - 1; n >= 0; n--) this.#pool.slots.release(table.raws[n]!); // the oldest is taken next
+    for (const slot of table.raws.subarray(0, count)) this.#pool.slots.release(slot);
     table.raws.copyWithin(0, count, table.rawCount);
     table.rawCount -= count;
     this.#pool.held[layer]! -= behind * WINDOW;

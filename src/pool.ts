@@ -77,9 +77,10 @@ export class Pool {
   }
 }
 
-/** Free numbers: those that were given back, the last on top, then those that nobody had yet, the lowest first. */
+/** Free numbers, the lowest first: what others numbered falls idle, and a store may give up its memory. */
 class FreeList {
   readonly #count: number;
+  /** Those that were given back, the highest first. */
   readonly #returned: number[] = [];
   #unused = 0;
 
@@ -104,19 +105,26 @@ class FreeList {
   }
 
   release(number: number): void {
-    this.#returned.push(number);
+    let [low, high] = [0, this.#returned.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#returned[middle]! > number) low = middle + 1;
+      else high = middle;
+    }
+    this.#returned.splice(low, 0, number);
   }
 
   /** What the next `count` allocations will give, once these were given back. */
   next(count: number, returned: readonly number[] = []): number[] {
     if (this.size + returned.length < count) throw new Error('free list is empty: reservations are wrong');
-    const [before, known] = [this.#returned.length, this.#returned.length + returned.length];
-    const topped = (n: number): number => (n < before ? this.#returned[n]! : returned[n - before]!);
-    return Array.from({ length: count }, (_, n) => (n < known ? topped(known - 1 - n) : this.#unused + n - known));
+    const own = this.#returned.slice(Math.max(0, this.#returned.length - count));
+    const lowest = [...own, ...returned].sort((a, b) => a - b).slice(0, count);
+    return [...lowest, ...Array.from({ length: count - lowest.length }, (_, n) => this.#unused + n)];
   }
 
-  /** Those that were given back, but for what the next `count` allocations will give. */
-  idle(count: number): number[] {
-    return this.#returned.slice(0, Math.max(0, this.#returned.length - count));
+  /** Those that were given back, but for these. */
+  idle(taken: readonly number[]): number[] {
+    const next = new Set(taken);
+    return this.#returned.filter(number => !next.has(number));
   }
 }

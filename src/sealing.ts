@@ -17,6 +17,8 @@ export interface Place {
 export interface Use {
   /** Raw slots that are taken next: how many tokens each is to hold. */
   readonly slots?: readonly number[];
+  /** Raw slots that are given back before those are taken. */
+  readonly freed?: readonly number[];
   /** Others that are to hold more. */
   readonly growing?: readonly Fill[];
   /** More pages of every layer. */
@@ -115,7 +117,7 @@ export class Sealing {
    * Codes the complete windows at these places, those of one layer in one go, once there is memory for their pages and for all else that
    * is to be used. What no query will see again is not coded. Nothing has changed where memory is refused.
    */
-  seal(store: Store, places: readonly Place[], { slots = [], growing = [], pages = [], sequences = [] }: Use = {}): void {
+  seal(store: Store, places: readonly Place[], { slots = [], freed = [], growing = [], pages = [], sequences = [] }: Use = {}): void {
     if ([places, slots, growing, pages, sequences].every(list => list.length === 0)) return;
     const complete = places.map(({ tables, layer }) => ({ slots: tables.completeSlots(layer), behind: tables.completeBehind(layer) }));
     const layers = new Map(
@@ -127,15 +129,15 @@ export class Sealing {
     for (const [layer, there] of layers) {
       needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
     }
-    // The oldest last, so that it is taken next and others fall idle: a store may give up their memory.
-    const returned = complete.flatMap(({ slots }) => slots.toReversed());
-    const taken = this.#pool.slots.next(slots.length, returned).map((slot, n): Fill => [slot, slots[n]!]);
-    const again = taken.filter(([slot]) => returned.includes(slot)); // they hold whole windows until these are coded
+    const returned = [...complete.flatMap(({ slots }) => slots), ...freed];
+    const next = this.#pool.slots.next(slots.length, returned);
+    const taken = next.map((slot, n): Fill => [slot, slots[n]!]);
+    const again = taken.filter(([slot]) => returned.includes(slot)); // until then they may hold whole windows
     store.reserve({
       pages: new Map(needed.flatMap((count, layer) => (count > 0 ? [[layer, this.#pool.nextPages(layer, count)]] : []))),
       slots: new Map([...growing, ...taken, ...again.map(([slot]): Fill => [slot, WINDOW])]),
       sequences,
-      idle: () => this.#pool.slots.idle(Math.max(0, slots.length - returned.length))
+      idle: () => this.#pool.slots.idle(next)
     });
     for (const [layer, there] of layers) {
       // Nothing has changed until all are coded: pages are free ones, and what is learned means nothing before there is a page.

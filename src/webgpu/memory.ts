@@ -173,6 +173,7 @@ export class Memory {
           if (roomFor(room, room.asked) < room.buffer.size) this.#resize(room, room.asked);
           room.asked = 0;
         }
+        this.schedule.clear();
         reserve();
       });
     }

@@ -9,7 +9,7 @@
 //   pages         where they lie, four to an entry; at a fixed place, as most are those of the step before
 //   windows       the numbers of their windows, likewise
 //
-// Coded windows are listed as raw ones are. The lists grow with the largest call.
+// Coded windows are listed as raw ones are. The lists grow with the largest call since they were last emptied.
 
 import type { PageTable } from '../backend.ts';
 import { align, WINDOW } from '../format/layout.ts';
@@ -162,6 +162,13 @@ export class Schedule {
   /** Words now. */
   get length(): number {
     return this.front.length + 2 * this.pages.length;
+  }
+
+  /** Makes the lists anew, as long as the next call needs. */
+  clear(): void {
+    this.front = new Uint32Array(HEADER);
+    this.pages = new Uint32Array();
+    this.windows = new Uint32Array();
   }
 
   /**
