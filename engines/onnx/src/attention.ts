@@ -1,6 +1,7 @@
 // What an attention of a graph is to a cache, and what its operators have in common.
 
 import type { LayerOptions } from 'nsnquant';
+import type { Chosen } from './chosen.ts';
 import type { Attribute, Graph, Node, Port, Tensor } from './graph.ts';
 
 /** An attention of a graph, as the cache does it. Queries, keys, values and results are [1, tokens, heads · channels], or the heads apart. */
@@ -49,6 +50,8 @@ export interface Surroundings {
   readonly graph: Graph;
   readonly producers: ReadonlyMap<string, Node>;
   readonly ports: ReadonlyMap<string, Port>;
+  /** Tables that the graph chooses by length, by the inputs of their positions. */
+  readonly chosen: ReadonlyMap<string, Chosen>;
 }
 
 /** One operator: what it may be told, and how it is read. */
@@ -87,23 +90,12 @@ export function pastSizes(node: Node, { ports }: Surroundings, name: string, pas
 const PASSING = new Set(['Reshape', 'Transpose', 'Identity', 'Cast', 'Squeeze', 'Unsqueeze']);
 
 /** The tables of the node that rotates a value, looked for behind nodes that leave its numbers as they are. */
-export function rotaryOf(value: string, around: Surroundings): Rotary | undefined {
-  const { producers } = around;
+export function rotaryOf(value: string, { producers }: Surroundings): Rotary | undefined {
   let node = producers.get(value);
   while (node && PASSING.has(node.op)) node = producers.get(node.inputs[0]!);
   if (node?.op !== 'RotaryEmbedding') return undefined;
   const [cos, sin] = node.domain === '' ? node.inputs.slice(1, 3) : node.inputs.slice(2, 4);
-  checkUnchosen(node, cos!, around);
   return { cos: cos!, sin: sin!, interleaved: numberOf(node, 'interleaved', 0) === 1 };
-}
-
-/** Tables that are chosen by a call's length turn keys of one conversation by two sets of angles, and all rows of a batch by the longest. */
-export function checkUnchosen(node: Node, table: string, { producers }: Surroundings): void {
-  const maker = producers.get(table);
-  if (maker?.op !== 'If') return;
-  throw new RangeError(
-    `"${title(node)}" expected one table of cosines and one of sines, got ${title(maker)}, which chooses among several (LongRoPE)`
-  );
 }
 
 export function checkKnown(node: Node, { inputs, attributes }: Operator): void {

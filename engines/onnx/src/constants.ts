@@ -1,23 +1,18 @@
 // Constants of a graph as numbers: those few that a cache must be told, such as tables of rotations.
 
-import { FLOAT, FLOAT16, type Graph, type Read } from './graph.ts';
+import { FLOAT, FLOAT16, type Read, type Tensor } from './graph.ts';
 
 export interface Numbers {
   readonly data: Float32Array;
   readonly shape: readonly number[];
 }
 
-/** An initializer's numbers as f32; undefined where the name is of none, or its type is none of f32 and f16. */
-export type Constants = (name: string) => Promise<Numbers | undefined>;
-
-export function constantsOf({ tensors }: Graph, read: Read): Constants {
-  return async name => {
-    const tensor = tensors.get(name);
-    if (!tensor || (tensor.type !== FLOAT && tensor.type !== FLOAT16)) return undefined;
-    const aligned = (await read(tensor)).slice();
-    const data = tensor.type === FLOAT ? new Float32Array(aligned.buffer) : Float32Array.from(new Uint16Array(aligned.buffer), fromHalf);
-    return { data, shape: tensor.shape };
-  };
+/** A tensor's numbers as f32; undefined where there is none, or its type is none of f32 and f16. */
+export async function constantOf(tensor: Tensor | undefined, read: Read): Promise<Numbers | undefined> {
+  if (!tensor || (tensor.type !== FLOAT && tensor.type !== FLOAT16)) return undefined;
+  const aligned = (await read(tensor)).slice();
+  const data = tensor.type === FLOAT ? new Float32Array(aligned.buffer) : Float32Array.from(new Uint16Array(aligned.buffer), fromHalf);
+  return { data, shape: tensor.shape };
 }
 
 /** The number that the bits of an f16 stand for. */

@@ -1,6 +1,7 @@
 // Cuts a graph at its attentions into segments: what can be computed before the first, between each two, and after the last.
 
 import { type Attention, title } from './attention.ts';
+import { type Chosen, chosenTables, positionsIn, type Turn } from './chosen.ts';
 import { type Graph, INT64, type Node, type Port, type Tensor } from './graph.ts';
 import { readAttention } from './operators.ts';
 import { lookupOf, NUMBERS, POSITIONS, TOKENS, withRows } from './sharing.ts';
@@ -27,23 +28,28 @@ export interface PastShape {
 export interface Cut {
   readonly segments: readonly Segment[];
   readonly attentions: readonly Attention[];
-  /** What gives the masks of attentions, by name. */
-  readonly masks: ReadonlyMap<string, Segment>;
+  /** What is tried as the model is opened: what gives masks, and conditions by which tables are chosen, by name. */
+  readonly tried: ReadonlyMap<string, Segment>;
   /** Inputs that are left, by name. */
   readonly feeds: ReadonlyMap<string, Port>;
   /** Those of them that take the place of shapes of the past. */
   readonly pastShapes: ReadonlyMap<string, PastShape>;
   /** Those of them that take rows of large tables, and of which. */
   readonly rows: ReadonlyMap<string, Tensor>;
+  /** Those of them with positions in tables that are chosen by length, and in which. */
+  readonly chosen: ReadonlyMap<string, Chosen>;
+  /** When which table is chosen, by the same names; known once it was tried. */
+  readonly turns: ReadonlyMap<string, Turn>;
   readonly logits: string;
 }
 
 export function cutGraph(graph: Graph): Cut {
-  const { attentions, nodes, tensors, pastShapes, rows } = withoutAttentions(graph);
+  const { attentions, nodes, tensors, pastShapes, rows, chosen } = withoutAttentions(graph);
   const ports = new Map(graph.inputs.map(port => [port.name, port]));
   ports.set(POSITIONS, { name: POSITIONS, type: INT64, shape: [TOKENS] });
   ports.set(NUMBERS, { name: NUMBERS, type: INT64, shape: [1, TOKENS] });
   for (const [name, { type, shape }] of rows) ports.set(name, { name, type, shape: [TOKENS, ...shape.slice(1)] });
+  for (const name of chosen.keys()) ports.set(name, { name, type: INT64, shape: [TOKENS] });
   for (const name of pastShapes.keys()) ports.set(name, { name, type: INT64, shape: undefined });
   for (const name of tensors.keys()) ports.delete(name); // an initializer may be listed as an input, too
   const { levels, makers, sites } = levelsOf(nodes, attentions, tensors, ports);
@@ -79,14 +85,20 @@ export function cutGraph(graph: Graph): Cut {
     for (const input of segment.inputs) if (makers.has(input)) crossing.add(input);
     segments.unshift(segment);
   }
-  const masks = new Map<string, Segment>();
-  for (const { mask, title } of attentions) {
-    if (mask === undefined || masks.has(mask)) continue;
-    if (levels.get(mask) !== 0 || !makers.has(mask)) throw new RangeError(`"${title}" expected a mask of lengths alone, got ${mask}`);
-    masks.set(mask, gather([mask], 0));
-  }
-  const used = new Set([...segments, ...masks.values()].flatMap(({ inputs }) => inputs));
-  return { segments, attentions, masks, feeds: new Map([...ports].filter(([name]) => used.has(name))), pastShapes, rows, logits };
+  const used = new Set(segments.flatMap(({ inputs }) => inputs));
+  const turning = new Set(attentions.flatMap(({ rotary }) => (rotary ? [rotary.cos, rotary.sin].map(positionsIn) : [])));
+  const choices = new Map([...chosen].filter(([name]) => used.has(name) || turning.has(name)));
+  const tried = new Map<string, Segment>();
+  const tryOut = (name: string, title: string, what: string): void => {
+    if (tried.has(name)) return;
+    if (levels.get(name) !== 0 || !makers.has(name)) throw new RangeError(`"${title}" expected ${what} of lengths alone, got ${name}`);
+    tried.set(name, gather([name], 0));
+  };
+  for (const { mask, title } of attentions) if (mask !== undefined) tryOut(mask, title, 'a mask');
+  for (const { condition, title } of choices.values()) tryOut(condition, title, 'a condition');
+  for (const { inputs } of tried.values()) for (const name of inputs) used.add(name);
+  const feeds = new Map([...ports].filter(([name]) => used.has(name)));
+  return { segments, attentions, tried, feeds, pastShapes, rows, chosen: choices, turns: new Map(), logits };
 }
 
 /** After how many attentions every value is known that is no constant; which node makes it; and of every attention its own level. */
@@ -134,8 +146,11 @@ function uses({ inputs, captured }: Node): readonly string[] {
 function withoutAttentions(graph: Graph) {
   const producers = new Map(graph.nodes.flatMap(node => node.outputs.map(output => [output, node] as const)));
   const ports = new Map(graph.inputs.map(port => [port.name, port]));
+  const chosen = chosenTables(graph, producers);
+  const around = { graph, producers, ports, chosen };
   const attentions: Attention[] = [];
   const tensors = new Map(graph.tensors);
+  for (const table of [...chosen.values()].flatMap(({ tables }) => tables)) tensors.set(table.name, table);
   const nodes: (Node | number)[] = [];
   const shapes: Node[] = [];
   const rows = new Map<string, Tensor>();
@@ -152,7 +167,7 @@ function withoutAttentions(graph: Graph) {
     nodes.push(node);
   };
   for (const node of graph.nodes) {
-    const attention = readAttention(node, { graph, producers, ports });
+    const attention = readAttention(node, around);
     if (attention) {
       for (const before of attention.before) add(before);
       nodes.push(attentions.length, ...attention.after);
@@ -162,7 +177,7 @@ function withoutAttentions(graph: Graph) {
       if (node.op === 'Shape' && ports.has(node.inputs[0]!)) shapes.push(node);
       const lookup = lookupOf(node, graph, name => (counts.get(name) ?? 0) > 1);
       for (const [name, tensor] of lookup?.rows ?? []) rows.set(name, tensor);
-      for (const part of lookup ? [lookup.node] : withRows(node, graph)) add(part);
+      for (const part of lookup ? [lookup.node] : withRows(node, around)) add(part);
     }
   }
   if (attentions.length === 0) {
@@ -182,7 +197,8 @@ function withoutAttentions(graph: Graph) {
     nodes: nodes.filter(step => typeof step === 'number' || !pastShapes.has(step.outputs[0]!)),
     tensors,
     pastShapes,
-    rows
+    rows,
+    chosen
   };
 }
 

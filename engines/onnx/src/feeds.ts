@@ -14,6 +14,8 @@ export interface Row {
   readonly kept: readonly number[];
   /** Tokens before, of the only sequence of the row; no matter where the row is of several. */
   readonly past: number;
+  /** Of every token the length of its sequence, with the call's tokens. */
+  readonly lengths: readonly number[];
 }
 
 const KNOWN = ['input_ids', 'position_ids', 'attention_mask', 'num_logits_to_keep'];
@@ -21,9 +23,9 @@ const KNOWN = ['input_ids', 'position_ids', 'attention_mask', 'num_logits_to_kee
 const TOKENWISE = new Set(['input_ids', 'position_ids', 'num_logits_to_keep', POSITIONS, NUMBERS, KEPT]);
 
 /** @throws {RangeError} if an input is none of those that are known */
-export function checkFeeds({ feeds, pastShapes, rows }: Cut): void {
+export function checkFeeds({ feeds, pastShapes, rows, chosen }: Cut): void {
   for (const { name, type, shape } of feeds.values()) {
-    if (pastShapes.has(name) || rows.has(name) || name === POSITIONS || name === NUMBERS) continue;
+    if (pastShapes.has(name) || rows.has(name) || chosen.has(name) || name === POSITIONS || name === NUMBERS) continue;
     if (!KNOWN.includes(name))
       throw new RangeError(`"${name}" expected ${KNOWN.join(', ')} or the past of an attention, got another input`);
     if (type !== INT32 && type !== INT64) throw new RangeError(`"${name}" expected int64 or int32, got type ${type} of ONNX`);
@@ -34,8 +36,8 @@ export function checkFeeds({ feeds, pastShapes, rows }: Cut): void {
 }
 
 /** Whether a row may have tokens of several sequences: nothing but attention mixes tokens, unless a graph looks at the past itself. */
-export function takesBatches({ rows }: Cut, inputs: Iterable<string>): boolean {
-  return [...inputs].every(name => TOKENWISE.has(name) || rows.has(name));
+export function takesBatches({ rows, turns }: Cut, inputs: Iterable<string>): boolean {
+  return [...inputs].every(name => TOKENWISE.has(name) || rows.has(name) || turns.has(name));
 }
 
 /**
@@ -47,7 +49,7 @@ export async function feedsOf(
   { Tensor }: OnnxRuntime,
   cut: Cut,
   names: Iterable<string>,
-  { ids, positions, kept, past }: Row,
+  { ids, positions, kept, past, lengths }: Row,
   read: Read | undefined
 ): Promise<Map<string, Tensor>> {
   const integers = ({ type }: Port, list: readonly number[], shape: readonly number[]): Tensor =>
@@ -58,8 +60,12 @@ export async function feedsOf(
     if (!port) continue;
     const pastShape = cut.pastShapes.get(name);
     const table = cut.rows.get(name);
+    const turn = cut.turns.get(name);
     if (table) feeds.set(name, await rowsOf(Tensor, table, ids, read!));
-    else if (pastShape) {
+    else if (turn) {
+      const rows = positions.map((position, n) => position + turn.starts[lengths[n]! < turn.length ? 0 : 1]);
+      feeds.set(name, integers(port, rows, [rows.length]));
+    } else if (pastShape) {
       const { kvHeads, headDim } = cut.attentions[pastShape.layer]!;
       const sizes = [1, kvHeads, past, headDim].slice(pastShape.from, pastShape.to);
       feeds.set(name, integers(port, sizes, [sizes.length]));

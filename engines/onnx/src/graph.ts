@@ -184,6 +184,26 @@ function readNested(graph: Uint8Array): { readonly free: readonly string[]; read
   return { free: [...new Set(used)].filter(name => name !== '' && !own.has(name)), operators };
 }
 
+/** What a nested graph gives, output by output: a tensor, or the name of a value around it; undefined where it computes one. */
+export function givenBy(graph: Uint8Array): (Tensor | string | undefined)[] {
+  const outputs: string[] = [];
+  const makers = new Map<string, Node>();
+  const tensors = new Map<string, Tensor>();
+  for (const { number, bytes } of fields(graph)) {
+    if (number === 1) for (const maker of [node(bytes)]) for (const output of maker.outputs) makers.set(output, maker);
+    else if (number === 5) tensors.set(textField(bytes, 8), smallTensor(bytes));
+    else if (number === 12) outputs.push(textField(bytes, 1));
+  }
+  const given = (name: string): Tensor | string | undefined => {
+    const maker = makers.get(name);
+    if (!maker) return tensors.get(name) ?? name;
+    if (maker.op === 'Identity') return given(maker.inputs[0]!);
+    const value = maker.op === 'Constant' ? maker.attributes.get('value') : undefined;
+    return value instanceof Uint8Array ? smallTensor(value) : undefined;
+  };
+  return outputs.map(given);
+}
+
 function smallTensor(message: Uint8Array): Tensor {
   const bytes = message.slice();
   const head = tensorHead();

@@ -3,8 +3,8 @@
 import type { Tensor } from 'onnxruntime-common';
 import { numbersOf } from './constants.ts';
 
-/** A mask's numbers for `tokens` queries behind `past` tokens: shape [.., .., tokens or 1, past + tokens]. */
-export type MaskOf = (past: number, tokens: number) => Promise<Tensor>;
+/** What a part of a graph gives for `tokens` tokens behind `past`. */
+export type Run = (past: number, tokens: number) => Promise<Tensor>;
 
 /** A row of so many tokens shows where a window ends. */
 const LONG = 1 << 17;
@@ -14,11 +14,12 @@ const HIDDEN = -1000;
 /**
  * The window of a causal mask; Infinity where it has none.
  *
+ * @param mask           gives it in shape [.., .., tokens or 1, past + tokens]
  * @param causal         whether the attention itself hides later tokens
  * @param contextLength  tokens that the graph can be asked about
  * @throws {RangeError} if it hides other tokens, or adds anything to logits
  */
-export async function windowOf(title: string, mask: MaskOf, causal: boolean, contextLength: number): Promise<number> {
+export async function windowOf(title: string, mask: Run, causal: boolean, contextLength: number): Promise<number> {
   const long = Math.min(LONG, contextLength);
   const row = seen(title, await mask(long - 1, 1), 1, long)[0]!;
   const count = row.filter(Boolean).length;

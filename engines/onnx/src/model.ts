@@ -142,7 +142,8 @@ export class OnnxModel {
       ids: lists.flatMap(list => Array.from(list)),
       positions: lists.flatMap((list, n) => Array.from(list, (_, i) => sequences[n]!.length + i)),
       kept: keptOf(counts, which),
-      past: sequences[0]!.length
+      past: sequences[0]!.length,
+      lengths: counts.flatMap((count, n) => new Array<number>(count).fill(sequences[n]!.length + count))
     };
     const values = await feedsOf(this.#runtime, this.#cut, this.#inputs, row, this.#read);
     const frees = new Map<string, () => void>();

@@ -4,11 +4,12 @@ import type { LayerOptions } from 'nsnquant';
 import type { InferenceSession } from 'onnxruntime-common';
 import { type Attention, layerOf, type Rotary } from './attention.ts';
 import { checkInteger, checkOneOf, checkOptions } from './check.ts';
-import { type Constants, constantsOf, type Numbers } from './constants.ts';
+import { positionsIn, type Turn, turnOf } from './chosen.ts';
+import { constantOf, type Numbers } from './constants.ts';
 import { type Cut, cutGraph, type Segment } from './cut.ts';
 import { checkFeeds, feedsOf } from './feeds.ts';
 import { INT64, type Model, type Port, type Read, readModel } from './graph.ts';
-import { windowOf } from './mask.ts';
+import { type Run, windowOf } from './mask.ts';
 import { OnnxModel } from './model.ts';
 import { frequencies, type Table } from './rope.ts';
 import { type Device, type OnnxRuntime, openSession, type Session, type SessionParts } from './runtime.ts';
@@ -55,7 +56,7 @@ export async function openOnnx(source: Source, options: OnnxOptions): Promise<On
   const model = await readModel(files.model);
   const cut = cutGraph(model);
   checkFeeds(cut);
-  const opener = new Opener(runtime, model, cut, constantsOf(model, files.read), files.read, {
+  const opener = new Opener(runtime, model, cut, files.read, {
     executionProviders: [provider],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
@@ -79,25 +80,25 @@ class Opener {
   readonly #runtime: OnnxRuntime;
   readonly #model: Model;
   readonly #cut: Cut;
-  readonly #constants: Constants;
   readonly #read: Read;
   readonly #options: InferenceSession.SessionOptions;
   readonly #sessions: Session[] = [];
+  readonly #turns = new Map<string, Turn>();
   /** Types and shapes by value, as far as they are known. */
   readonly #ports: Map<string, Port>;
 
-  constructor(runtime: OnnxRuntime, model: Model, cut: Cut, constants: Constants, read: Read, options: InferenceSession.SessionOptions) {
+  constructor(runtime: OnnxRuntime, model: Model, cut: Cut, read: Read, options: InferenceSession.SessionOptions) {
     this.#runtime = runtime;
     this.#model = model;
     this.#cut = cut;
-    this.#constants = constants;
     this.#read = read;
     this.#options = options;
     this.#ports = new Map(cut.feeds).set(KEPT, { name: KEPT, type: INT64, shape: ['nsnquant.kept'] });
   }
 
   async open(): Promise<OnnxModel> {
-    const contextLength = await this.#contextLength();
+    await this.#findTurns();
+    const contextLength = this.#contextLength();
     const masked = await this.#withMasks(contextLength);
     const attentions: Attention[] = [];
     const segments: Segment[] = [];
@@ -116,9 +117,11 @@ class Opener {
         this.#ports.set(output, { name: output, type: this.#ports.get(query)!.type, shape: [1, TOKENS, ...sizes] });
       }
     }
-    const layers = await Promise.all(attentions.map(attention => completeLayer(attention, this.#constants)));
+    const layers = await Promise.all(attentions.map(attention => this.#completeLayer(attention)));
     const feeds = new Map([...this.#ports].filter(([name]) => name === KEPT || this.#cut.feeds.has(name)));
-    const cut = { ...this.#cut, attentions, segments, feeds };
+    // Sessions have nodes and constants now.
+    const emptied = segments.map(segment => ({ ...segment, nodes: [], tensors: [] }));
+    const cut = { ...this.#cut, attentions, segments: emptied, feeds, tried: new Map(), chosen: new Map(), turns: this.#turns };
     const config = { vocabulary: this.#vocabulary(), contextLength };
     return new OnnxModel(
       this.#runtime,
@@ -146,15 +149,24 @@ class Opener {
   #session(parts: Omit<SessionParts, 'inputs'> & { readonly inputs: readonly string[] }): Promise<Session> {
     const inputs = parts.inputs.map(name => this.#ports.get(name)!);
     const onGpu = this.#options.executionProviders!.includes('webgpu');
-    const { logits, masks } = this.#cut;
-    const location = (name: string) => [name, name === logits || masks.has(name) ? 'cpu' : 'gpu-buffer'] as const;
+    const { logits, tried } = this.#cut;
+    const location = (name: string) => [name, name === logits || tried.has(name) ? 'cpu' : 'gpu-buffer'] as const;
     const outputs = onGpu ? { preferredOutputLocation: Object.fromEntries(parts.outputs.map(location)) } : {};
     return openSession(this.#runtime, this.#model, { ...parts, inputs }, this.#read, { ...this.#options, ...outputs });
   }
 
-  async #contextLength(): Promise<number> {
-    const tables = this.#cut.attentions.map(async ({ rotary }) => rotary && (await this.#constants(rotary.cos))?.shape[0]);
-    return Math.min(...(await Promise.all(tables)).map(positions => positions ?? Infinity));
+  async #findTurns(): Promise<void> {
+    for (const [name, chosen] of this.#cut.chosen) {
+      this.#turns.set(name, await this.#tryOut(chosen.condition, run => turnOf(chosen, run)));
+    }
+  }
+
+  #contextLength(): number {
+    const lengths = this.#cut.attentions.map(({ rotary }) => {
+      if (!rotary) return Infinity;
+      return this.#turns.get(positionsIn(rotary.cos))?.positions ?? this.#model.tensors.get(rotary.cos)?.shape[0] ?? Infinity;
+    });
+    return Math.min(...lengths);
   }
 
   /** Attentions with the windows that their masks have. */
@@ -169,23 +181,29 @@ class Opener {
         continue;
       }
       const known = `${causal} ${mask}`;
-      if (!windows.has(known)) windows.set(known, this.#windowOf(title, mask, causal, contextLength));
+      if (!windows.has(known))
+        windows.set(
+          known,
+          this.#tryOut(mask, run => windowOf(title, run, causal, contextLength))
+        );
       const narrowest = Math.min(window, await windows.get(known)!);
       attentions.push({ ...attention, window: narrowest === Infinity ? undefined : narrowest });
     }
     return attentions;
   }
 
-  async #windowOf(title: string, mask: string, causal: boolean, contextLength: number): Promise<number> {
-    const segment = this.#cut.masks.get(mask)!;
+  /** Runs what was cut out to be tried: on so many tokens behind so many. */
+  async #tryOut<Result>(name: string, trial: (run: Run) => Promise<Result>): Promise<Result> {
+    const segment = this.#cut.tried.get(name)!;
     const session = await this.#session(segment);
     const run = async (past: number, tokens: number) => {
-      const row = { kept: [], ids: new Array(tokens).fill(0), positions: Array.from({ length: tokens }, (_, i) => past + i), past };
+      const each = <Value>(value: (n: number) => Value) => Array.from({ length: tokens }, (_, n) => value(n));
+      const row = { kept: [], ids: each(() => 0), positions: each(n => past + n), past, lengths: each(() => past + tokens) };
       const feeds = await feedsOf(this.#runtime, this.#cut, segment.inputs, row, this.#read);
-      return (await session.run(Object.fromEntries(feeds)))[mask]!;
+      return (await session.run(Object.fromEntries(feeds)))[name]!;
     };
     try {
-      return await windowOf(title, run, causal, contextLength);
+      return await trial(run);
     } finally {
       await session.release();
     }
@@ -201,6 +219,35 @@ class Opener {
     );
   }
 
+  /** A layer's options with what stands in constants of the graph. */
+  async #completeLayer(attention: Attention): Promise<LayerOptions> {
+    const { rotary, sinks, queryHeads, title } = attention;
+    const layer = layerOf(attention);
+    const rope = rotary && (await this.#ropeOf(rotary));
+    const sinkLogits = sinks === 'zero' ? new Float32Array(queryHeads) : sinks && (await this.#constant(sinks.name))?.data;
+    if (sinks && !sinkLogits) throw new RangeError(`"${title}" expected a constant as head_sink, got a value that is computed`);
+    return { ...layer, ...(rope ? { rope } : {}), ...(sinkLogits ? { sinkLogits } : {}) };
+  }
+
+  /**
+   * The cache codes better where it knows how keys were rotated, and as well as it can where not. It takes one set of frequencies: of two
+   * tables that are chosen by length the later one's, as @nsnquant/gguf takes the long factors for long conversations. Keys of SmolLM2
+   * that were rotated by the short and by the long factors of Phi-3.5, plain nsn3, are off by 0.102 and 0.084 so; by 0.085 and 0.102 with
+   * the earlier one's, by 0.103 and 0.096 without any.
+   */
+  async #ropeOf({ cos, sin, interleaved }: Rotary): Promise<LayerOptions['rope']> {
+    const [cosines, sines] = await Promise.all([cos, sin].map(name => this.#constant(name)));
+    const invFreq = cosines && sines && frequencies(tableOf(cosines), tableOf(sines));
+    return invFreq && { invFreq, interleaved };
+  }
+
+  /** A constant's numbers; of two tables that are chosen by length the later one's. */
+  #constant(name: string): Promise<Numbers | undefined> {
+    const turn = this.#turns.get(positionsIn(name));
+    const later = turn && this.#cut.chosen.get(positionsIn(name))?.tables[turn.starts[1] === 0 ? 0 : 1];
+    return constantOf(later ?? this.#model.tensors.get(name), this.#read);
+  }
+
   #vocabulary(): number {
     const { logits } = this.#cut;
     const said = this.#model.outputs.find(({ name }) => name === logits)?.shape;
@@ -210,23 +257,6 @@ class Opener {
     }
     throw new RangeError(`"${logits}" expected a known number of tokens, got [${said}]`);
   }
-}
-
-/** A layer's options with what stands in constants of the graph. */
-async function completeLayer(attention: Attention, constants: Constants): Promise<LayerOptions> {
-  const { rotary, sinks, queryHeads, title } = attention;
-  const layer = layerOf(attention);
-  const rope = rotary && (await ropeOf(rotary, constants));
-  const sinkLogits = sinks === 'zero' ? new Float32Array(queryHeads) : sinks && (await constants(sinks.name))?.data;
-  if (sinks && !sinkLogits) throw new RangeError(`"${title}" expected a constant as head_sink, got a value that is computed`);
-  return { ...layer, ...(rope ? { rope } : {}), ...(sinkLogits ? { sinkLogits } : {}) };
-}
-
-/** The cache codes better where it knows how keys were rotated, and as well as it can where not. */
-async function ropeOf({ cos, sin, interleaved }: Rotary, constants: Constants): Promise<LayerOptions['rope']> {
-  const [cosines, sines] = await Promise.all([constants(cos), constants(sin)]);
-  const invFreq = cosines && sines && frequencies(tableOf(cosines), tableOf(sines));
-  return invFreq && { invFreq, interleaved };
 }
 
 function tableOf({ data, shape }: Numbers): Table {

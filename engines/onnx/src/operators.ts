@@ -3,7 +3,6 @@
 import {
   type Attention,
   checkKnown,
-  checkUnchosen,
   namesOf,
   numberOf,
   type Operator,
@@ -12,6 +11,7 @@ import {
   type Surroundings,
   title
 } from './attention.ts';
+import { tableOf } from './chosen.ts';
 import { makeIntegers, makeNode, type Node, type Tensor } from './graph.ts';
 import { rotation } from './sharing.ts';
 
@@ -82,14 +82,14 @@ const groupQuery: Operator = {
     let rotary = rotaryOf(key, around);
     if (numberOf(node, 'do_rotary', 0) === 1) {
       const interleaved = numberOf(node, 'rotary_interleaved', 0);
-      const pairs = around.graph.tensors.get(cos)?.shape[1];
-      checkUnchosen(node, cos, around);
+      const [cosines] = [cos, sin].map(table => tableOf(node, table, around));
+      const pairs = cosines?.shape[1];
       if (pairs === undefined) {
         throw new RangeError(`"${title(node)}" expected a constant as cos_cache, got ${around.producers.get(cos)?.op ?? (cos || 'none')}`);
       }
       const partial = 2 * pairs < headDim ? { rotary_embedding_dim: 2 * pairs } : {};
       const rotate = (input: string, to: string, heads: number): string => {
-        before.push(...rotation(input, to, [cos, sin], { interleaved, num_heads: heads, ...partial }));
+        before.push(...rotation(input, to, [cos, sin], { interleaved, num_heads: heads, ...partial }, around.chosen));
         return to;
       };
       parts = [rotate(parts[0], name('rotated query'), queryHeads), rotate(parts[1], name('rotated key'), kvHeads), parts[2]];

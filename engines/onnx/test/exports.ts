@@ -28,6 +28,17 @@ export interface DecoderOptions extends WriterOptions {
   readonly tied?: boolean;
   /** In branches of an If: the whole decoder, or which tables rotate. */
   readonly branches?: 'decoder' | 'merged decoder' | 'tables';
+  /** Tables that an If chooses by length, as for Phi-3. */
+  readonly longRope?: LongRope;
+}
+
+interface LongRope {
+  /** The longest sequence that takes the table for short ones, which has as many positions. */
+  readonly original: number;
+  /** What it is compared with: the size of the mask, the highest position, or sizes of past and tokens. */
+  readonly by: 'attention_mask' | 'position_ids' | 'shapes';
+  /** The If computes its tables. */
+  readonly computes?: boolean;
 }
 
 export interface Exported {
@@ -54,6 +65,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
   const writer = new Writer(options);
   let hidden = embedding(writer, options);
   if (attention === 'GroupQueryAttention') lengths(writer);
+  if (options.longRope) longRope(writer, options.longRope, options);
   if (options.mask) maskOf(writer, options);
   let normed = norm(writer, 'layers.0.input_norm', hidden);
   for (let layer = 0; layer < layers; layer++) {
@@ -171,7 +183,7 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
   const name = `layers.${layer}`;
   const kvHeads = kvHeadsOf(options);
   const widths = { q: QUERY_HEADS * HEAD_DIM, k: kvHeads * HEAD_DIM, v: kvHeads * HEAD_DIM };
-  const constants = rotation(writer, base(layer), options.pairs);
+  const constants = options.longRope ? LONG_ROPE : rotation(writer, base(layer), options.pairs);
   const tables = options.branches === 'tables' ? chosenTables(writer, name, constants, options) : constants;
   let parts: string[];
   if (packed) parts = [writer.linear(`${name}.qkv_proj`, input, HIDDEN, widths.q + widths.k + widths.v), '', ''];
@@ -280,6 +292,43 @@ function chosenTables(writer: Writer, name: string, tables: readonly string[], o
   const outputs = names.flatMap(name => port(12, name, options.half ? FLOAT16 : FLOAT, ['positions', 'pairs']));
   branchesOf(writer, [...nodes, ...text(2, 'branch'), ...outputs], names, options);
   return names;
+}
+
+const LONG_ROPE = ['cos_cache', 'sin_cache'] as const;
+
+/** Tables for short sequences and for long ones, which turn by other angles and are scaled, and the If: in forms that exporters have. */
+function longRope(writer: Writer, { original, by, computes }: LongRope, { half }: DecoderOptions): void {
+  const pairs = HEAD_DIM / 2;
+  const branch = (title: string, positions: number, stretch: number): Pieces => {
+    const shape = [positions, pairs];
+    const parts = [Math.cos, Math.sin].flatMap((turn, n) => {
+      const name = `${LONG_ROPE[n]}_${title}`;
+      const angle = (i: number) => Math.floor(i / pairs) / (10_000 ** ((i % pairs) / pairs) * (1 + (i % pairs) * stretch));
+      const data = Float32Array.from({ length: positions * pairs }, (_, i) => (1 + stretch) * turn(angle(i)));
+      const output = port(12, name, half ? FLOAT16 : FLOAT, shape);
+      if (by === 'position_ids') return [...message(5, writer.message(name, shape, data)), ...output];
+      const value = message(5, [...text(1, 'value'), ...message(5, writer.message('', shape, data)), ...integer(20, 4)]);
+      if (by === 'attention_mask') return [...message(1, [...text(2, name), ...text(4, 'Constant'), ...value]), ...output];
+      const outer = text(1, writer.floats(`${name}.outer`, shape, data));
+      return [...message(1, [...outer, ...text(2, name), ...text(4, computes ? 'Abs' : 'Identity')]), ...output];
+    });
+    return [...parts, ...text(2, title)];
+  };
+  const scalar = (name: string, value: number) => writer.tensor(name, INT64, [], new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
+  const size = (of: string, axis: number) =>
+    writer.node('Gather', [writer.node('Shape', [of], [`${of}.shape`]), scalar(`${of}.axis`, axis)], [`${of}.size`]);
+  const limit = scalar('original', original);
+  const branches = { then_branch: { graph: branch('large', POSITIONS, 0.2) }, else_branch: { graph: branch('small', original, 0) } };
+  if (by === 'attention_mask') {
+    writer.node('If', [writer.node('Greater', [size('attention_mask', 1), limit], ['longer'])], LONG_ROPE, branches);
+  } else if (by === 'position_ids') {
+    const last = writer.node('ReduceMax', ['position_ids'], ['last'], { keepdims: 0 });
+    writer.node('If', [writer.node('GreaterOrEqual', [last, limit], ['longer'])], LONG_ROPE, branches);
+  } else {
+    const total = writer.node('Add', [size('past_key_values.0.key', 2), size('input_ids', 1)], ['total']);
+    const turned = { then_branch: branches.else_branch, else_branch: branches.then_branch };
+    writer.node('If', [writer.node('LessOrEqual', [total, limit], ['shorter'])], LONG_ROPE, turned);
+  }
 }
 
 function norm(writer: Writer, name: string, input: string): string {

@@ -14,12 +14,13 @@ const backend = await openBackend({ prefer: 'wasm' });
 const model = await openOnnx(exportDecoder({ headNorms: true }).model, { runtime });
 const masked = await openOnnx(exportDecoder({ attention: 'Attention', mask: 'later' }).model, { runtime });
 const keeping = await openOnnx(exportDecoder({ keeps: true }).model, { runtime });
+const turning = await openOnnx(exportDecoder({ longRope: { original: 16, by: 'attention_mask' } }).model, { runtime });
 const halves = await openOnnx(exportDecoder({ half: true }).model, { runtime });
 const tokens = Array.from({ length: 150 }, (_, n) => (n * n * 7 + 3 * n) % VOCABULARY);
 
 group('forward', test => {
   test('a batch gives what its sequences give one by one, whatever their lengths', async () => {
-    for (const each of [model, masked, keeping]) {
+    for (const each of [model, masked, keeping, turning]) {
       const lists = [tokens.slice(0, 9), tokens.slice(20, 21), tokens.slice(30, 34)];
       const batch = lists.map(() => new RawSequence(each.layers));
       const single = lists.map(() => new RawSequence(each.layers));
@@ -40,7 +41,7 @@ group('forward', test => {
   });
 
   test("nsnquant's cache gives the logits of exact attention while its tokens are raw, and comes near them when they are coded", async () => {
-    for (const each of [model, halves]) {
+    for (const each of [model, halves, turning]) {
       const sequence = each.cache(backend, { capacity: 192 }).sequence();
       const exact = new RawSequence(each.layers);
       const prompt = [
@@ -52,6 +53,22 @@ group('forward', test => {
       assert.ok(sequence.sealed.tokens > 0);
       const off = relativeL2(...next);
       assert.ok(off > RAW_F16 && off < CODED_LOGITS, `${off}`);
+    }
+  });
+
+  test('keys keep the table of the call that they came with, while they are raw and when they are coded', async () => {
+    const sequence = turning.cache(backend, { capacity: 192 }).sequence();
+    const exact = new RawSequence(turning.layers);
+    for (const [from, to] of [
+      [0, 12],
+      [12, 16],
+      [16, 17],
+      [17, 60],
+      [60, 150]
+    ] as const) {
+      const part = tokens.slice(from, to);
+      const off = relativeL2(await turning.forward(part, sequence), await turning.forward(part, exact));
+      assert.ok(off < (sequence.sealed.tokens > 0 ? CODED_LOGITS : RAW_F16), `${off}`);
     }
   });
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import * as runtime from 'onnxruntime-node';
 import * as assert from 'uvu/assert';
 import { group } from '../../../tools/group.ts';
+import { turnOf } from '../src/chosen.ts';
 import { openOnnx } from '../src/index.ts';
 import { type DecoderOptions, exportDecoder } from './exports.ts';
 import { RawSequence } from './raw.ts';
@@ -56,6 +57,38 @@ group('openOnnx', test => {
       const { layers } = await opened({ attention, headNorms: true, attributes: () => causal });
       assert.ok(layers.every(({ rope }) => rope !== undefined && rope !== 'none' && rope.invFreq.length === 16));
     }
+  });
+
+  test('of tables that are chosen by length the one for long sequences is told to the cache', async () => {
+    for (const options of [
+      { longRope: { original: 30, by: 'attention_mask' } },
+      { longRope: { original: 30, by: 'position_ids' }, headNorms: true },
+      { longRope: { original: 30, by: 'shapes' } }
+    ] as const) {
+      const { layers, config } = await opened(options);
+      assert.is(config.contextLength, 512);
+      for (const { rope } of layers) {
+        assert.ok(rope && rope !== 'none');
+        for (let i = 0; i < 16; i++) assert.ok(Math.abs(rope.invFreq[i]! - 10_000 ** (-i / 16) / (1 + 0.2 * i)) < 1e-9);
+      }
+    }
+  });
+
+  test('when a condition chooses the later table is found by trying it', async () => {
+    const turn = async (rows: readonly [number, number], condition: (past: number, tokens: number) => boolean) => {
+      const tables = rows.map(positions => ({ name: '', type: 1, shape: [positions, 4], bytes: undefined, place: undefined }));
+      const chosen = { title: 'If', condition: '', tables: tables as unknown as readonly [(typeof tables)[0], (typeof tables)[0]] };
+      const run = async (past: number, tokens: number) => ({ data: Uint8Array.of(condition(past, tokens) ? 1 : 0) });
+      return turnOf(chosen, run as never).catch((error: RangeError) => error.message);
+    };
+    assert.equal(await turn([30, 100], (past, tokens) => past + tokens > 30), { length: 31, starts: [0, 30], positions: 100 });
+    assert.equal(await turn([100, 100], (past, tokens) => past + tokens < 2), { length: 2, starts: [100, 0], positions: 100 });
+    assert.equal(await turn([100, 30], (past, tokens) => past + tokens < 100), { length: 100, starts: [100, 0], positions: 30 });
+    assert.is(await turn([30, 100], () => true), '"If" expected to choose two tables up to 100 tokens, got one');
+    const other = (past: number, tokens: number) =>
+      `"If" expected to choose by the sum of past and tokens, got another choice for ${past} and ${tokens}`;
+    assert.is(await turn([30, 100], past => past >= 30), other(0, 31));
+    assert.is(await turn([30, 100], (past, tokens) => past + 2 * tokens > 30), other(0, 29));
   });
 
   test('a window in a mask is told to the cache', async () => {
@@ -119,14 +152,14 @@ group('openOnnx', test => {
       '"model" expected a decoder with a past, got one merged with one without a past, by the input use_cache_branch'
     );
     assert.is(await refused({ branches: 'decoder' }), '"If /logits/If" expected GroupQueryAttention beside it, got it in a nested graph');
+    const chosen = 'expected one table of cosines and one of sines, or an If of two constants by length, got If';
     for (const [headNorms, rotating] of [
       [false, node],
-      [true, 'RotaryEmbedding /layers.0.k_rotated/RotaryEmbedding']
+      [true, 'RotaryEmbedding /layers.0.q_rotated/RotaryEmbedding']
     ] as const) {
-      assert.is(
-        await refused({ branches: 'tables', headNorms }),
-        `"${rotating}" expected one table of cosines and one of sines, got If /layers.0.cos_cache.10000/If, which chooses among several (LongRoPE)`
-      );
+      assert.is(await refused({ branches: 'tables', headNorms }), `"${rotating}" ${chosen} /layers.0.cos_cache.10000/If`);
+      const longRope = { original: 30, by: 'shapes', computes: true } as const;
+      assert.is(await refused({ longRope, headNorms }), `"${rotating}" ${chosen} /cos_cache/If`);
     }
   });
 

@@ -57,13 +57,16 @@ export class Writer {
 
   /** Floats of the model's type. */
   floats(name: string, shape: readonly number[], data: Float32Array): string {
-    const half = this.#options.half;
-    return this.tensor(
-      name,
-      half ? FLOAT16 : FLOAT,
-      shape,
-      half ? new Uint8Array(Uint16Array.from(data, toHalf).buffer) : new Uint8Array(data.buffer)
-    );
+    return this.tensor(name, this.#options.half ? FLOAT16 : FLOAT, shape, this.#bytes(data));
+  }
+
+  /** The same as the message of a tensor, for a nested graph. */
+  message(name: string, shape: readonly number[], data: Float32Array): Pieces {
+    return [...headOf(name, this.#options.half ? FLOAT16 : FLOAT, shape), ...message(9, [this.#bytes(data)])];
+  }
+
+  #bytes(data: Float32Array): Uint8Array {
+    return this.#options.half ? new Uint8Array(Uint16Array.from(data, toHalf).buffer) : new Uint8Array(data.buffer);
   }
 
   random(name: string, shape: readonly number[], scale: number, mean = 0): string {
@@ -77,7 +80,7 @@ export class Writer {
 
   tensor(name: string, type: number, shape: readonly number[], bytes: Uint8Array): string {
     const { external } = this.#options;
-    const head = [...shape.flatMap(size => integer(1, size)), ...integer(2, type), ...text(8, name)];
+    const head = headOf(name, type, shape);
     if (external && bytes.length > 1024) {
       const entry = (key: string, value: string) => message(13, [...text(1, key), ...text(2, value)]);
       const place = [
@@ -114,6 +117,10 @@ export class Writer {
     const scales = this.random(`${name}.scales`, [to * blocks], 0, 1 / (2 ** (bits - 3) * Math.sqrt(from)));
     return this.node('MatMulNBits', [input, weight, scales], [name], { K: from, N: to, bits, block_size: block }, MICROSOFT);
   }
+}
+
+function headOf(name: string, type: number, shape: readonly number[]): Pieces {
+  return [...shape.flatMap(size => integer(1, size)), ...integer(2, type), ...text(8, name)];
 }
 
 function normals(length: number, seed: number): Float32Array {
