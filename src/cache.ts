@@ -47,7 +47,10 @@ export class KVCache {
     this.#core = new Core(backend, this.shape);
   }
 
-  /** Every byte allocated by now: pages, raw tokens, sinks, tables, codebooks, scratch. What was taken is kept, for later tokens. */
+  /**
+   * Every byte allocated by now: pages, raw tokens, sinks, tables, codebooks, scratch. What was taken is kept, for later tokens; a GPU gives
+   * up what a prompt alone needed when pages next take memory.
+   */
   get bytes(): number {
     return this.#core.store().bytes;
   }

@@ -170,6 +170,33 @@ group('webgpu on the null backend', test => {
     buffer.destroy();
   });
 
+  test('memory that is refused is told by what was asked for, though more was given up for it', async () => {
+    let refuses = false;
+    const popErrorScope = async () => {
+      const error = await device.popErrorScope();
+      return refuses ? { message: 'no room' } : error;
+    };
+    const refusing = untested({ device: altered(device, { popErrorScope }), description: 'null' });
+    const cache = new KVCache(refusing, { layers: 1, kvHeads: 3, queryHeads: 9, headDim: 64, capacity: 8192 });
+    const sequence = cache.sequence();
+    const add = (tokens: number): void => {
+      sequence.append(0, new Float32Array(tokens * 192), new Float32Array(tokens * 192));
+      sequence.attend(0, new Float32Array(tokens * 576));
+    };
+    for (const tokens of [512, 1]) add(tokens);
+    await cache.ready;
+    const { bytes } = cache;
+    refuses = true;
+    while (cache.bytes === bytes) add(1);
+    assert.ok(cache.bytes < bytes);
+    const answer = await cache.ready.then(
+      () => 'granted',
+      (error: Error) => error.message
+    );
+    assert.match(answer, /^webgpu backend expected \d+ bytes more, got: no room$/);
+    cache.dispose();
+  });
+
   test('none was left out', () => {
     const distinct = new Set(compiled).size;
     console.log(`${distinct} pipelines`);

@@ -68,7 +68,7 @@ export class Memory {
   /** Tokens on their way in or out: f32 [tokens, kvHeads, headDim], and [tokens, kvHeads, valueDim]; or f16; heads first within a part. */
   readonly staged: readonly [keys: Room, values: Room];
   readonly jobs: GPUBuffer;
-  /** As large as a raw slot: what is copied within a buffer goes by way of it, and what learning needs for a moment. */
+  /** As large as a raw slot at most: what is copied within a buffer goes by way of it, and what learning needs for a moment. */
   readonly scratch: Room;
   readonly queries: Room;
   readonly output: Room;
@@ -82,6 +82,8 @@ export class Memory {
   readonly #shape: CacheShape;
   readonly #limit: number;
   readonly #refuse: (message: string, error: GPUError) => void;
+  /** Bytes that were ever asked for. */
+  #taken = 0;
   readonly #rooms: Room[] = [];
   readonly #buffers = new Set<GPUBuffer>();
   readonly #bindings = new Map<string, GPUBindGroup>();
@@ -244,12 +246,12 @@ export class Memory {
     this.bytes = 0;
   }
 
-  /** Takes more. */
+  /** Takes more, and may give up some. */
   #grow(make: () => void): void {
-    const before = this.bytes;
+    const before = this.#taken;
     this.#bindings.clear();
     const { refused } = this.#device.attempt(make);
-    this.#expect(refused, `${this.bytes - before} bytes more`);
+    this.#expect(refused, `${this.#taken - before} bytes more`);
   }
 
   /** What was granted before a refusal is of no use. */
@@ -277,6 +279,7 @@ export class Memory {
     checkLimit(label, size, this.#limit);
     const buffer = this.#device.gpu.createBuffer({ label, size, usage });
     this.bytes += size;
+    this.#taken += size;
     this.#buffers.add(buffer);
     return buffer;
   }
