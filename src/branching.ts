@@ -1,7 +1,7 @@
 // Sequences that begin as others are: forks, and beams that go on from their parents.
 
 import type { Store } from './backend.ts';
-import { staying } from './filling.ts';
+import { holding, staying } from './filling.ts';
 import { WINDOW } from './format/layout.ts';
 import { PageTables } from './pagetable.ts';
 import type { Pool } from './pool.ts';
@@ -46,7 +46,8 @@ export class Branching {
     const unused = batch.filter((_, n) => !heirs.has(n));
     const copied = others.map(({ parent }) => parent);
     this.#checkRoom(copied, unused);
-    const freed = unused.flatMap(({ layers }) => layers.flatMap(({ raws, rawCount }) => [...raws.subarray(0, rawCount)]));
+    const { sinks } = this.#pool.shape;
+    const freed = unused.flatMap(tables => tables.layers.flatMap((_, layer) => holding(tables, layer, sinks)));
     const slots = copied.flatMap(tables => slotsOf(tables, this.#pool.shape));
     const waiting = [...new Set(copied)].flatMap(tables => this.#sealing.waiting(tables));
     const places = this.#sealing.withRoom(waiting, () => Math.max(0, slots.length - freed.length), { gone: unused });

@@ -22,6 +22,12 @@ export function growing(tables: PageTables, layer: number, sinks: number, tokens
   return at > 0 && Math.ceil(at / QUARTER) < Math.ceil(to / QUARTER) ? [[raws[rawCount - 1]!, to]] : NONE;
 }
 
+/** The raw slots of a layer, and what they hold. */
+export function holding(tables: PageTables, layer: number, sinks: number): readonly Fill[] {
+  const { length, coded, raws } = tables.layers[layer]!;
+  return windowsOf(length - sinks - WINDOW * coded).map((tokens, n): Fill => [raws[n]!, tokens]);
+}
+
 /** How many tokens each raw window of a layer holds that stays raw when the complete ones are sealed. */
 export function staying(tables: PageTables, layer: number, sinks: number): readonly number[] {
   const { length, coded } = tables.layers[layer]!;

@@ -17,8 +17,8 @@ export interface Place {
 export interface Use {
   /** Raw slots that are taken next: how many tokens each is to hold. */
   readonly slots?: readonly number[];
-  /** Raw slots that are given back before those are taken. */
-  readonly freed?: readonly number[];
+  /** Raw slots that are given back before those are taken, and what they hold until then. */
+  readonly freed?: readonly Fill[];
   /** Others that are to hold more. */
   readonly growing?: readonly Fill[];
   /** More pages of every layer. */
@@ -129,13 +129,14 @@ export class Sealing {
     for (const [layer, there] of layers) {
       needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
     }
-    const returned = [...complete.flatMap(({ slots }) => slots), ...freed];
-    const next = this.#pool.slots.next(slots.length, returned);
+    const until = new Map([...complete.flatMap(({ slots }) => slots.map((slot): Fill => [slot, WINDOW])), ...freed]);
+    const next = this.#pool.slots.next(slots.length, [...until.keys()]);
     const taken = next.map((slot, n): Fill => [slot, slots[n]!]);
-    const again = taken.filter(([slot]) => returned.includes(slot)); // until then they may hold whole windows
+    const again = taken.filter(([slot]) => until.has(slot));
+    const both = again.map(([slot, tokens]): Fill => [slot, Math.max(tokens, until.get(slot)!)]);
     store.reserve({
       pages: new Map(needed.flatMap((count, layer) => (count > 0 ? [[layer, this.#pool.nextPages(layer, count)]] : []))),
-      slots: new Map([...growing, ...taken, ...again.map(([slot]): Fill => [slot, WINDOW])]),
+      slots: new Map([...growing, ...taken, ...both]),
       sequences,
       idle: () => this.#pool.slots.idle(next)
     });
