@@ -89,10 +89,15 @@ export function pastSizes(node: Node, { ports }: Surroundings, name: string, pas
 
 const PASSING = new Set(['Reshape', 'Transpose', 'Identity', 'Cast', 'Squeeze', 'Unsqueeze']);
 
-/** The tables of the node that rotates a value, looked for behind nodes that leave its numbers as they are. */
-export function rotaryOf(value: string, { producers }: Surroundings): Rotary | undefined {
-  let node = producers.get(value);
-  while (node && PASSING.has(node.op)) node = producers.get(node.inputs[0]!);
+/** The value whose numbers another has, looked for behind nodes that leave them as they are. */
+export function sourceOf(value: string, around: Surroundings): string {
+  const node = around.producers.get(value);
+  return node && PASSING.has(node.op) ? sourceOf(node.inputs[0]!, around) : value;
+}
+
+/** The tables of the node that rotates a value. */
+export function rotaryOf(value: string, around: Surroundings): Rotary | undefined {
+  const node = around.producers.get(sourceOf(value, around));
   if (node?.op !== 'RotaryEmbedding') return undefined;
   const [cos, sin] = node.domain === '' ? node.inputs.slice(1, 3) : node.inputs.slice(2, 4);
   return { cos: cos!, sin: sin!, interleaved: numberOf(node, 'interleaved', 0) === 1 };

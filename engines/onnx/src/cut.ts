@@ -40,6 +40,8 @@ export interface Cut {
   readonly chosen: ReadonlyMap<string, Chosen>;
   /** When which table is chosen, by the same names; known once it was tried. */
   readonly turns: ReadonlyMap<string, Turn>;
+  /** Whether a node beside attentions takes tokens together: LongRoPE without an If asks for the highest position of a call. */
+  readonly mixes: boolean;
   readonly logits: string;
 }
 
@@ -98,7 +100,8 @@ export function cutGraph(graph: Graph): Cut {
   for (const { condition, title } of choices.values()) tryOut(condition, title, 'a condition');
   for (const { inputs } of tried.values()) for (const name of inputs) used.add(name);
   const feeds = new Map([...ports].filter(([name]) => used.has(name)));
-  return { segments, attentions, tried, feeds, pastShapes, rows, chosen: choices, turns: new Map(), logits };
+  const mixes = segments.some(({ nodes }) => nodes.some(({ op }) => op === 'ReduceMax'));
+  return { segments, attentions, tried, feeds, pastShapes, rows, chosen: choices, turns: new Map(), mixes, logits };
 }
 
 /** After how many attentions every value is known that is no constant; which node makes it; and of every attention its own level. */

@@ -36,8 +36,8 @@ export function checkFeeds({ feeds, pastShapes, rows, chosen }: Cut): void {
 }
 
 /** Whether a row may have tokens of several sequences: nothing but attention mixes tokens, unless a graph looks at the past itself. */
-export function takesBatches({ rows, turns }: Cut, inputs: Iterable<string>): boolean {
-  return [...inputs].every(name => TOKENWISE.has(name) || rows.has(name) || turns.has(name));
+export function takesBatches({ rows, turns, mixes }: Cut, inputs: Iterable<string>): boolean {
+  return !mixes && [...inputs].every(name => TOKENWISE.has(name) || rows.has(name) || turns.has(name));
 }
 
 /**

@@ -9,6 +9,7 @@ import {
   pastSizes,
   rotaryOf,
   type Surroundings,
+  sourceOf,
   title
 } from './attention.ts';
 import { tableOf } from './chosen.ts';
@@ -64,8 +65,20 @@ const groupQuery: Operator = {
     v_quant_type: 'NONE'
   },
   read(node, around) {
-    const [query = '', key = '', value = '', pastKey = '', pastValue = '', , , cos = '', sin = '', , mask = '', headSink = ''] =
-      node.inputs;
+    const [
+      query = '',
+      key = '',
+      value = '',
+      pastKey = '',
+      pastValue = '',
+      ,
+      ,
+      cos = '',
+      sin = '',
+      positions = '',
+      mask = '',
+      headSink = ''
+    ] = node.inputs;
     const queryHeads = numberOf(node, 'num_heads');
     const kvHeads = numberOf(node, 'kv_num_heads');
     const { channels: headDim } = pastSizes(node, around, 'past_key', pastKey);
@@ -82,6 +95,9 @@ const groupQuery: Operator = {
     let rotary = rotaryOf(key, around);
     if (numberOf(node, 'do_rotary', 0) === 1) {
       const interleaved = numberOf(node, 'rotary_interleaved', 0);
+      if (positions !== '' && sourceOf(positions, around) !== 'position_ids') {
+        throw new RangeError(`"${title(node)}" expected position_ids of the graph as position_ids, got ${positions}`);
+      }
       const [cosines] = [cos, sin].map(table => tableOf(node, table, around));
       const pairs = cosines?.shape[1];
       if (pairs === undefined) {

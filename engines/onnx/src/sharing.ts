@@ -1,7 +1,7 @@
 // Constants that several segments would hold each for itself: tables of rotations, and an embedding that is the head, too. Every call
 // takes the rows that it needs instead, once.
 
-import type { Surroundings } from './attention.ts';
+import { type Surroundings, sourceOf } from './attention.ts';
 import { positionsIn, tableOf } from './chosen.ts';
 import type { Segment } from './cut.ts';
 import { FLOAT, FLOAT16, type Graph, INT8, makeNode, type Node, type Port, type Tensor, UINT8, withInputs } from './graph.ts';
@@ -51,10 +51,10 @@ function lookingUp(table: string, chosen: Surroundings['chosen']): readonly Node
 export function withRows(node: Node, around: Surroundings): readonly Node[] {
   if (node.op !== 'RotaryEmbedding') return [node];
   const [input = '', ...others] = node.inputs;
-  const [positions, cos = '', sin = ''] = node.domain === '' ? [others[2], others[0], others[1]] : others;
+  const [positions = '', cos = '', sin = ''] = node.domain === '' ? [others[2], others[0], others[1]] : others;
   // Tables of three dimensions have rows of their own for every token already.
   const flat = [cos, sin].map(table => tableOf(node, table, around)?.shape.length === 2);
-  if (positions !== 'position_ids' || flat.includes(false)) return [node];
+  if (sourceOf(positions, around) !== 'position_ids' || flat.includes(false)) return [node];
   const rows = [cos, sin].flatMap(table => lookingUp(table, around.chosen));
   const [cosines, sines] = [rowsOf(cos), rowsOf(sin)];
   return [...rows, withInputs(node, node.domain === '' ? [input, cosines, sines, NUMBERS] : [input, NUMBERS, cosines, sines])];

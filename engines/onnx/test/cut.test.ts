@@ -26,6 +26,7 @@ const models: Record<string, DecoderOptions> = {
   'a number of logits to keep': { keeps: true },
   'LongRoPE as in Phi-3': { longRope: { original: 30, by: 'attention_mask' }, packed: true },
   'LongRoPE by positions, in f16': { longRope: { original: 20, by: 'position_ids' }, headNorms: true, half: true },
+  'LongRoPE without an If': { longRope: { original: 20, by: 'moving' }, headNorms: true },
   'LongRoPE by shapes': { longRope: { original: 35, by: 'shapes' }, attention: 'Attention', mask: 'later' },
   f16: { half: true },
   'weights of 4 bits': { bits: 4 },

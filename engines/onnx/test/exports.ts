@@ -35,8 +35,8 @@ export interface DecoderOptions extends WriterOptions {
 interface LongRope {
   /** The longest sequence that takes the table for short ones, which has as many positions. */
   readonly original: number;
-  /** What it is compared with: the size of the mask, the highest position, or sizes of past and tokens. */
-  readonly by: 'attention_mask' | 'position_ids' | 'shapes';
+  /** What it is compared with: the size of the mask, the highest position, or sizes of past and tokens; or no If, but positions moved. */
+  readonly by: 'attention_mask' | 'position_ids' | 'shapes' | 'moving';
   /** The If computes its tables. */
   readonly computes?: boolean;
 }
@@ -100,7 +100,7 @@ export function exportDecoder(options: DecoderOptions = {}): Exported {
     ...port(11, 'input_ids', INT64, ['batch_size', 'tokens']),
     ...(options.keeps ? port(11, 'num_logits_to_keep', INT64, []) : []),
     ...port(11, 'attention_mask', INT64, ['batch_size', 'total']),
-    ...(rotatesBefore(options) ? port(11, 'position_ids', INT64, ['batch_size', 'tokens']) : []),
+    ...(rotatesBefore(options) || positionsOf(options) ? port(11, 'position_ids', INT64, ['batch_size', 'tokens']) : []),
     ...pasts.flatMap(name => port(11, `past_key_values.${name}`, type, past('past'))),
     ...outputs
   ];
@@ -128,6 +128,11 @@ function kvHeadsOf({ attention }: DecoderOptions): number {
 
 function rotatesBefore({ headNorms, attention }: DecoderOptions): boolean {
   return headNorms === true || (attention !== undefined && attention !== 'GroupQueryAttention');
+}
+
+/** Positions that nodes make of those of the graph. */
+function positionsOf({ longRope }: DecoderOptions): string {
+  return longRope?.by === 'moving' ? 'moved' : longRope?.by === 'position_ids' ? 'reshaped' : '';
 }
 
 const BLOCKS = HIDDEN / 32;
@@ -198,7 +203,7 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
       const normed = headNorms ? headNorm(writer, `${name}.${side}_norm`, parts[n]!, heads) : parts[n]!;
       parts[n] = writer.node(
         'RotaryEmbedding',
-        [normed, 'position_ids', ...tables],
+        [normed, positionsOf(options) || 'position_ids', ...tables],
         [`${name}.${side}_rotated`],
         { num_heads: heads },
         MICROSOFT
@@ -216,7 +221,7 @@ function attentionOf(writer: Writer, layer: number, input: string, options: Deco
       'seqlens_k',
       'total_sequence_length',
       ...(before ? ['', ''] : tables),
-      ...(sink ? ['', '', sink] : [])
+      ...(sink || positionsOf(options) ? [before ? '' : positionsOf(options), '', sink] : [])
     ];
     const heads = { num_heads: QUERY_HEADS, kv_num_heads: KV_HEADS, do_rotary: before ? 0 : 1 };
     return writer.node(attention, inputs, outputs, { ...heads, ...own }, MICROSOFT);
@@ -299,12 +304,15 @@ const LONG_ROPE = ['cos_cache', 'sin_cache'] as const;
 /** Tables for short sequences and for long ones, which turn by other angles and are scaled, and the If: in forms that exporters have. */
 function longRope(writer: Writer, { original, by, computes }: LongRope, { half }: DecoderOptions): void {
   const pairs = HEAD_DIM / 2;
+  const numbers = (turn: (angle: number) => number, positions: number, stretch: number): Float32Array => {
+    const angle = (i: number) => Math.floor(i / pairs) / (10_000 ** ((i % pairs) / pairs) * (1 + (i % pairs) * stretch));
+    return Float32Array.from({ length: positions * pairs }, (_, i) => (1 + stretch) * turn(angle(i)));
+  };
   const branch = (title: string, positions: number, stretch: number): Pieces => {
     const shape = [positions, pairs];
     const parts = [Math.cos, Math.sin].flatMap((turn, n) => {
       const name = `${LONG_ROPE[n]}_${title}`;
-      const angle = (i: number) => Math.floor(i / pairs) / (10_000 ** ((i % pairs) / pairs) * (1 + (i % pairs) * stretch));
-      const data = Float32Array.from({ length: positions * pairs }, (_, i) => (1 + stretch) * turn(angle(i)));
+      const data = numbers(turn, positions, stretch);
       const output = port(12, name, half ? FLOAT16 : FLOAT, shape);
       if (by === 'position_ids') return [...message(5, writer.message(name, shape, data)), ...output];
       const value = message(5, [...text(1, 'value'), ...message(5, writer.message('', shape, data)), ...integer(20, 4)]);
@@ -318,11 +326,26 @@ function longRope(writer: Writer, { original, by, computes }: LongRope, { half }
   const size = (of: string, axis: number) =>
     writer.node('Gather', [writer.node('Shape', [of], [`${of}.shape`]), scalar(`${of}.axis`, axis)], [`${of}.size`]);
   const limit = scalar('original', original);
+  if (by === 'moving') {
+    const longer = writer.node(
+      'GreaterOrEqual',
+      [writer.node('ReduceMax', ['position_ids'], ['last'], { keepdims: 0 }), limit],
+      ['longer']
+    );
+    const by = writer.node('Mul', [writer.node('Cast', [longer], ['longer as number'], { to: 7 }), limit], ['moved by']);
+    writer.node('Add', ['position_ids', by], ['moved']);
+    for (const [n, turn] of [Math.cos, Math.sin].entries()) {
+      const both = [...numbers(turn, original, 0), ...numbers(turn, POSITIONS, 0.2)];
+      writer.floats(LONG_ROPE[n]!, [original + POSITIONS, pairs], Float32Array.from(both));
+    }
+    return;
+  }
   const branches = { then_branch: { graph: branch('large', POSITIONS, 0.2) }, else_branch: { graph: branch('small', original, 0) } };
   if (by === 'attention_mask') {
     writer.node('If', [writer.node('Greater', [size('attention_mask', 1), limit], ['longer'])], LONG_ROPE, branches);
   } else if (by === 'position_ids') {
-    const last = writer.node('ReduceMax', ['position_ids'], ['last'], { keepdims: 0 });
+    writer.node('Reshape', ['position_ids', writer.integers('reshaped.shape', [0, -1])], ['reshaped']);
+    const last = writer.node('ReduceMax', ['reshaped'], ['last'], { keepdims: 0 });
     writer.node('If', [writer.node('GreaterOrEqual', [last, limit], ['longer'])], LONG_ROPE, branches);
   } else {
     const total = writer.node('Add', [size('past_key_values.0.key', 2), size('input_ids', 1)], ['total']);

@@ -15,12 +15,13 @@ const model = await openOnnx(exportDecoder({ headNorms: true }).model, { runtime
 const masked = await openOnnx(exportDecoder({ attention: 'Attention', mask: 'later' }).model, { runtime });
 const keeping = await openOnnx(exportDecoder({ keeps: true }).model, { runtime });
 const turning = await openOnnx(exportDecoder({ longRope: { original: 16, by: 'attention_mask' } }).model, { runtime });
+const moving = await openOnnx(exportDecoder({ longRope: { original: 16, by: 'moving' }, headNorms: true }).model, { runtime });
 const halves = await openOnnx(exportDecoder({ half: true }).model, { runtime });
 const tokens = Array.from({ length: 150 }, (_, n) => (n * n * 7 + 3 * n) % VOCABULARY);
 
 group('forward', test => {
   test('a batch gives what its sequences give one by one, whatever their lengths', async () => {
-    for (const each of [model, masked, keeping, turning]) {
+    for (const each of [model, masked, keeping, turning, moving]) {
       const lists = [tokens.slice(0, 9), tokens.slice(20, 21), tokens.slice(30, 34)];
       const batch = lists.map(() => new RawSequence(each.layers));
       const single = lists.map(() => new RawSequence(each.layers));

@@ -62,6 +62,7 @@ group('openOnnx', test => {
   test('of tables that are chosen by length the one for long sequences is told to the cache', async () => {
     for (const options of [
       { longRope: { original: 30, by: 'attention_mask' } },
+      { longRope: { original: 30, by: 'position_ids' } },
       { longRope: { original: 30, by: 'position_ids' }, headNorms: true },
       { longRope: { original: 30, by: 'shapes' } }
     ] as const) {
@@ -131,6 +132,10 @@ group('openOnnx', test => {
   test('what is not understood is refused by its name', async () => {
     const node = 'GroupQueryAttention /layers.0.attention/GroupQueryAttention';
     assert.is(await refused({ attributes: () => ({ kv_cache_bit_width: 4 }) }), `"${node}" expected kv_cache_bit_width 0, got 4`);
+    assert.is(
+      await refused({ longRope: { original: 30, by: 'moving' } }),
+      `"${node}" expected position_ids of the graph as position_ids, got moved`
+    );
     assert.is(await refused({ attributes: () => ({ causal: 0 }) }), `"${node}" expected causal 1, got 0`);
     assert.is(await refused({ attributes: () => ({ something: 'new' }) }), `"${node}" expected no attribute something, got new`);
     assert.is(
