@@ -129,6 +129,7 @@ export class Sealing {
     for (const [layer, there] of layers) {
       needed[layer] = there.reduce((sum, { slots, behind }) => sum + slots.length - behind, needed[layer] ?? 0);
     }
+    // What slots that are given back hold until then. Those that are taken again have room for both meanwhile.
     const until = new Map([...complete.flatMap(({ slots }) => slots.map((slot): Fill => [slot, WINDOW])), ...freed]);
     const next = this.#pool.slots.next(slots.length, [...until.keys()]);
     const taken = next.map((slot, n): Fill => [slot, slots[n]!]);
