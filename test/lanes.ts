@@ -101,7 +101,7 @@ export const lanes: readonly Lane[] = [
       ],
       onOneDevice
     ],
-    leaves: [{ to: 'node', ...fixedByEngine, files: ['coding', 'layout', 'magnitudes', 'quality'] }]
+    leaves: [{ to: 'node', ...fixedByEngine, files: ['bounds', 'coding', 'layout', 'magnitudes', 'quality'] }]
   }
 ];
 

@@ -136,7 +136,7 @@ group('webgpu on the null backend', test => {
     for (let n = 0; n < 1000; n++) {
       for (let layer = 0; layer < layers; layer++) {
         sequence.append(layer, token, token);
-        sequence.attend(layer, query, { out: { buffer } });
+        if (n % 20 === 0) sequence.attend(layer, query, { out: { buffer } });
       }
     }
     assert.is(sequence.length, 1000);
