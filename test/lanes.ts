@@ -90,7 +90,11 @@ export const lanes: readonly Lane[] = [
       { to: 'chromium', gpuBut: ['attend', 'dispose', 'formats', 'gpubuffers', 'learning', 'webgpu'] }
     ]
   },
-  command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
+  {
+    ...command('bun', bin('bun'), ['run', '--no-install'], { NSN_WITHOUT_WEBGPU: 'Bun has no WebGPU' }),
+    // The least and the most that options may be is arithmetic of whole numbers.
+    leaves: [{ to: 'node', files: ['bounds'] }]
+  },
   {
     name: 'chromium',
     open: openChromium,
