@@ -59,7 +59,7 @@ await run(async () => {
     .option('--depths <list>', 'where numbers hide, in percent of the book, ascending', counts, [5, 25, 50, 75, 95])
     .option('--trials <n>', 'books of every length', count, 10)
     .option('--digits <n>', 'of a number', count, 5)
-    .option('--methods <list>', 'as for quality; raw is always among them', 'nsn1,nsn2,nsn3,nsn4/nsn2,nsn4,q4_0+hadamard,kivi2,turbo2')
+    .option('--methods <list>', 'as for quality; raw is always among them', 'nsn1,nsn2,nsn3,nsn4/nsn2,nsn4,q4_0+hadamard@sinks=4')
     .option('--json <file>', 'where the results go as JSON', outputFile)
     .parse()
     .opts<Options>();
