@@ -231,7 +231,7 @@ group('types and layouts', test => {
   // Sevenths and the like are not whole numbers times what they were divided by: (61 / 7) · 7 · 32 is below 61 · 32.
   for (const kvHeads of [3, 7, 11, 49]) {
     test(`runs of a prompt, heads first, are staged where their channels begin: ${kvHeads} KV heads`, () => {
-      const [headDim, valueDim, tokens] = [40, 32, 255];
+      const [headDim, valueDim, tokens] = [40, 32, 511];
       const room = { buffer: {} as GPUBuffer, label: '', most: 0, asked: 0 };
       const memory = { staged: [room, room], stage: () => tokens } as const;
       const queue = { writeBuffer: () => {} } as unknown as GPUQueue;
@@ -239,12 +239,15 @@ group('types and layouts', test => {
       const of = (channels: number) => new Uint16Array(tokens * kvHeads * channels);
       const runs = Array.from({ length: tokens }, (_, from) => ({ slot: 0, at: 0, from, tokens: 1 }));
       const write = { keys: new Float32Array(of(headDim)), values: of(valueDim), layout: 'heads-first', runs } as const;
+      let staged = 0;
       staging.write([write], kvHeads, [kvHeads * headDim, kvHeads * valueDim], jobs => {
+        staged += jobs.length;
         assert.equal(
           jobs.map(({ job }) => [job.keys, job.values]),
-          runs.map(({ from }) => [from * headDim, (from * valueDim) / 2])
+          jobs.map((_, n) => [n * headDim, (n * valueDim) / 2]) // every list of jobs begins anew
         );
       });
+      assert.is(staged, tokens);
     });
   }
 });

@@ -190,8 +190,10 @@ export function givenBy(graph: Uint8Array): (Tensor | string | undefined)[] {
   const makers = new Map<string, Node>();
   const tensors = new Map<string, Tensor>();
   for (const { number, bytes } of fields(graph)) {
-    if (number === 1) for (const maker of [node(bytes)]) for (const output of maker.outputs) makers.set(output, maker);
-    else if (number === 5) tensors.set(textField(bytes, 8), smallTensor(bytes));
+    if (number === 1) {
+      const maker = node(bytes);
+      for (const output of maker.outputs) makers.set(output, maker);
+    } else if (number === 5) tensors.set(textField(bytes, 8), smallTensor(bytes));
     else if (number === 12) outputs.push(textField(bytes, 1));
   }
   const given = (name: string): Tensor | string | undefined => {
